@@ -1,0 +1,91 @@
+"""Questions to token ids: the one renderer of both roles (SPEC §5–6, failure mode F10).
+
+Student and teacher prompts end in the same generation suffix ids (checked), responses are appended
+as raw ids and never re-tokenised, and a teacher prompt that is too long loses whole
+demonstrations, farthest first: it is never cut.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any, Sequence
+
+from nopsd.config import PromptConfig
+from nopsd.data.records import Question
+from nopsd.data.wording import Demonstration, chat_messages
+from nopsd.errors import DataError, UserError
+
+
+@dataclass(frozen=True)
+class TeacherPrompt:
+    """A demonstration-conditioned prompt and how many demonstrations it kept of those offered."""
+
+    ids: list[int]
+    kept: int
+    offered: int
+
+
+class PromptRenderer:
+    """Renders prompts with a tokenizer's chat template. Raises UserError if it has none."""
+
+    def __init__(self, tokenizer: Any, config: PromptConfig) -> None:
+        if not getattr(tokenizer, "chat_template", None):
+            raise UserError(
+                f"the tokenizer of {getattr(tokenizer, 'name_or_path', 'the model')} has no chat template: "
+                "use an instruction-tuned model, or set `chat_template` in its tokenizer_config.json"
+            )
+        self.tokenizer = tokenizer
+        self.config = config
+
+    def _render(self, messages: list[dict[str, str]], generation: bool) -> list[int]:
+        switch = {} if self.config.enable_thinking is None else {"enable_thinking": self.config.enable_thinking}
+        return self.tokenizer.apply_chat_template(
+            messages, add_generation_prompt=generation, return_dict=False, **switch
+        )
+
+    def student(self, question: Question) -> list[int]:
+        """Zero-shot prompt ids, generation suffix included."""
+        return self._render(chat_messages(question), generation=True)
+
+    def suffix(self, question: Question) -> list[int]:
+        """The generation suffix: what the template adds for the assistant's turn."""
+        messages = chat_messages(question)
+        without = self._render(messages, generation=False)
+        whole = self._render(messages, generation=True)
+        if whole[: len(without)] != without:
+            raise UserError("the chat template rewrites the conversation when a generation prompt is added")
+        return whole[len(without):]
+
+    def teacher(
+        self, question: Question, nearest_first: Sequence[Demonstration], max_tokens: int, order: Sequence[int] | None = None
+    ) -> TeacherPrompt:
+        """Prompt ids with demonstrations, at most `max_tokens` long.
+
+        `nearest_first` is in order of distance; demonstrations are dropped from its end until the
+        prompt fits. `order` permutes what is shown (positions into `nearest_first`, dropped ones are
+        skipped); default: nearest last. Raises DataError if the question alone is too long.
+        """
+        order = list(range(len(nearest_first)))[::-1] if order is None else order
+        student_suffix = self.suffix(question)
+        for kept in range(len(nearest_first), -1, -1):
+            shown = [nearest_first[i] for i in order if i < kept]
+            ids = self._render(chat_messages(question, shown), generation=True)
+            if len(ids) <= max_tokens:
+                if ids[len(ids) - len(student_suffix):] != student_suffix:
+                    raise UserError("student and teacher prompts end in different generation suffixes")
+                return TeacherPrompt(ids, kept, len(nearest_first))
+        raise DataError(
+            f"question {question.uid}: its prompt alone is {len(ids)} tokens, over context.max_prompt={max_tokens}: "
+            "raise context.max_prompt, or remove the question"
+        )
+
+
+def load_tokenizer(path: str | os.PathLike[str], revision: str | None = None, trust_remote_code: bool = False) -> Any:
+    """The model's own tokenizer; UserError if there is none."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise UserError(f"no tokenizer could be loaded from {path}: {str(error).splitlines()[0]}") from error

@@ -1,0 +1,151 @@
+"""The run folder: one directory a stage, each committed atomically with a content-hashed manifest.
+
+    RUN/config.yaml              the resolved configuration
+    RUN/environment.json         package versions, git revision, seeds, host
+    RUN/<stage>/...              the stage's files
+    RUN/<stage>/manifest.json    what it was made from (`fingerprint`) and the SHA-256 of every file
+
+A stage is `current` if its manifest's fingerprint equals the one asked for and its files are whole:
+then running it again is a no-op. If it was made from something else it is refused, naming the
+difference, never overwritten silently.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any, Mapping
+
+from nopsd.errors import ArtefactError
+
+MANIFEST = "manifest.json"
+
+
+def write_atomic(path: Path, data: str | bytes) -> None:
+    """Write a file so that no reader ever sees a part of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with open(part, "wb") as file:
+        file.write(data.encode() if isinstance(data, str) else data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_atomic(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Parsed JSON; ArtefactError if the file is missing or damaged."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise ArtefactError(f"{path} is missing: run the stage that makes it") from error
+    except json.JSONDecodeError as error:
+        raise ArtefactError(f"{path} is damaged ({error}): delete its folder and run the stage again") from error
+
+
+def write_jsonl(path: Path, rows: list[Any]) -> None:
+    write_atomic(path, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows))
+
+
+def read_jsonl(path: Path) -> list[Any]:
+    try:
+        return [json.loads(line) for line in path.read_text().splitlines()]
+    except FileNotFoundError as error:
+        raise ArtefactError(f"{path} is missing: run the stage that makes it") from error
+    except json.JSONDecodeError as error:
+        raise ArtefactError(f"{path} is damaged ({error}): delete its folder and run the stage again") from error
+
+
+def sha256_file(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def sha256_json(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+class RunFolder:
+    """Artefacts of one run. Only rank 0 may write."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+
+    def stage_dir(self, stage: str) -> Path:
+        return self.root / stage
+
+    def manifest(self, stage: str) -> dict[str, Any] | None:
+        path = self.stage_dir(stage) / MANIFEST
+        return read_json(path) if path.exists() else None
+
+    def is_current(self, stage: str, fingerprint: Mapping[str, Any]) -> bool:
+        """True if the stage is committed from exactly this; ArtefactError if from something else or damaged."""
+        manifest = self.manifest(stage)
+        if manifest is None:
+            return False
+        self._refuse_other(stage, manifest["fingerprint"], flatten(fingerprint))
+        self._refuse_damaged(stage, manifest)
+        return True
+
+    def commit(self, stage: str, fingerprint: Mapping[str, Any]) -> str:
+        """Seal the stage's folder: hash its files and write the manifest last. Returns the stage's hash."""
+        folder = self.stage_dir(stage)
+        files = {
+            str(p.relative_to(folder)): sha256_file(p)
+            for p in sorted(folder.rglob("*"))
+            if p.is_file() and p.name != MANIFEST and not p.name.endswith(".part")
+        }
+        write_json(folder / MANIFEST, {"stage": stage, "fingerprint": flatten(fingerprint), "files": files})
+        return sha256_json(files)
+
+    def stage_hash(self, stage: str) -> str:
+        """Hash over the hashes of a committed stage's files: how later stages name it as their input."""
+        manifest = self.manifest(stage)
+        if manifest is None:
+            raise ArtefactError(f"{self.stage_dir(stage)} is not there yet: run `nopsd {stage}` first")
+        return sha256_json(manifest["files"])
+
+    def redo(self, stage: str) -> None:
+        """Forget a stage, its files included."""
+        shutil.rmtree(self.stage_dir(stage), ignore_errors=True)
+
+    def _refuse_other(self, stage: str, made: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+        differing = sorted(k for k in {*made, *wanted} if made.get(k) != wanted.get(k))
+        if differing:
+            shown = "; ".join(f"{k}: {_brief(made.get(k))} there, {_brief(wanted.get(k))} asked" for k in differing[:4])
+            raise ArtefactError(
+                f"{self.stage_dir(stage)} was made from something else ({shown}): "
+                f"choose another run_dir, or start it afresh with --redo {stage}"
+            )
+
+    def _refuse_damaged(self, stage: str, manifest: Mapping[str, Any]) -> None:
+        for name, digest in manifest["files"].items():
+            path = self.stage_dir(stage) / name
+            if not path.exists() or sha256_file(path) != digest:
+                state = "damaged" if path.exists() else "missing"
+                raise ArtefactError(f"{path} is {state}: start the stage afresh with --redo {stage}")
+
+
+def _brief(value: Any) -> str:
+    text = "absent" if value is None else str(value)
+    return text if len(text) <= 24 else text[:12] + "…"
