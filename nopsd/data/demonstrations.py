@@ -1,0 +1,44 @@
+"""Turn a pool question's own zero-shot response into the solution shown in a demonstration (SPEC §5, G5)."""
+
+from __future__ import annotations
+
+import random
+from typing import Mapping, Sequence
+
+from nopsd.data.answers import extract_answer, visible_text
+from nopsd.data.records import Question
+from nopsd.data.wording import Demonstration
+
+
+def solution_text(response: str, question: Question, mode: str) -> str | None:
+    """`final`: thinking cut off; `full`: everything; `answer_only`: the answer tag. None if nothing is left."""
+    if mode == "full":
+        return response.replace("<think>", "").replace("</think>", "").strip() or None
+    if mode == "answer_only":
+        answer = extract_answer(response, question)
+        return None if answer is None else f"<answer>{answer}</answer>"
+    visible = visible_text(response)
+    return (visible or "").strip() or None
+
+
+def demonstrations_for(
+    neighbours: Sequence[str], questions: Mapping[str, Question], responses: Mapping[str, str], mode: str
+) -> list[Demonstration]:
+    """Demonstrations in the neighbours' order; those whose response holds no solution are left out."""
+    shown = []
+    for uid in neighbours:
+        text = solution_text(responses[uid], questions[uid], mode)
+        if text is not None:
+            shown.append(Demonstration(questions[uid], text))
+    return shown
+
+
+def display_order(count: int, order: str, seed: str) -> list[int]:
+    """Positions (0 = nearest) in the order in which demonstrations are shown."""
+    positions = list(range(count))
+    if order == "nearest_first":
+        return positions
+    if order == "random":
+        random.Random(seed).shuffle(positions)
+        return positions
+    return positions[::-1]

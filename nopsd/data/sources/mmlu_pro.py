@@ -1,0 +1,53 @@
+"""MMLU-Pro (SPEC §2.3): the `test` rows, options "N/A" dropped, one domain `mmlu_pro`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from nopsd.config import DataConfig
+from nopsd.data.records import AnswerKey, Option, Question
+from nopsd.data.rows import Row, read_hub, read_rows
+from nopsd.data.sources import Splits, check_unique, split_by_domain
+from nopsd.errors import DataError
+
+HUB_ID = "TIGER-Lab/MMLU-Pro"
+DOMAIN = "mmlu_pro"
+LETTERS = "ABCDEFGHIJ"
+ANSWER_COLUMNS = ("answer", "answer_index", "cot_content")
+
+
+def _rows(config: DataConfig, drop: tuple[str, ...]) -> list[Row]:
+    path = Path(config.path) if config.path else None
+    if path is not None and path.is_dir():
+        path = next(iter(sorted(path.glob("mmlu_pro_test*"))), path)
+    if path is not None and path.exists():
+        return read_rows(path, drop)
+    return read_hub(config.path or HUB_ID, "test", drop)
+
+
+def _question(row: Row) -> Question:
+    values = row.values
+    if "question_id" not in values or not values.get("options"):
+        raise DataError(f"{row.place}: an MMLU-Pro row has `question_id` and `options`; this one has not")
+    # Letters stay those of the full list, so that the gold letter keeps its meaning.
+    options = tuple(Option(LETTERS[i], t) for i, t in enumerate(values["options"]) if t != "N/A")
+    return Question(
+        uid=f"mmlu_pro-{values['question_id']}", domain=DOMAIN, source="mmlu_pro",
+        question=str(values.get("question") or ""), options=options, category=values.get("category"),
+    )
+
+
+def load_splits(config: DataConfig) -> Splits:
+    rows = _rows(config, drop=ANSWER_COLUMNS)
+    questions = [_question(row) for row in rows]
+    check_unique(questions, [row.place for row in rows])
+    if config.domain not in (DOMAIN, *{q.category for q in questions}):
+        raise DataError(f"data.domain={config.domain}: use {DOMAIN}, or one of MMLU-Pro's categories")
+    if config.domain != DOMAIN:
+        questions = [replace(q, domain=config.domain) for q in questions if q.category == config.domain]
+    return split_by_domain(questions, config.domain, config.test_ratio, config.seed)
+
+
+def load_answers(config: DataConfig) -> AnswerKey:
+    return {f"mmlu_pro-{r.values['question_id']}": r.values["answer"] for r in _rows(config, drop=())}

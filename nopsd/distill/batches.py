@@ -1,0 +1,171 @@
+"""From prompts and responses to the micro-batches of a step (SPEC §6.2, §13.4; T-ALIGN, T-DIST). Pure functions.
+
+In: the step's rollouts with both of their prompts, as token ids (`Example`). Out: for each rank the same
+number of `MicroBatch`es. In each, the student reads [prompt_S, y] and the teacher [prompt_T, y], padded on
+the right; `rows_N` picks from each model's hidden states the positions that predict the response's tokens
+(P−1 … P+T−2), so row j of the student and row j of the teacher predict the same token.
+
+Weights make the loss the whole step's: L = Σ_j weights_j · ℓ_j over all ranks and micro-batches, whatever
+the split. Every rank holds the ids of the whole step, so the global token count needs no collective.
+
+Shapes: B sequences, T positions of the padded sequence, N loss tokens.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import Sequence
+
+import torch
+from torch import Tensor
+
+Slots = list[list[list[int]]]  # rank -> micro-batch -> positions of examples
+
+
+@dataclass(frozen=True)
+class Example:
+    """One rollout and both of its prompts (token ids). `response` holds the ids as sampled."""
+
+    uid: str
+    student_prompt: list[int]
+    teacher_prompt: list[int]
+    response: list[int]
+
+
+@dataclass(frozen=True)
+class Side:
+    """What one role reads: padded on the right; `rows_N` are flat positions in B·T, one a loss token."""
+
+    ids_BT: Tensor
+    mask_BT: Tensor
+    rows_N: Tensor
+
+    def to(self, device: torch.device | str) -> "Side":
+        return Side(self.ids_BT.to(device), self.mask_BT.to(device), self.rows_N.to(device))
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """`targets_N`: the response ids at the loss rows. `weights_N`: float32, 0 in a dummy."""
+
+    student: Side
+    teacher: Side
+    targets_N: Tensor
+    weights_N: Tensor
+
+    def to(self, device: torch.device | str) -> "MicroBatch":
+        return MicroBatch(
+            self.student.to(device), self.teacher.to(device), self.targets_N.to(device), self.weights_N.to(device)
+        )
+
+
+def batch_uids(selected: Sequence[str], step: int, batch: int, seed: int) -> list[str]:
+    """The prompts of a step (from 0): the set S shuffled anew each epoch, without replacement, wrapping around.
+
+    A pure function of its arguments, so resuming needs no state. A uid can come twice in one step only
+    where an epoch ends inside it.
+    """
+    ordered = sorted(selected)
+    places = [divmod(place, len(ordered)) for place in range(step * batch, (step + 1) * batch)]
+    orders = {epoch: random.Random(f"{seed}/{epoch}").sample(ordered, len(ordered)) for epoch, _ in places}
+    return [orders[epoch][within] for epoch, within in places]
+
+
+def micro_batches_per_rank(sequences: int, ranks: int, micro: int) -> int:
+    """The number of micro-batches every rank runs: its gradient accumulation steps."""
+    return -(-(-(-sequences // ranks)) // micro)
+
+
+def plan(lengths: Sequence[int], ranks: int, micro: int) -> Slots:
+    """Deal a step's sequences out: the longest first, neighbours in length side by side in one micro-batch.
+
+    Every rank gets the same number of micro-batches; a micro-batch may be empty (then a dummy runs).
+    """
+    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    count = micro_batches_per_rank(len(lengths), ranks, micro)
+    slots: Slots = [[[] for _ in range(count)] for _ in range(ranks)]
+    for place, index in enumerate(order):
+        slots[place % ranks][place // (ranks * micro)].append(index)
+    return slots
+
+
+def loss_span(tokens: int, skip_first: int, max_tokens: int | None) -> range:
+    """The response positions that carry loss: from `skip_first` on, below `max_tokens`."""
+    return range(min(skip_first, tokens), tokens if max_tokens is None else max(skip_first, min(tokens, max_tokens)))
+
+
+def sequence_weights(loss_tokens: Sequence[int], aggregation: str) -> list[float]:
+    """The weight of each loss token, one value a sequence, such that L = Σ_sequences w · Σ_tokens ℓ.
+
+    token_mean: 1/Σ tokens of the step; seq_mean_token_mean: 1/(sequences · its tokens);
+    seq_mean_token_sum (Eq. 10 literally): 1/sequences. Sequences without loss tokens don't count.
+    """
+    total, sequences = sum(loss_tokens), sum(n > 0 for n in loss_tokens)
+    if not total:
+        return [0.0] * len(loss_tokens)
+    if aggregation == "token_mean":
+        return [1.0 / total] * len(loss_tokens)
+    if aggregation == "seq_mean_token_mean":
+        return [1.0 / (sequences * n) if n else 0.0 for n in loss_tokens]
+    if aggregation == "seq_mean_token_sum":
+        return [1.0 / sequences] * len(loss_tokens)
+    raise ValueError(f"aggregation {aggregation}")
+
+
+def rank_micro_batches(
+    examples: Sequence[Example], rank: int, ranks: int, micro: int, aggregation: str, pad: int,
+    skip_first: int = 0, max_tokens: int | None = None,
+) -> list[MicroBatch]:
+    """This rank's micro-batches of the step, dummies of weight 0 included."""
+    spans = [loss_span(len(e.response), skip_first, max_tokens) for e in examples]
+    weights = sequence_weights([len(s) for s in spans], aggregation)
+    slots = plan([len(e.teacher_prompt) + len(e.response) for e in examples], ranks, micro)[rank]
+    micro_batches = []
+    for slot in slots:
+        carrying = [i for i in slot if spans[i]]
+        if carrying:
+            chosen = [examples[i] for i in carrying]
+            parts = (chosen, [spans[i] for i in carrying], [weights[i] for i in carrying])
+        else:
+            parts = ([_dummy(examples[0])], [range(1)], [0.0])
+        micro_batches.append(_micro_batch(*parts, pad))
+    return micro_batches
+
+
+def _dummy(example: Example) -> Example:
+    """The shortest sequence with one response token: keeps an idle rank in step with the others."""
+    prompt = example.student_prompt[-1:]
+    return Example("", prompt, prompt, (example.response or prompt)[:1])
+
+
+def _micro_batch(examples: list[Example], spans: list[range], weights: list[float], pad: int) -> MicroBatch:
+    student = _side([e.student_prompt for e in examples], [e.response for e in examples], spans, pad)
+    teacher = _side([e.teacher_prompt for e in examples], [e.response for e in examples], spans, pad)
+    targets = torch.tensor([e.response[t] for e, span in zip(examples, spans) for t in span])
+    check_alignment(student, teacher, targets)
+    weights_N = torch.tensor([w for w, span in zip(weights, spans) for _ in span], dtype=torch.float32)
+    return MicroBatch(student, teacher, targets, weights_N)
+
+
+def _side(prompts: list[list[int]], responses: list[list[int]], spans: list[range], pad: int) -> Side:
+    width = max(len(p) + len(y) for p, y in zip(prompts, responses))
+    ids = torch.full((len(prompts), width), pad, dtype=torch.long)
+    mask = torch.zeros(len(prompts), width, dtype=torch.long)
+    rows = []
+    for row, (prompt, response, span) in enumerate(zip(prompts, responses, spans)):
+        ids[row, : len(prompt) + len(response)] = torch.tensor(prompt + response)
+        mask[row, : len(prompt) + len(response)] = 1
+        rows += [row * width + len(prompt) - 1 + t for t in span]
+    return Side(ids, mask, torch.tensor(rows, dtype=torch.long))
+
+
+def check_alignment(student: Side, teacher: Side, targets_N: Tensor) -> None:
+    """Row j of both roles must predict response token j (failure mode F10): the id after it is `targets_N[j]`.
+
+    Raises ValueError otherwise: a shift by one would train on another position's distribution.
+    """
+    for name, side in (("student", student), ("teacher", teacher)):
+        following = side.ids_BT.flatten()[side.rows_N + 1]
+        if not torch.equal(following, targets_N) or not bool(side.mask_BT.flatten()[side.rows_N + 1].all()):
+            raise ValueError(f"the {name}'s rows don't predict the response's tokens")

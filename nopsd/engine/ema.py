@@ -1,0 +1,112 @@
+"""The slowly following teacher θ̄ ← (1−ρ)·θ̄ + ρ·θ (SPEC §6.2, §6.5; T-EMA).
+
+The float32 master of θ̄ is kept in shards, cut exactly as DeepSpeed ZeRO-3 cuts the student, so the
+average and the write into the teacher's own shards need no communication. A bfloat16 average would
+lose nearly every update at ρ = 0.01: only the copy the teacher computes with is cast.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from nopsd.errors import ConfigError
+
+
+@torch.no_grad()
+def ema_update(master: Sequence[Tensor], current: Sequence[Tensor], rate: float) -> None:
+    """master ← (1−rate)·master + rate·current, in place. `rate` is the fraction of new weight."""
+    for kept, new in zip(master, current, strict=True):
+        kept.lerp_(new.to(device=kept.device, dtype=kept.dtype), rate)
+
+
+class ShardedEma:
+    """The float32 master of a ZeRO-3 teacher that follows a ZeRO-3 student.
+
+    `student` and `teacher` are the models inside their engines, with equal parameter names and
+    partitions (checked). Starts as a copy of the student.
+    """
+
+    def __init__(self, student: torch.nn.Module, teacher: torch.nn.Module, rate: float) -> None:
+        self.rate = rate
+        self.student = dict(student.named_parameters())
+        self.teacher = dict(teacher.named_parameters())
+        check_same_partition(self.student, self.teacher)
+        self.master = {name: shard.clone() for name, shard in student_shards(self.student)}
+
+    def update(self) -> None:
+        """One average of the student into the master. Call only after a step that was taken."""
+        current = [shard for _, shard in student_shards(self.student)]
+        ema_update(list(self.master.values()), current, self.rate)
+
+    def write_teacher(self) -> None:
+        """The master, cast, into the teacher's shards."""
+        for name, parameter in self.teacher.items():
+            write_shard(parameter, self.master[name])
+
+    def state(self) -> dict[str, Tensor]:
+        """This rank's shards, for the checkpoint."""
+        return self.master
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Shards of `state` back into the master and the teacher. ValueError if they don't fit."""
+        if {n: t.shape for n, t in state.items()} != {n: t.shape for n, t in self.master.items()}:
+            raise ValueError("the EMA shards don't fit this model and number of ranks")
+        for name, shard in state.items():
+            self.master[name].copy_(shard)
+        self.write_teacher()
+
+
+def student_shards(parameters: dict[str, Any]) -> Iterator[tuple[str, Tensor]]:
+    """This rank's float32 shard of each trained parameter (the optimizer's own master where there is one)."""
+    from deepspeed.utils import safe_get_local_fp32_param
+
+    for name, parameter in parameters.items():
+        yield name, safe_get_local_fp32_param(parameter).detach().float()
+
+
+def own_elements(parameter: Any, rank: int) -> int:
+    """How many elements of this rank's shard are real: the last shards are padded with noise."""
+    size = parameter.ds_tensor.numel()
+    return max(0, min(size, parameter.ds_numel - rank * size))
+
+
+@torch.no_grad()
+def squared_distance(student: dict[str, Any], teacher: dict[str, Any], rank: int) -> float:
+    """This rank's share of ‖θ − θ̄‖², from the shards both hold; the sum over ranks is the whole."""
+    total = 0.0
+    for name, shard in student_shards(student):
+        count = own_elements(student[name], rank)
+        other = teacher[name].ds_tensor[:count].to(device=shard.device, dtype=torch.float32)
+        total += float((shard[:count] - other).double().pow(2).sum())
+    return total
+
+
+@torch.no_grad()
+def write_shard(parameter: Any, shard: Tensor) -> None:
+    """`shard`, cast, as this rank's part of a frozen ZeRO-3 parameter.
+
+    A parameter that is gathered at the moment (persistent, or not yet released) would go on computing
+    with its old whole copy, so that copy is dropped.
+    """
+    from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
+
+    parameter.ds_tensor.copy_(shard)
+    if parameter.ds_status is ZeroParamStatus.AVAILABLE:
+        parameter.partition()
+
+
+def check_same_partition(student: dict[str, Any], teacher: dict[str, Any]) -> None:
+    """ConfigError if the two engines cut a parameter differently: their shards couldn't be averaged."""
+    if student.keys() != teacher.keys():
+        raise ConfigError("student and teacher have different parameters: load both from one model")
+    for name, parameter in student.items():
+        other = teacher[name]
+        plain = other.ds_tensor.is_floating_point() and getattr(other, "ds_secondary_tensor", None) is None
+        if parameter.ds_tensor.shape != other.ds_tensor.shape or not plain:
+            raise ConfigError(
+                f"the DeepSpeed configs of student and teacher partition {name} differently: use the same ZeRO-3 "
+                "partitioning in dist.student_config and dist.teacher_config (no hpz, no quantized weights)"
+            )

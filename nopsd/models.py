@@ -1,0 +1,68 @@
+"""Where a model's files are and what they are: folder, hub id or the embedded lab model; content hash; window."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from nopsd.config import ModelConfig
+from nopsd.errors import UserError
+from nopsd.runs import read_json, sha256_file
+
+LAB_MODEL = Path(__file__).parent / "lab" / "model"
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """A model folder on this host, the hash of its weights and config, and its window in tokens."""
+
+    path: Path
+    hash: str
+    window: int
+
+
+def resolve_model(config: ModelConfig) -> ModelFiles:
+    """Find (or fetch) the model. Raises UserError naming what is missing."""
+    path = _folder(config)
+    if not (path / "config.json").is_file():
+        raise UserError(f"model.path={config.path}: {path} has no config.json: it is not a Hugging Face model folder")
+    weights = sorted(path.glob("*.safetensors"))
+    if not weights:
+        raise UserError(f"model.path={config.path}: no *.safetensors in {path}; nopsd loads no pickled weights")
+    fields = read_json(path / "config.json")
+    return ModelFiles(path, _hash([path / "config.json", *weights]), int(fields.get("max_position_embeddings") or 1 << 30))
+
+
+def _folder(config: ModelConfig) -> Path:
+    if config.path == "lab":
+        if not (LAB_MODEL / "config.json").exists():
+            raise UserError(f"the embedded model is not at {LAB_MODEL}: make it with `python tools/make_lab.py --out {LAB_MODEL}`")
+        return LAB_MODEL
+    local = Path(config.path).expanduser()
+    if local.is_dir():
+        return local.resolve()
+    if local.is_absolute() or config.path.count("/") != 1 or config.path.startswith("."):
+        raise UserError(f"model.path={config.path}: no such folder, and not a hub id (owner/name)")
+    return _download(config)
+
+
+def _download(config: ModelConfig) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(
+            config.path, revision=config.revision, allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
+        ))
+    except Exception as error:  # the hub client raises a dozen unrelated classes
+        raise UserError(
+            f"model.path={config.path} can't be fetched from the hub ({type(error).__name__}: "
+            f"{str(error).splitlines()[0][:120]}): check the name and the network, or give a local folder"
+        ) from error
+
+
+def _hash(files: list[Path]) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(f"{file.name} {sha256_file(file)}\n".encode())
+    return digest.hexdigest()

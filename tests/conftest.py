@@ -1,0 +1,151 @@
+"""What every test may use: the lab's model, the shared data, and real multi-rank runs under DeepSpeed's launcher.
+
+Fixtures: `lab_model_dir`, `shared_data`, `free_port`, `deepspeed_run`. Option: `--soak` selects the long tests too.
+"""
+
+from __future__ import annotations
+
+import os
+
+# Before torch, transformers or deepspeed is imported anywhere.
+os.environ.setdefault("DS_ACCELERATOR", "cpu")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--soak", action="store_true", help="run the tests marked soak too: they take minutes each")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--soak"):
+        return
+    soaking = [item for item in items if item.get_closest_marker("soak")]
+    if soaking:
+        config.hook.pytest_deselected(items=soaking)
+        items[:] = [item for item in items if item not in soaking]
+
+
+@pytest.fixture(scope="session")
+def lab_model_dir() -> Path:
+    """The embedded model's folder. It ships in the package, so its absence is a failure, not a skip."""
+    folder = ROOT / "nopsd" / "lab" / "model"
+    assert (folder / "config.json").is_file(), f"{folder} has no model: run tools/make_lab.py"
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """../shared/data beside the checkout: real data sets, too large for the repository."""
+    folder = ROOT.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is not on this machine")
+    return folder
+
+
+@pytest.fixture
+def free_port() -> int:
+    return find_free_port()
+
+
+def find_free_port() -> int:
+    """A TCP port of 127.0.0.1 that nothing listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run under a launcher that has ended: its exit code and all it printed (stdout and stderr together)."""
+
+    returncode: int
+    output: str
+
+
+def rank_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The environment of a launched rank: this checkout and this interpreter first, one thread, no network."""
+    env = dict(os.environ)
+    env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env.get('PATH', '')}"
+    env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), env.get("PYTHONPATH")]))
+    env.update(DS_ACCELERATOR="cpu", OMP_NUM_THREADS="1", PYTHONUNBUFFERED="1")
+    env.update(extra or {})
+    return env
+
+
+def end_group(leader: int) -> None:
+    """Kill what is left of the process group `leader` and of that process's descendants, by id."""
+    try:
+        descendants = psutil.Process(leader).children(recursive=True)
+    except psutil.NoSuchProcess:
+        descendants = []
+    try:
+        os.killpg(leader, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    for process in descendants:
+        try:
+            process.kill()
+        except psutil.NoSuchProcess:
+            pass
+
+
+def run_to_end(command: list[str], timeout: float, env: Mapping[str, str] | None = None, check: bool = True) -> Finished:
+    """Run in a session of its own; kill all of it at `timeout` seconds. Fails the test with the output's tail."""
+    with tempfile.TemporaryFile("w+", errors="replace") as log:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, cwd=ROOT,
+            env=rank_environment(env), start_new_session=True,
+        )  # fmt: skip
+        timed_out = False
+        try:
+            process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            timed_out = True
+        finally:
+            end_group(process.pid)
+            process.wait()
+        log.seek(0)
+        output = log.read()
+    if timed_out:
+        pytest.fail(f"{' '.join(command)}: not done in {timeout:g} s; killed. Its output ended:\n{output[-6000:]}")
+    if check and process.returncode != 0:
+        pytest.fail(f"{' '.join(command)}: exit code {process.returncode}. Its output ended:\n{output[-6000:]}")
+    return Finished(process.returncode, output)
+
+
+@pytest.fixture(scope="session")
+def deepspeed_run() -> Callable[..., Finished]:
+    """`deepspeed_run(script, *args, ranks=2, timeout=240, env=None, check=True)`: a real `deepspeed` launch on one host.
+
+    `script` is a path, or `module:NAME` for `python -m NAME`. Returns exit code and output; with `check` a
+    non-zero exit fails the test. No process outlives the call.
+    """
+
+    def run(
+        script: str | Path, *args: object, ranks: int = 2, timeout: float = 240.0,
+        env: Mapping[str, str] | None = None, check: bool = True,
+    ) -> Finished:  # fmt: skip
+        launcher = Path(sys.executable).with_name("deepspeed")
+        target = ["--module", str(script)[7:]] if str(script).startswith("module:") else [str(script)]
+        command = [sys.executable, str(launcher), "--num_gpus", str(ranks), "--master_addr", "127.0.0.1"]
+        command += ["--master_port", str(find_free_port()), *target, *map(str, args)]
+        return run_to_end(command, timeout, env, check)
+
+    return run
