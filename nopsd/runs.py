@@ -3,6 +3,7 @@
     RUN/config.yaml              the resolved configuration
     RUN/environment.json         package versions, git revision, seeds, host
     RUN/<stage>/...              the stage's files
+    RUN/<stage>/begun.json       written first: unfinished work is only continued on equal inputs
     RUN/<stage>/manifest.json    what it was made from (`fingerprint`) and the SHA-256 of every file
 
 A stage is `current` if its manifest's fingerprint equals the one asked for and its files are whole:
@@ -22,6 +23,9 @@ from typing import Any, Mapping
 from nopsd.errors import ArtefactError
 
 MANIFEST = "manifest.json"
+BEGUN = "begun.json"
+# Folders of a stage that its manifest leaves out: rewritten by later steps, and checked in their own way.
+UNSEALED = ("checkpoints", "tb", "logs")
 
 
 def write_atomic(path: Path, data: str | bytes) -> None:
@@ -107,13 +111,23 @@ class RunFolder:
         self._refuse_damaged(stage, manifest)
         return True
 
+    def begin(self, stage: str, fingerprint: Mapping[str, Any]) -> Path:
+        """The stage's folder, ready for work; ArtefactError if unfinished work there was begun from something else."""
+        folder = self.stage_dir(stage)
+        begun = folder / BEGUN
+        if begun.exists():
+            self._refuse_other(stage, read_json(begun), flatten(fingerprint))
+        else:
+            write_json(begun, flatten(fingerprint))
+        return folder
+
     def commit(self, stage: str, fingerprint: Mapping[str, Any]) -> str:
         """Seal the stage's folder: hash its files and write the manifest last. Returns the stage's hash."""
         folder = self.stage_dir(stage)
         files = {
             str(p.relative_to(folder)): sha256_file(p)
             for p in sorted(folder.rglob("*"))
-            if p.is_file() and p.name != MANIFEST and not p.name.endswith(".part")
+            if p.is_file() and _sealed(p.relative_to(folder))
         }
         write_json(folder / MANIFEST, {"stage": stage, "fingerprint": flatten(fingerprint), "files": files})
         return sha256_json(files)
@@ -144,6 +158,10 @@ class RunFolder:
             if not path.exists() or sha256_file(path) != digest:
                 state = "damaged" if path.exists() else "missing"
                 raise ArtefactError(f"{path} is {state}: start the stage afresh with --redo {stage}")
+
+
+def _sealed(path: Path) -> bool:
+    return path.name not in (MANIFEST, BEGUN) and path.suffix != ".part" and path.parts[0] not in UNSEALED
 
 
 def _brief(value: Any) -> str:

@@ -92,7 +92,8 @@ def plan(lengths: Sequence[int], ranks: int, micro: int) -> Slots:
 
 def loss_span(tokens: int, skip_first: int, max_tokens: int | None) -> range:
     """The response positions that carry loss: from `skip_first` on, below `max_tokens`."""
-    return range(min(skip_first, tokens), tokens if max_tokens is None else max(skip_first, min(tokens, max_tokens)))
+    stop = tokens if max_tokens is None else min(tokens, max_tokens)
+    return range(min(skip_first, stop), stop)
 
 
 def sequence_weights(loss_tokens: Sequence[int], aggregation: str) -> list[float]:

@@ -42,9 +42,10 @@ def _question(uid: str, row: Row) -> Question:
     values = row.values
     choices = values.get("choices") or {}
     texts, labels = choices.get("text") or [], choices.get("label") or []
-    if len(texts) != len(labels) or not texts:
-        raise DataError(f"{row.place}: {len(texts)} option texts for {len(labels)} labels")
-    options = tuple(Option(label, text) for label, text in zip(labels, texts, strict=True))
+    if min(len(texts), len(labels)) < 2:
+        raise DataError(f"{row.place}: {len(texts)} option texts for {len(labels)} labels; at least two are needed")
+    # 20 of the hub's 18,470 rows have more texts than labels, or fewer: the labelled ones are the options.
+    options = tuple(Option(label, text) for label, text in zip(labels, texts, strict=False))
     details = values.get("details") or {}
     return Question(
         uid=uid, domain=values["domain"], source="sciknoweval", question=str(values.get("question") or ""),

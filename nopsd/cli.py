@@ -1,0 +1,80 @@
+"""The command line: `nopsd STAGE [--preset NAME] [key=value ...]`; `nopsd run` runs every stage.
+
+    nopsd run --preset lab                    the embedded default, end to end
+    nopsd run --preset lab data.domain=chemistry select.selector=random
+    nopsd train --config runs/lab/config.yaml one stage; also: deepspeed --module nopsd train --config ...
+    nopsd config --preset lab                 the resolved configuration
+    nopsd status --preset lab                 which stages of the run are done
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+from nopsd.errors import UserError
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="nopsd", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = ("run", "data", "rollout", "evaluate_base", "neurons", "select", "train", "evaluate", "report", "config", "status")
+    top.add_argument("command", choices=commands, metavar="|".join(commands))
+    top.add_argument("overrides", nargs="*", metavar="key=value", help="configuration overrides; `preset=NAME` works too")
+    top.add_argument("--preset", help="a preset's name, or a YAML file")
+    top.add_argument("--config", help="a resolved config.yaml of a run folder, used whole")
+    top.add_argument("--redo", metavar="STAGE", help="forget this stage and those that read it, and make them afresh")
+    top.add_argument("--local_rank", type=int, default=-1, help=argparse.SUPPRESS)  # given by some launchers
+    return top
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = parser().parse_intermixed_args(argv)
+    presets = [item.split("=", 1)[1] for item in arguments.overrides if item.startswith("preset=")]
+    overrides = [item for item in arguments.overrides if not item.startswith("preset=")]
+    try:
+        return dispatch(arguments, arguments.config or arguments.preset or (presets or [None])[-1], overrides)
+    except UserError as error:
+        return _fail(str(error))
+    except KeyboardInterrupt:
+        return _fail("stopped by the keyboard; the same command continues where it was", 130)
+
+
+def dispatch(arguments: argparse.Namespace, preset: str | None, overrides: list[str]) -> int:
+    from nopsd.config import load_config, to_yaml
+
+    config = load_config(preset, overrides)
+    if arguments.command == "config":
+        print(to_yaml(config), end="")
+        return 0
+    quiet()
+    from nopsd.pipeline import runner
+
+    if arguments.command == "status":
+        print(runner.status(config))
+    elif arguments.command == "run":
+        runner.run_all(config, arguments.redo)
+    else:
+        runner.run_one(config, arguments.command, arguments.redo)
+    return 0
+
+
+def quiet() -> None:
+    """Settings that must stand before torch and deepspeed are imported; what the user set stays."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+
+def _fail(message: str, code: int = 1) -> int:
+    from nopsd.pipeline.launch import ERROR_PREFIX, under_launcher
+
+    print(f"{ERROR_PREFIX}{message}", file=sys.stderr, flush=True)
+    if under_launcher():
+        # The other ranks may wait in a collective, and so would an orderly exit.
+        os._exit(code)
+    return code
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

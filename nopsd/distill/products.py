@@ -1,0 +1,58 @@
+"""The vocabulary-sized matrix products of the fused loss, accumulated in at least float32.
+
+float32 and float64 weights are multiplied as they are. bfloat16 weights: a GPU multiplies in bfloat16 and
+accumulates and returns float32 (`out_dtype`); elsewhere the weight is widened a slice of the vocabulary at a
+time, so that no float32 copy of the whole weight exists.
+"""
+
+from __future__ import annotations
+
+from typing import Iterator
+
+import torch
+from torch import Tensor
+
+SLICE = 8192  # vocabulary rows widened at a time
+
+
+def project(hidden_nH: Tensor, weight_VH: Tensor, out_nV: Tensor) -> None:
+    """out = hidden · weightᵀ, in out's dtype."""
+    if _tensor_cores(weight_VH, out_nV):
+        torch.mm(hidden_nH.to(weight_VH.dtype), weight_VH.t(), out_dtype=out_nV.dtype, out=out_nV)
+        return
+    hidden_nH = hidden_nH.to(out_nV.dtype)
+    for rows, part in _widened(weight_VH, out_nV.dtype):
+        torch.mm(hidden_nH, part.t(), out=out_nV[:, rows])
+
+
+def pull_back(grad_nV: Tensor, weight_VH: Tensor, out_nH: Tensor) -> None:
+    """out = grad · weight (the gradient of the hidden states), in grad's dtype."""
+    if _tensor_cores(weight_VH, grad_nV):
+        torch.mm(grad_nV.to(weight_VH.dtype), weight_VH, out_dtype=grad_nV.dtype, out=out_nH)
+        return
+    out_nH.zero_()
+    for rows, part in _widened(weight_VH, grad_nV.dtype):
+        out_nH.addmm_(grad_nV[:, rows], part)
+
+
+def add_weight_gradient(grad_nV: Tensor, hidden_nH: Tensor, into_VH: Tensor) -> None:
+    """into += gradᵀ · hidden (the gradient of the weight), in grad's dtype."""
+    if _tensor_cores(hidden_nH, grad_nV):
+        low = grad_nV.to(hidden_nH.dtype)
+        torch.addmm(into_VH, low.t(), hidden_nH, out_dtype=into_VH.dtype, out=into_VH)
+        return
+    into_VH.addmm_(grad_nV.t(), hidden_nH.to(grad_nV.dtype))
+
+
+def _tensor_cores(factor: Tensor, result: Tensor) -> bool:
+    return factor.is_cuda and factor.dtype in (torch.bfloat16, torch.float16) and result.dtype == torch.float32
+
+
+def _widened(weight_VH: Tensor, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
+    """The weight in `dtype`: whole if it is that already, else by slices of the vocabulary."""
+    if weight_VH.dtype == dtype:
+        yield slice(None), weight_VH
+        return
+    for start in range(0, weight_VH.shape[0], SLICE):
+        rows = slice(start, start + SLICE)
+        yield rows, weight_VH[rows].to(dtype)

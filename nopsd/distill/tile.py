@@ -1,0 +1,117 @@
+"""One tile of the fused loss: divergence, its gradient in closed form and the log's statistics, in place.
+
+A tile is n tokens by the whole vocabulary. Three buffers `[n, V]` are all that is ever held: the student's
+log-probabilities, the teacher's, and one of scratch. With d = log p − log q, the gradients with respect to
+the student's scaled logits z are (SPEC §6.1, §6.3):
+
+    reverse KL   p (d − KL(p‖q))
+    forward KL   p − q
+    JSD β        (1−β) p (log p/m − KL(p‖m)),   log p/m = −log(β e^−d + 1−β)
+
+The values add Σq − Σp (reverse) or Σp − Σq (forward), which is 0 for true distributions. That is the
+Bregman form of the divergence: the rounding of float32 normalisers then enters squared and not as it is, so
+that equal distributions give 0 and not ±1e-6.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nopsd.distill.divergence import canonical
+
+OVERLAP_K = 16  # SPEC §9.5
+
+# What the training log sums over tokens (SPEC §9.5), in the order of FusedResult.sums.
+STATISTICS = (
+    "tokens",  # rows with a weight above 0
+    "reverse_kl",
+    "forward_kl",
+    "student_entropy",
+    "teacher_entropy",
+    "student_logprob",  # log p of the sampled token, at the loss's temperature
+    "teacher_logprob",  # log q of it
+    "top16_overlap",  # |top16(p) ∩ top16(q)| / 16
+    "top16_student_mass",  # Σ p over that intersection
+    "top16_teacher_mass",  # Σ q over it
+)
+
+
+@dataclass
+class Tile:
+    """Log-probabilities of n tokens: student, teacher, and scratch of the same shape `[n, V]`."""
+
+    student: Tensor
+    teacher: Tensor
+    scratch: Tensor
+
+
+@dataclass
+class TileValues:
+    """Per token: the loss and both KLs `[n]` (a KL not asked for is None); `grad` `[n, V]` lies in one of the tile's buffers."""
+
+    loss: Tensor
+    grad: Tensor
+    reverse: Tensor | None
+    forward: Tensor | None
+
+
+def divergence_and_gradient(tile: Tile, kind: str, beta: float, both: bool = False) -> TileValues:
+    """Loss and its gradient by the student's scaled logits. Overwrites the tile. `both`: give both KLs as well."""
+    kind = canonical(kind, beta)
+    p, d, q = torch.exp(tile.student, out=tile.scratch), tile.student.sub_(tile.teacher), tile.teacher.exp_()
+    excess = q.sum(-1) - p.sum(-1)
+    reverse_raw = _dot(p, d) if both or kind == "reverse_kl" else None
+    forward_raw = -_dot(q, d) if both or kind != "reverse_kl" else None
+    reverse = None if reverse_raw is None else reverse_raw + excess
+    forward = None if forward_raw is None else forward_raw - excess
+    if kind == "reverse_kl":
+        # the uncorrected sum: it and d hold the same normaliser error, which then cancels
+        return TileValues(reverse, d.sub_(reverse_raw[:, None]).mul_(p), reverse, forward)
+    if kind == "forward_kl":
+        return TileValues(forward, p.sub_(q), reverse, forward)
+    loss, grad = _jsd(p, q, d, forward_raw, beta)
+    return TileValues(loss, grad, reverse, forward)
+
+
+def statistics(tile: Tile, target_n: Tensor | None) -> dict[str, Tensor]:
+    """What has to be read from the log-probabilities before they are overwritten; each `[n]`. Uses the scratch."""
+    found = {
+        "teacher_entropy": -_dot(torch.exp(tile.teacher, out=tile.scratch), tile.teacher),
+        "student_entropy": -_dot(torch.exp(tile.student, out=tile.scratch), tile.student),
+    }
+    if target_n is not None:
+        found["student_logprob"] = tile.student.gather(-1, target_n[:, None])[:, 0]
+        found["teacher_logprob"] = tile.teacher.gather(-1, target_n[:, None])[:, 0]
+    return found | _overlap(tile)
+
+
+def _overlap(tile: Tile) -> dict[str, Tensor]:
+    k = min(OVERLAP_K, tile.student.shape[-1])
+    student, teacher = tile.student.topk(k), tile.teacher.topk(k)
+    shared_nkk = student.indices[:, :, None] == teacher.indices[:, None, :]
+    in_teacher, in_student = shared_nkk.any(2), shared_nkk.any(1)
+    return {
+        "top16_overlap": in_teacher.to(student.values.dtype).mean(-1),
+        "top16_student_mass": (student.values.exp() * in_teacher).sum(-1),
+        "top16_teacher_mass": (teacher.values.exp() * in_student).sum(-1),
+    }
+
+
+def _jsd(p: Tensor, q: Tensor, d: Tensor, forward_raw: Tensor, beta: float) -> tuple[Tensor, Tensor]:
+    """Value and gradient; needs no correction, as Σm = β Σq + (1−β) Σp by construction. Overwrites d."""
+    log_ratio = d.neg_().add_(math.log(beta))  # in place: log p/m
+    torch.logaddexp(log_ratio, log_ratio.new_tensor(math.log1p(-beta)), out=log_ratio)
+    log_ratio.neg_()
+    student_part = _dot(p, log_ratio)  # KL(p‖m)
+    teacher_part = _dot(q, log_ratio) + forward_raw  # KL(q‖m), log q/m = log p/m − d
+    loss = beta * teacher_part + (1 - beta) * student_part
+    return loss, log_ratio.sub_(student_part[:, None]).mul_(p).mul_(1 - beta)
+
+
+def _dot(a_nV: Tensor, b_nV: Tensor) -> Tensor:
+    """Σ_v a b without the product's buffer."""
+    return torch.einsum("nv,nv->n", a_nV, b_nV)

@@ -1,0 +1,125 @@
+"""DeepSpeed's JSON: read it, fill its "auto" values from the main config, refuse contradictions.
+
+In: a path, or null for `ds_configs/{role}_{cpu|gpu}.json` (beside the package in a checkout, inside it when
+installed); the run's own values. Out: the dictionary for `deepspeed.initialize`. Keys that begin with "_" are
+comments. A key the main config also rules may be "auto", absent, or equal to it; anything else is refused.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Mapping
+
+import nopsd
+from nopsd.errors import ConfigError
+
+_PACKAGE = Path(nopsd.__file__).resolve().parent
+FOLDERS = (_PACKAGE.parent / "ds_configs", _PACKAGE / "ds_configs")
+_NAMES = {  # the main config's name of what DeepSpeed calls otherwise
+    "train_micro_batch_size_per_gpu": "train.micro",
+    "gradient_accumulation_steps": "train.batch x train.n / (dist.ranks x train.micro)",
+    "gradient_clipping": "train.clip",
+    "bf16.enabled": "model.dtype",
+    "fp16.enabled": "model.dtype",
+}
+
+
+def load_ds_config(
+    path: str | None,
+    role: str,
+    device: str,
+    micro_batch: int,
+    accumulation: int,
+    clip: float,
+    dtype: str,
+    stated: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The DeepSpeed configuration of the `student` or the `teacher` on `cpu` or `gpu`.
+
+    `stated` are further dotted keys the main config rules (such as "optimizer.params.lr"): checked and
+    filled only where the JSON has them. Raises ConfigError naming file and key.
+    """
+    file = Path(path) if path else _default_file(role, device)
+    config = _without_comments(_read(file))
+    wanted: dict[str, Any] = {"bf16.enabled": dtype == "bfloat16", "train_micro_batch_size_per_gpu": micro_batch}
+    if role == "student":
+        wanted |= {"gradient_accumulation_steps": accumulation, "gradient_clipping": clip}
+    else:
+        _refuse_training_keys(config, file)
+    for key, value in wanted.items():
+        _settle(config, key, value, file, required=True)
+    for key, value in {"fp16.enabled": False, **(stated or {})}.items():
+        _settle(config, key, value, file, required=False)
+    _refuse_unfilled(config, file)
+    return config
+
+
+def zero_stage(ds_config: Mapping[str, Any]) -> int:
+    """The ZeRO stage a configuration asks for; 0 without one."""
+    return int(ds_config.get("zero_optimization", {}).get("stage", 0))
+
+
+def _default_file(role: str, device: str) -> Path:
+    if role not in ("student", "teacher"):
+        raise ValueError(f"role {role!r}: use 'student' or 'teacher'")
+    name = f"{role}_{'cpu' if device == 'cpu' else 'gpu'}.json"
+    for folder in FOLDERS:
+        if (folder / name).is_file():
+            return folder / name
+    raise ConfigError(f"ds_configs/{name} is neither in {FOLDERS[0]} nor in {FOLDERS[1]}: reinstall nopsd")
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(file.read_text())
+    except FileNotFoundError as error:
+        raise ConfigError(f"DeepSpeed configuration {file} does not exist: mend dist.student_config or "
+                          "dist.teacher_config") from error
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{file}: line {error.lineno} is not JSON ({error.msg})") from error
+    if not isinstance(config, dict):
+        raise ConfigError(f"{file}: the top level must be an object")
+    return config
+
+
+def _without_comments(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _without_comments(v) for k, v in value.items() if not k.startswith("_")}
+    return value
+
+
+def _refuse_training_keys(config: dict[str, Any], file: Path) -> None:
+    for key in ("optimizer", "scheduler"):
+        if key in config:
+            raise ConfigError(f"{file}: {key}: a frozen teacher has none; remove the key")
+    for key in ("gradient_accumulation_steps", "gradient_clipping"):
+        if config.get(key) == "auto":
+            del config[key]
+
+
+def _settle(config: dict[str, Any], key: str, value: Any, file: Path, required: bool) -> None:
+    """Put `value` where the key is "auto" (or absent and required); refuse another stated value."""
+    *parents, leaf = key.split(".")
+    node = config
+    for name in parents:
+        if name not in node and not required:
+            return
+        node = node.setdefault(name, {})
+    if leaf not in node and not required:
+        return
+    present = node.get(leaf, "auto")
+    if present != "auto" and present != value:
+        raise ConfigError(
+            f'{file}: {key}={present} contradicts the main config ({_NAMES.get(key, key)} gives {value}): '
+            f'write "auto" there, or change {_NAMES.get(key, "the main config")}'
+        )
+    node[leaf] = value
+
+
+def _refuse_unfilled(config: Mapping[str, Any], file: Path, prefix: str = "") -> None:
+    for key, value in config.items():
+        if isinstance(value, dict):
+            _refuse_unfilled(value, file, f"{prefix}{key}.")
+        elif value == "auto":
+            raise ConfigError(f'{file}: {prefix}{key}="auto" has nothing to fill it from: state a value')

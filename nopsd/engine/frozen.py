@@ -1,0 +1,69 @@
+"""A frozen model, ZeRO-3-sharded from the moment it is loaded (the base model to score, the frozen teacher).
+
+In: a model folder or hub id and a DeepSpeed configuration. Out: a DeepSpeed engine in eval mode, without
+optimizer and gradients. Every rank calls it; with stage 3 no rank ever holds the whole model.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from nopsd.engine.ds_config import zero_stage
+from nopsd.errors import UserError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def load_frozen(
+    model_path: str,
+    dtype: str,
+    ds_config: dict[str, Any],
+    trust_remote_code: bool = False,
+    revision: str | None = None,
+) -> Any:
+    """A DeepSpeed engine over the causal language model at `model_path`: eval, no gradients, sharded as configured.
+
+    `ds_config` is filled by `load_ds_config(role="teacher")`. Raises UserError if the model can't be loaded,
+    RuntimeError if stage 3 was asked for and a parameter is not sharded.
+    """
+    import deepspeed
+
+    model = load_causal_lm(model_path, dtype, ds_config, trust_remote_code, revision)
+    model.requires_grad_(False).eval()
+    engine, *_ = deepspeed.initialize(model=model, config=ds_config)
+    engine.eval()
+    return engine
+
+
+def load_causal_lm(
+    model_path: str,
+    dtype: str,
+    ds_config: dict[str, Any],
+    trust_remote_code: bool = False,
+    revision: str | None = None,
+) -> Any:
+    """The Hugging Face model, its parameters already sharded if `ds_config` asks for stage 3."""
+    from transformers import AutoModelForCausalLM
+    from transformers.integrations.deepspeed import HfDeepSpeedConfig
+
+    # transformers holds this by a weak reference: without a name it dies at once and nothing is sharded.
+    live_config = HfDeepSpeedConfig(ds_config) if zero_stage(ds_config) == 3 else None
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            model_path, dtype=DTYPES[dtype], trust_remote_code=trust_remote_code, revision=revision
+        )
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"model.path={model_path} can't be loaded: {reason}") from error
+    if live_config is not None:
+        assert_sharded(model)
+    return model
+
+
+def assert_sharded(model: torch.nn.Module) -> None:
+    """RuntimeError naming the first parameter that ZeRO-3 does not own."""
+    for name, parameter in model.named_parameters():
+        if not hasattr(parameter, "ds_id"):
+            raise RuntimeError(f"ZeRO-3 was asked for, but {name} of the model is not sharded")

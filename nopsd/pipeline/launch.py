@@ -1,0 +1,125 @@
+"""Start a distributed stage: `deepspeed` with `dist.ranks` processes on this host, output to the stage's log.
+
+The ranks run in a session of their own; whatever ends this command ends them, by their ids, and
+nothing else. Progress comes back through a small file that rank 0 writes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Callable, Mapping
+
+import psutil
+
+from nopsd.errors import UserError
+from nopsd.runs import write_json
+
+PROGRESS_VARIABLE = "NOPSD_PROGRESS_FILE"
+ERROR_PREFIX = "nopsd: error: "
+POLL_S = 0.5
+
+
+def under_launcher() -> bool:
+    """True in a rank process that a launcher started."""
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def deepspeed_command(stage: str, config_path: Path, ranks: int) -> list[str]:
+    """The command line, also fit to be typed by hand."""
+    return [
+        sys.executable, "-m", "deepspeed.launcher.runner", "--num_gpus", str(ranks), "--master_port", str(free_port()),
+        "--no_local_rank", "--module", "nopsd", stage, "--config", str(config_path),
+    ]
+
+
+def launch_stage(
+    stage: str, config_path: Path, ranks: int, threads: int, log: Path, environment: Mapping[str, str],
+    progress: Callable[..., None] | None,
+) -> None:
+    """Run the stage on `ranks` processes to its end. Raises UserError if it fails, with the ranks' own words."""
+    progress_file = log.with_suffix(".progress.json")
+    progress_file.unlink(missing_ok=True)
+    env = {
+        **os.environ, **environment, PROGRESS_VARIABLE: str(progress_file), "OMP_NUM_THREADS": str(threads),
+        "TOKENIZERS_PARALLELISM": "false", "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+    }
+    with open(log, "ab") as output:
+        start = output.tell()
+        process = subprocess.Popen(
+            deepspeed_command(stage, config_path, ranks), stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=env,
+            start_new_session=True,
+        )
+        try:
+            while process.poll() is None:
+                _relay(progress_file, progress)
+                time.sleep(POLL_S)
+            _relay(progress_file, progress)
+        finally:
+            end_descendants(process)
+    if process.returncode:
+        raise UserError(_failure(stage, log, start, process.returncode))
+
+
+def end_descendants(process: subprocess.Popen[bytes]) -> None:
+    """End the launcher and every process below it that is still there, by id."""
+    if process.poll() is not None:
+        return
+    try:
+        family = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
+    except psutil.NoSuchProcess:
+        return
+    for member in family:
+        try:
+            member.send_signal(signal.SIGKILL)
+        except psutil.NoSuchProcess:
+            pass
+    process.wait()
+
+
+def _relay(file: Path, progress: Callable[..., None] | None) -> None:
+    if progress is None or not file.exists():
+        return
+    state = json.loads(file.read_text())
+    progress(state["done"], state["total"], **state["info"])
+
+
+def _failure(stage: str, log: Path, start: int, code: int) -> str:
+    with open(log, "rb") as file:
+        file.seek(start)
+        lines = file.read().decode(errors="replace").splitlines()
+    for line in lines:
+        if ERROR_PREFIX in line:
+            return line.split(ERROR_PREFIX, 1)[1]
+    tail = "\n".join(f"    {line}" for line in lines[-12:])
+    return f"stage {stage} failed with exit code {code}; its log is {log} and ends\n{tail}"
+
+
+def rank_progress() -> Callable[..., None] | None:
+    """In rank 0 of a stage that `launch_stage` started: a callable that reports to it; None elsewhere."""
+    path = os.environ.get(PROGRESS_VARIABLE)
+    if path is None or os.environ.get("RANK", "0") != "0":
+        return None
+    last = 0.0
+
+    def report(done: int, total: int, **info: object) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if done < total and now - last < POLL_S / 2:
+            return
+        last = now
+        write_json(Path(path), {"done": done, "total": total, "info": info})
+
+    return report

@@ -1,0 +1,108 @@
+"""What the stages of one command share: config, run folder, model, prompts, and the rollout server.
+
+The server is started once, when a stage first needs it, and lives until the command ends; a rank
+process finds it through the environment (`NOPSD_SERVER_URL`, `NOPSD_SERVER_KEY`).
+"""
+
+from __future__ import annotations
+
+import os
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from nopsd.config import Config
+from nopsd.data.prompts import PromptRenderer, load_tokenizer
+from nopsd.data.records import Question
+from nopsd.models import ModelFiles, resolve_model
+from nopsd.rollout.client import RolloutClient
+from nopsd.rollout.server import VllmServer, start_server
+from nopsd.rollout.weight_sync import load_folder
+from nopsd.runs import RunFolder, read_jsonl
+
+URL_VARIABLE, KEY_VARIABLE = "NOPSD_SERVER_URL", "NOPSD_SERVER_KEY"
+
+
+def device() -> str:
+    """`cuda` where PyTorch sees a GPU and nobody asked for the CPU, else `cpu`."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() and os.environ.get("DS_ACCELERATOR") != "cpu" else "cpu"
+
+
+class Session:
+    """Opened by one command; `close` ends the server if the session started it."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.run = RunFolder(config.run_dir)
+        self._server: VllmServer | None = None
+        self._client: RolloutClient | None = None
+
+    @cached_property
+    def model(self) -> ModelFiles:
+        return resolve_model(self.config.model)
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        return load_tokenizer(self.model.path, trust_remote_code=self.config.model.trust_remote_code)
+
+    @cached_property
+    def renderer(self) -> PromptRenderer:
+        return PromptRenderer(self.tokenizer, self.config.prompt)
+
+    @cached_property
+    def pool(self) -> list[Question]:
+        return [Question.from_json(row) for row in read_jsonl(self.run.stage_dir("data") / "pool.jsonl")]
+
+    @cached_property
+    def tests(self) -> dict[str, list[Question]]:
+        tests: dict[str, list[Question]] = {}
+        for row in read_jsonl(self.run.stage_dir("data") / "tests.jsonl"):
+            tests.setdefault(row["domain"], []).append(Question.from_json(row))
+        return tests
+
+    def client(self) -> RolloutClient:
+        """A client of the rollout server, which is started if there is none yet."""
+        if self._client is None:
+            url = os.environ.get(URL_VARIABLE) or self.config.server.url
+            key = os.environ.get(KEY_VARIABLE) or self.config.server.api_key
+            if url is None:
+                self._server = start_server(
+                    self.config.server, self.model.path, self.config.server.dtype or self.config.model.dtype,
+                    self.log_path("server"), device=device(),
+                )
+                url, key = self._server.url, self._server.api_key
+            self._client = RolloutClient(url, key, timeout_s=self.config.server.request_timeout_s)
+            self._client.check()
+        return self._client
+
+    def client_holding(self, folder: Path, version: int) -> RolloutClient:
+        """A client of a server that holds the weights of `folder` as policy `version`."""
+        client = self.client()
+        if client.policy_version() != version or version != 0:
+            load_folder(client, folder, version)
+        return client
+
+    def server_environment(self) -> dict[str, str]:
+        """What a rank process needs to find the server."""
+        client = self.client()
+        return {URL_VARIABLE: client.url, **({KEY_VARIABLE: client.api_key} if client.api_key else {})}
+
+    def log_path(self, name: str) -> Path:
+        path = self.run.root / "logs" / f"{name}.log"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def close(self) -> None:
+        if self._client is not None:
+            self._client.close()
+        if self._server is not None:
+            self._server.stop()
+        self._client = self._server = None
+
+    def __enter__(self) -> "Session":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()

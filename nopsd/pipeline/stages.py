@@ -1,0 +1,146 @@
+"""The stages in order, each as thin glue: read artefacts, call the stage's package, leave files.
+
+    data ─▶ rollout ─▶ neurons ─▶ select ─▶ train ─▶ evaluate ─▶ report
+                 └───▶ evaluate_base ────────────────────┘
+
+A stage names the stages it reads and the config keys that shape its artefact; together with the
+model's and the pool's hash these are its fingerprint (see `nopsd.runs`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Callable
+
+from omegaconf import OmegaConf
+
+from nopsd.config import Config, EvalConfig, SamplingConfig, to_plain
+from nopsd.data.records import questions_hash
+from nopsd.evaluation.stage import check_answers_known, evaluate_policy
+from nopsd.pipeline.prepare import prepare_data
+from nopsd.pipeline.session import Session
+from nopsd.rollout.stage import run_rollouts
+from nopsd.runs import sha256_json
+
+Progress = Callable[..., None] | None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage: its work, the stages it reads, the config keys it depends on, and how it is started."""
+
+    name: str
+    does: str
+    work: Callable[[Session, Path, Progress], None]
+    reads: tuple[str, ...] = ()
+    keys: tuple[str, ...] = ()
+    distributed: bool = False
+
+
+def fingerprint(session: Session, stage: Stage) -> dict[str, Any]:
+    """Everything a stage's artefact is made from, as plain values."""
+    tree = OmegaConf.structured(session.config)
+    made: dict[str, Any] = {"model": session.model.hash, "seed": session.config.seed}
+    for key in stage.keys:
+        value = OmegaConf.select(tree, key)
+        made[key] = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+    if stage.name == "data":
+        made["pool"] = _pool_hash(session.config)
+    for name in stage.reads:
+        made[f"input.{name}"] = session.run.stage_hash(name)
+    return made
+
+
+def _pool_hash(config: Config) -> str:
+    from nopsd.data.sources import load_splits
+
+    splits = load_splits(config.data)
+    return sha256_json([questions_hash(splits.pool), *(questions_hash(t) for _, t in sorted(splits.tests.items()))])
+
+
+def _data(session: Session, folder: Path, progress: Progress) -> None:
+    check_answers_known(session.config.data, session.config.eval)
+    prepare_data(session.config, session.model, session.renderer, folder)
+
+
+def _rollout(session: Session, folder: Path, progress: Progress) -> None:
+    client = session.client_holding(session.model.path, version=0)
+    prompts = [session.renderer.student(q) for q in session.pool]
+    run_rollouts(
+        session.pool, prompts, client, session.config.rollout_zs, session.config.seed, folder, 0, progress
+    )
+
+
+def eval_sampling(config: EvalConfig) -> SamplingConfig:
+    return SamplingConfig(config.n, config.temperature, config.top_p, config.top_k, config.max_new)
+
+
+def _evaluate_base(session: Session, folder: Path, progress: Progress) -> None:
+    _evaluate(session, folder, progress, "base", session.model.path, 0)
+
+
+def _evaluate_final(session: Session, folder: Path, progress: Progress) -> None:
+    exported = session.run.stage_dir("train") / "export"
+    _evaluate(session, folder, progress, "final", exported, session.config.train.steps)
+
+
+def _evaluate(session: Session, folder: Path, progress: Progress, name: str, weights: Path, version: int) -> None:
+    config = session.config
+    if not session.tests:  # a user's own questions without answers: nothing to measure on
+        evaluate_policy(config, name, {}, {}, [], folder)
+        return
+    questions = [q for tests in session.tests.values() for q in tests]
+    client = session.client_holding(weights, version)
+    rollouts = run_rollouts(
+        questions, [session.renderer.student(q) for q in questions], client, eval_sampling(config.eval),
+        config.eval.seed or config.seed, folder, version, progress,
+    )
+    pool = (session.pool, session.run.stage_dir("rollout")) if name == "base" else None
+    evaluate_policy(config, name, session.tests, rollouts, folder, pool)
+
+
+def _neurons(session: Session, folder: Path, progress: Progress) -> None:
+    from nopsd.pipeline.ranks import score_neurons
+
+    score_neurons(session, folder, progress)
+
+
+def _select(session: Session, folder: Path, progress: Progress) -> None:
+    from nopsd.pipeline.ranks import select_contexts
+
+    select_contexts(session, folder, progress)
+
+
+def _train(session: Session, folder: Path, progress: Progress) -> None:
+    from nopsd.pipeline.ranks import distill
+
+    distill(session, folder, progress)
+
+
+def _report(session: Session, folder: Path, progress: Progress) -> None:
+    from nopsd.pipeline.closing import report
+
+    report(session, folder)
+
+
+TRAIN_KEYS = tuple(
+    f"train.{k}" for k in to_plain(Config())["train"] if k not in ("checkpoint_every", "keep_checkpoints", "sync_check_every", "sync_tolerance")
+)
+STAGES = (
+    Stage("data", "read and check the questions", _data, keys=(
+        "data", "prompt", "eval.targets", "eval.limit",
+    )),
+    Stage("rollout", "answer the pool zero-shot with the base model", _rollout, ("data",), ("rollout_zs", "prompt")),
+    Stage("evaluate_base", "evaluate the base model", _evaluate_base, ("data", "rollout"), ("eval", "prompt")),
+    Stage("neurons", "score every neuron's contribution to each token", _neurons, ("data", "rollout"), ("neuron",), True),
+    Stage("select", "select questions, find their demonstrations", _select, ("data", "rollout", "neurons"), (
+        "select", "context",
+    ), True),
+    Stage("train", "distil the demonstrations on-policy", _train, ("data", "rollout", "select"), (
+        *TRAIN_KEYS, "distill", "teacher", "context", "prompt", "model.dtype",
+    ), True),
+    Stage("evaluate", "evaluate the distilled model", _evaluate_final, ("data", "train"), ("eval", "prompt")),
+    Stage("report", "write the report", _report, ("evaluate_base", "neurons", "select", "train", "evaluate")),
+)
+STAGE_BY_NAME = {stage.name: stage for stage in STAGES}

@@ -1,0 +1,138 @@
+"""Batches of the distillation loop (SPEC §6.2, §13.4): data order, row alignment, weights, sharing out over ranks."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+
+from nopsd.config import TrainConfig
+from nopsd.distill.batches import (
+    Example, Side, batch_uids, check_alignment, loss_span, micro_batches_per_rank, plan, rank_micro_batches,
+    sequence_weights,
+)
+from nopsd.engine.student import lr_at
+
+
+def examples(count: int, seed: int = 0) -> list[Example]:
+    generator = torch.Generator().manual_seed(seed)
+
+    def ids(low: int, high: int) -> list[int]:
+        length = int(torch.randint(low, high, (1,), generator=generator))
+        return torch.randint(1, 99, (length,), generator=generator).tolist()
+
+    return [Example(f"q{i}", ids(2, 6), ids(8, 20), ids(1, 9)) for i in range(count)]
+
+
+def test_an_epoch_uses_every_question_once_and_the_next_is_shuffled_anew():
+    uids = [f"q{i}" for i in range(10)]
+    drawn = list(itertools.chain.from_iterable(batch_uids(uids, step, 4, seed=3) for step in range(5)))
+    assert sorted(drawn[:10]) == sorted(uids) == sorted(drawn[10:])  # step 2 wraps around
+    assert drawn[:10] != drawn[10:]
+    assert drawn != list(itertools.chain.from_iterable(batch_uids(uids, step, 4, seed=4) for step in range(5)))
+
+
+def test_the_order_depends_on_the_set_and_not_on_how_it_was_listed():
+    uids = [f"q{i}" for i in range(10)]
+    assert batch_uids(uids, 7, 4, 0) == batch_uids(uids[::-1], 7, 4, 0)
+
+
+def test_a_batch_larger_than_the_set_repeats_whole_epochs():
+    assert sorted(batch_uids(["a", "b"], 0, 4, 0)) == ["a", "a", "b", "b"]
+
+
+@pytest.mark.parametrize(("count", "ranks", "micro"), itertools.product((1, 3, 8, 13), (1, 2, 4), (1, 2, 4)))
+def test_every_sequence_runs_once_and_every_rank_the_same_number_of_micro_batches(count, ranks, micro):
+    slots = plan([(7 * i) % 5 for i in range(count)], ranks, micro)
+    assert {len(rank) for rank in slots} == {micro_batches_per_rank(count, ranks, micro)}
+    assert sorted(i for rank in slots for slot in rank for i in slot) == list(range(count))
+    assert max(len(slot) for rank in slots for slot in rank) <= micro
+
+
+def test_rows_of_both_roles_predict_the_response_tokens():
+    step = examples(5)
+    for batch in rank_micro_batches(step, 0, 1, 2, "token_mean", pad=0):
+        for side in (batch.student, batch.teacher):
+            assert side.ids_BT.flatten()[side.rows_N + 1].tolist() == batch.targets_N.tolist()
+            assert side.mask_BT.flatten()[side.rows_N].all()
+    batch = rank_micro_batches(step[:1], 0, 1, 1, "token_mean", pad=0)[0]
+    assert batch.targets_N.tolist() == step[0].response
+    assert batch.student.ids_BT[0].tolist() == step[0].student_prompt + step[0].response
+    assert batch.teacher.rows_N[0] == len(step[0].teacher_prompt) - 1
+
+
+def test_a_shift_by_one_token_is_refused():
+    step = [Example("q", [1, 2], [3, 4, 5], [6, 7, 8])]
+    batch = rank_micro_batches(step, 0, 1, 1, "token_mean", pad=0)[0]
+    shifted = Side(batch.teacher.ids_BT, batch.teacher.mask_BT, batch.teacher.rows_N - 1)
+    with pytest.raises(ValueError, match="teacher"):
+        check_alignment(batch.student, shifted, batch.targets_N)
+
+
+def test_another_response_on_the_teachers_side_is_refused():
+    batch = rank_micro_batches([Example("q", [1, 2], [3, 4, 5], [6, 7, 8])], 0, 1, 1, "token_mean", pad=0)[0]
+    ids = batch.teacher.ids_BT.clone()
+    ids[0, -1] = 9
+    with pytest.raises(ValueError, match="teacher"):
+        check_alignment(batch.student, Side(ids, batch.teacher.mask_BT, batch.teacher.rows_N), batch.targets_N)
+
+
+def test_padding_is_on_the_right_and_masked():
+    step = [Example("a", [1], [1, 1], [2, 2, 2]), Example("b", [1], [1, 1], [2])]
+    side = rank_micro_batches(step, 0, 1, 2, "token_mean", pad=7)[0].student
+    assert side.ids_BT.tolist() == [[1, 2, 2, 2], [1, 2, 7, 7]]
+    assert side.mask_BT.tolist() == [[1, 1, 1, 1], [1, 1, 0, 0]]
+
+
+@pytest.mark.parametrize(("tokens", "skip", "most", "expected"), [
+    (5, 0, None, [0, 1, 2, 3, 4]), (5, 2, None, [2, 3, 4]), (5, 0, 2, [0, 1]), (5, 1, 3, [1, 2]), (5, 3, 2, []),
+    (2, 4, None, []), (2, 0, 9, [0, 1]), (2, 4, 9, []),
+])
+def test_skipped_and_capped_positions_carry_no_loss(tokens, skip, most, expected):
+    assert list(loss_span(tokens, skip, most)) == expected
+
+
+@pytest.mark.parametrize(("aggregation", "expected"), [
+    ("token_mean", (2.0 * 1 + 4.0 * 3) / 4),
+    ("seq_mean_token_mean", (2.0 + 4.0) / 2),
+    ("seq_mean_token_sum", (2.0 * 1 + 4.0 * 3) / 2),
+])
+def test_aggregations(aggregation, expected):
+    """Two sequences of 1 and 3 tokens whose tokens lose 2 and 4 each, and an empty one that must not count."""
+    w = sequence_weights([1, 3, 0], aggregation)
+    assert w[0] * 1 * 2.0 + w[1] * 3 * 4.0 == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("aggregation", ["token_mean", "seq_mean_token_mean", "seq_mean_token_sum"])
+@pytest.mark.parametrize(("ranks", "micro"), [(1, 8), (1, 2), (2, 2), (4, 1), (3, 2)])
+def test_the_weighted_sum_does_not_depend_on_the_split(aggregation, ranks, micro):
+    """Σ weight·ℓ with ℓ = the token's id: the same number for every ranks × micro-batches (13.4)."""
+    step = examples(7)
+    spans = [loss_span(len(e.response), 1, 6) for e in step]
+    weights = sequence_weights([len(s) for s in spans], aggregation)
+    whole = sum(w * sum(e.response[t] for t in s) for e, s, w in zip(step, spans, weights))
+    split = sum(
+        float((batch.weights_N.double() * batch.targets_N).sum())
+        for rank in range(ranks)
+        for batch in rank_micro_batches(step, rank, ranks, micro, aggregation, 0, skip_first=1, max_tokens=6)
+    )
+    assert split == pytest.approx(whole, rel=1e-6)
+
+
+def test_an_idle_rank_gets_a_dummy_of_weight_zero():
+    batches = rank_micro_batches(examples(1), 1, 2, 1, "token_mean", pad=0)
+    assert len(batches) == 1 and batches[0].weights_N.tolist() == [0.0] and batches[0].student.ids_BT.numel() == 2
+
+
+def test_a_step_whose_tokens_are_all_masked_has_weight_zero_and_still_runs():
+    batches = rank_micro_batches(examples(2), 0, 1, 2, "token_mean", pad=0, skip_first=99)
+    assert len(batches) == 1 and float(batches[0].weights_N.sum()) == 0.0
+
+
+def test_learning_rate_rises_over_the_warm_up_then_stays_or_falls_to_nothing():
+    constant = TrainConfig(steps=30, lr=2.0, warmup=10)
+    assert [lr_at(s, constant) for s in (0, 4, 9, 10, 29)] == [0.2, 1.0, 2.0, 2.0, 2.0]
+    cosine = TrainConfig(steps=30, lr=2.0, warmup=10, schedule="cosine")
+    assert lr_at(10, cosine) == 2.0 and lr_at(20, cosine) == pytest.approx(1.0) and lr_at(30, cosine) < 1e-9
+    assert lr_at(0, TrainConfig(warmup=0, lr=2.0)) == 2.0
