@@ -67,7 +67,7 @@ counted() { # pip's output into the log; a line now and then, so that a person s
         printf '%s\n' "$line" >>"$LOG"
         case "$line" in
             Collecting*) count=$((count + 1)); [ $((count % 40)) -ne 0 ] || say "  … $count packages found" ;;
-            "Installing collected"*) say "  … unpacking" ;;
+            "Installing collected"*) [ "$count" -lt 9 ] || say "  … $count found; unpacking" ;;
         esac
     done
 }

@@ -106,7 +106,9 @@ def end_group(leader: int) -> None:
             pass
 
 
-def run_to_end(command: list[str], timeout: float, env: Mapping[str, str] | None = None, check: bool = True) -> Finished:
+def run_to_end(
+    command: list[str], timeout: float, env: Mapping[str, str] | None = None, check: bool = True
+) -> Finished:
     """Run in a session of its own; kill all of it at `timeout` seconds. Fails the test with the output's tail."""
     with tempfile.TemporaryFile("w+", errors="replace") as log:
         process = subprocess.Popen(
@@ -132,7 +134,7 @@ def run_to_end(command: list[str], timeout: float, env: Mapping[str, str] | None
 
 @pytest.fixture(scope="session")
 def deepspeed_run() -> Callable[..., Finished]:
-    """`deepspeed_run(script, *args, ranks=2, timeout=240, env=None, check=True)`: a real `deepspeed` launch on one host.
+    """`deepspeed_run(script, *args, ranks=2, timeout=240, env=None, check=True)`: a real `deepspeed` launch here.
 
     `script` is a path, or `module:NAME` for `python -m NAME`. Returns exit code and output; with `check` a
     non-zero exit fails the test. No process outlives the call.

@@ -35,14 +35,16 @@ class Example:
 
 @dataclass(frozen=True)
 class Side:
-    """What one role reads: padded on the right; `rows_N` are flat positions in B·T, one a loss token."""
+    """What one role reads: padded on the right (causal attention needs no mask then).
+
+    `rows_N`: flat positions in B·T of the hidden states that predict the loss tokens.
+    """
 
     ids_BT: Tensor
-    mask_BT: Tensor
     rows_N: Tensor
 
     def to(self, device: torch.device | str) -> "Side":
-        return Side(self.ids_BT.to(device), self.mask_BT.to(device), self.rows_N.to(device))
+        return Side(self.ids_BT.to(device), self.rows_N.to(device))
 
 
 @dataclass(frozen=True)
@@ -126,11 +128,10 @@ def rank_micro_batches(
     for slot in slots:
         carrying = [i for i in slot if spans[i]]
         if carrying:
-            chosen = [examples[i] for i in carrying]
-            parts = (chosen, [spans[i] for i in carrying], [weights[i] for i in carrying])
+            parts = [(examples[i], spans[i], weights[i]) for i in carrying]
         else:
-            parts = ([_dummy(examples[0])], [range(1)], [0.0])
-        micro_batches.append(_micro_batch(*parts, pad))
+            parts = [(_dummy(examples[0]), range(1), 0.0)]
+        micro_batches.append(_micro_batch(parts, pad))
     return micro_batches
 
 
@@ -140,25 +141,25 @@ def _dummy(example: Example) -> Example:
     return Example("", prompt, prompt, (example.response or prompt)[:1])
 
 
-def _micro_batch(examples: list[Example], spans: list[range], weights: list[float], pad: int) -> MicroBatch:
-    student = _side([e.student_prompt for e in examples], [e.response for e in examples], spans, pad)
-    teacher = _side([e.teacher_prompt for e in examples], [e.response for e in examples], spans, pad)
+def _micro_batch(parts: list[tuple[Example, range, float]], pad: int) -> MicroBatch:
+    examples, spans, weights = zip(*parts)
+    student = _side([e.student_prompt for e in examples], examples, spans, pad)
+    teacher = _side([e.teacher_prompt for e in examples], examples, spans, pad)
     targets = torch.tensor([e.response[t] for e, span in zip(examples, spans) for t in span])
     check_alignment(student, teacher, targets)
     weights_N = torch.tensor([w for w, span in zip(weights, spans) for _ in span], dtype=torch.float32)
     return MicroBatch(student, teacher, targets, weights_N)
 
 
-def _side(prompts: list[list[int]], responses: list[list[int]], spans: list[range], pad: int) -> Side:
-    width = max(len(p) + len(y) for p, y in zip(prompts, responses))
+def _side(prompts: Sequence[list[int]], examples: Sequence[Example], spans: Sequence[range], pad: int) -> Side:
+    width = max(len(p) + len(e.response) for p, e in zip(prompts, examples))
     ids = torch.full((len(prompts), width), pad, dtype=torch.long)
-    mask = torch.zeros(len(prompts), width, dtype=torch.long)
     rows = []
-    for row, (prompt, response, span) in enumerate(zip(prompts, responses, spans)):
-        ids[row, : len(prompt) + len(response)] = torch.tensor(prompt + response)
-        mask[row, : len(prompt) + len(response)] = 1
+    for row, (prompt, example, span) in enumerate(zip(prompts, examples, spans)):
+        sequence = prompt + example.response
+        ids[row, : len(sequence)] = torch.tensor(sequence)
         rows += [row * width + len(prompt) - 1 + t for t in span]
-    return Side(ids, mask, torch.tensor(rows, dtype=torch.long))
+    return Side(ids, torch.tensor(rows, dtype=torch.long))
 
 
 def check_alignment(student: Side, teacher: Side, targets_N: Tensor) -> None:
@@ -168,5 +169,5 @@ def check_alignment(student: Side, teacher: Side, targets_N: Tensor) -> None:
     """
     for name, side in (("student", student), ("teacher", teacher)):
         following = side.ids_BT.flatten()[side.rows_N + 1]
-        if not torch.equal(following, targets_N) or not bool(side.mask_BT.flatten()[side.rows_N + 1].all()):
+        if not torch.equal(following, targets_N):
             raise ValueError(f"the {name}'s rows don't predict the response's tokens")

@@ -43,7 +43,7 @@ def entropy(logp_NV: Tensor) -> Tensor:
 
 
 def canonical(kind: str, beta: float) -> str:
-    """The formula that `kind` means: jsd's ends are the two KLs. ValueError on an unknown kind or a β outside [0, 1]."""
+    """The formula that `kind` means: jsd's ends are the two KLs. ValueError: unknown kind, or β outside [0, 1]."""
     if kind in ("reverse_kl", "forward_kl"):
         return kind
     if kind != "jsd":

@@ -91,43 +91,37 @@ class _FusedLinearDivergence(torch.autograd.Function):
         grad_enabled: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
         dtype = torch.promote_types(hidden_NH.dtype, torch.float32)
-        N, chunk = hidden_NH.shape[0], min(config.logit_chunk, hidden_NH.shape[0])
-        buffers = [hidden_NH.new_empty(chunk, vocab_size, dtype=dtype) for _ in range(3)]
+        N, chunk = hidden_NH.shape[0], max(1, min(config.logit_chunk, hidden_NH.shape[0]))
+        raw_cV, student_cV, teacher_cV = (hidden_NH.new_empty(chunk, vocab_size, dtype=dtype) for _ in range(3))
+        student_VH, teacher_VH = weight_VH[:vocab_size], teacher_weight_VH[:vocab_size]
         loss = hidden_NH.new_zeros((), dtype=dtype)
         sums = hidden_NH.new_zeros(len(STATISTICS), dtype=torch.float64)
         logprob_N = hidden_NH.new_zeros(N if with_statistics else 0, dtype=dtype)
-        need_hidden, need_weight = (grad_enabled and need for need in ctx.needs_input_grad[:2])
-        grad_hidden_NH = torch.empty_like(hidden_NH) if need_hidden else None
-        grad_weight_VH = torch.zeros_like(weight_VH, dtype=dtype) if need_weight else None
-        student_VH, teacher_VH = weight_VH[:vocab_size], teacher_weight_VH[:vocab_size]
+        needs_hidden, needs_weight = (grad_enabled and needed for needed in ctx.needs_input_grad[:2])
+        grad_hidden_NH = torch.empty_like(hidden_NH) if needs_hidden else None
+        grad_weight_VH = torch.zeros_like(weight_VH, dtype=dtype) if needs_weight else None
 
-        for start in range(0, N, chunk or 1):
-            rows = slice(start, min(start + chunk, N))
-            n = rows.stop - rows.start
-            student_nV, scratch_nV, teacher_nV = (buffer[:n] for buffer in buffers)
-            # the raw logits of either side lie in the first buffer, which is the scratch from then on
-            _log_probs(hidden_NH[rows], student_VH, config.temperature, student_nV, scratch_nV)
-            _log_probs(teacher_hidden_NH[rows], teacher_VH, config.temperature, student_nV, teacher_nV)
-            tile = Tile(student=scratch_nV, teacher=teacher_nV, scratch=student_nV)
+        for start in range(0, N, chunk):
+            rows, n = slice(start, start + chunk), min(chunk, N - start)
+            raw_nV, student_nV, teacher_nV = raw_cV[:n], student_cV[:n], teacher_cV[:n]
+            _log_probs(hidden_NH[rows], student_VH, config.temperature, raw_nV, student_nV)
+            _log_probs(teacher_hidden_NH[rows], teacher_VH, config.temperature, raw_nV, teacher_nV)
+            tile = Tile(student=student_nV, teacher=teacher_nV, scratch=raw_nV)
             token_weight_n = token_weight_N[rows].to(dtype)
             found = statistics(tile, None if target_N is None else target_N[rows]) if with_statistics else {}
             values = divergence_and_gradient(tile, config.divergence, config.beta, both=with_statistics)
             loss += token_weight_n.dot(values.loss)
             if with_statistics:
                 found |= {"reverse_kl": values.reverse, "forward_kl": values.forward}
-                _add_statistics(sums, found, token_weight_n > 0)
-                if target_N is not None:
-                    logprob_N[rows] = found["student_logprob"]
-            if not (need_hidden or need_weight):
-                continue
+                _add_statistics(sums, found, token_weight_n)
+                logprob_N[rows] = found.get("student_logprob", 0.0)
             grad_nV = values.grad.mul_((token_weight_n / config.temperature)[:, None])
             if grad_hidden_NH is not None:
                 _pull_back(grad_nV, student_VH, grad_hidden_NH[rows])
             if grad_weight_VH is not None:
                 add_weight_gradient(grad_nV, hidden_NH[rows], grad_weight_VH[:vocab_size])
 
-        ctx.gradients = (grad_hidden_NH, grad_weight_VH)
-        ctx.weight_dtype = weight_VH.dtype
+        ctx.gradients, ctx.weight_dtype = (grad_hidden_NH, grad_weight_VH), weight_VH.dtype
         ctx.mark_non_differentiable(sums, logprob_N)
         return loss, sums, logprob_N
 
@@ -161,7 +155,8 @@ def _pull_back(grad_nV: Tensor, weight_VH: Tensor, out_nH: Tensor) -> None:
     out_nH.copy_(wide_nH)
 
 
-def _add_statistics(sums: Tensor, found: dict[str, Tensor], counted_n: Tensor) -> None:
+def _add_statistics(sums: Tensor, found: dict[str, Tensor], token_weight_n: Tensor) -> None:
+    counted_n = token_weight_n > 0
     sums[0] += counted_n.sum()
     for index, name in enumerate(STATISTICS[1:], start=1):
         if name in found:

@@ -7,7 +7,7 @@ time, so that no float32 copy of the whole weight exists.
 
 from __future__ import annotations
 
-from typing import Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor

@@ -51,7 +51,7 @@ class Tile:
 
 @dataclass
 class TileValues:
-    """Per token: the loss and both KLs `[n]` (a KL not asked for is None); `grad` `[n, V]` lies in one of the tile's buffers."""
+    """Per token `[n]`: the loss and both KLs (None if not asked for). `grad` `[n, V]` is one of the tile's buffers."""
 
     loss: Tensor
     grad: Tensor
@@ -64,17 +64,16 @@ def divergence_and_gradient(tile: Tile, kind: str, beta: float, both: bool = Fal
     kind = canonical(kind, beta)
     p, d, q = torch.exp(tile.student, out=tile.scratch), tile.student.sub_(tile.teacher), tile.teacher.exp_()
     excess = q.sum(-1) - p.sum(-1)
-    reverse_raw = _dot(p, d) if both or kind == "reverse_kl" else None
-    forward_raw = -_dot(q, d) if both or kind != "reverse_kl" else None
-    reverse = None if reverse_raw is None else reverse_raw + excess
-    forward = None if forward_raw is None else forward_raw - excess
     if kind == "reverse_kl":
-        # the uncorrected sum: it and d hold the same normaliser error, which then cancels
-        return TileValues(reverse, d.sub_(reverse_raw[:, None]).mul_(p), reverse, forward)
+        forward = -_dot(q, d) - excess if both else None
+        raw = _dot(p, d)  # not corrected: it and d hold the same normaliser error, which cancels in the gradient
+        return TileValues(raw + excess, d.sub_(raw[:, None]).mul_(p), raw + excess, forward)
+    reverse = _dot(p, d) + excess if both else None
+    raw = -_dot(q, d)
     if kind == "forward_kl":
-        return TileValues(forward, p.sub_(q), reverse, forward)
-    loss, grad = _jsd(p, q, d, forward_raw, beta)
-    return TileValues(loss, grad, reverse, forward)
+        return TileValues(raw - excess, p.sub_(q), reverse, raw - excess)
+    loss, grad = _jsd(p, q, d, raw, beta)
+    return TileValues(loss, grad, reverse, raw - excess)
 
 
 def statistics(tile: Tile, target_n: Tensor | None) -> dict[str, Tensor]:

@@ -8,7 +8,6 @@ This package is the only one that may see an answer key.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -72,34 +71,6 @@ class FixBreak:
     stayed_wrong: int
 
 
-def load_answer_key(path: str | Path) -> AnswerKey:
-    """The answer key from JSON Lines of {"uid", "answer"}. Raises DataError naming file, line and uid."""
-    path = Path(path)
-    if not path.is_file():
-        raise DataError(f"answer key {path} is missing: evaluation needs the questions' right answers")
-    key: AnswerKey = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
-        if not line.strip():
-            continue
-        uid, answer = _key_row(line, f"{path} line {number}")
-        if uid in key:
-            raise DataError(f"{path} line {number}: question {uid} has an answer already: remove one of the two")
-        key[uid] = answer
-    return key
-
-
-def _key_row(line: str, where: str) -> tuple[str, str]:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{where} isn't JSON ({error.msg}): write one object a line") from error
-    if not isinstance(row, dict) or not isinstance(row.get("uid"), str):
-        raise DataError(f'{where} has no "uid": write {{"uid": ..., "answer": ...}}')
-    if not isinstance(row.get("answer"), str) or not row["answer"].strip():
-        raise DataError(f"{where}: question {row['uid']} has no answer: give one, or leave the question out")
-    return row["uid"], row["answer"]
-
-
 def check_answers(questions: Sequence[Question], answer_key: AnswerKey, source: str | Path = "the data") -> None:
     """Refuse questions that can't be judged, before anything is sampled. `source`: the file, for the message."""
     for question in questions:
@@ -122,17 +93,22 @@ def evaluate_domain(
     answer_key: AnswerKey,
     rollouts_by_uid: Mapping[str, Sequence[Rollout]],
     config: EvalConfig,
+    think_open: bool = False,
 ) -> DomainResult:
-    """Judge config.n samples of every question. DataError: no questions, several domains, unusable
-    answers; ArtefactError: a question without exactly its n samples."""
+    """Judge config.n samples of every question.
+
+    `think_open`: the prompts ended inside a think block (`nopsd.data.answers.leaves_think_open`).
+    DataError: no questions, several domains, unusable answers. ArtefactError: a question without
+    exactly its n samples.
+    """
     domains = {question.domain for question in questions}
     if len(domains) != 1:
         named = f"got {', '.join(sorted(domains))}" if domains else "there are none"
         raise DataError(f"evaluation needs questions of one domain, {named}: check data.domain and eval.targets")
     check_answers(questions, answer_key)
     rows = [
-        _judge(question, answer_key[question.uid], _samples(question, rollouts_by_uid, config.n), config.extract)
-        for question in questions
+        _judge(q, answer_key[q.uid], _samples(q, rollouts_by_uid, config.n), config.extract, think_open)
+        for q in questions
     ]
     return result_from_rows(domains.pop(), rows, config)
 
@@ -150,9 +126,9 @@ def _samples(question: Question, rollouts_by_uid: Mapping[str, Sequence[Rollout]
     return samples
 
 
-def _judge(question: Question, gold: str, samples: Sequence[Rollout], mode: str) -> QuestionRow:
+def _judge(question: Question, gold: str, samples: Sequence[Rollout], mode: str, think_open: bool) -> QuestionRow:
     gold = gold if question.options else normalize_text_answer(gold)
-    answers = [extract_answer(r.text, question, mode) for r in samples]
+    answers = [extract_answer(r.text, question, mode, think_open) for r in samples]
     majority, share = metrics.majority_answer(answers)
     return QuestionRow(
         uid=question.uid, answers=answers, gold=gold, correct=[a == gold for a in answers],

@@ -13,6 +13,7 @@ from typing import Any
 from nopsd import __version__
 from nopsd.config import Config, to_yaml
 from nopsd.errors import ConfigError, UserError
+from nopsd.evaluation.stage import check_answers_known
 from nopsd.monitor.progress import StageProgress
 from nopsd.pipeline.launch import launch_stage, rank_progress, under_launcher
 from nopsd.pipeline.session import Session
@@ -29,6 +30,7 @@ def run_all(config: Config, redo: str | None = None) -> None:
     with Session(config) as session:
         record_run(session)
         forget_from(session, redo)
+        check_answers_known(config)
         for stage in STAGES:
             run_stage(session, stage)
 

@@ -17,10 +17,11 @@ from omegaconf import OmegaConf
 
 from nopsd.config import Config, EvalConfig, SamplingConfig, to_plain
 from nopsd.data.records import questions_hash
-from nopsd.evaluation.stage import check_answers_known, evaluate_policy
+from nopsd.evaluation.stage import evaluate_policy, judge_pool
 from nopsd.pipeline.prepare import prepare_data
 from nopsd.pipeline.session import Session
 from nopsd.rollout.stage import run_rollouts
+from nopsd.rollout.types import read_rollouts
 from nopsd.runs import sha256_json
 
 Progress = Callable[..., None] | None
@@ -60,7 +61,6 @@ def _pool_hash(config: Config) -> str:
 
 
 def _data(session: Session, folder: Path, progress: Progress) -> None:
-    check_answers_known(session.config.data, session.config.eval)
     prepare_data(session.config, session.model, session.renderer, folder)
 
 
@@ -88,7 +88,7 @@ def _evaluate_final(session: Session, folder: Path, progress: Progress) -> None:
 def _evaluate(session: Session, folder: Path, progress: Progress, name: str, weights: Path, version: int) -> None:
     config = session.config
     if not session.tests:  # a user's own questions without answers: nothing to measure on
-        evaluate_policy(config, name, {}, {}, [], folder)
+        evaluate_policy(config, name, {}, [], folder)
         return
     questions = [q for tests in session.tests.values() for q in tests]
     client = session.client_holding(weights, version)
@@ -96,8 +96,10 @@ def _evaluate(session: Session, folder: Path, progress: Progress, name: str, wei
         questions, [session.renderer.student(q) for q in questions], client, eval_sampling(config.eval),
         config.eval.seed or config.seed, folder, version, progress,
     )
-    pool = (session.pool, session.run.stage_dir("rollout")) if name == "base" else None
-    evaluate_policy(config, name, session.tests, rollouts, folder, pool)
+    evaluate_policy(config, name, session.tests, rollouts, folder)
+    if name == "base":
+        pool_rollouts = read_rollouts(session.run.stage_dir("rollout") / "rollouts.parquet")
+        judge_pool(config, session.pool, pool_rollouts, folder)
 
 
 def _neurons(session: Session, folder: Path, progress: Progress) -> None:

@@ -55,7 +55,6 @@ def test_rows_of_both_roles_predict_the_response_tokens():
     for batch in rank_micro_batches(step, 0, 1, 2, "token_mean", pad=0):
         for side in (batch.student, batch.teacher):
             assert side.ids_BT.flatten()[side.rows_N + 1].tolist() == batch.targets_N.tolist()
-            assert side.mask_BT.flatten()[side.rows_N].all()
     batch = rank_micro_batches(step[:1], 0, 1, 1, "token_mean", pad=0)[0]
     assert batch.targets_N.tolist() == step[0].response
     assert batch.student.ids_BT[0].tolist() == step[0].student_prompt + step[0].response
@@ -65,7 +64,7 @@ def test_rows_of_both_roles_predict_the_response_tokens():
 def test_a_shift_by_one_token_is_refused():
     step = [Example("q", [1, 2], [3, 4, 5], [6, 7, 8])]
     batch = rank_micro_batches(step, 0, 1, 1, "token_mean", pad=0)[0]
-    shifted = Side(batch.teacher.ids_BT, batch.teacher.mask_BT, batch.teacher.rows_N - 1)
+    shifted = Side(batch.teacher.ids_BT, batch.teacher.rows_N - 1)
     with pytest.raises(ValueError, match="teacher"):
         check_alignment(batch.student, shifted, batch.targets_N)
 
@@ -75,14 +74,14 @@ def test_another_response_on_the_teachers_side_is_refused():
     ids = batch.teacher.ids_BT.clone()
     ids[0, -1] = 9
     with pytest.raises(ValueError, match="teacher"):
-        check_alignment(batch.student, Side(ids, batch.teacher.mask_BT, batch.teacher.rows_N), batch.targets_N)
+        check_alignment(batch.student, Side(ids, batch.teacher.rows_N), batch.targets_N)
 
 
-def test_padding_is_on_the_right_and_masked():
+def test_padding_is_on_the_right_where_causal_attention_never_looks():
     step = [Example("a", [1], [1, 1], [2, 2, 2]), Example("b", [1], [1, 1], [2])]
     side = rank_micro_batches(step, 0, 1, 2, "token_mean", pad=7)[0].student
     assert side.ids_BT.tolist() == [[1, 2, 2, 2], [1, 2, 7, 7]]
-    assert side.mask_BT.tolist() == [[1, 1, 1, 1], [1, 1, 0, 0]]
+    assert side.rows_N.tolist() == [0, 1, 2, 4]
 
 
 @pytest.mark.parametrize(("tokens", "skip", "most", "expected"), [

@@ -1,0 +1,155 @@
+"""The student's output layer with the fused loss inside it, and the rows of hidden states it is fed (SPEC §6.1, §6.4).
+
+Under ZeRO-3 a weight has 0 elements except while its own module runs forward or backward. A loss computed
+outside `lm_head` therefore sees an empty weight, in the forward and again in the backward. Here the loss runs
+*as* `lm_head`'s forward, so the engine's own hooks gather the weight both times.
+
+No attention mask is needed anywhere here: sequences are padded on the right, attention is causal and
+positions count from 0, so no real token ever sees a padded one, and no padded position is read.
+
+Shapes: B sequences, T positions (prompt, response, padding), N response tokens of the batch, H hidden, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nopsd.config import DistillConfig
+from nopsd.distill.fused_linear import FusedResult, fused_linear_divergence
+from nopsd.errors import ConfigError
+
+# Config keys of models whose logits are more than hidden · weightᵀ (Gemma, Granite, Cohere).
+NOT_LINEAR = ("final_logit_softcapping", "logits_scaling", "logit_scale")
+
+
+@dataclass
+class DistillInputs:
+    """What the head needs beside the student's hidden states, row by row."""
+
+    teacher_hidden_NH: Tensor
+    teacher_weight_VH: Tensor  # whole; under ZeRO-3 inside `gathered_weight`
+    token_weight_N: Tensor  # loss = Σ token_weight · divergence
+    target_N: Tensor | None = None  # sampled ids, for the statistics
+    with_statistics: bool = True
+
+
+class DistillHead(nn.Linear):
+    """A bias-free `lm_head` that can also give the loss. Holds the very weight Parameter of the one it replaces."""
+
+    def __init__(self, lm_head: nn.Linear, config: DistillConfig, vocab_size: int | None = None) -> None:
+        # on `meta`: the weight made here is thrown away for the model's own
+        super().__init__(lm_head.in_features, lm_head.out_features, bias=False, device="meta")
+        self.weight = lm_head.weight
+        self.config = config
+        self.vocab_size = vocab_size
+
+    # Under ZeRO-3 pass `loss_inputs` by name: the hooks look through positional arguments alone.
+    def forward(self, hidden: Tensor, loss_inputs: DistillInputs | None = None) -> Any:  # type: ignore[override]
+        """Logits of `hidden`; with `loss_inputs`, the FusedResult of rows `hidden` [N, H]."""
+        if loss_inputs is None:
+            return super().forward(hidden)
+        return fused_linear_divergence(
+            hidden,
+            self.weight,
+            loss_inputs.teacher_hidden_NH,
+            loss_inputs.teacher_weight_VH,
+            loss_inputs.token_weight_N,
+            self.config,
+            target_N=loss_inputs.target_N,
+            vocab_size=self.vocab_size,
+            with_statistics=loss_inputs.with_statistics,
+        )
+
+
+def install_head(lm: nn.Module, config: DistillConfig, vocab_size: int | None = None) -> DistillHead:
+    """Replace a causal LM's `lm_head` by a DistillHead, before `deepspeed.initialize`. Tied weights stay tied.
+
+    ConfigError if the model's logits are not hidden · weightᵀ (a bias, soft-capping, a scale).
+    """
+    old = lm.get_output_embeddings()
+    if isinstance(old, DistillHead):
+        return old
+    name = type(lm).__name__
+    if not isinstance(old, nn.Linear):
+        raise ConfigError(f"{name} has no linear lm_head ({type(old).__name__}): use a plain causal language model")
+    if old.bias is not None:
+        raise ConfigError(f"{name}'s lm_head has a bias: the fused loss takes heads without one")
+    for key in NOT_LINEAR:
+        if getattr(lm.config, key, None) not in (None, 1, 1.0):
+            raise ConfigError(f"{name}'s config sets {key}: the fused loss takes models with plain linear logits")
+    head = DistillHead(old, config, vocab_size)
+    head.train(old.training)
+    lm.set_output_embeddings(head)
+    return head
+
+
+class DistillModel(nn.Module):
+    """A causal LM as a DeepSpeed engine's module: in a batch, out the distillation loss.
+
+    `engine(**batch)` gives a FusedResult; `engine.backward(result.loss)`. Its parameters are named `lm.…`.
+    """
+
+    def __init__(self, lm: nn.Module, config: DistillConfig, vocab_size: int | None = None) -> None:
+        super().__init__()
+        self.lm = lm
+        install_head(lm, config, vocab_size)
+
+    def forward(
+        self,
+        input_ids_BT: Tensor,
+        rows_N: Tensor,
+        teacher_hidden_NH: Tensor,
+        teacher_weight_VH: Tensor,
+        token_weight_N: Tensor,
+        target_N: Tensor | None = None,
+        with_statistics: bool = True,
+    ) -> FusedResult:
+        """Loss over the positions `rows_N`, flat indices in B·T: P−1 … P+T−2 of each sequence predict its response.
+
+        A rank without tokens passes any one id and no rows.
+        """
+        hidden_BTH = self.lm.base_model(input_ids=input_ids_BT, use_cache=False).last_hidden_state
+        inputs = DistillInputs(teacher_hidden_NH, teacher_weight_VH, token_weight_N, target_N, with_statistics)
+        return self.lm.get_output_embeddings()(hidden_BTH.flatten(0, 1)[rows_N], loss_inputs=inputs)
+
+
+@torch.no_grad()
+def response_hidden(model: nn.Module, input_ids_BT: Tensor, rows_N: Tensor) -> Tensor:
+    """The teacher's final hidden states `[N, H]` at `rows_N`: no gradient, no logits.
+
+    `model`: a causal LM or a DeepSpeed engine around one. It is run from its root, as ZeRO-3's parameter
+    trace wants, with zero positions for `lm_head`; the hidden states are taken as they pass.
+    """
+    lm = model.module if hasattr(model, "module") else model
+    caught: list[Tensor] = []
+    hook = lm.base_model.register_forward_hook(lambda _module, _args, output: caught.append(output.last_hidden_state))
+    try:
+        nothing = torch.empty(0, dtype=torch.int64, device=input_ids_BT.device)
+        model(input_ids=input_ids_BT, use_cache=False, logits_to_keep=nothing)
+    finally:
+        hook.remove()
+    return caught[0].flatten(0, 1)[rows_N]
+
+
+@contextmanager
+def gathered_weight(model: nn.Module) -> Iterator[Tensor]:
+    """The whole output weight `[V, H]` of a causal LM or of an engine around one, for as long as the block lasts.
+
+    Every rank must enter. The fused loss reads the teacher's weight in the forward alone, so the block may
+    end before the backward.
+    """
+    lm = model.module if hasattr(model, "module") else model
+    weight = lm.get_output_embeddings().weight
+    gather: Any = nullcontext()
+    if hasattr(weight, "ds_id"):
+        from deepspeed.zero import GatheredParameters
+
+        gather = GatheredParameters([weight])
+    with gather:
+        yield weight.detach()

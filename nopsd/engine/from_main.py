@@ -1,0 +1,30 @@
+"""Work that one rank does for all: rank 0 calls, every rank gets the JSON result, or raises what rank 0 raised.
+
+Without this the other ranks would wait in a collective for a rank 0 that has long failed.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Callable
+
+from nopsd.engine.distributed import Ranks
+from nopsd.errors import UserError
+
+
+def from_main(ranks: Ranks, call: Callable[[], Any]) -> Any:
+    """`call()` of rank 0 (a JSON value) on every rank. Collective. A failure is raised everywhere, in rank 0's words."""
+    outcome: dict[str, Any] = {}
+    failure: Exception | None = None
+    if ranks.is_main:
+        try:
+            outcome = {"value": call()}
+        except Exception as error:  # told to all ranks, then raised
+            failure = error
+            outcome = {"error": f"{error}", "user": isinstance(error, UserError), "type": type(error).__name__}
+    outcome = ranks.broadcast_json(outcome)
+    if failure is not None:
+        raise failure
+    if "error" in outcome:
+        text = outcome["error"] if outcome["user"] else f"rank 0 failed: {outcome['type']}: {outcome['error']}"
+        raise (UserError if outcome["user"] else RuntimeError)(text)
+    return outcome["value"]

@@ -1,0 +1,64 @@
+"""Stages `evaluate_base` and `evaluate`: judge sampled answers with the answer key, which is read here alone.
+
+Files: eval_{model}_{domain}.jsonl and metrics.json; beside the base model's also pool_correct.json,
+which says how often the pool's own zero-shot answers are right, for the report's diagnostics.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Mapping, Sequence
+
+from nopsd.config import Config
+from nopsd.data.answers import extract_answer, normalize_text_answer
+from nopsd.data.records import AnswerKey, Question
+from nopsd.data.sources import load_answer_key, load_splits
+from nopsd.evaluation.evaluate import DomainResult, check_answers, evaluate_domain, write_metrics, write_rows
+from nopsd.rollout.types import Rollout
+from nopsd.runs import write_json
+
+
+def check_answers_known(config: Config) -> None:
+    """Before anything is sampled: every test question can be judged. Raises DataError."""
+    tests = load_splits(config.data).tests
+    if tests:
+        key = load_answer_key(config.data)
+        for questions in tests.values():
+            check_answers(questions[: config.eval.limit], key, config.data.path or config.data.name)
+
+
+def evaluate_policy(
+    config: Config, name: str, tests: Mapping[str, Sequence[Question]], rollouts: Sequence[Rollout], folder: Path
+) -> dict[str, DomainResult]:
+    """Judge one model's rollouts on every test domain and write the results. Empty tests give an empty metrics.json."""
+    key = load_answer_key(config.data) if tests else {}
+    by_uid = group_by_question(rollouts)
+    results = {}
+    for domain, questions in tests.items():
+        results[domain] = evaluate_domain(questions, key, by_uid, config.eval)
+        write_rows(folder, name, results[domain])
+    write_metrics(folder, {name: results})
+    return results
+
+
+def group_by_question(rollouts: Sequence[Rollout]) -> dict[str, list[Rollout]]:
+    grouped: dict[str, list[Rollout]] = {}
+    for rollout in rollouts:
+        grouped.setdefault(rollout.uid, []).append(rollout)
+    return grouped
+
+
+def judge_pool(config: Config, pool: Sequence[Question], rollouts: Sequence[Rollout], folder: Path) -> None:
+    """uid -> share of the pool question's own zero-shot answers that are right, for those with a known answer."""
+    key: AnswerKey = load_answer_key(config.data)
+    questions = {q.uid: q for q in pool if q.uid in key}
+    shares = {
+        uid: sum(_right(r, questions[uid], key[uid], config.eval.extract) for r in samples) / len(samples)
+        for uid, samples in group_by_question(rollouts).items() if uid in questions
+    }
+    write_json(folder / "pool_correct.json", shares)
+
+
+def _right(rollout: Rollout, question: Question, gold: str, mode: str) -> bool:
+    answer = extract_answer(rollout.text, question, mode)
+    return answer == (gold if question.options else normalize_text_answer(gold))

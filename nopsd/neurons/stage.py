@@ -1,0 +1,195 @@
+"""Stage `neurons`: neuron counts and sets of every question's zero-shot rollouts (SPEC §3, §13.1).
+
+In: a frozen (ZeRO-3) engine of the model that made the rollouts, the rollouts (all of them on every rank), a
+`NeuronConfig`. Out: `neurons.rank{r:05d}.npz` in the stage's folder (see nopsd.neurons.store).
+Batches are planned over all rollouts and dealt to ranks, so scores don't depend on how many ranks there are.
+A restart goes on after the last finished bundle, also with another number of ranks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Callable, Sequence
+
+import numpy as np
+
+from nopsd.config import NeuronConfig, to_plain
+from nopsd.engine.distributed import Ranks
+from nopsd.errors import ArtefactError, ConfigError, DataError
+from nopsd.neurons.adapters import find_sites
+from nopsd.neurons.batches import Bundle, Span, deal, plan_bundles, scored_span
+from nopsd.neurons.parts import Parts
+from nopsd.neurons.scoring import Scorer
+from nopsd.neurons.sets import SampleSets, SetSizes, merge_rollouts, set_sizes
+from nopsd.neurons.store import NeuronSets, load_neurons, pack_ids, pack_scores, rank_file, read_neurons, write_neurons
+from nopsd.rollout.types import Rollout
+from nopsd.runs import sha256_json
+
+Progress = Callable[..., None]
+
+__all__ = ["NeuronSets", "load_neurons", "load_rank_neurons", "score_rollouts"]
+
+
+def score_rollouts(
+    engine: Any,
+    rollouts: Sequence[Rollout],
+    config: NeuronConfig,
+    ranks: Ranks,
+    folder: str | Path,
+    progress: Progress | None = None,
+    *,
+    model_hash: str,
+    think_ids: tuple[int, int] | None = None,
+) -> NeuronSets:
+    """Score all rollouts on all ranks; returns and writes this rank's questions.
+
+    `think_ids`: ids of the opening and closing thinking tags, needed if `config.include_thinking` is false.
+    `progress(done, total)` counts rollouts over all ranks. Raises UserError on an unknown architecture,
+    ConfigError if think_ids are missing, DataError if there are no rollouts.
+    """
+    folder = Path(folder)
+    if not rollouts:
+        raise DataError("no rollouts to score: run the rollout stage with a pool that isn't empty")
+    if not config.include_thinking and think_ids is None:
+        raise ConfigError("neuron.include_thinking=false needs a tokenizer with <think> and </think>: set it true")
+    sites = find_sites(engine.module)
+    sizes = set_sizes(config, sites.layers, sites.width)
+    header = _header(config, sizes, model_hash, rollouts, think_ids)
+    stored = _already_written(folder, header, ranks)
+    if stored is not None:
+        return stored
+    spans = [
+        scored_span(r, i, None if config.include_thinking else think_ids, config.drop_last_position)
+        for i, r in enumerate(rollouts)
+    ]
+    bundles = plan_bundles(rollouts, config.max_batch_tokens)
+    parts = Parts(folder, sha256_json(header))
+    owners = parts.owners(len(bundles), ranks)
+    hands = deal(bundles, [b for b, owner in enumerate(owners) if owner is None], ranks.world)
+    scorer = Scorer(engine, sites, sizes, config.value, config.align, ranks)
+    _score_hand(scorer, rollouts, spans, bundles, hands, parts, progress)
+
+    mine = sorted(hands[ranks.rank] + [b for b, owner in enumerate(owners) if owner == ranks.rank])
+    neurons = _collect(mine, parts, rollouts, spans, sizes, {**header, "ranks": ranks.world})
+    write_neurons(rank_file(folder, ranks.rank), neurons)
+    _remove_other_files(folder, ranks)
+    ranks.barrier()  # no rank's parts go before all ranks' files are written
+    parts.clear()
+    return neurons
+
+
+def load_rank_neurons(folder: str | Path, ranks: Ranks) -> NeuronSets:
+    """This rank's share of a folder's questions, whatever number of ranks wrote them."""
+    whole = load_neurons(folder)
+    rows = slice(ranks.rank, None, ranks.world)
+    return NeuronSets(
+        whole.uids[rows], whole.counts[rows], whole.ids[rows], whole.scores[rows], whole.lengths[rows],
+        whole.truncated[rows], whole.histogram[rows], whole.header,
+    )  # fmt: skip
+
+
+def _score_hand(
+    scorer: Scorer,
+    rollouts: Sequence[Rollout],
+    spans: Sequence[Span],
+    bundles: Sequence[Bundle],
+    hands: Sequence[Sequence[int]],
+    parts: Parts,
+    progress: Progress | None,
+) -> None:
+    """This rank's bundles, and as many forward passes as the busiest rank (§13.1)."""
+    steps = [[(number, batch) for number in hand for batch in bundles[number]] for hand in hands]
+    done, total = _finished_before(bundles, hands), len(rollouts)
+    samples: dict[int, SampleSets] = {}
+    own = steps[scorer.ranks.rank]
+    for step in range(max(map(len, steps))):
+        if step < len(own):
+            number, batch = own[step]
+            samples |= zip(batch, scorer.score(rollouts, batch, spans))
+            if step + 1 == len(own) or own[step + 1][0] != number:
+                parts.write(number, list(samples), list(samples.values()))
+                samples = {}
+        else:
+            scorer.idle()
+        done += sum(len(hand[step][1]) for hand in steps if step < len(hand))
+        if progress is not None:
+            progress(done, total)
+
+
+def _finished_before(bundles: Sequence[Bundle], hands: Sequence[Sequence[int]]) -> int:
+    left = {number for hand in hands for number in hand}
+    return sum(len(batch) for number, bundle in enumerate(bundles) if number not in left for batch in bundle)
+
+
+def _collect(
+    mine: Sequence[int],
+    parts: Parts,
+    rollouts: Sequence[Rollout],
+    spans: Sequence[Span],
+    sizes: SetSizes,
+    header: dict[str, Any],
+) -> NeuronSets:
+    """Rows by ascending uid, a question's rollouts merged."""
+    by_uid: dict[str, list[tuple[int, SampleSets]]] = {}
+    for number in mine:
+        for index, sample in parts.read(number).items():
+            by_uid.setdefault(rollouts[index].uid, []).append((index, sample))
+    uids = sorted(by_uid)
+    merged = [merge_rollouts([sample for _, sample in by_uid[uid]], sizes) for uid in uids]
+    indices = [[index for index, _ in by_uid[uid]] for uid in uids]
+    lengths = [round(sum(spans[i].stop - spans[i].start for i in group) / len(group)) for group in indices]
+    histogram = np.array([m.histogram.numpy() for m in merged], dtype=np.int32).reshape(-1, sizes.layers)
+    width = sizes.k if sizes.mode == "pairs" else 0
+    return NeuronSets(
+        uids, np.array([m.count for m in merged], dtype=np.float32), pack_ids([m.ids.numpy() for m in merged], width),
+        pack_scores([m.scores.numpy() for m in merged], width), np.array(lengths, dtype=np.int32),
+        np.array([any(rollouts[i].truncated for i in group) for group in indices], dtype=bool), histogram, header,
+    )  # fmt: skip
+
+
+def _header(
+    config: NeuronConfig,
+    sizes: SetSizes,
+    model_hash: str,
+    rollouts: Sequence[Rollout],
+    think_ids: tuple[int, int] | None,
+) -> dict[str, Any]:
+    """All that the scores depend on: equal headers, equal scores."""
+    thinking = None if config.include_thinking or think_ids is None else list(think_ids)
+    settings = {**to_plain(config), "per_layer": sizes.per_layer, "k": sizes.k}
+    return {
+        "format": 1, "model": model_hash, "rollouts": _rollouts_hash(rollouts), "layers": sizes.layers, "width": sizes.width,
+        "think_ids": thinking, **settings,
+    }  # fmt: skip
+
+
+def _rollouts_hash(rollouts: Sequence[Rollout]) -> str:
+    digest = hashlib.sha256()
+    for r in rollouts:
+        digest.update(json.dumps([r.uid, r.sample, r.finish_reason, len(r.prompt_ids)]).encode())
+        digest.update(np.array(r.prompt_ids + r.response_ids, dtype=np.int64).tobytes())
+    return digest.hexdigest()
+
+
+def _already_written(folder: Path, header: dict[str, Any], ranks: Ranks) -> NeuronSets | None:
+    """This rank's file if a former run of as many ranks wrote them all and died before the stage was committed."""
+    path = rank_file(folder, ranks.rank)
+    own = None
+    if path.exists():
+        try:
+            own = read_neurons(path)
+        except ArtefactError:
+            own = None  # it is about to be written anew
+    usable = own is not None and own.header == {**header, "ranks": ranks.world}
+    everywhere = all(ranks.all_gather_json(usable))
+    return own if everywhere else None
+
+
+def _remove_other_files(folder: Path, ranks: Ranks) -> None:
+    """A former run of more ranks may have left files that this one does not replace."""
+    if ranks.is_main:
+        for path in folder.glob("neurons.rank*.npz"):
+            if int(path.name[len("neurons.rank") : -len(".npz")]) >= ranks.world:
+                path.unlink()

@@ -1,0 +1,78 @@
+"""How weights travel to the server over gloo: shared by the trainer and by vLLM's workers.
+
+A group of 1 trainer process and all of the server's workers; each bucket of parameters is one
+broadcast of bytes. Both sides compute the same buckets from the parameters' sizes. Needs torch alone.
+"""
+
+from __future__ import annotations
+
+import math
+import socket
+import time
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+
+def nbytes(dtype_name: str, shape: Sequence[int]) -> int:
+    """Bytes of a dense tensor; `dtype_name` as in "float32"."""
+    return getattr(torch, dtype_name).itemsize * math.prod(shape)
+
+
+def plan_buckets(sizes: Sequence[int], cap: int) -> list[list[int]]:
+    """Positions grouped in order, each group at most `cap` bytes, or one item that is larger alone."""
+    buckets: list[list[int]] = []
+    room = 0
+    for position, size in enumerate(sizes):
+        if not buckets or size > room:
+            buckets.append([])
+            room = cap
+        buckets[-1].append(position)
+        room -= size
+    return buckets
+
+
+def local_address(peer: str) -> str:
+    """This host's address on the route to `peer`."""
+    family, kind, _, _, address = socket.getaddrinfo(peer, 9, type=socket.SOCK_DGRAM)[0]
+    with socket.socket(family, kind) as probe:
+        probe.connect(address)  # sends nothing
+        return probe.getsockname()[0]
+
+
+def open_store(address: str, timeout_s: float) -> dist.TCPStore:
+    """The meeting point, on the trainer's side, at a free port (`.port`)."""
+    return dist.TCPStore(
+        address, 0, None, is_master=True, timeout=timedelta(seconds=timeout_s), wait_for_workers=False
+    )
+
+
+def join_store(address: str, port: int, timeout_s: float) -> dist.TCPStore:
+    return dist.TCPStore(address, port, None, is_master=False, timeout=timedelta(seconds=timeout_s))
+
+
+def gloo_group(
+    store: dist.Store, name: str, own_address: str, rank: int, world: int, timeout_s: float
+) -> dist.ProcessGroupGloo:
+    """A group apart from the trainer's default one. Rank 0 is the trainer's sender."""
+    options = dist.ProcessGroupGloo._Options()
+    options._devices = [dist.ProcessGroupGloo.create_device(hostname=own_address)]
+    options._timeout = timedelta(seconds=timeout_s)
+    return dist.ProcessGroupGloo(dist.PrefixStore(name, store), rank, world, options)
+
+
+def broadcast(
+    group: dist.ProcessGroupGloo, buffer: torch.Tensor, watch: Callable[[], None] | None = None
+) -> None:
+    """Broadcast from rank 0. `watch` is called while waiting and may raise to give up."""
+    options = dist.BroadcastOptions()
+    options.rootRank = 0
+    work = group.broadcast([buffer], options)
+    pause_s = 0.0002
+    while watch is not None and not work.is_completed():
+        watch()
+        time.sleep(pause_s)
+        pause_s = min(pause_s * 2, 0.05)
+    work.wait()

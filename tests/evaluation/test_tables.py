@@ -1,0 +1,102 @@
+"""nopsd.evaluation.tables: T-CROSS, the paper's published grid must give the paper's published aggregates."""
+
+import pytest
+
+from nopsd.evaluation.tables import (
+    PAPER, Layout, average, column_means, cross_domain, grid_table, in_domain, markdown_table, signed, summary_table,
+)
+
+DOMAINS = PAPER.domains
+ROWS = {  # SPEC §9.4, Table 7's N-OPSD rows
+    "biology": (74.02, 72.96, 82.87, 71.97, 66.31, 69.46),
+    "material": (73.83, 73.39, 83.13, 72.83, 65.34, 71.22),
+    "physics": (74.78, 73.71, 83.13, 71.93, 65.20, 71.24),
+    "chemistry": (74.24, 73.69, 83.21, 72.03, 65.45, 71.36),
+    "edu_feedback": (75.13, 73.14, 83.02, 72.85, 72.19, 71.96),
+    "mmlu_pro": (74.43, 73.46, 83.47, 73.03, 64.33, 72.04),
+}
+GRID = {src: dict(zip(DOMAINS, row, strict=True)) for src, row in ROWS.items()}
+BASE = dict(zip(DOMAINS, (73.98, 71.12, 80.20, 72.11, 64.95, 72.16), strict=True))
+IN = {"biology": (74.02, 0.04), "material": (73.39, 2.27), "physics": (83.13, 2.93), "chemistry": (72.03, -0.08),
+      "edu_feedback": (72.19, 7.24), "mmlu_pro": (72.04, -0.12)}
+CROSS = {"biology": (72.71, 0.61), "material": (73.27, 0.59), "physics": (71.37, 0.51), "chemistry": (73.59, 1.11),
+         "edu_feedback": (75.22, 1.31), "mmlu_pro": (73.74, 1.27)}
+
+
+def close(cell, expected):
+    """Values to print, differences to ±0.01: the paper rounds from raw numbers."""
+    value, delta = expected
+    assert cell.value == pytest.approx(value, abs=0.0051)
+    assert cell.delta == pytest.approx(delta, abs=0.0101)
+
+
+@pytest.mark.parametrize("source", DOMAINS)
+def test_t_cross_golden_rows(source):
+    """T-CROSS: in- and cross-domain numbers of every source."""
+    close(in_domain(GRID, BASE)[source], IN[source])
+    close(cross_domain(GRID, BASE)[source], CROSS[source])
+
+
+def test_t_cross_golden_averages():
+    """T-CROSS: the averages over sources and over the four science sources."""
+    inside, cross = in_domain(GRID, BASE), cross_domain(GRID, BASE)
+    close(average(inside, DOMAINS), (74.47, 2.05))
+    close(average(inside, PAPER.science), (75.64, 1.29))
+    close(average(cross, DOMAINS), (73.32, 0.90))
+    close(average(cross, PAPER.science), (72.74, 0.70))
+    assert sum(BASE.values()) / 6 == pytest.approx(72.42, abs=0.005)
+    means = column_means(GRID, DOMAINS)
+    assert sum(means.values()) / 6 == pytest.approx(73.51, abs=0.005)  # another aggregate than 74.47
+
+
+def test_t_cross_missing_source_drops_out_of_value_and_baseline():
+    """T-CROSS, G12: a method without its Edu run is compared over five sources on both sides."""
+    grid = {s: row for s, row in GRID.items() if s != "edu_feedback"}
+    five = [d for d in DOMAINS if d != "edu_feedback"]
+    cell = average(in_domain(grid, BASE), DOMAINS)
+    assert cell.value == pytest.approx(sum(GRID[s][s] for s in five) / 5)
+    assert cell.delta == pytest.approx(sum(GRID[s][s] - BASE[s] for s in five) / 5)
+    assert average({}, DOMAINS) is None
+
+
+def test_a_missing_target_drops_out_of_value_and_baseline():
+    grid = {"biology": {"biology": 80.0, "physics": 60.0}}
+    cell = cross_domain(grid, BASE)["biology"]
+    assert (cell.value, cell.delta) == (60.0, pytest.approx(60.0 - BASE["physics"]))
+    assert cross_domain({"biology": {"biology": 1.0}}, BASE) == {}
+
+
+def test_table_3_layout():
+    lines = summary_table(BASE, {"N-OPSD": GRID}).splitlines()
+    assert lines[0] == "| Method |  | BIO | MAT | PHYS | CHEM | Avg. | Edu | MMLU-Pro | Avg. |"
+    assert lines[2].startswith("| Base |  | 73.98 | 71.12 | 80.20 | 72.11 | 74.35 | 64.95 | 72.16 | 72.42 |")
+    assert lines[3].startswith("| N-OPSD | in | 74.02 <sub>+0.04</sub> | 73.39 <sub>+2.27</sub>")
+    assert lines[3].endswith("75.64 <sub>+1.29</sub> | 72.19 <sub>+7.24</sub> | 72.04 <sub>-0.12</sub> | 74.47 <sub>+2.05</sub> |")
+    assert lines[4].startswith("|  | cross | 72.71 <sub>+0.60</sub>") or "+0.61" in lines[4]
+    assert len(lines) == 5
+
+
+def test_table_4_layout_has_three_decimals_and_gaps_for_what_is_missing():
+    grid = {"biology": {"biology": 0.1, "physics": 0.25}}
+    lines = summary_table({"biology": 0.125, "physics": 0.2}, {"X": grid}, decimals=3).splitlines()
+    assert lines[3] == "| X | in | 0.100 <sub>-0.025</sub> | – | – | – | 0.100 <sub>-0.025</sub> | – | – | 0.100 <sub>-0.025</sub> |"
+    assert "0.250 <sub>+0.050</sub>" in lines[4]
+
+
+def test_table_7_layout():
+    lines = grid_table(BASE, {"N-OPSD": GRID}).splitlines()
+    assert lines[0] == "| Model | BIO | MAT | PHYS | CHEM | Edu | MMLU-Pro |"
+    assert lines[3] == "| N-OPSD_BIO | **74.02** | 72.96 | 82.87 | 71.97 | 66.31 | 69.46 |"
+    assert lines[-1] == "| N-OPSD_Avg | 74.41 | 73.39 | 83.14 | 72.44 | 66.47 | 71.21 |"
+    assert len(lines) == 2 + 1 + 6 + 1
+
+
+def test_other_domains_than_the_papers_have_their_own_layout():
+    layout = Layout(science=("numbers", "colours"), others=(), labels={"numbers": "NUM"})
+    table = summary_table({"numbers": 1.0, "colours": 2.0}, {}, layout)
+    assert table.splitlines()[0] == "| Method |  | NUM | colours | Avg. | Avg. |"
+
+
+def test_signed_has_no_negative_nought_and_cells_cannot_break_a_table():
+    assert (signed(-0.0001, 2), signed(0.5, 1), signed(-0.25, 2)) == ("+0.00", "+0.5", "-0.25")
+    assert markdown_table(["a|b"], [["c\nd"]]) == "| a\\|b |\n|:---|\n| c d |\n"
