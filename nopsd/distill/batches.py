@@ -13,6 +13,7 @@ Shapes: B sequences, T positions of the padded sequence, N loss tokens.
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import dataclass
 from typing import Sequence
@@ -25,12 +26,16 @@ Slots = list[list[list[int]]]  # rank -> micro-batch -> positions of examples
 
 @dataclass(frozen=True)
 class Example:
-    """One rollout and both of its prompts (token ids). `response` holds the ids as sampled."""
+    """One rollout and both of its prompts (token ids). `response` holds the ids as sampled.
+
+    `served`: the server's log-prob of each of them, None if it wasn't asked.
+    """
 
     uid: str
     student_prompt: list[int]
     teacher_prompt: list[int]
     response: list[int]
+    served: list[float] | None = None
 
 
 @dataclass(frozen=True)
@@ -49,17 +54,20 @@ class Side:
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """`targets_N`: the response ids at the loss rows. `weights_N`: float32, 0 in a dummy."""
+    """`targets_N`: the response ids at the loss rows. `weights_N`: float32, 0 in a dummy.
+
+    `served_N`: the server's log-probs of the targets, NaN where unknown.
+    """
 
     student: Side
     teacher: Side
     targets_N: Tensor
     weights_N: Tensor
+    served_N: Tensor
 
     def to(self, device: torch.device | str) -> "MicroBatch":
-        return MicroBatch(
-            self.student.to(device), self.teacher.to(device), self.targets_N.to(device), self.weights_N.to(device)
-        )
+        rest = (self.targets_N.to(device), self.weights_N.to(device), self.served_N.to(device))
+        return MicroBatch(self.student.to(device), self.teacher.to(device), *rest)
 
 
 def batch_uids(selected: Sequence[str], step: int, batch: int, seed: int) -> list[str]:
@@ -148,7 +156,8 @@ def _micro_batch(parts: list[tuple[Example, range, float]], pad: int) -> MicroBa
     targets = torch.tensor([e.response[t] for e, span in zip(examples, spans) for t in span])
     check_alignment(student, teacher, targets)
     weights_N = torch.tensor([w for w, span in zip(weights, spans) for _ in span], dtype=torch.float32)
-    return MicroBatch(student, teacher, targets, weights_N)
+    served_N = torch.tensor([e.served[t] if e.served else math.nan for e, span in zip(examples, spans) for t in span])
+    return MicroBatch(student, teacher, targets, weights_N, served_N)
 
 
 def _side(prompts: Sequence[list[int]], examples: Sequence[Example], spans: Sequence[range], pad: int) -> Side:

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from nopsd.engine.distributed import Ranks
+from nopsd.engine.from_main import from_main
 from nopsd.errors import ArtefactError
 from nopsd.runs import read_json, write_json
 
@@ -29,7 +30,7 @@ SHARD_BYTES = 4 * 2**30
 
 def export_model(
     model: torch.nn.Module, base_model: Path, folder: Path, probe_ids: list[int], ranks: Ranks,
-    shard_bytes: int = SHARD_BYTES, facts: dict[str, Any] | None = None,
+    shard_bytes: int = SHARD_BYTES, facts: dict[str, Any] | None = None, trust_remote_code: bool = False,
 ) -> float:
     """Write `model` (the Hugging Face model inside a ZeRO-3 engine) to `folder`; returns max |Δ logit| of the check.
 
@@ -42,7 +43,7 @@ def export_model(
         part.mkdir(parents=True)
         copy_companions(base_model, part, next(model.parameters()).dtype)
     write_weights(model, part, shard_bytes, ranks)
-    difference = verify(model, part, probe_ids, ranks)
+    difference = verify(model, part, probe_ids, ranks, trust_remote_code)
     if ranks.is_main:
         write_json(part / RECORD, {**(facts or {}), "max_logit_difference": difference, "probe_tokens": len(probe_ids)})
         shutil.rmtree(folder, ignore_errors=True)
@@ -96,16 +97,13 @@ def _bytes(tensor: Any) -> int:
     return (tensor.ds_numel if hasattr(tensor, "ds_id") else tensor.numel()) * tensor.element_size()
 
 
-def verify(model: torch.nn.Module, part: Path, probe_ids: list[int], ranks: Ranks) -> float:
+def verify(
+    model: torch.nn.Module, part: Path, probe_ids: list[int], ranks: Ranks, trust_remote_code: bool = False
+) -> float:
     """Largest difference between the engine's logits and those of the folder loaded afresh on rank 0's CPU."""
     own = probe_logits(model, probe_ids)
-    outcome: dict[str, Any] = {}
-    if ranks.is_main:
-        outcome = _compare(own, part, probe_ids, next(model.parameters()).dtype)
-    outcome = ranks.broadcast_json(outcome)
-    if outcome["problem"]:
-        raise ArtefactError(f"the exported model in {part} is not the trained one: {outcome['problem']}")
-    return float(outcome["difference"])
+    dtype = next(model.parameters()).dtype
+    return float(from_main(ranks, lambda: _compare(own, part, probe_ids, dtype, trust_remote_code)))
 
 
 @torch.no_grad()
@@ -119,19 +117,21 @@ def probe_logits(model: torch.nn.Module, ids: list[int]) -> Tensor:
     return logits
 
 
-def _compare(own: Tensor, part: Path, ids: list[int], dtype: torch.dtype) -> dict[str, Any]:
+def _compare(own: Tensor, part: Path, ids: list[int], dtype: torch.dtype, trust_remote_code: bool) -> float:
     from transformers import AutoModelForCausalLM
     from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
     unset_hf_deepspeed_config()  # a live ZeRO-3 configuration would shard the copy too, and wait for the other ranks
     copy, report = AutoModelForCausalLM.from_pretrained(
-        part, dtype=dtype, local_files_only=True, output_loading_info=True
+        part, dtype=dtype, local_files_only=True, output_loading_info=True, trust_remote_code=trust_remote_code
     )
-    missing = sorted({*report["missing_keys"], *report["unexpected_keys"]})
+    wrong = sorted({*report["missing_keys"], *report["unexpected_keys"]})
+    if wrong:
+        raise ArtefactError(f"the exported model in {part} lacks or has too many weights: {', '.join(wrong[:4])}")
     difference = float((probe_logits(copy, ids) - own).abs().max())
-    problem = ""
-    if missing:
-        problem = f"missing or unexpected weights {', '.join(missing[:4])}"
-    elif not difference <= TOLERANCE[dtype]:
-        problem = f"its logits differ by {difference:.3g} (at most {TOLERANCE[dtype]:g} is right)"
-    return {"difference": difference, "problem": problem}
+    if not difference <= TOLERANCE[dtype]:
+        raise ArtefactError(
+            f"the exported model in {part} is not the trained one: its logits differ by {difference:.3g} "
+            f"(at most {TOLERANCE[dtype]:g} is right)"
+        )
+    return difference

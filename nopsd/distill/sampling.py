@@ -83,7 +83,8 @@ def pair(
     rollouts: Sequence[Rollout], uids: Sequence[str], samples: int, teacher_prompts: Mapping[str, TeacherPrompt]
 ) -> list[Example]:
     """Each rollout with both of its prompts; the response's ids go through untouched."""
+    asked = [uid for uid in uids for _ in range(samples)]
     return [
-        Example(uids[i // samples], rollout.prompt_ids, teacher_prompts[uids[i // samples]].ids, rollout.response_ids)
-        for i, rollout in enumerate(rollouts)
+        Example(uid, r.prompt_ids, teacher_prompts[uid].ids, r.response_ids, r.logprobs)
+        for uid, r in zip(asked, rollouts, strict=True)
     ]

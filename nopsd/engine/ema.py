@@ -74,12 +74,14 @@ def own_elements(parameter: Any, rank: int) -> int:
 
 
 @torch.no_grad()
-def squared_distance(student: dict[str, Any], teacher: dict[str, Any], rank: int) -> float:
+def squared_distance(student: torch.nn.Module, teacher: torch.nn.Module, rank: int) -> float:
     """This rank's share of ‖θ − θ̄‖², from the shards both hold; the sum over ranks is the whole."""
     total = 0.0
-    for name, shard in student_shards(student):
-        count = own_elements(student[name], rank)
-        other = teacher[name].ds_tensor[:count].to(device=shard.device, dtype=torch.float32)
+    others = dict(teacher.named_parameters())
+    own = dict(student.named_parameters())
+    for name, shard in student_shards(own):
+        count = own_elements(own[name], rank)
+        other = others[name].ds_tensor[:count].to(device=shard.device, dtype=torch.float32)
         total += float((shard[:count] - other).double().pow(2).sum())
     return total
 

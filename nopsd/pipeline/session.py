@@ -14,6 +14,7 @@ from typing import Any
 from nopsd.config import Config
 from nopsd.data.prompts import PromptRenderer, load_tokenizer
 from nopsd.data.records import Question
+from nopsd.engine.distributed import Ranks
 from nopsd.models import ModelFiles, resolve_model
 from nopsd.rollout.client import RolloutClient
 from nopsd.rollout.server import VllmServer, start_server
@@ -36,6 +37,7 @@ class Session:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.run = RunFolder(config.run_dir)
+        self.ranks: Ranks | None = None  # in a rank process
         self._server: VllmServer | None = None
         self._client: RolloutClient | None = None
 
@@ -69,7 +71,7 @@ class Session:
             key = os.environ.get(KEY_VARIABLE) or self.config.server.api_key
             if url is None:
                 self._server = start_server(
-                    self.config.server, self.model.path, self.config.server.dtype or self.config.model.dtype,
+                    self.config.server, str(self.model.path), self.config.server.dtype or self.config.model.dtype,
                     self.log_path("server"), device=device(),
                 )
                 url, key = self._server.url, self._server.api_key

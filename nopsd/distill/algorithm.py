@@ -1,0 +1,129 @@
+"""Neuron On-Policy Self-Distillation, the loop (SPEC §6.2; the paper's Algorithm 1).
+
+    for each step: B ← questions of S; y ← π_θ(·|x), zero-shot, from the server; teacher reads [C(x), x, y];
+    L = mean over tokens of KL(π_θ(·|x, y_<t) ‖ π_θ̄(·|C(x), x, y_<t)); θ by AdamW; θ̄ by the average; server ← θ
+
+Every rank runs it in step with the others. The server always holds version `step` when step `step` samples.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Callable, Mapping, Protocol
+
+import torch
+
+from nopsd.config import Config
+from nopsd.data.prompts import TeacherPrompt
+from nopsd.distill import checkpoint
+from nopsd.distill.batches import MicroBatch, batch_uids, rank_micro_batches
+from nopsd.distill.head import gathered_weight, response_hidden
+from nopsd.distill.metrics import Clock, StepSums, step_metrics
+from nopsd.distill.sampling import Client, pair, sample_step
+from nopsd.distill.served import check_gap, check_probe
+from nopsd.engine.distributed import Ranks
+from nopsd.engine.ema import ShardedEma
+from nopsd.engine.student import lr_at, set_lr
+
+
+class Sync(Protocol):
+    """What the loop asks of `nopsd.rollout.weight_sync.WeightSync`."""
+
+    def push(self, version: int) -> None: ...
+
+
+class Log(Protocol):
+    def log(self, step: int, values: Mapping[str, float]) -> None: ...
+
+
+@dataclass
+class Distillation:
+    """All that the loop works with. `student` and `teacher` are ZeRO-3 engines; `ema` is None for a frozen teacher."""
+
+    config: Config
+    selected: list[str]
+    student_prompts: Mapping[str, list[int]]
+    teacher_prompts: Mapping[str, TeacherPrompt]
+    student: Any
+    teacher: Any
+    ema: ShardedEma | None
+    client: Client
+    sync: Sync
+    ranks: Ranks
+    folder: Path
+    log: Log | None  # on rank 0
+    progress: Callable[..., None] | None
+    identity: Mapping[str, Any]
+    pad: int = 0
+
+    @property
+    def seed(self) -> int:
+        return self.config.train.seed or self.config.seed
+
+
+def distill(d: Distillation, step: int = 0, skipped: int = 0) -> None:
+    """Train from `step` (so many are done, `skipped` of them not taken) to `train.steps`."""
+    train, ranks = d.config.train, d.ranks
+    d.sync.push(version=step)
+    while step < train.steps:
+        clock = Clock()
+        uids = batch_uids(d.selected, step, train.batch, d.seed)
+        with clock("rollout"):
+            rollouts = sample_step(d.client, uids, d.student_prompts, train, d.seed, step, ranks)
+        batches = micro_batches(d, pair(rollouts, uids, train.n, d.teacher_prompts))
+        with clock("teacher"):
+            hidden = [response_hidden(d.teacher, b.teacher.ids_BT, b.teacher.rows_N) for b in batches]
+        with clock("student"):
+            set_lr(d.student, lr_at(step, train))
+            sums = learn(d, batches, hidden, step)
+        taken = d.student.was_step_applied()
+        skipped += not taken
+        if taken and d.ema is not None and (step + 1) % d.config.teacher.every == 0:
+            d.ema.update()
+            d.ema.write_teacher()
+        with clock("sync"):
+            d.sync.push(version=step + 1)
+            check_probe(d, rollouts[0], step + 1)
+        values = step_metrics(d, step, skipped, taken, sums, rollouts, uids, clock)
+        step += 1
+        if step % train.checkpoint_every == 0 or step == train.steps:
+            checkpoint.save(
+                d.student, d.ema, d.folder / "checkpoints", step, skipped, d.identity, train.keep_checkpoints, ranks
+            )
+        if d.log is not None:
+            d.log.log(step - 1, values)
+        if d.progress is not None:
+            d.progress(step, train.steps, loss=round(values["loss"], 5))
+
+
+def micro_batches(d: Distillation, examples: list[Any]) -> list[MicroBatch]:
+    """This rank's share of the step, on its device."""
+    loss = d.config.distill
+    batches = rank_micro_batches(
+        examples, d.ranks.rank, d.ranks.world, d.config.train.micro, loss.aggregation, d.pad, loss.skip_first_tokens,
+        loss.max_loss_tokens,
+    )
+    return [batch.to(d.ranks.device) for batch in batches]
+
+
+def learn(d: Distillation, batches: list[MicroBatch], hidden: list[torch.Tensor], step: int) -> StepSums:
+    """One optimizer step over all micro-batches: the gradient of the global L, whatever the split (§13.4).
+
+    Refuses, before the weights move, responses that other weights than these have sampled.
+    """
+    sums = StepSums(d.ranks.device)
+    for index, (batch, hidden_NH) in enumerate(zip(batches, hidden, strict=True)):
+        with gathered_weight(d.teacher) as teacher_weight_VH:
+            result = d.student(
+                input_ids_BT=batch.student.ids_BT, rows_N=batch.student.rows_N, teacher_hidden_NH=hidden_NH,
+                teacher_weight_VH=teacher_weight_VH, token_weight_N=batch.weights_N, target_N=batch.targets_N,
+            )
+        # The weights hold the global mean already: undo the averaging over ranks, and leave out that over micro-batches.
+        d.student.backward(result.loss * d.ranks.world, scale_wrt_gas=False)
+        sums.add(batch, result)
+        if index == len(batches) - 1:
+            sums = sums.over_ranks(d.ranks)
+            check_gap(d.config, sums, step)
+        d.student.step()
+    return sums

@@ -1,0 +1,112 @@
+"""What the training log tells of a step (SPEC §9.5): sums over tokens, added over micro-batches and ranks.
+
+    loss                          the step's L, as aggregated (nats)
+    kl_reverse, kl_forward        per-token means, both directions (nats)
+    entropy_student, entropy_teacher, entropy_gap    next-token entropies on the student's y; teacher − student
+    top16_overlap, top16_student_mass, top16_teacher_mass    share of common top-16 ids, and their mass
+    logprob_gap, logprob_gap_max  |served − trained| log-prob of the sampled tokens (mean, max)
+    response_length_mean|max, truncated_share, loss_tokens
+    demos_kept_mean, demos_offered_mean, teacher_prompt_length
+    grad_norm, lr, skipped_fraction, ema_distance (‖θ − θ̄‖), policy_version, time/rollout|teacher|student|sync
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Iterator, Sequence
+
+import torch
+
+from nopsd.distill.batches import MicroBatch
+from nopsd.distill.fused_linear import FusedResult, mean_statistics
+from nopsd.distill.tile import STATISTICS
+from nopsd.engine.distributed import Ranks
+from nopsd.engine.ema import squared_distance
+from nopsd.engine.student import lr_at
+from nopsd.rollout.types import Rollout
+
+if TYPE_CHECKING:
+    from nopsd.distill.algorithm import Distillation
+
+NAMES = {  # ours, of the fused loss's statistics
+    "kl_reverse": "reverse_kl", "kl_forward": "forward_kl", "entropy_student": "student_entropy",
+    "entropy_teacher": "teacher_entropy", "entropy_gap": "entropy_gap", "top16_overlap": "top16_overlap",
+    "top16_student_mass": "top16_student_mass", "top16_teacher_mass": "top16_teacher_mass",
+}
+
+
+class Clock:
+    """Wall seconds by phase."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - start
+
+
+class StepSums:
+    """Running sums of a step: loss, token statistics, and the gap between served and trained log-probs."""
+
+    def __init__(self, device: torch.device | str) -> None:
+        # loss, Σ|gap|, tokens with a known gap, then the fused loss's statistics
+        self.sums = torch.zeros(3 + len(STATISTICS), dtype=torch.float64, device=device)
+        self.max = torch.zeros(1, dtype=torch.float64, device=device)
+
+    def add(self, batch: MicroBatch, result: FusedResult) -> None:
+        assert result.sums is not None and result.student_logprob_N is not None
+        self.sums[0] += result.loss.detach()
+        self.sums[3:] += result.sums
+        known = (batch.weights_N > 0) & ~batch.served_N.isnan()
+        gap = (result.student_logprob_N - batch.served_N).abs().double()[known]
+        self.sums[1] += gap.sum()
+        self.sums[2] += gap.numel()
+        if gap.numel():
+            self.max = torch.maximum(self.max, gap.max()[None])
+
+    def over_ranks(self, ranks: Ranks) -> "StepSums":
+        whole = StepSums(self.sums.device)
+        whole.sums, whole.max = ranks.all_sum(self.sums), ranks.all_max(self.max)
+        return whole
+
+    @property
+    def gap_max(self) -> float:
+        return float(self.max)
+
+    def values(self) -> dict[str, float]:
+        loss, gap, known = self.sums[:3].tolist()
+        means = mean_statistics(self.sums[3:])
+        named = {ours: means[theirs] for ours, theirs in NAMES.items()}
+        gaps = {"logprob_gap": gap / known, "logprob_gap_max": self.gap_max} if known else {}
+        return {"loss": loss, "loss_tokens": means["tokens"], **named, **gaps}
+
+
+def step_metrics(
+    d: "Distillation", step: int, skipped: int, taken: bool, sums: StepSums, rollouts: Sequence[Rollout],
+    uids: Sequence[str], clock: Clock,
+) -> dict[str, float]:
+    """The row of a step, equal on all ranks but for the times. Collective."""
+    lengths = [len(r.response_ids) for r in rollouts]
+    prompts = [d.teacher_prompts[uid] for uid in uids]
+    distance = squared_distance(d.student.module.lm, d.teacher.module, d.ranks.rank)
+    total = d.ranks.all_sum(torch.tensor([distance], dtype=torch.float64))
+    return {
+        **sums.values(),
+        "response_length_mean": _mean(lengths), "response_length_max": max(lengths),
+        "truncated_share": _mean([r.truncated for r in rollouts]),
+        "demos_kept_mean": _mean([p.kept for p in prompts]), "demos_offered_mean": _mean([p.offered for p in prompts]),
+        "teacher_prompt_length": _mean([len(p.ids) for p in prompts]),
+        "grad_norm": float(d.student.get_global_grad_norm()) if taken else math.nan,
+        "lr": lr_at(step, d.config.train), "skipped_fraction": skipped / (step + 1),
+        "ema_distance": math.sqrt(float(total)), "policy_version": step,
+        **{f"time/{phase}": seconds for phase, seconds in clock.seconds.items()},
+    }
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
