@@ -86,13 +86,13 @@ def distill(d: Distillation, step: int = 0, skipped: int = 0) -> None:
             d.sync.push(version=step + 1)
             check_probe(d, rollouts[0], step + 1)
         values = step_metrics(d, step, skipped, taken, sums, rollouts, uids, clock)
+        if d.log is not None:
+            d.log.log(step, values)
         step += 1
         if step % train.checkpoint_every == 0 or step == train.steps:
             checkpoint.save(
                 d.student, d.ema, d.folder / "checkpoints", step, skipped, d.identity, train.keep_checkpoints, ranks
             )
-        if d.log is not None:
-            d.log.log(step - 1, values)
         if d.progress is not None:
             d.progress(step, train.steps, loss=round(values["loss"], 5))
 

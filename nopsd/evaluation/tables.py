@@ -29,7 +29,7 @@ class Cell:
 class Layout:
     """Columns of a table: the sources that are averaged on their own first, then the others."""
 
-    science: tuple[str, ...] = ("biology", "material", "physics", "chemistry")
+    science: tuple[str, ...] = ("Biology", "Material", "Physics", "Chemistry")
     others: tuple[str, ...] = ("edu_feedback", "mmlu_pro")
     labels: Mapping[str, str] | None = None
 
@@ -42,7 +42,7 @@ class Layout:
 
 
 PAPER_LABELS = {
-    "biology": "BIO", "material": "MAT", "physics": "PHYS", "chemistry": "CHEM",
+    "Biology": "BIO", "Material": "MAT", "Physics": "PHYS", "Chemistry": "CHEM",
     "edu_feedback": "Edu", "mmlu_pro": "MMLU-Pro",
 }
 PAPER = Layout()

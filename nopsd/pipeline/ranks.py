@@ -10,6 +10,7 @@ from nopsd.data.prompts import TeacherPrompt
 from nopsd.data.records import Question
 from nopsd.engine.ds_config import load_ds_config
 from nopsd.engine.frozen import load_frozen
+from nopsd.monitor.metrics_log import MetricsLog
 from nopsd.neurons.stage import load_rank_neurons, score_rollouts
 from nopsd.pipeline.session import Session, device
 from nopsd.rollout.types import read_rollouts
@@ -53,7 +54,7 @@ def select_contexts(session: Session, folder: Path, progress: Progress) -> None:
     neurons = load_rank_neurons(session.run.stage_dir("neurons"), session.ranks)
     select_and_retrieve(
         neurons, {q.uid: q.question for q in session.pool}, session.config.select, session.config.context, session.ranks,
-        folder, folder, domains={q.uid: q.domain for q in session.pool},
+        folder, folder, exchange=session.config.dist.context_exchange, domains={q.uid: q.domain for q in session.pool},
     )
 
 
@@ -65,10 +66,11 @@ def distill(session: Session, folder: Path, progress: Progress) -> None:
     selected = read_json(session.run.stage_dir("select") / "selected.json")["uids"]
     questions = {q.uid: q for q in session.pool}
     students = {uid: session.renderer.student(questions[uid]) for uid in selected}
-    client = session.client() if session.ranks.is_main else None
+    # Rank 0 alone talks to the server, and may have to start it.
+    client: Any = session.client() if session.ranks.is_main else None
     train(
         session.config, selected, students, teacher_prompts(session, selected, questions), session.model.path, client,
-        session.ranks, folder, progress,
+        session.ranks, folder, lambda step: MetricsLog(folder, step), progress,
     )
 
 

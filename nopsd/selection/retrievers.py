@@ -16,8 +16,8 @@ import torch
 
 from nopsd.config import ContextConfig
 from nopsd.engine.distributed import Ranks
+from nopsd.selection.exchange import Shard, gather_sets, take
 from nopsd.selection.jaccard import distance_blocks
-from nopsd.selection.selectors import uniform
 
 NOBODY = -1  # in place of a neighbour that is not there
 
@@ -34,15 +34,6 @@ class Table:
     def numbers(self, uids: Sequence[str]) -> np.ndarray:
         place = {uid: i for i, uid in enumerate(self.uids)}
         return np.array([place[uid] for uid in uids], dtype=np.int64)
-
-
-@dataclass(frozen=True)
-class Shard:
-    """Neuron sets at hand: ids [n, K] (padded -1) of the questions with these numbers."""
-
-    numbers: np.ndarray
-    ids: np.ndarray
-    neurons: int  # M, the model's number of neurons
 
 
 @dataclass(frozen=True)
@@ -108,8 +99,6 @@ Retriever = Callable[[Table, np.ndarray, Shard, ContextConfig, Ranks, str], Neig
 def _neuron_jaccard(
     table: Table, queries: np.ndarray, shard: Shard, config: ContextConfig, ranks: Ranks, exchange: str
 ) -> Neighbours:
-    from nopsd.selection.exchange import gather_sets
-
     if exchange == "gather_all":
         whole = gather_sets(shard, np.ones(len(shard.numbers), dtype=bool), ranks)
         return nearest(table, take(whole, queries), whole, config.m, config.dedup_text)
@@ -128,7 +117,7 @@ def _random(
     everyone = np.arange(len(table.uids))
     for row, query in enumerate(queries):
         free = everyone[permitted_pairs(table, queries[row : row + 1], everyone, config.dedup_text)[0]]
-        generator = np.random.Generator(np.random.Philox(key=_key(config.seed, table.uids[query])))
+        generator = np.random.Generator(np.random.Philox(_key(config.seed, table.uids[query])))
         drawn = generator.permutation(free)[: config.m]
         numbers[row, : len(drawn)] = drawn
     return Neighbours(numbers, np.full(numbers.shape, np.nan))
@@ -141,3 +130,13 @@ def _none(
 
 
 RETRIEVERS: dict[str, Retriever] = {"neuron_jaccard": _neuron_jaccard, "random": _random, "none": _none}
+
+
+def _key(seed: int, uid: str) -> int:
+    return int.from_bytes(hashlib.sha256(f"context\0{seed}\0{uid}".encode()).digest()[:8], "big")
+
+
+def _numbered(names: Sequence[str]) -> np.ndarray:
+    """Equal names, equal numbers."""
+    place: dict[str, int] = {}
+    return np.array([place.setdefault(name, len(place)) for name in names], dtype=np.int64)

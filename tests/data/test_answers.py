@@ -1,11 +1,13 @@
 """nopsd.data.answers: every number of an evaluation rests on reading answers by SPEC §9.2, in its order."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nopsd.data.answers import extract_answer, leaves_think_open, normalize_text_answer, visible_text
 from nopsd.data.records import Option, Question
+
+QUICK = settings(max_examples=60, deadline=None)  # no deadline: CI machines are shared
 
 
 def _question(*labels):
@@ -132,18 +134,21 @@ PIECES = [*"ABCDEJk .:()\n", "<answer>", "</answer>", "<think>", "</think>", r"\
 NOISE = st.lists(st.sampled_from(PIECES)).map("".join)
 
 
+@QUICK
 @given(NOISE, st.sampled_from(["strict", "lenient"]), st.booleans())
 def test_any_text_gives_an_option_or_nothing(response, mode, think_open):
     assert extract_answer(response, LETTERS, mode, think_open) in {*"ABCD", None}
     assert extract_answer(response, EDU, mode, think_open) in {"With Explanation", "Without Explanation", None}
 
 
+@QUICK
 @given(NOISE)
 def test_a_strict_answer_is_also_the_lenient_one(response):
     strict = extract_answer(response, LETTERS, "strict")
     assert strict is None or extract_answer(response, LETTERS) == strict
 
 
+@QUICK
 @given(st.text())
 def test_normalising_twice_changes_nothing(answer):
     once = normalize_text_answer(answer)

@@ -4,11 +4,13 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
 from nopsd.evaluation import metrics
+
+QUICK = settings(max_examples=40, deadline=None)
 
 
 def ece_by_histogram(share, right, bins):
@@ -30,6 +32,7 @@ def test_t_ece_each_eighth_has_its_own_bin():
     assert bins.tolist() == [0, 1, 3, 5, 7, 9, 11, 13, 14]
 
 
+@QUICK
 @given(VOTES)
 def test_t_ece_is_the_sum_over_eighths(votes):
     """T-ECE: ECE = sum_k (n_k / N) |acc_k - k/8|, and equals an independent histogram's."""
@@ -48,6 +51,7 @@ def test_t_ece_by_hand():
     assert metrics.ece([0.0], np.array([0])) == 0.0  # nothing parsed: wrong, with confidence 0
 
 
+@QUICK
 @given(st.lists(st.tuples(st.floats(0.001, 0.999), st.booleans()), min_size=1, max_size=80), st.integers(1, 20))
 def test_ece_with_any_confidences_equals_the_histogram(votes, bins):
     share, right = np.array([v[0] for v in votes]), np.array([v[1] for v in votes])
@@ -80,6 +84,7 @@ def test_avg_and_maj_by_hand():
     assert metrics.maj_at_k(np.array([True, False, True, True])) == 0.75
 
 
+@QUICK
 @given(st.integers(1, 7), st.data())
 def test_pass_at_k_counts_the_subsets_with_a_right_sample(n, data):
     correct = np.array(data.draw(st.lists(st.lists(st.booleans(), min_size=n, max_size=n), min_size=1, max_size=5)))
@@ -103,6 +108,7 @@ def test_shares_of_samples_are_over_all_samples():
     assert metrics.mean_length([[1, 2], [3, 6]]) == 3.0
 
 
+@QUICK
 @given(st.lists(st.tuples(st.integers(-5, 5), st.integers(-5, 5)), min_size=3, max_size=40))
 def test_correlations_equal_scipys_with_ties(points):
     x, y = np.array(points, dtype=float).T

@@ -8,18 +8,18 @@ from nopsd.evaluation.tables import (
 
 DOMAINS = PAPER.domains
 ROWS = {  # SPEC §9.4, Table 7's N-OPSD rows
-    "biology": (74.02, 72.96, 82.87, 71.97, 66.31, 69.46),
-    "material": (73.83, 73.39, 83.13, 72.83, 65.34, 71.22),
-    "physics": (74.78, 73.71, 83.13, 71.93, 65.20, 71.24),
-    "chemistry": (74.24, 73.69, 83.21, 72.03, 65.45, 71.36),
+    "Biology": (74.02, 72.96, 82.87, 71.97, 66.31, 69.46),
+    "Material": (73.83, 73.39, 83.13, 72.83, 65.34, 71.22),
+    "Physics": (74.78, 73.71, 83.13, 71.93, 65.20, 71.24),
+    "Chemistry": (74.24, 73.69, 83.21, 72.03, 65.45, 71.36),
     "edu_feedback": (75.13, 73.14, 83.02, 72.85, 72.19, 71.96),
     "mmlu_pro": (74.43, 73.46, 83.47, 73.03, 64.33, 72.04),
 }
 GRID = {src: dict(zip(DOMAINS, row, strict=True)) for src, row in ROWS.items()}
 BASE = dict(zip(DOMAINS, (73.98, 71.12, 80.20, 72.11, 64.95, 72.16), strict=True))
-IN = {"biology": (74.02, 0.04), "material": (73.39, 2.27), "physics": (83.13, 2.93), "chemistry": (72.03, -0.08),
+IN = {"Biology": (74.02, 0.04), "Material": (73.39, 2.27), "Physics": (83.13, 2.93), "Chemistry": (72.03, -0.08),
       "edu_feedback": (72.19, 7.24), "mmlu_pro": (72.04, -0.12)}
-CROSS = {"biology": (72.71, 0.61), "material": (73.27, 0.59), "physics": (71.37, 0.51), "chemistry": (73.59, 1.11),
+CROSS = {"Biology": (72.71, 0.61), "Material": (73.27, 0.59), "Physics": (71.37, 0.51), "Chemistry": (73.59, 1.11),
          "edu_feedback": (75.22, 1.31), "mmlu_pro": (73.74, 1.27)}
 
 
@@ -60,10 +60,10 @@ def test_t_cross_missing_source_drops_out_of_value_and_baseline():
 
 
 def test_a_missing_target_drops_out_of_value_and_baseline():
-    grid = {"biology": {"biology": 80.0, "physics": 60.0}}
-    cell = cross_domain(grid, BASE)["biology"]
-    assert (cell.value, cell.delta) == (60.0, pytest.approx(60.0 - BASE["physics"]))
-    assert cross_domain({"biology": {"biology": 1.0}}, BASE) == {}
+    grid = {"Biology": {"Biology": 80.0, "Physics": 60.0}}
+    cell = cross_domain(grid, BASE)["Biology"]
+    assert (cell.value, cell.delta) == (60.0, pytest.approx(60.0 - BASE["Physics"]))
+    assert cross_domain({"Biology": {"Biology": 1.0}}, BASE) == {}
 
 
 def test_table_3_layout():
@@ -77,8 +77,8 @@ def test_table_3_layout():
 
 
 def test_table_4_layout_has_three_decimals_and_gaps_for_what_is_missing():
-    grid = {"biology": {"biology": 0.1, "physics": 0.25}}
-    lines = summary_table({"biology": 0.125, "physics": 0.2}, {"X": grid}, decimals=3).splitlines()
+    grid = {"Biology": {"Biology": 0.1, "Physics": 0.25}}
+    lines = summary_table({"Biology": 0.125, "Physics": 0.2}, {"X": grid}, decimals=3).splitlines()
     assert lines[3] == "| X | in | 0.100 <sub>-0.025</sub> | – | – | – | 0.100 <sub>-0.025</sub> | – | – | 0.100 <sub>-0.025</sub> |"
     assert "0.250 <sub>+0.050</sub>" in lines[4]
 

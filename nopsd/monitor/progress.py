@@ -1,0 +1,148 @@
+"""Console progress of `nopsd run`: a line for each stage, a bar inside it, an estimate of the time left.
+
+    with StageProgress("neurons: score every neuron", 3, 8) as stage:
+        score(..., progress=stage)          # stage(done, total, **info)
+
+    [3/8] neurons: score every neuron ...
+          neurons: 320/1600 (20 %), 48 s left
+          done in 1 min 02 s
+
+On a terminal the bar moves (tqdm). Elsewhere (a log file, CI) a plain line appears about every ten
+seconds or tenth of the way, so that nothing is redrawn and nothing is silent.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, TextIO
+
+from tqdm import tqdm
+
+PLAIN_SECONDS = 10.0  # without a new line for longer than this, print one
+PLAIN_SHARE = 0.1  # and one each tenth of the way,
+PLAIN_LEAST_SECONDS = 2.0  # but never faster than this
+
+
+class StageProgress:
+    """A stage's place on the console; call it as `progress(done, total, **info)`.
+
+    `done` counts what is finished, earlier runs' parts included; the estimate uses this run's pace
+    only. `info` is shown beside the bar. A new `total`, or a `done` that falls, begins a new bar.
+    `name` may say what the stage does after a colon; the bar shows the part before it.
+    """
+
+    def __init__(
+        self, name: str, index: int, total_stages: int, stream: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:  # fmt: skip
+        self._head = f"[{index}/{total_stages}] {name} ..."
+        self._margin = " " * (len(f"[{index}/{total_stages}]") + 1)
+        self._label = self._margin + name.split(":")[0]
+        self._stream = sys.stdout if stream is None else stream
+        self._clock = clock
+        self._outcome = ""
+        self._part: _Bar | _Lines | None = None
+
+    def __enter__(self) -> StageProgress:
+        self._started = self._clock()
+        print(self._head, end="", file=self._stream, flush=True)
+        self._head_open = True  # the cursor still stands behind it
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *exc: object) -> None:
+        self._end_part()
+        elapsed = duration(self._clock() - self._started)
+        if kind is None:
+            outcome = self._outcome or f"done in {elapsed}"
+        else:
+            outcome = f"{'interrupted' if issubclass(kind, KeyboardInterrupt) else 'failed'} after {elapsed}"
+        print((" " if self._head_open else self._margin) + outcome, file=self._stream, flush=True)
+
+    def up_to_date(self) -> None:
+        """The stage had nothing to do: say so instead of a time."""
+        self._outcome = "up to date"
+
+    def __call__(self, done: int, total: int, **info: Any) -> None:
+        part = self._part
+        if part is None or part.total != total or done < part.done:
+            self._end_part()
+            if self._head_open:
+                print(file=self._stream, flush=True)
+                self._head_open = False
+            kind = _Bar if self._stream.isatty() else _Lines
+            part = self._part = kind(self._label, done, total, self._stream, self._clock)
+        part.update(done, info)
+
+    def _end_part(self) -> None:
+        if self._part is not None:
+            self._part.close()
+            self._part = None
+
+
+class _Bar:
+    """A moving bar."""
+
+    def __init__(self, label: str, done: int, total: int, stream: TextIO, clock: Callable[[], float]) -> None:
+        self.done, self.total = done, total
+        self._bar = tqdm(
+            total=total, initial=done, desc=label, file=stream, leave=False, dynamic_ncols=True,
+            bar_format="{desc} {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} [{elapsed}, {remaining} left{postfix}]",
+        )  # fmt: skip
+
+    def update(self, done: int, info: dict[str, Any]) -> None:
+        if info:
+            self._bar.set_postfix_str(_info(info), refresh=False)
+        self._bar.update(done - self.done)
+        self.done = done
+
+    def close(self) -> None:
+        self._bar.close()
+
+
+class _Lines:
+    """A plain line now and then."""
+
+    def __init__(self, label: str, done: int, total: int, stream: TextIO, clock: Callable[[], float]) -> None:
+        self.done, self.total = done, total
+        self._label, self._stream, self._clock = label, stream, clock
+        self._began, self._first = clock(), done
+        self._told, self._told_done = self._began, done
+
+    def update(self, done: int, info: dict[str, Any]) -> None:
+        self.done = done
+        now = self._clock()
+        waited, moved = now - self._told, (done - self._told_done) / max(self.total, 1)
+        if waited < PLAIN_SECONDS and (moved < PLAIN_SHARE or waited < PLAIN_LEAST_SECONDS):
+            return
+        self._told, self._told_done = now, done
+        percent = 100 * done / self.total if self.total else 100
+        shown = f", {_info(info)}" if info else ""
+        print(f"{self._label}: {done}/{self.total} ({percent:.0f} %){self._left(now)}{shown}",
+              file=self._stream, flush=True)  # fmt: skip
+
+    def _left(self, now: float) -> str:
+        made, spent = self.done - self._first, now - self._began
+        if made <= 0 or self.done >= self.total:
+            return ""
+        return f", {duration(spent / made * (self.total - self.done))} left"
+
+    def close(self) -> None:
+        """Nothing is left open."""
+
+
+def duration(seconds: float) -> str:
+    """`4.2 s`, `48 s`, `3 min 05 s`, `1 h 02 min`."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def _info(info: dict[str, Any]) -> str:
+    return ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in info.items())

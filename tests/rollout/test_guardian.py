@@ -1,0 +1,84 @@
+"""The guardian: if these fail, a killed run leaves a server behind, holding memory and a port."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+
+from nopsd.rollout import guardian
+
+# A server in miniature: ignores SIGTERM or not, has a child, and says who they are.
+COMMAND = """
+import os, signal, subprocess, sys, time
+if {stubborn}: signal.signal(signal.SIGTERM, signal.SIG_IGN)
+child = subprocess.Popen([sys.executable, "-c", "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(60)"])
+open({pids!r}, "w").write(f"{{os.getpid()}} {{child.pid}}\\n")
+time.sleep({life})
+sys.exit(7)
+"""
+
+
+def start(tmp_path: Path, stubborn: bool = False, life: float = 60.0) -> tuple[subprocess.Popen[bytes], list[int]]:
+    pids = tmp_path / "pids"
+    code = COMMAND.format(stubborn=stubborn, pids=str(pids), life=life)
+    command = [sys.executable, "-I", "-S", guardian.__file__, sys.executable, "-c", code]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+    deadline = time.monotonic() + 20
+    while not (pids.exists() and pids.read_text().endswith("\n")):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return process, [int(p) for p in pids.read_text().split()]
+
+
+def all_gone(pids: list[int], within_s: float) -> bool:
+    _, alive = psutil.wait_procs([psutil.Process(p) for p in pids if psutil.pid_exists(p)], timeout=within_s)
+    return not alive
+
+
+def test_closing_its_input_ends_command_and_grandchildren(tmp_path: Path) -> None:
+    process, pids = start(tmp_path)
+    assert process.stdin is not None
+    process.stdin.close()
+    assert process.wait(15) == 128 + signal.SIGTERM
+    assert all_gone(pids, 1)
+
+
+def test_it_passes_on_the_exit_code_and_ends_what_the_command_left(tmp_path: Path) -> None:
+    process, pids = start(tmp_path, life=0.2)
+    assert process.wait(15) == 7
+    assert all_gone(pids, 1)
+    assert process.stdin is not None
+    process.stdin.close()
+
+
+def test_killing_the_guardian_itself_ends_the_command(tmp_path: Path) -> None:
+    process, pids = start(tmp_path)
+    process.kill()
+    process.wait()
+    try:
+        assert all_gone(pids[:1], 5)
+    finally:
+        os.kill(pids[1], signal.SIGKILL)  # in the real server it is vLLM that watches its own children
+
+
+def test_sigkill_of_the_parent_ends_everything(tmp_path: Path) -> None:
+    parent_code = (
+        "import sys, time; sys.path.insert(0, sys.argv[1]); from pathlib import Path; import test_guardian as t;"
+        "p, pids = t.start(Path(sys.argv[2])); print(p.pid, *pids, flush=True); time.sleep(60)"
+    )
+    here = str(Path(__file__).parent)
+    parent = subprocess.Popen(
+        [sys.executable, "-c", parent_code, here, str(tmp_path)], stdout=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])},
+    )  # fmt: skip
+    assert parent.stdout is not None
+    pids = [int(p) for p in parent.stdout.readline().split()]
+    parent.kill()
+    parent.wait()
+    assert len(pids) == 3 and all_gone(pids, 15)
