@@ -1,10 +1,10 @@
 """The command line: `nopsd STAGE [--preset NAME] [key=value ...]`; `nopsd run` runs every stage.
 
-    nopsd run --preset lab                    the embedded default, end to end
-    nopsd run --preset lab data.domain=chemistry select.selector=random
-    nopsd train --config runs/lab/config.yaml one stage; also: deepspeed --module nopsd train --config ...
-    nopsd config --preset lab                 the resolved configuration
-    nopsd status --preset lab                 which stages of the run are done
+nopsd run --preset lab                    the embedded default, end to end
+nopsd run --preset lab data.domain=chemistry select.selector=random
+nopsd train --config runs/lab/config.yaml one stage; also: deepspeed --module nopsd train --config ...
+nopsd config --preset lab                 the resolved configuration
+nopsd status --preset lab                 which stages of the run are done
 """
 
 from __future__ import annotations
@@ -17,10 +17,26 @@ from nopsd.errors import UserError
 
 
 def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(prog="nopsd", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = ("run", "data", "rollout", "evaluate_base", "neurons", "select", "train", "evaluate", "report", "config", "status")
+    top = argparse.ArgumentParser(
+        prog="nopsd", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = (
+        "run",
+        "data",
+        "rollout",
+        "evaluate_base",
+        "neurons",
+        "select",
+        "train",
+        "evaluate",
+        "report",
+        "config",
+        "status",
+    )
     top.add_argument("command", choices=commands, metavar="|".join(commands))
-    top.add_argument("overrides", nargs="*", metavar="key=value", help="configuration overrides; `preset=NAME` works too")
+    top.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="configuration overrides; `preset=NAME` works too"
+    )
     top.add_argument("--preset", help="a preset's name, or a YAML file")
     top.add_argument("--config", help="a resolved config.yaml of a run folder, used whole")
     top.add_argument("--redo", metavar="STAGE", help="forget this stage and those that read it, and make them afresh")

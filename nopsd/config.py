@@ -9,9 +9,10 @@ valid name. Where a default comes from stands behind it: [P] the paper, [A] its 
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Iterable, Optional
+from typing import Any, Optional
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -229,12 +230,36 @@ CHOICES: dict[str, tuple[str, ...]] = {
 }
 # Inclusive lower bounds of numbers.
 MINIMA: dict[str, float] = {
-    "rollout_zs.n": 1, "rollout_zs.max_new": 1, "rollout_zs.temperature": 0, "neuron.per_layer": 1, "neuron.k": 1,
-    "neuron.chunk": 1, "neuron.max_batch_tokens": 1, "context.m": 0, "context.max_prompt": 1, "train.steps": 1,
-    "train.batch": 1, "train.micro": 1, "train.n": 1, "train.max_response": 1, "train.lr": 0, "train.warmup": 0,
-    "train.clip": 0, "train.checkpoint_every": 1, "train.keep_checkpoints": 1, "distill.logit_chunk": 1,
-    "distill.skip_first_tokens": 0, "teacher.every": 1, "eval.n": 1, "eval.max_new": 1, "eval.ece_bins": 1,
-    "eval.bootstrap": 0, "dist.ranks": 1, "dist.threads": 1, "server.max_model_len": 1, "server.kv_cache_mib": 1,
+    "rollout_zs.n": 1,
+    "rollout_zs.max_new": 1,
+    "rollout_zs.temperature": 0,
+    "neuron.per_layer": 1,
+    "neuron.k": 1,
+    "neuron.chunk": 1,
+    "neuron.max_batch_tokens": 1,
+    "context.m": 0,
+    "context.max_prompt": 1,
+    "train.steps": 1,
+    "train.batch": 1,
+    "train.micro": 1,
+    "train.n": 1,
+    "train.max_response": 1,
+    "train.lr": 0,
+    "train.warmup": 0,
+    "train.clip": 0,
+    "train.checkpoint_every": 1,
+    "train.keep_checkpoints": 1,
+    "distill.logit_chunk": 1,
+    "distill.skip_first_tokens": 0,
+    "teacher.every": 1,
+    "eval.n": 1,
+    "eval.max_new": 1,
+    "eval.ece_bins": 1,
+    "eval.bootstrap": 0,
+    "dist.ranks": 1,
+    "dist.threads": 1,
+    "server.max_model_len": 1,
+    "server.kv_cache_mib": 1,
 }
 FRACTIONS = ("data.test_ratio", "select.fraction", "teacher.rate", "server.gpu_memory_utilization", "distill.beta")
 

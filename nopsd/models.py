@@ -31,13 +31,17 @@ def resolve_model(config: ModelConfig) -> ModelFiles:
     if not weights:
         raise UserError(f"model.path={config.path}: no *.safetensors in {path}; nopsd loads no pickled weights")
     fields = read_json(path / "config.json")
-    return ModelFiles(path, _hash([path / "config.json", *weights]), int(fields.get("max_position_embeddings") or 1 << 30))
+    return ModelFiles(
+        path, _hash([path / "config.json", *weights]), int(fields.get("max_position_embeddings") or 1 << 30)
+    )
 
 
 def _folder(config: ModelConfig) -> Path:
     if config.path == "lab":
         if not (LAB_MODEL / "config.json").exists():
-            raise UserError(f"the embedded model is not at {LAB_MODEL}: make it with `python tools/make_lab.py --out {LAB_MODEL}`")
+            raise UserError(
+                f"the embedded model is not at {LAB_MODEL}: make it with `python tools/make_lab.py --out {LAB_MODEL}`"
+            )
         return LAB_MODEL
     local = Path(config.path).expanduser()
     if local.is_dir():
@@ -51,9 +55,13 @@ def _download(config: ModelConfig) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(
-            config.path, revision=config.revision, allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
-        ))
+        return Path(
+            snapshot_download(
+                config.path,
+                revision=config.revision,
+                allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"],
+            )
+        )
     except Exception as error:  # the hub client raises a dozen unrelated classes
         raise UserError(
             f"model.path={config.path} can't be fetched from the hub ({type(error).__name__}: "

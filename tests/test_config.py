@@ -6,11 +6,20 @@ from nopsd.config import CHOICES, MINIMA, all_keys, load_config, preset_names, t
 from nopsd.errors import ConfigError
 
 
-@pytest.mark.parametrize(("override", "hint"), [
-    ("train.lrr=1", "train.lr"), ("lr=1", "train.lr"), ("teacher.knd=ema", "teacher.kind"),
-    ("train.lr=abc", "train.lr"), ("teacher.kind=emma", "ema"), ("train.steps=0", "at least 1"),
-    ("select.fraction=1.5", "at most 1"), ("train.batch=3", "dist.ranks"), ("train.steps", "key=value"),
-])
+@pytest.mark.parametrize(
+    ("override", "hint"),
+    [
+        ("train.lrr=1", "train.lr"),
+        ("lr=1", "train.lr"),
+        ("teacher.knd=ema", "teacher.kind"),
+        ("train.lr=abc", "train.lr"),
+        ("teacher.kind=emma", "ema"),
+        ("train.steps=0", "at least 1"),
+        ("select.fraction=1.5", "at most 1"),
+        ("train.batch=3", "dist.ranks"),
+        ("train.steps", "key=value"),
+    ],
+)
 def test_a_wrong_override_is_refused_with_the_nearest_name(override, hint):
     with pytest.raises(ConfigError, match=hint):
         load_config("lab", [override])

@@ -20,12 +20,12 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
+from nopsd.data.answers import extract_answer
 from nopsd.data.wording import Demonstration, chat_messages
 from nopsd.evaluation.metrics import majority_answer
 from nopsd.lab.episodes import Episode, sample_episode
 from nopsd.lab.tokenizer import train_tokenizer
 from nopsd.lab.world import DOMAINS, conclude, make_split, reason, split_chains
-from nopsd.data.answers import extract_answer
 
 VOCAB = 1024
 # Episodes of a training step, by number of worked examples: much zero-shot, some of each.
@@ -52,9 +52,18 @@ def render(tokenizer: PreTrainedTokenizerFast, episode: Episode) -> tuple[list[i
 
 def model_config(tokenizer: PreTrainedTokenizerFast) -> Qwen3Config:
     return Qwen3Config(
-        vocab_size=VOCAB, hidden_size=128, intermediate_size=448, num_hidden_layers=4, num_attention_heads=4,
-        num_key_value_heads=2, head_dim=32, max_position_embeddings=4096, tie_word_embeddings=True,
-        bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+        vocab_size=VOCAB,
+        hidden_size=128,
+        intermediate_size=448,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=32,
+        max_position_embeddings=4096,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
     )
 
 
@@ -118,11 +127,18 @@ def sample(model: Qwen3ForCausalLM, prompts: list[list[int]], n: int, pad: int, 
     width = max(map(len, prompts))
     ids = torch.full((len(prompts), width), pad)
     for row, prompt in enumerate(prompts):
-        ids[row, width - len(prompt):] = torch.tensor(prompt)
+        ids[row, width - len(prompt) :] = torch.tensor(prompt)
     out = model.generate(
-        ids, attention_mask=(torch.arange(width) >= torch.tensor([width - len(p) for p in prompts])[:, None]).long(),
-        do_sample=True, temperature=0.6, top_p=0.95, top_k=20, max_new_tokens=64, num_return_sequences=n,
-        eos_token_id=eos, pad_token_id=pad,
+        ids,
+        attention_mask=(torch.arange(width) >= torch.tensor([width - len(p) for p in prompts])[:, None]).long(),
+        do_sample=True,
+        temperature=0.6,
+        top_p=0.95,
+        top_k=20,
+        max_new_tokens=64,
+        num_return_sequences=n,
+        eos_token_id=eos,
+        pad_token_id=pad,
     )
     return out[:, width:].view(len(prompts), n, -1).tolist()
 
@@ -141,21 +157,28 @@ def measure(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, seed: i
             prompts = []
             for question in test.questions[:questions]:
                 demos = [right_demonstration(rng, chains, domain) for _ in range(shots)]
-                prompts.append(tokenizer.apply_chat_template(
-                    chat_messages(question, demos), add_generation_prompt=True, enable_thinking=False, return_dict=False
-                ))
+                prompts.append(
+                    tokenizer.apply_chat_template(
+                        chat_messages(question, demos),
+                        add_generation_prompt=True,
+                        enable_thinking=False,
+                        return_dict=False,
+                    )
+                )
             for at in range(0, len(prompts), 25):
-                samples = sample(model, prompts[at: at + 25], n, tokenizer.pad_token_id, tokenizer.eos_token_id)
-                for question, replies in zip(test.questions[at: at + 25], samples, strict=False):
+                samples = sample(model, prompts[at : at + 25], n, tokenizer.pad_token_id, tokenizer.eos_token_id)
+                for question, replies in zip(test.questions[at : at + 25], samples, strict=False):
                     texts = [tokenizer.decode(r, skip_special_tokens=True) for r in replies]
                     answers = [extract_answer(t, question) for t in texts]
                     right = test.answers[question.uid]
                     average += sum(a == right for a in answers) / n
                     majority += majority_answer(answers)[0] == right
-            report.setdefault(domain.name, {}).update({
-                f"{shots}-shot avg@8": round(average / len(prompts), 4),
-                f"{shots}-shot maj@8": round(majority / len(prompts), 4),
-            })
+            report.setdefault(domain.name, {}).update(
+                {
+                    f"{shots}-shot avg@8": round(average / len(prompts), 4),
+                    f"{shots}-shot maj@8": round(majority / len(prompts), 4),
+                }
+            )
         print(domain.name, report[domain.name], flush=True)
     return report
 
@@ -200,8 +223,12 @@ def main() -> None:
     trained = time.time()
     report = measure(model, tokenizer, args.seed, args.measure)
     card = {
-        "seed": args.seed, "steps": args.steps, "lr": args.lr, "torch": torch.__version__,
-        "train_seconds": round(trained - started), "measured": report,
+        "seed": args.seed,
+        "steps": args.steps,
+        "lr": args.lr,
+        "torch": torch.__version__,
+        "train_seconds": round(trained - started),
+        "measured": report,
     }
     (args.out / "lab.json").write_text(json.dumps(card, indent=2) + "\n")
     print(json.dumps(card, indent=2))

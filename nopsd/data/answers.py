@@ -74,9 +74,7 @@ def normalize_text_answer(answer: str) -> str:
     return " ".join(answer.split()).casefold().rstrip(". ")
 
 
-def extract_answer(
-    response: str, question: Question, mode: str = "lenient", think_open: bool = False
-) -> str | None:
+def extract_answer(response: str, question: Question, mode: str = "lenient", think_open: bool = False) -> str | None:
     """The answer a response gives to `question`, or None if it gives none that can be read.
 
     `mode` is `strict` (answer tags only) or `lenient` (then `\\boxed{}`, "answer is X", "Answer: X",

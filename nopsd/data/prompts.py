@@ -8,8 +8,9 @@ demonstrations, farthest first: it is never cut.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Sequence
+from typing import Any
 
 from nopsd.config import PromptConfig
 from nopsd.data.records import Question
@@ -55,10 +56,14 @@ class PromptRenderer:
         whole = self._render(messages, generation=True)
         if whole[: len(without)] != without:
             raise UserError("the chat template rewrites the conversation when a generation prompt is added")
-        return whole[len(without):]
+        return whole[len(without) :]
 
     def teacher(
-        self, question: Question, nearest_first: Sequence[Demonstration], max_tokens: int, order: Sequence[int] | None = None
+        self,
+        question: Question,
+        nearest_first: Sequence[Demonstration],
+        max_tokens: int,
+        order: Sequence[int] | None = None,
     ) -> TeacherPrompt:
         """Prompt ids with demonstrations, at most `max_tokens` long.
 
@@ -72,7 +77,7 @@ class PromptRenderer:
             shown = [nearest_first[i] for i in order if i < kept]
             ids = self._render(chat_messages(question, shown), generation=True)
             if len(ids) <= max_tokens:
-                if ids[len(ids) - len(student_suffix):] != student_suffix:
+                if ids[len(ids) - len(student_suffix) :] != student_suffix:
                     raise UserError("student and teacher prompts end in different generation suffixes")
                 return TeacherPrompt(ids, kept, len(nearest_first))
         raise DataError(

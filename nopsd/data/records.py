@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Iterable, Mapping
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -36,11 +37,16 @@ class Question:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, row: Mapping[str, Any]) -> "Question":
+    def from_json(cls, row: Mapping[str, Any]) -> Question:
         options = tuple(Option(o["label"], o["text"]) for o in row.get("options") or ())
         return cls(
-            uid=row["uid"], domain=row["domain"], source=row["source"], question=row["question"],
-            options=options, level=row.get("level"), category=row.get("category"),
+            uid=row["uid"],
+            domain=row["domain"],
+            source=row["source"],
+            question=row["question"],
+            options=options,
+            level=row.get("level"),
+            category=row.get("category"),
         )
 
 

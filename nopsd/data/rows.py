@@ -10,9 +10,10 @@ import csv
 import gzip
 import io
 import json
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Collection, Iterator
+from typing import Any
 
 from nopsd.errors import DataError
 
@@ -75,7 +76,9 @@ def _jsonl(path: Path) -> Iterator[Row]:
             try:
                 values = json.loads(line)
             except json.JSONDecodeError as error:
-                raise DataError(f"{path}:{number}: not JSON ({error.msg}, column {error.colno}); fix or remove the line") from error
+                raise DataError(
+                    f"{path}:{number}: not JSON ({error.msg}, column {error.colno}); fix or remove the line"
+                ) from error
             if not isinstance(values, dict):
                 raise DataError(f"{path}:{number}: a JSON object is needed, got {type(values).__name__}")
             yield Row(f"{path}:{number}", values)
@@ -93,7 +96,9 @@ def _csv(path: Path) -> Iterator[Row]:
         reader = csv.DictReader(_lines(file, path))
         for values in reader:
             if None in values:
-                raise DataError(f"{path}:{reader.line_num}: more fields than the header names; quote commas inside fields")
+                raise DataError(
+                    f"{path}:{reader.line_num}: more fields than the header names; quote commas inside fields"
+                )
             yield Row(f"{path}:{reader.line_num}", dict(values))
 
 

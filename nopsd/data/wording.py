@@ -6,8 +6,8 @@ a separator and then *exactly* the student's message. Token ids are `nopsd.data.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Sequence
 
 from nopsd.data.records import Question
 

@@ -8,8 +8,9 @@ comments. A key the main config also rules may be "auto", absent, or equal to it
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Mapping
+from typing import Any
 
 import nopsd
 from nopsd.errors import ConfigError

@@ -6,8 +6,8 @@ which says how often the pool's own zero-shot answers are right, for the report'
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Mapping, Sequence
 
 from nopsd.config import Config
 from nopsd.data.answers import extract_answer, normalize_text_answer
@@ -54,7 +54,8 @@ def judge_pool(config: Config, pool: Sequence[Question], rollouts: Sequence[Roll
     questions = {q.uid: q for q in pool if q.uid in key}
     shares = {
         uid: sum(_right(r, questions[uid], key[uid], config.eval.extract) for r in samples) / len(samples)
-        for uid, samples in group_by_question(rollouts).items() if uid in questions
+        for uid, samples in group_by_question(rollouts).items()
+        if uid in questions
     }
     write_json(folder / "pool_correct.json", shares)
 

@@ -13,7 +13,15 @@ from dataclasses import dataclass
 
 from nopsd.data.wording import Demonstration, chat_messages
 from nopsd.lab.world import (
-    DOMAINS, PHRASINGS, Chain, Domain, as_question, ask, conclude, convention_prior, reason,
+    DOMAINS,
+    PHRASINGS,
+    Chain,
+    Domain,
+    as_question,
+    ask,
+    conclude,
+    convention_prior,
+    reason,
 )
 
 STRAY_RATE = 0.10

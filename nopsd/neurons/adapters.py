@@ -8,9 +8,9 @@ pre-hook, where it is gathered; so that is where the call is made.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Callable, Iterator
 
 import torch
 from torch import nn
@@ -100,6 +100,6 @@ def _site(model: nn.Module, index: int, layer: nn.Module) -> MlpSite:
 
 def _unknown(model: nn.Module, reason: str) -> UserError:
     return UserError(
-        f"model.path: neurons of {type(model).__name__} can't be found ({reason}): an adapter in "
-        "nopsd/neurons/adapters.py must name, for each layer, the gate projection, its activation and the down projection"
+        f"model.path: neurons of {type(model).__name__} can't be found ({reason}): an adapter in nopsd/neurons/"
+        "adapters.py must name, for each layer, the gate projection, its activation and the down projection"
     )

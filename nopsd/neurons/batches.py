@@ -7,8 +7,8 @@ whole questions and is what a restart takes up again; a batch is one forward pas
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Sequence
 
 import torch
 

@@ -7,8 +7,8 @@ Parts don't depend on the number of ranks, so a run may go on with another numbe
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Sequence
 
 import numpy as np
 import torch

@@ -6,7 +6,8 @@ A layer's contributions live only inside its hook, a chunk of positions at a tim
 
 from __future__ import annotations
 
-from typing import Any, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 

@@ -7,12 +7,14 @@ equal scores give equal sets on every machine.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, Sequence
+from typing import Protocol
 
 import torch
 
 from nopsd.config import NeuronConfig
+from nopsd.errors import UserError
 
 NONE = float("-inf")  # the score of a neuron that was never among the top
 
@@ -46,7 +48,9 @@ def set_sizes(config: NeuronConfig, layers: int, width: int) -> SetSizes:
     per_layer, k = config.per_layer, config.k
     if config.scale_with_width:
         per_layer, k = max(1, round(0.2056 * width)), max(1, round(0.01428 * layers * width))
-    return SetSizes(config.count_mode, config.chunk_merge, per_layer, k, config.chunk, config.positive_only, layers, width)
+    return SetSizes(
+        config.count_mode, config.chunk_merge, per_layer, k, config.chunk, config.positive_only, layers, width
+    )
 
 
 class Accumulator(Protocol):
@@ -94,11 +98,11 @@ def merge_rollouts(samples: Sequence[SampleSets], sizes: SetSizes) -> SampleSets
 
 
 def top_mask(scores_RW: torch.Tensor, n: int) -> torch.Tensor:
-    """Boolean [R, W]: the min(n, W) greatest of each row, ties to the lower column. ValueError on NaN."""
+    """Boolean [R, W]: the min(n, W) greatest of each row, ties to the lower column. UserError on NaN."""
     n = min(n, scores_RW.shape[1])
     top = torch.topk(scores_RW, n, dim=1).values
     if bool(top[:, :1].isnan().any()):  # topk sorts NaN first
-        raise ValueError("neuron contributions are NaN: the model's weights or activations overflow; use model.dtype=float32")
+        raise UserError("neuron contributions are NaN: the model's activations overflow; use model.dtype=float32")
     least = top[:, -1:]
     mask = scores_RW >= least
     if int(mask.sum()) == n * scores_RW.shape[0]:

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -160,8 +161,8 @@ def _header(
     thinking = None if config.include_thinking or think_ids is None else list(think_ids)
     settings = {**to_plain(config), "per_layer": sizes.per_layer, "k": sizes.k}
     return {
-        "format": 1, "model": model_hash, "rollouts": _rollouts_hash(rollouts), "layers": sizes.layers, "width": sizes.width,
-        "think_ids": thinking, **settings,
+        "format": 1, "model": model_hash, "rollouts": _rollouts_hash(rollouts), "layers": sizes.layers,
+        "width": sizes.width, "think_ids": thinking, **settings,
     }  # fmt: skip
 
 

@@ -17,9 +17,10 @@ from __future__ import annotations
 import io
 import json
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -128,11 +129,11 @@ def read_arrays(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     except FileNotFoundError as error:
         raise ArtefactError(f"{path} is missing: run the neurons stage again") from error
     except (zipfile.BadZipFile, ValueError, KeyError, EOFError, OSError) as error:
-        raise ArtefactError(f"{path} is damaged ({error}): delete its folder and run the neurons stage again") from error
+        raise ArtefactError(f"{path} is damaged ({error}): delete it and run the neurons stage again") from error
 
 
 def _pack(rows: Sequence[np.ndarray], width: int, dtype: type, fill: int) -> np.ndarray:
-    packed = np.full((len(rows), width), fill, dtype=dtype)
+    packed: np.ndarray = np.full((len(rows), width), fill, dtype=dtype)
     for target, row in zip(packed, rows):
         target[: len(row)] = row
     return packed

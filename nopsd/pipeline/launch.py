@@ -13,8 +13,8 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Callable, Mapping
 
 import psutil
 
@@ -40,26 +40,50 @@ def free_port() -> int:
 def deepspeed_command(stage: str, config_path: Path, ranks: int) -> list[str]:
     """The command line, also fit to be typed by hand."""
     return [
-        sys.executable, "-m", "deepspeed.launcher.runner", "--num_gpus", str(ranks), "--master_port", str(free_port()),
-        "--no_local_rank", "--module", "nopsd", stage, "--config", str(config_path),
+        sys.executable,
+        "-m",
+        "deepspeed.launcher.runner",
+        "--num_gpus",
+        str(ranks),
+        "--master_port",
+        str(free_port()),
+        "--no_local_rank",
+        "--module",
+        "nopsd",
+        stage,
+        "--config",
+        str(config_path),
     ]
 
 
 def launch_stage(
-    stage: str, config_path: Path, ranks: int, threads: int, log: Path, environment: Mapping[str, str],
+    stage: str,
+    config_path: Path,
+    ranks: int,
+    threads: int,
+    log: Path,
+    environment: Mapping[str, str],
     progress: Callable[..., None] | None,
 ) -> None:
     """Run the stage on `ranks` processes to its end. Raises UserError if it fails, with the ranks' own words."""
     progress_file = log.with_suffix(".progress.json")
     progress_file.unlink(missing_ok=True)
     env = {
-        **os.environ, **environment, PROGRESS_VARIABLE: str(progress_file), "OMP_NUM_THREADS": str(threads),
-        "TOKENIZERS_PARALLELISM": "false", "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+        **os.environ,
+        **environment,
+        PROGRESS_VARIABLE: str(progress_file),
+        "OMP_NUM_THREADS": str(threads),
+        "TOKENIZERS_PARALLELISM": "false",
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
     }
     with open(log, "ab") as output:
         start = output.tell()
         process = subprocess.Popen(
-            deepspeed_command(stage, config_path, ranks), stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=env,
+            deepspeed_command(stage, config_path, ranks),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env=env,
             start_new_session=True,
         )
         try:

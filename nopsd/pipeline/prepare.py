@@ -6,8 +6,8 @@ data.json (sizes, hash, longest prompts).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Sequence
 
 from nopsd.config import Config
 from nopsd.data.prompts import PromptRenderer
@@ -29,17 +29,24 @@ def prepare_data(config: Config, model: ModelFiles, renderer: PromptRenderer, fo
     longest_test = check_prompts(config, renderer, everything, config.eval.max_new, "eval.max_new")
     write_jsonl(folder / "pool.jsonl", [q.to_json() for q in splits.pool])
     write_jsonl(folder / "tests.jsonl", [q.to_json() for q in everything])
-    write_json(folder / "data.json", {
-        "pool": len(splits.pool), "tests": {name: len(t) for name, t in tests.items()},
-        "pool_hash": questions_hash(splits.pool), "longest_prompt": {"pool": longest_pool, "tests": longest_test},
-    })
+    write_json(
+        folder / "data.json",
+        {
+            "pool": len(splits.pool),
+            "tests": {name: len(t) for name, t in tests.items()},
+            "pool_hash": questions_hash(splits.pool),
+            "longest_prompt": {"pool": longest_pool, "tests": longest_test},
+        },
+    )
 
 
 def chosen_tests(config: Config, splits: Splits) -> dict[str, list[Question]]:
     """Test questions by domain: those of eval.targets and the pool's own, `eval.limit` of each."""
     unknown = [t for t in config.eval.targets if t not in splits.tests]
     if unknown:
-        raise ConfigError(f"eval.targets: no test questions for {', '.join(unknown)}; there are: {', '.join(splits.tests) or 'none'}")
+        raise ConfigError(
+            f"eval.targets: no test questions for {', '.join(unknown)}; there are: {', '.join(splits.tests) or 'none'}"
+        )
     wanted = {config.data.domain, *config.eval.targets} if config.eval.targets else set(splits.tests)
     return {name: questions[: config.eval.limit] for name, questions in splits.tests.items() if name in wanted}
 
@@ -48,7 +55,8 @@ def check_pool(config: Config, pool: Sequence[Question]) -> None:
     needed = config.context.m + 1 if config.context.retriever != "none" else 1
     if len(pool) < needed:
         raise DataError(
-            f"the pool has {len(pool)} questions, and context.m={config.context.m} demonstrations need at least {needed}: "
+            f"the pool has {len(pool)} questions, and context.m={config.context.m} demonstrations need at least "
+            f"{needed}: "
             "lower context.m or give more questions"
         )
 
@@ -58,11 +66,14 @@ def check_windows(config: Config, model: ModelFiles) -> None:
     teacher = config.context.max_prompt + config.train.max_response
     if teacher > model.window:
         raise ConfigError(
-            f"context.max_prompt={config.context.max_prompt} + train.max_response={config.train.max_response} is more than "
+            f"context.max_prompt={config.context.max_prompt} + train.max_response={config.train.max_response} is "
+            f"more than "
             f"the model's window of {model.window} tokens: lower one of them"
         )
     if config.server.max_model_len > model.window:
-        raise ConfigError(f"server.max_model_len={config.server.max_model_len} is over the model's window of {model.window} tokens")
+        raise ConfigError(
+            f"server.max_model_len={config.server.max_model_len} is over the model's window of {model.window} tokens"
+        )
 
 
 def check_prompts(

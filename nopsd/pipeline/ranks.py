@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 from nopsd.data.demonstrations import demonstrations_for, display_order
 from nopsd.data.prompts import TeacherPrompt
@@ -32,7 +33,13 @@ def score_neurons(session: Session, folder: Path, progress: Progress) -> None:
     )
     rollouts = read_rollouts(session.run.stage_dir("rollout") / "rollouts.parquet")
     score_rollouts(
-        engine, rollouts, config.neuron, ranks, folder, progress, model_hash=session.model.hash,
+        engine,
+        rollouts,
+        config.neuron,
+        ranks,
+        folder,
+        progress,
+        model_hash=session.model.hash,
         think_ids=think_ids(session.tokenizer),
     )
 
@@ -53,8 +60,15 @@ def select_contexts(session: Session, folder: Path, progress: Progress) -> None:
     assert session.ranks is not None
     neurons = load_rank_neurons(session.run.stage_dir("neurons"), session.ranks)
     select_and_retrieve(
-        neurons, {q.uid: q.question for q in session.pool}, session.config.select, session.config.context, session.ranks,
-        folder, folder, exchange=session.config.dist.context_exchange, domains={q.uid: q.domain for q in session.pool},
+        neurons,
+        {q.uid: q.question for q in session.pool},
+        session.config.select,
+        session.config.context,
+        session.ranks,
+        folder,
+        folder,
+        exchange=session.config.dist.context_exchange,
+        domains={q.uid: q.domain for q in session.pool},
     )
 
 
@@ -69,8 +83,16 @@ def distill(session: Session, folder: Path, progress: Progress) -> None:
     # Rank 0 alone talks to the server, and may have to start it.
     client: Any = session.client() if session.ranks.is_main else None
     train(
-        session.config, selected, students, teacher_prompts(session, selected, questions), session.model.path, client,
-        session.ranks, folder, lambda step: MetricsLog(folder, step), progress,
+        session.config,
+        selected,
+        students,
+        teacher_prompts(session, selected, questions),
+        session.model.path,
+        client,
+        session.ranks,
+        folder,
+        lambda step: MetricsLog(folder, step),
+        progress,
     )
 
 

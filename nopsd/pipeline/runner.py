@@ -72,8 +72,13 @@ def run_stage(session: Session, stage: Stage) -> None:
         if stage.distributed:
             environment = session.server_environment() if stage.name == "train" else {}
             launch_stage(
-                stage.name, session.run.root / "config.yaml", session.config.dist.ranks, session.config.dist.threads,
-                session.log_path(stage.name), environment, progress,
+                stage.name,
+                session.run.root / "config.yaml",
+                session.config.dist.ranks,
+                session.config.dist.threads,
+                session.log_path(stage.name),
+                environment,
+                progress,
             )
         else:
             stage.work(session, folder, progress)
@@ -125,9 +130,16 @@ def environment(session: Session) -> dict[str, Any]:
         except metadata.PackageNotFoundError:
             continue
     return {
-        "nopsd": __version__, "git_revision": git_revision(), "python": platform.python_version(), "packages": versions,
-        "host": platform.node(), "machine": platform.machine(), "cpus": os.cpu_count(), "command": sys.argv,
-        "model": {"path": str(session.model.path), "hash": session.model.hash}, "seed": session.config.seed,
+        "nopsd": __version__,
+        "git_revision": git_revision(),
+        "python": platform.python_version(),
+        "packages": versions,
+        "host": platform.node(),
+        "machine": platform.machine(),
+        "cpus": os.cpu_count(),
+        "command": sys.argv,
+        "model": {"path": str(session.model.path), "hash": session.model.hash},
+        "seed": session.config.seed,
     }
 
 
@@ -150,5 +162,3 @@ def status(config: Config) -> str:
         begun = session.run.stage_dir(stage.name).exists()
         lines.append(f"{stage.name:14} {'done' if manifest else 'begun' if begun else 'not yet'}")
     return "\n".join(lines)
-
-

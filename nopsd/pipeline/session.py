@@ -71,8 +71,11 @@ class Session:
             key = os.environ.get(KEY_VARIABLE) or self.config.server.api_key
             if url is None:
                 self._server = start_server(
-                    self.config.server, str(self.model.path), self.config.server.dtype or self.config.model.dtype,
-                    self.log_path("server"), device=device(),
+                    self.config.server,
+                    str(self.model.path),
+                    self.config.server.dtype or self.config.model.dtype,
+                    self.log_path("server"),
+                    device=device(),
                 )
                 url, key = self._server.url, self._server.api_key
             self._client = RolloutClient(url, key, timeout_s=self.config.server.request_timeout_s)
@@ -103,7 +106,7 @@ class Session:
             self._server.stop()
         self._client = self._server = None
 
-    def __enter__(self) -> "Session":
+    def __enter__(self) -> Session:
         return self
 
     def __exit__(self, *exc: object) -> None:

@@ -9,9 +9,10 @@ model's and the pool's hash these are its fingerprint (see `nopsd.runs`).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 from omegaconf import OmegaConf
 
@@ -67,9 +68,7 @@ def _data(session: Session, folder: Path, progress: Progress) -> None:
 def _rollout(session: Session, folder: Path, progress: Progress) -> None:
     client = session.client_holding(session.model.path, version=0)
     prompts = [session.renderer.student(q) for q in session.pool]
-    run_rollouts(
-        session.pool, prompts, client, session.config.rollout_zs, session.config.seed, folder, 0, progress
-    )
+    run_rollouts(session.pool, prompts, client, session.config.rollout_zs, session.config.seed, folder, 0, progress)
 
 
 def eval_sampling(config: EvalConfig) -> SamplingConfig:
@@ -93,8 +92,14 @@ def _evaluate(session: Session, folder: Path, progress: Progress, name: str, wei
     questions = [q for tests in session.tests.values() for q in tests]
     client = session.client_holding(weights, version)
     rollouts = run_rollouts(
-        questions, [session.renderer.student(q) for q in questions], client, eval_sampling(config.eval),
-        config.eval.seed or config.seed, folder, version, progress,
+        questions,
+        [session.renderer.student(q) for q in questions],
+        client,
+        eval_sampling(config.eval),
+        config.eval.seed or config.seed,
+        folder,
+        version,
+        progress,
     )
     evaluate_policy(config, name, session.tests, rollouts, folder)
     if name == "base":
@@ -127,21 +132,53 @@ def _report(session: Session, folder: Path, progress: Progress) -> None:
 
 
 TRAIN_KEYS = tuple(
-    f"train.{k}" for k in to_plain(Config())["train"] if k not in ("checkpoint_every", "keep_checkpoints", "sync_check_every", "sync_tolerance")
+    f"train.{k}"
+    for k in to_plain(Config())["train"]
+    if k not in ("checkpoint_every", "keep_checkpoints", "sync_check_every", "sync_tolerance")
 )
 STAGES = (
-    Stage("data", "read and check the questions", _data, keys=(
-        "data", "prompt", "eval.targets", "eval.limit",
-    )),
+    Stage(
+        "data",
+        "read and check the questions",
+        _data,
+        keys=(
+            "data",
+            "prompt",
+            "eval.targets",
+            "eval.limit",
+        ),
+    ),
     Stage("rollout", "answer the pool zero-shot with the base model", _rollout, ("data",), ("rollout_zs", "prompt")),
     Stage("evaluate_base", "evaluate the base model", _evaluate_base, ("data", "rollout"), ("eval", "prompt")),
-    Stage("neurons", "score every neuron's contribution to each token", _neurons, ("data", "rollout"), ("neuron",), True),
-    Stage("select", "select questions, find their demonstrations", _select, ("data", "rollout", "neurons"), (
-        "select", "context",
-    ), True),
-    Stage("train", "distil the demonstrations on-policy", _train, ("data", "rollout", "select"), (
-        *TRAIN_KEYS, "distill", "teacher", "context", "prompt", "model.dtype",
-    ), True),
+    Stage(
+        "neurons", "score every neuron's contribution to each token", _neurons, ("data", "rollout"), ("neuron",), True
+    ),
+    Stage(
+        "select",
+        "select questions, find their demonstrations",
+        _select,
+        ("data", "rollout", "neurons"),
+        (
+            "select",
+            "context",
+        ),
+        True,
+    ),
+    Stage(
+        "train",
+        "distil the demonstrations on-policy",
+        _train,
+        ("data", "rollout", "select"),
+        (
+            *TRAIN_KEYS,
+            "distill",
+            "teacher",
+            "context",
+            "prompt",
+            "model.dtype",
+        ),
+        True,
+    ),
     Stage("evaluate", "evaluate the distilled model", _evaluate_final, ("data", "train"), ("eval", "prompt")),
     Stage("report", "write the report", _report, ("evaluate_base", "neurons", "select", "train", "evaluate")),
 )

@@ -8,7 +8,7 @@ distances on every machine. Only blocks of query rows are ever dense.
 
 from __future__ import annotations
 
-from typing import Iterator
+from collections.abc import Iterator
 
 import numpy as np
 from scipy import sparse

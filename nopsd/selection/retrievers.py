@@ -8,8 +8,8 @@ The query itself and, with `dedup_text`, questions with the same text are not al
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -38,7 +38,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Neighbours:
-    """For each query m pool numbers, nearest first, padded with NOBODY; distances [Q, m] float64, NaN if none is meant."""
+    """For each query m pool numbers, nearest first, padded with NOBODY; distances [Q, m] float64, NaN: none."""
 
     numbers: np.ndarray
     distances: np.ndarray

@@ -9,9 +9,10 @@ A selector gives each question a score, of which the lowest are kept; each domai
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -141,7 +142,8 @@ def _pool(
 ) -> Pool:
     order = np.array(sorted(range(len(uids)), key=uids.__getitem__), dtype=np.int64)
     named = list(domains) if domains is not None else [""] * len(uids)
-    return _rows(Pool(list(uids), np.asarray(counts), np.asarray(lengths), np.asarray(truncated, dtype=bool), named), order)
+    unordered = Pool(list(uids), np.asarray(counts), np.asarray(lengths), np.asarray(truncated, dtype=bool), named)
+    return _rows(unordered, order)
 
 
 def _rows(pool: Pool, rows: np.ndarray) -> Pool:

@@ -7,9 +7,10 @@ In: each rank's neuron sets, every question's text. Out, written by rank 0 once 
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +21,7 @@ from nopsd.neurons.store import NeuronSets
 from nopsd.runs import read_json, sha256_json, write_json
 from nopsd.selection.exchange import Counts, Shard, gather_counts, gather_sets
 from nopsd.selection.jaccard import mean_pairwise
-from nopsd.selection.retrievers import NOBODY, RETRIEVERS, Neighbours, make_table, permitted_pairs
+from nopsd.selection.retrievers import NOBODY, RETRIEVERS, Neighbours, make_table
 from nopsd.selection.selectors import Selection, select, uniform
 
 SELECTED, CONTEXTS = "selected.json", "contexts.json"

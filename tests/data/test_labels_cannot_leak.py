@@ -30,7 +30,11 @@ def test_a_question_has_no_answer_field():
 def test_poisoned_answers_change_nothing_before_evaluation(shared_data, tmp_path):
     """Splits are equal to the byte under a poisoned answer column, and only the answer key sees the poison."""
     cases = (
-        ("sciknoweval_physics_mcq4.jsonl.gz", ("answerKey", "answer"), ("data.name=sciknoweval", "data.domain=Physics")),
+        (
+            "sciknoweval_physics_mcq4.jsonl.gz",
+            ("answerKey", "answer"),
+            ("data.name=sciknoweval", "data.domain=Physics"),
+        ),
         ("mmlu_pro_test.jsonl.gz", ("answer", "answer_index"), ("data.name=mmlu_pro", "data.domain=mmlu_pro")),
         ("edu_feedback_pool.jsonl.gz", ("label",), ("data.name=edu_feedback",)),
     )
@@ -60,5 +64,10 @@ def test_only_evaluation_imports_the_answer_key():
     for path in PACKAGE.rglob("*.py"):
         if path.relative_to(PACKAGE).parts[0] in allowed:
             continue
-        names = {n.name for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom) for n in node.names}
+        names = {
+            n.name
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.ImportFrom)
+            for n in node.names
+        }
         assert not names & {"load_answer_key", "load_answers", "AnswerKey"}, path

@@ -9,12 +9,21 @@ from nopsd.data.records import Option, Question
 from nopsd.data.wording import Demonstration, student_message, teacher_message
 from nopsd.errors import DataError, UserError
 
-QUESTION = Question("q", "d", "t", "In the Aster notebook a colony is at four. We feed two, then five. Where is it now?")
+QUESTION = Question(
+    "q", "d", "t", "In the Aster notebook a colony is at four. We feed two, then five. Where is it now?"
+)
 CHOICE = Question("c", "d", "t", "Which?", (Option("A", "this"), Option("B", "that")))
 PHRASE = Question(
-    "p", "d", "t", "Explained?", (Option("With Explanation", "With Explanation"), Option("Without Explanation", "Without Explanation")),
+    "p",
+    "d",
+    "t",
+    "Explained?",
+    (Option("With Explanation", "With Explanation"), Option("Without Explanation", "Without Explanation")),
 )
-DEMOS = [Demonstration(Question(f"d{i}", "d", "t", f"Question number {i}?"), f"Solution {i}. <answer>{i}</answer>") for i in range(4)]
+DEMOS = [
+    Demonstration(Question(f"d{i}", "d", "t", f"Question number {i}?"), f"Solution {i}. <answer>{i}</answer>")
+    for i in range(4)
+]
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +40,7 @@ def renderer(request, tokenizer):
 def test_both_roles_end_in_the_same_suffix(renderer, question):
     student, teacher = renderer.student(question), renderer.teacher(question, DEMOS, 4096).ids
     suffix = renderer.suffix(question)
-    assert suffix and student[-len(suffix):] == suffix == teacher[-len(suffix):]
+    assert suffix and student[-len(suffix) :] == suffix == teacher[-len(suffix) :]
 
 
 @pytest.mark.parametrize("question", [QUESTION, CHOICE, PHRASE])
@@ -103,4 +112,6 @@ def test_demonstrations_without_a_solution_are_left_out():
 def test_display_orders():
     assert display_order(3, "nearest_last", "s") == [2, 1, 0]
     assert display_order(3, "nearest_first", "s") == [0, 1, 2]
-    assert sorted(display_order(9, "random", "s")) == list(range(9)) and display_order(9, "random", "s") == display_order(9, "random", "s")
+    assert sorted(display_order(9, "random", "s")) == list(range(9)) and display_order(
+        9, "random", "s"
+    ) == display_order(9, "random", "s")

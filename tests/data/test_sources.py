@@ -14,9 +14,15 @@ def data(*overrides):
     return load_config("lab", list(overrides)).data
 
 
-@pytest.mark.parametrize(("domain", "train", "test"), [
-    ("Biology", 3541, 394), ("Material", 4460, 496), ("Physics", 2984, 332), ("Chemistry", 5636, 627),
-])
+@pytest.mark.parametrize(
+    ("domain", "train", "test"),
+    [
+        ("Biology", 3541, 394),
+        ("Material", 4460, 496),
+        ("Physics", 2984, 332),
+        ("Chemistry", 5636, 627),
+    ],
+)
 def test_sciknoweval_splits_have_the_papers_sizes(shared_data, domain, train, test):
     """SPEC §2.2: the paper's N in Fig. 3, reverse-engineered."""
     splits = load_splits(data("data.name=sciknoweval", f"data.path={shared_data}", f"data.domain={domain}"))
@@ -81,15 +87,18 @@ def test_labelled_files_of_each_kind_split(tmp_path, kind):
     assert splits.pool[0].options[1].text == "no" and set(load_answer_key(config).values()) == {"A"}
 
 
-@pytest.mark.parametrize(("rows", "said"), [
-    (["{\"question\": "], r"q.jsonl:1: not JSON"),
-    ([{"question": "a"}, "[1]"], r"q.jsonl:2: a JSON object"),
-    ([{"question": "a"}, {"question": "  "}], r"q.jsonl:2: no text in column `question`"),
-    ([{"text": "a"}], r"columns: text.*data.question_column"),
-    ([{"id": 1, "question": "a"}, {"id": 1, "question": "b"}], r"q.jsonl:2: id 1 was used before, at .*q.jsonl:1"),
-    ([{"question": "a", "options": "x"}], r"q.jsonl:1: options must be"),
-    ([], r"the pool .* is empty"),
-])
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        (['{"question": '], r"q.jsonl:1: not JSON"),
+        ([{"question": "a"}, "[1]"], r"q.jsonl:2: a JSON object"),
+        ([{"question": "a"}, {"question": "  "}], r"q.jsonl:2: no text in column `question`"),
+        ([{"text": "a"}], r"columns: text.*data.question_column"),
+        ([{"id": 1, "question": "a"}, {"id": 1, "question": "b"}], r"q.jsonl:2: id 1 was used before, at .*q.jsonl:1"),
+        ([{"question": "a", "options": "x"}], r"q.jsonl:1: options must be"),
+        ([], r"the pool .* is empty"),
+    ],
+)
 def test_bad_files_are_refused_by_place(tmp_path, rows, said):
     path = write_jsonl(tmp_path / "q.jsonl", rows)
     with pytest.raises(DataError, match=said):

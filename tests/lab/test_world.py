@@ -5,7 +5,17 @@ import random
 from nopsd.data.answers import extract_answer
 from nopsd.lab.episodes import sample_episode
 from nopsd.lab.world import (
-    DOMAINS, MARKS, NOTEBOOK_PRIORS, Chain, all_chains, conclude, convention_prior, gold, make_split, reason, split_chains,
+    DOMAINS,
+    MARKS,
+    NOTEBOOK_PRIORS,
+    Chain,
+    all_chains,
+    conclude,
+    convention_prior,
+    gold,
+    make_split,
+    reason,
+    split_chains,
 )
 
 
@@ -15,7 +25,11 @@ def test_every_chain_tells_the_conventions_apart():
 
 
 def test_states_by_hand():
-    assert Chain(4, (2, 5)).states(0) == [6, 1] and Chain(4, (2, 5)).states(1) == [2, 7] and Chain(4, (2, 5)).states(2) == [8, 8]
+    assert (
+        Chain(4, (2, 5)).states(0) == [6, 1]
+        and Chain(4, (2, 5)).states(1) == [2, 7]
+        and Chain(4, (2, 5)).states(2) == [8, 8]
+    )
 
 
 def test_gold_is_the_answer_of_right_reasoning():
@@ -37,7 +51,7 @@ def test_pool_and_test_chains_are_disjoint():
 
 
 def test_no_question_states_its_convention():
-    """The answer of a question is undetermined by its words: all conventions must be guessable from the notebook only."""
+    """A question's words leave its answer open: its convention can only be guessed, from the notebook."""
     for domain in DOMAINS:
         for question in make_split(domain, "pool").questions[:200]:
             assert not {"forward", "backward", "double"} & set(question.question.lower().split())

@@ -56,19 +56,24 @@ def test_tokenizer_without_chat_template(run, tmp_path, lab_model_dir, capsys):
     assert "no chat template" in fails(capsys, *run, f"model.path={tmp_path / 'bare'}")
 
 
-@pytest.mark.parametrize(("rows", "said"), [
-    (["{nope"], "q.jsonl:1: not JSON"),
-    ([{"question": ""}], "q.jsonl:1: no text"),
-    ([{"id": "a", "question": "x"}, {"id": "a", "question": "y"}], "id a was used before"),
-    ([], "is empty"),
-    ([{"question": "x"}] * 1, "context.m=4 demonstrations need at least 5"),
-])
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        (["{nope"], "q.jsonl:1: not JSON"),
+        ([{"question": ""}], "q.jsonl:1: no text"),
+        ([{"id": "a", "question": "x"}, {"id": "a", "question": "y"}], "id a was used before"),
+        ([], "is empty"),
+        ([{"question": "x"}] * 1, "context.m=4 demonstrations need at least 5"),
+    ],
+)
 def test_bad_questions(run, tmp_path, capsys, rows, said):
     assert said in fails(capsys, *run, *questions(tmp_path, rows))
 
 
 def test_options_without_the_answer(run, tmp_path, capsys):
-    rows = [{"id": i, "question": f"q {i}", "options": ["a", "b"], **({"answer": "A"} if i % 2 else {})} for i in range(20)]
+    rows = [
+        {"id": i, "question": f"q {i}", "options": ["a", "b"], **({"answer": "A"} if i % 2 else {})} for i in range(20)
+    ]
     assert "has options but no answer" in fails(capsys, *run, *questions(tmp_path, rows), "data.test_ratio=0.5")
 
 

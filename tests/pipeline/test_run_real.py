@@ -14,8 +14,17 @@ from nopsd.runs import read_json, read_jsonl
 
 pytestmark = pytest.mark.slow
 SMALL = (
-    "data.pool_limit=30", "eval.limit=6", "eval.n=4", "eval.bootstrap=50", "train.steps=3", "train.batch=4", "train.micro=2",
-    "train.checkpoint_every=2", "select.fraction=0.3", "context.m=2", "server.kv_cache_mib=128",
+    "data.pool_limit=30",
+    "eval.limit=6",
+    "eval.n=4",
+    "eval.bootstrap=50",
+    "train.steps=3",
+    "train.batch=4",
+    "train.micro=2",
+    "train.checkpoint_every=2",
+    "select.fraction=0.3",
+    "context.m=2",
+    "server.kv_cache_mib=128",
 )
 
 
@@ -38,9 +47,19 @@ def lab_run(tmp_path_factory):
 def test_every_stage_leaves_its_artefact(lab_run):
     folder, _, said = lab_run
     for name in (
-        "config.yaml", "environment.json", "data/pool.jsonl", "rollout/rollouts.parquet", "neurons/neurons.rank00000.npz",
-        "neurons/neurons.rank00001.npz", "select/selected.json", "select/contexts.json", "train/metrics.jsonl",
-        "train/export/model.safetensors", "evaluate/metrics.json", "report/report.html", "report/report.md",
+        "config.yaml",
+        "environment.json",
+        "data/pool.jsonl",
+        "rollout/rollouts.parquet",
+        "neurons/neurons.rank00000.npz",
+        "neurons/neurons.rank00001.npz",
+        "select/selected.json",
+        "select/contexts.json",
+        "train/metrics.jsonl",
+        "train/export/model.safetensors",
+        "evaluate/metrics.json",
+        "report/report.html",
+        "report/report.md",
     ):
         assert (folder / name).is_file(), name
     for shown in ("Avg@4", "maj@4", "ECE", "train/export", "report.html", "tensorboard --logdir"):
@@ -102,9 +121,20 @@ def test_no_label_reaches_training_artefacts(lab_run):
 def test_real_sciknoweval_questions_go_through(shared_data, tmp_path):
     """Real text, real options, letters for answers: the accuracy is chance, the path is the point."""
     done = nopsd(
-        "run", "--preset", "lab", f"run_dir={tmp_path / 'run'}", "data.name=sciknoweval", f"data.path={shared_data}",
-        "data.domain=Physics", "eval.targets=[Biology]", *SMALL, "train.steps=2", "rollout_zs.max_new=32", "eval.max_new=32",
-        "train.max_response=32", "server.max_model_len=4096",
+        "run",
+        "--preset",
+        "lab",
+        f"run_dir={tmp_path / 'run'}",
+        "data.name=sciknoweval",
+        f"data.path={shared_data}",
+        "data.domain=Physics",
+        "eval.targets=[Biology]",
+        *SMALL,
+        "train.steps=2",
+        "rollout_zs.max_new=32",
+        "eval.max_new=32",
+        "train.max_response=32",
+        "server.max_model_len=4096",
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     metrics = read_json(tmp_path / "run" / "evaluate" / "metrics.json")
@@ -117,8 +147,15 @@ def test_a_users_unlabeled_questions_train_too(tmp_path):
     questions = make_split(DOMAIN_BY_NAME["chemistry"], "pool").questions[:30]
     (tmp_path / "mine.jsonl").write_text("".join(json.dumps({"question": q.question}) + "\n" for q in questions))
     done = nopsd(
-        "run", "--preset", "lab", f"run_dir={tmp_path / 'run'}", "data.name=file", f"data.path={tmp_path / 'mine.jsonl'}",
-        "data.domain=mine", *SMALL, "train.steps=2",
+        "run",
+        "--preset",
+        "lab",
+        f"run_dir={tmp_path / 'run'}",
+        "data.name=file",
+        f"data.path={tmp_path / 'mine.jsonl'}",
+        "data.domain=mine",
+        *SMALL,
+        "train.steps=2",
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert (tmp_path / "run" / "train" / "export" / "model.safetensors").is_file()

@@ -32,8 +32,11 @@ def _question(row: Row) -> Question:
         raise DataError(f"{row.place}: columns `id` and `input` are needed")
     comment = str(row.values["input"] or "").strip()
     return Question(
-        uid=f"edu-{row.values['id']}", domain=DOMAIN, source="edu_feedback",
-        question=f"{ASK}\n\n{comment}" if comment else "", options=tuple(Option(p, p) for p in PHRASES),
+        uid=f"edu-{row.values['id']}",
+        domain=DOMAIN,
+        source="edu_feedback",
+        question=f"{ASK}\n\n{comment}" if comment else "",
+        options=tuple(Option(p, p) for p in PHRASES),
     )
 
 

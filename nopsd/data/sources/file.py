@@ -21,7 +21,9 @@ LETTERS = "ABCDEFGHIJ"
 
 def _rows(config: DataConfig, drop: tuple[str, ...] = ()) -> list[Row]:
     if not config.path:
-        raise DataError("data.name=file needs data.path: a .jsonl, .csv or .parquet file, a folder of them, or a hub id")
+        raise DataError(
+            "data.name=file needs data.path: a .jsonl, .csv or .parquet file, a folder of them, or a hub id"
+        )
     path = Path(config.path)
     if not path.exists() and config.path.count("/") == 1 and not path.suffix:
         return read_hub(config.path, "train", drop)
@@ -56,8 +58,11 @@ def _question(config: DataConfig, number: int, row: Row) -> Question:
             "fill it in, or set data.question_column"
         )
     return Question(
-        uid=_uid(config, number, row), domain=str(row.values.get("domain") or config.domain), source="file",
-        question=str(text), options=_options(row.place, row.values.get(config.options_column)),
+        uid=_uid(config, number, row),
+        domain=str(row.values.get("domain") or config.domain),
+        source="file",
+        question=str(text),
+        options=_options(row.place, row.values.get(config.options_column)),
     )
 
 

@@ -33,8 +33,12 @@ def _question(row: Row) -> Question:
     # Letters stay those of the full list, so that the gold letter keeps its meaning.
     options = tuple(Option(LETTERS[i], t) for i, t in enumerate(values["options"]) if t != "N/A")
     return Question(
-        uid=f"mmlu_pro-{values['question_id']}", domain=DOMAIN, source="mmlu_pro",
-        question=str(values.get("question") or ""), options=options, category=values.get("category"),
+        uid=f"mmlu_pro-{values['question_id']}",
+        domain=DOMAIN,
+        source="mmlu_pro",
+        question=str(values.get("question") or ""),
+        options=options,
+        category=values.get("category"),
     )
 
 

@@ -48,8 +48,13 @@ def _question(uid: str, row: Row) -> Question:
     options = tuple(Option(label, text) for label, text in zip(labels, texts, strict=False))
     details = values.get("details") or {}
     return Question(
-        uid=uid, domain=values["domain"], source="sciknoweval", question=str(values.get("question") or ""),
-        options=options, level=details.get("level"), category=details.get("subtask"),
+        uid=uid,
+        domain=values["domain"],
+        source="sciknoweval",
+        question=str(values.get("question") or ""),
+        options=options,
+        level=details.get("level"),
+        category=details.get("subtask"),
     )
 
 
