@@ -8,9 +8,10 @@ Every rank runs it in step with the others. The server always holds version `ste
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Mapping, Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -119,7 +120,7 @@ def learn(d: Distillation, batches: list[MicroBatch], hidden: list[torch.Tensor]
                 input_ids_BT=batch.student.ids_BT, rows_N=batch.student.rows_N, teacher_hidden_NH=hidden_NH,
                 teacher_weight_VH=teacher_weight_VH, token_weight_N=batch.weights_N, target_N=batch.targets_N,
             )
-        # The weights hold the global mean already: undo the averaging over ranks, and leave out that over micro-batches.
+        # The weights hold the global mean: undo the averaging over ranks, leave out that over micro-batches.
         d.student.backward(result.loss * d.ranks.world, scale_wrt_gas=False)
         sums.add(batch, result)
         if index == len(batches) - 1:

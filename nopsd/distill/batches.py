@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Sequence
 
 import torch
 from torch import Tensor
@@ -48,7 +48,7 @@ class Side:
     ids_BT: Tensor
     rows_N: Tensor
 
-    def to(self, device: torch.device | str) -> "Side":
+    def to(self, device: torch.device | str) -> Side:
         return Side(self.ids_BT.to(device), self.rows_N.to(device))
 
 
@@ -65,7 +65,7 @@ class MicroBatch:
     weights_N: Tensor
     served_N: Tensor
 
-    def to(self, device: torch.device | str) -> "MicroBatch":
+    def to(self, device: torch.device | str) -> MicroBatch:
         rest = (self.targets_N.to(device), self.weights_N.to(device), self.served_N.to(device))
         return MicroBatch(self.student.to(device), self.teacher.to(device), *rest)
 

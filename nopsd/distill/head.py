@@ -148,8 +148,8 @@ def gathered_weight(model: nn.Module) -> Iterator[Tensor]:
     weight = lm.get_output_embeddings().weight
     gather: Any = nullcontext()
     if hasattr(weight, "ds_id"):
-        from deepspeed.zero import GatheredParameters
+        import deepspeed
 
-        gather = GatheredParameters([weight])
+        gather = deepspeed.zero.GatheredParameters([weight])
     with gather:
-        yield weight.detach()
+        yield weight  # the Parameter itself: a detached alias would keep the whole weight alive afterwards

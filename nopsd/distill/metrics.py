@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -69,7 +70,7 @@ class StepSums:
         if gap.numel():
             self.max = torch.maximum(self.max, gap.max()[None])
 
-    def over_ranks(self, ranks: Ranks) -> "StepSums":
+    def over_ranks(self, ranks: Ranks) -> StepSums:
         whole = StepSums(self.sums.device)
         whole.sums, whole.max = ranks.all_sum(self.sums), ranks.all_max(self.max)
         return whole
@@ -87,7 +88,7 @@ class StepSums:
 
 
 def step_metrics(
-    d: "Distillation", step: int, skipped: int, taken: bool, sums: StepSums, rollouts: Sequence[Rollout],
+    d: Distillation, step: int, skipped: int, taken: bool, sums: StepSums, rollouts: Sequence[Rollout],
     uids: Sequence[str], clock: Clock,
 ) -> dict[str, float]:
     """The row of a step, equal on all ranks but for the times. Collective."""

@@ -7,8 +7,9 @@ token ids. Seeds derive from (seed, step, uid): a resumed run samples what the u
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, Mapping, Protocol, Sequence
+from typing import Any, Protocol
 
 from nopsd.config import SamplingConfig, TrainConfig
 from nopsd.data.prompts import TeacherPrompt
@@ -54,7 +55,8 @@ def sample_step(
     def ask() -> list[dict[str, Any]]:
         prompts = [student_prompts[uid] for uid in uids]
         rows = client.generate(
-            prompts, request_names(uids), sampling_of(config), step_seed(seed, step), expected_version=step, logprobs=True
+            prompts, request_names(uids), sampling_of(config), step_seed(seed, step), expected_version=step,
+            logprobs=True,
         )
         rollouts = [rollout for row in rows for rollout in row]
         check_rollouts(rollouts, step)

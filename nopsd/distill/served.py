@@ -43,7 +43,7 @@ def check_gap(config: Config, sums: StepSums, version: int) -> None:
     )
 
 
-def check_probe(d: "Distillation", rollout: Rollout, version: int) -> None:
+def check_probe(d: Distillation, rollout: Rollout, version: int) -> None:
     """Compare served and trained log-probs of one short response, where the next step's can't. Collective."""
     covered = d.config.distill.temperature == 1.0 and version < d.config.train.steps
     response = rollout.response_ids[:PROBE_TOKENS]

@@ -7,8 +7,9 @@ stage is done once export/ is there. Run by every rank.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -36,13 +37,13 @@ CONDUCT = ("checkpoint_every", "keep_checkpoints", "sync_check_every", "sync_tol
 
 def train(
     config: Config, selected: Sequence[str], student_prompts: Mapping[str, list[int]],
-    teacher_prompts: Mapping[str, TeacherPrompt], model_path: Path, client: RolloutClient, ranks: Ranks, folder: Path,
-    open_log: Callable[[int], Log] | None = None, progress: Callable[..., None] | None = None,
+    teacher_prompts: Mapping[str, TeacherPrompt], model_path: Path, client: RolloutClient | None, ranks: Ranks,
+    folder: Path, open_log: Callable[[int], Log] | None = None, progress: Callable[..., None] | None = None,
 ) -> None:
     """Distil into FOLDER/export; goes on from the newest whole checkpoint, and does nothing if the export is there.
 
-    `open_log(resume_step)` is called on rank 0 alone. Collective. Raises UserErrors: no questions, artefacts of
-    another run, a server that fails or holds other weights.
+    `client` and `open_log(resume_step)` are used on rank 0 alone. Collective. Raises UserErrors: no questions,
+    artefacts of another run, a server that fails or holds other weights.
     """
     check_prompts(selected, student_prompts, teacher_prompts)
     identity = identity_of(config, selected, student_prompts, teacher_prompts)
@@ -80,7 +81,9 @@ def load_engines(config: Config, model_path: Path, ranks: Ranks) -> tuple[Any, A
     torch.manual_seed((config.train.seed or config.seed) + ranks.rank)
     accumulation = micro_batches_per_rank(train.batch * train.n, ranks.world, train.micro)
     teacher_config = load_ds_config(dist.teacher_config, "teacher", device, train.micro, 1, 0.0, dtype)
-    student_config = load_ds_config(dist.student_config, "student", device, train.micro, accumulation, train.clip, dtype)
+    student_config = load_ds_config(
+        dist.student_config, "student", device, train.micro, accumulation, train.clip, dtype
+    )
     trusted = config.model.trust_remote_code
     teacher = load_frozen(str(model_path), dtype, teacher_config, trusted)
     student = load_student(
@@ -129,5 +132,5 @@ def already_exported(folder: Path, identity: Mapping[str, Any], ranks: Ranks) ->
 
     found = ranks.broadcast_json(made_from() if ranks.is_main else None)
     if found is not None and found != sha256_json(identity):
-        raise ArtefactError(f"{folder} was trained from other prompts or settings: choose another run_dir, or delete it")
+        raise ArtefactError(f"{folder} was trained from other prompts or settings: choose another run_dir")
     return found is not None

@@ -7,7 +7,8 @@ lose nearly every update at ρ = 0.01: only the copy the teacher computes with i
 
 from __future__ import annotations
 
-from typing import Any, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor

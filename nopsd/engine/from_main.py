@@ -5,14 +5,15 @@ Without this the other ranks would wait in a collective for a rank 0 that has lo
 
 from __future__ import annotations
 
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 from nopsd.engine.distributed import Ranks
 from nopsd.errors import UserError
 
 
 def from_main(ranks: Ranks, call: Callable[[], Any]) -> Any:
-    """`call()` of rank 0 (a JSON value) on every rank. Collective. A failure is raised everywhere, in rank 0's words."""
+    """`call()` of rank 0 (a JSON value) on every rank; its failure is raised everywhere. Collective."""
     outcome: dict[str, Any] = {}
     failure: Exception | None = None
     if ranks.is_main:

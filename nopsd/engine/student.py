@@ -7,8 +7,9 @@ is a pure function of the step, set before each step, so that a resumed run need
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 import torch
 

@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import sys
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -116,10 +117,15 @@ def record_run(session: Session) -> None:
     root = session.run.root
     try:
         root.mkdir(parents=True, exist_ok=True)
-        write_atomic(root / "config.yaml", to_yaml(session.config))
+        write_atomic(root / "config.yaml", to_yaml(without_secrets(session.config)))
         write_json(root / "environment.json", environment(session))
     except OSError as error:
         raise UserError(f"run_dir={root} can't be written ({error.strerror}): choose another run_dir") from error
+
+
+def without_secrets(config: Config) -> Config:
+    """The configuration as it may lie in a shared folder; ranks are given the key through the environment."""
+    return replace(config, server=replace(config.server, api_key=None))
 
 
 def environment(session: Session) -> dict[str, Any]:

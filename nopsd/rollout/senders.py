@@ -189,7 +189,8 @@ class NcclSender:
         from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
 
         sender = self
-        self._client, self._stream, self._timeout_s = client, iter(()), timeout_s
+        self._client, self._timeout_s = client, timeout_s
+        self._stream: Stream = iter(())
 
         class Source(VllmSource):
             def metadata(self) -> list[ParamMeta]:

@@ -31,6 +31,8 @@ from nopsd.rollout.client import RolloutClient
 from nopsd.rollout.weight_sync import choose_backend
 
 MODEL_NAME = "policy"
+# An exception's own line in vLLM's log, after `(Name pid=1)` and `ERROR date time [file:line]`.
+ERROR_LINE = re.compile(r"(?:^|[])] )((?:\w+\.)*\w*(?:Error|Exception): .+)")
 INITIAL_VERSION = 0
 # Set by training launchers; vLLM would take them for its own.
 LAUNCHER_VARIABLES = (
@@ -164,8 +166,8 @@ def server_command(config: ServerConfig, model: str, dtype: str, port: int, devi
 def log_tail(path: Path, lines: int = 12) -> str:
     """The first error in a log and its last lines, for an error message."""
     text = path.read_text(errors="replace").splitlines()
-    first = next((m.group(0) for t in text if (m := re.search(r"\b\w*(?:Error|Exception): .+", t))), None)
-    shown = "\n".join(t for t in text if t.strip()) if len(text) <= lines else "\n".join(text[-lines:])
+    first = next((m.group(1) for t in text if (m := ERROR_LINE.search(t))), None)
+    shown = "\n".join([t for t in text if t.strip()][-lines:])
     return f"{f'first error: {first}; ' if first else ''}its log is {path}, ending in:\n{shown}"
 
 

@@ -9,7 +9,14 @@ import torch
 
 from nopsd.config import TrainConfig
 from nopsd.distill.batches import (
-    Example, Side, batch_uids, check_alignment, loss_span, micro_batches_per_rank, plan, rank_micro_batches,
+    Example,
+    Side,
+    batch_uids,
+    check_alignment,
+    loss_span,
+    micro_batches_per_rank,
+    plan,
+    rank_micro_batches,
     sequence_weights,
 )
 from nopsd.engine.student import lr_at

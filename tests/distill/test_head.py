@@ -81,7 +81,7 @@ def test_model_equals_whole_logits_despite_padding(tied):
         result = DistillModel(lm, CONFIG)(ids, rows, hidden, weight, torch.full((6,), 1 / 6))
     torch.testing.assert_close(result.loss, reference, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(torch.autograd.grad(result.loss, parameters), expected, rtol=1e-4, atol=1e-6)
-    assert not hidden.requires_grad and not weight.requires_grad
+    assert not hidden.requires_grad and all(p.grad is None for p in teacher.parameters())
     assert result.stats["tokens"] == 6 and result.student_logprob_N is None
 
 
@@ -116,7 +116,7 @@ def test_head_keeps_training_mode_and_vocabulary():
 @pytest.mark.slow
 def test_zero3_gradients_equal_plain_torch(deepspeed_run, tmp_path):
     """Tied and untied, with parameters really released, an idle rank, training, steps and evaluation."""
-    finished = deepspeed_run(Path(__file__).with_name("worker_head.py"), tmp_path)
+    finished = deepspeed_run(Path(__file__).with_name("worker_head.py"), tmp_path, timeout=420)
     seen = [json.loads(line.split("SEEN ")[1]) for line in finished.output.splitlines() if "SEEN " in line]
     assert sorted((s["tied"], s["rank"]) for s in seen) == [(False, 0), (False, 1), (True, 0), (True, 1)]
     for s in seen:

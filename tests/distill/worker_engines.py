@@ -132,9 +132,9 @@ def case_ema(model: Path, out: Path, ranks: Ranks, dtype: str = "float32") -> di
     for name, parameter in d.teacher.module.named_parameters():
         with deepspeed.zero.GatheredParameters([parameter]):
             teacher[name] = parameter.detach().clone()
-    master = {n: t.dtype for n, t in d.ema.master.items()}
-    return {"path": path, "teacher": teacher, "logits": probe_logits(d.teacher.module, STUDENT_PROMPTS["q0"]),
-            "master": set(master.values()), "rows": list(d.log)}
+    probe = STUDENT_PROMPTS["q0"]
+    return {"path": path, "teacher": teacher, "probe": probe, "logits": probe_logits(d.teacher.module, probe),
+            "master": sorted({str(t.dtype) for t in d.ema.master.values()}), "rows": list(d.log)}
 
 
 def case_nonfinite(model: Path, out: Path, ranks: Ranks) -> dict[str, Any]:
@@ -221,7 +221,7 @@ def case_export(model: Path, out: Path, ranks: Ranks) -> dict[str, Any]:
     logits = probe_logits(lm, probe)
     distill(replace(d, config=config_of(2, steps=2)), 1)  # training goes on after gathers and an eval forward
     return {"difference": difference, "in_parts": in_parts, "refused": refused, "logits": logits, "probe": probe,
-            "whole": whole(build(config_of(2, steps=1), model, out / "x", ranks)), "rows": list(d.log)}
+            "rows": list(d.log)}
 
 
 CASES = {

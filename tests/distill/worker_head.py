@@ -114,7 +114,7 @@ def compare(ranks, folder, tied):
             for micro in range(2):  # DeepSpeed averages over ranks and accumulation steps
                 loss = plain_loss(plain_student, plain_teacher, micro_batch(rank, step, micro)) / 4
                 loss.backward() if loss.requires_grad else None
-        for (name, sharded), plain in zip(lm.named_parameters(), plain_student.parameters(), strict=True):
+        for sharded, plain in zip(lm.parameters(), plain_student.parameters(), strict=True):
             gradient = safe_get_full_grad(sharded)
             seen["grad"] = max(seen["grad"], (gradient - plain.grad).abs().max().item())
             seen["size"] = max(seen["size"], plain.grad.abs().max().item())
@@ -136,7 +136,7 @@ def main():
     parser.add_argument("folder")
     parser.add_argument("--local_rank", type=int, default=0)
     args = parser.parse_args()
-    ranks = init_distributed(DistConfig(ranks=2, timeout_s=120))
+    ranks = init_distributed(DistConfig(ranks=2, timeout_s=300))
     for tied in (False, True):
         compare(ranks, f"{args.folder}/{'tied' if tied else 'untied'}", tied)
     shutdown_distributed()

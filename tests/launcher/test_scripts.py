@@ -175,6 +175,26 @@ def test_a_package_pip_cannot_find_is_named(sandbox):
     assert "nopsd: No matching distribution found for numba==0.65.0 (Python 3.11.9)" in done.stderr
 
 
+def test_two_set_ups_at_once_install_once(sandbox):
+    """The quick start and the tests may be started side by side on a fresh clone."""
+    sandbox.program("hold", '#!/usr/bin/env bash\nexec 9>"$1"; flock 9; touch "$FAKE/held"; read -r\n')
+    venv = sandbox.root / ".venv"
+    venv.mkdir()
+    holder = subprocess.Popen(
+        [str(sandbox.bin / "hold"), str(venv / ".nopsd-setup-lock")], env=sandbox.env, stdin=subprocess.PIPE
+    )
+    while not (sandbox.fake / "held").exists():
+        time.sleep(0.02)
+    command = [str(sandbox.bin / "bash"), str(sandbox.root / "launcher/setup_env.sh")]
+    waiting = subprocess.Popen(command, env=sandbox.env, stdout=subprocess.PIPE, text=True)
+    assert waiting.stdout is not None
+    assert "another set-up" in waiting.stdout.readline()
+    assert sandbox.calls() == []
+    holder.communicate(b"\n", timeout=20)
+    assert "is ready" in waiting.communicate(timeout=60)[0]
+    assert len(sandbox.calls()) == 2
+
+
 def test_environment_that_does_not_load_is_refused(sandbox):
     (sandbox.fake / "broken").touch()
     done = sandbox.run("launcher/setup_env.sh")

@@ -26,7 +26,7 @@ def run(stream, clock, calls, name="neurons: score them"):
             clock.now += waited
             stage(done, total, **info)
     head, *lines = stream.getvalue().splitlines()
-    assert head == "neurons: score them ..."
+    assert head == "[3/8] neurons: score them ..."
     return [line.removeprefix("      ") for line in lines]
 
 

@@ -17,7 +17,8 @@ from nopsd.rollout import guardian
 COMMAND = """
 import os, signal, subprocess, sys, time
 if {stubborn}: signal.signal(signal.SIGTERM, signal.SIG_IGN)
-child = subprocess.Popen([sys.executable, "-c", "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(60)"])
+grandchild = "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(60)"
+child = subprocess.Popen([sys.executable, "-c", grandchild])
 open({pids!r}, "w").write(f"{{os.getpid()}} {{child.pid}}\\n")
 time.sleep({life})
 sys.exit(7)

@@ -54,10 +54,10 @@ def test_without_vllm_the_extra_to_install_is_named(
 
 
 def test_a_server_not_healthy_in_time_is_ended(tmp_path: Path, model_dir: Path) -> None:
-    with pytest.raises(ServerError, match=r"startup_timeout_s=0\.5.*server\.log"):
-        start(tmp_path, model_dir, startup_timeout_s=0.5)
-    ours = [c for c in psutil.Process(os.getpid()).children(recursive=True) if str(tmp_path) in " ".join(c.cmdline())]
-    assert ours == []
+    before = set(psutil.Process(os.getpid()).children(recursive=True))
+    with pytest.raises(ServerError, match=r"(?s)startup_timeout_s=2.*server\.log"):
+        start(tmp_path, model_dir, startup_timeout_s=2)
+    assert set(psutil.Process(os.getpid()).children(recursive=True)) <= before
 
 
 @pytest.mark.slow

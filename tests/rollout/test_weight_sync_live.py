@@ -119,7 +119,7 @@ def test_parameters_left_unset_are_an_error() -> None:
     ("asked", "device", "host", "used"),
     [
         ("auto", "cpu", "10.0.0.2", "gloo"), ("auto", "cuda", "127.0.0.1", "gloo"), ("auto", "cuda", "::1", "gloo"),
-        ("auto", "cuda", "gpu-host", "nccl"), ("disk", "cuda", "gpu-host", "disk"), ("nccl", "cuda", "localhost", "nccl"),
+        ("auto", "cuda", "gpu-host", "nccl"), ("disk", "cuda", "gpu-host", "disk"), ("nccl", "cuda", "::1", "nccl"),
     ],
 )  # fmt: skip
 def test_backend_choice(asked: str, device: str, host: str, used: str) -> None:
