@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 
 from nopsd.errors import UserError
@@ -53,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         return _fail(str(error))
     except KeyboardInterrupt:
-        return _fail("stopped by the keyboard; the same command continues where it was", 130)
+        return _fail("stopped; the same command continues where it was", 130)
 
 
 def dispatch(arguments: argparse.Namespace, preset: str | None, overrides: list[str]) -> int:
@@ -64,6 +65,8 @@ def dispatch(arguments: argparse.Namespace, preset: str | None, overrides: list[
         print(to_yaml(config), end="")
         return 0
     quiet()
+    # An orderly end on SIGTERM too (schedulers send it first): the server and the ranks are taken down.
+    signal.signal(signal.SIGTERM, _interrupt)
     from nopsd.pipeline import runner
 
     if arguments.command == "status":
@@ -80,6 +83,10 @@ def quiet() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
 
 
 def _fail(message: str, code: int = 1) -> int:

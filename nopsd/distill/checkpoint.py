@@ -77,8 +77,9 @@ def latest_valid(folder: Path, identity: Mapping[str, Any], ranks: Ranks) -> Che
     for commit in found:
         path = folder / tag_of(commit["step"])
         problems = [p for p in ranks.all_gather_json(_damage(path, ranks.rank, commit["files"])) if p]
-        if problems:
+        if problems and ranks.is_main:
             log.warning("checkpoint %s is skipped: %s", path, "; ".join(problems))
+        if problems:
             continue
         _refuse_other(path, commit, identity, ranks.world)
         return Checkpoint(path, commit["step"], commit["skipped"])

@@ -58,12 +58,14 @@ def load_causal_lm(
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"model.path={model_path} can't be loaded: {reason}") from error
     if live_config is not None:
-        assert_sharded(model)
+        assert_sharded(model, DTYPES[dtype])
     return model
 
 
-def assert_sharded(model: torch.nn.Module) -> None:
-    """RuntimeError naming the first parameter that ZeRO-3 does not own."""
+def assert_sharded(model: torch.nn.Module, dtype: torch.dtype) -> None:
+    """RuntimeError naming the first parameter that ZeRO-3 does not own, or holds in another dtype."""
     for name, parameter in model.named_parameters():
         if not hasattr(parameter, "ds_id"):
             raise RuntimeError(f"ZeRO-3 was asked for, but {name} of the model is not sharded")
+        if parameter.ds_tensor.dtype != dtype:  # DeepSpeed goes by bf16.enabled alone
+            raise RuntimeError(f"model.dtype is {dtype}, but ZeRO-3 holds {name} in {parameter.ds_tensor.dtype}")

@@ -1,7 +1,7 @@
 """The table a run closes with: before and after, in-domain and cross-domain, with 95 % intervals.
 
 In:  the DomainResults of the base and of the trained model on the same questions.
-Out: plain text for the console (under 80 columns) or markdown for the report.
+Out: plain text for the console (80 columns) or markdown for the report.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from nopsd.evaluation.evaluate import DomainResult, check_same_questions, fix_br
 from nopsd.evaluation.tables import markdown_table, signed
 
 Results = Mapping[str, DomainResult]
+Row = tuple[str, ...]  # as HEADER
 HEADER = ("", "before", "after", "change")
 
 
@@ -25,8 +26,10 @@ def closing_table(before: Results, after: Results, pool_domain: str, style: str 
     shared = [d for d in before if d in after]
     for domain in shared:
         check_same_questions(before[domain], after[domain])
-    blocks = [(title, _rows([before[d] for d in group], [after[d] for d in group])) for title, group in
-              _groups(shared, pool_domain)]
+    blocks = [
+        (title, _rows([before[d] for d in group], [after[d] for d in group]))
+        for title, group in _groups(shared, pool_domain)
+    ]
     notes = _notes(before, after, shared)
     return _markdown(blocks, notes) if style == "markdown" else _text(blocks, notes)
 
@@ -39,18 +42,18 @@ def _groups(shared: Sequence[str], pool_domain: str) -> list[tuple[str, list[str
     return groups + [(f"cross-domain: {d}", [d]) for d in cross]
 
 
-def _rows(before: Sequence[DomainResult], after: Sequence[DomainResult]) -> list[tuple[str, str, str, str]]:
+def _rows(before: Sequence[DomainResult], after: Sequence[DomainResult]) -> list[Row]:
     first = before[0]
     settings = (first.ece_bins, first.bootstrap, first.seed)
     was, now = [r.outcomes for r in before], [r.outcomes for r in after]
     sides = [mean_intervals(was, *settings), mean_intervals(now, *settings), paired_differences(was, now, *settings)]
     rows = []
     for key, name, scale, decimals in _metrics(first.samples):
-        values = [_interval(side[key], scale, decimals, sign=side is sides[2]) for side in sides]
-        rows.append((name, *values))
+        was_now = [_interval(side[key], scale, decimals, sign=False) for side in sides[:2]]
+        rows.append((name, *was_now, _interval(sides[2][key], scale, decimals, sign=True)))
     if len(before) == 1:
         moved = fix_break(before[0], after[0])
-        rows.append(("fixed/broken", "", "", f"{moved.fixed} / {moved.broken} of {len(first.rows)}"))
+        rows.append(("fix/break", "", "", f"{moved.fixed} / {moved.broken} of {len(first.rows)}"))
     return rows
 
 
@@ -68,16 +71,22 @@ def _interval(value: Interval, scale: float, decimals: int, sign: bool) -> str:
 
 
 def _notes(before: Results, after: Results, shared: Sequence[str]) -> list[str]:
-    notes = ["Accuracies in per cent; [95 % interval, questions resampled]; changes paired by question.",
-             "fixed/broken: majority answers that went from wrong to right / right to wrong."]
+    if not shared:
+        return ["No domain was evaluated both before and after."]
+    notes = ["Avg and maj in per cent; [95 % interval over questions]; changes are paired.",
+             "fix/break: majority answers that went wrong → right / right → wrong."]
     single = [d for d in {**before, **after} if d not in shared]
     if single:
         notes.append(f"Evaluated on one side only, left out: {', '.join(single)}.")
     return notes
 
 
-def _text(blocks: Sequence[tuple[str, list[tuple[str, str, str, str]]]], notes: Sequence[str]) -> str:
-    widths = [max([len(HEADER[i])] + [len(row[i]) + 2 * (i == 0) for _, rows in blocks for row in rows]) for i in range(4)]
+def _text(blocks: Sequence[tuple[str, list[Row]]], notes: Sequence[str]) -> str:
+    if not blocks:
+        return "\n".join(notes) + "\n"
+    indent = (1, 0, 0, 0)
+    shown = [row for _, rows in blocks for row in rows]
+    widths = [max([len(HEADER[i])] + [len(row[i]) + indent[i] for row in shown]) for i in range(4)]
     rule = "─" * (sum(widths) + 6)
 
     def line(cells: Sequence[str]) -> str:
@@ -85,11 +94,13 @@ def _text(blocks: Sequence[tuple[str, list[tuple[str, str, str, str]]]], notes: 
 
     lines = [line(HEADER), rule]
     for title, rows in blocks:
-        lines += [title, *(line(("  " + row[0], *row[1:])) for row in rows)]
+        lines += [title, *(line((" " + row[0], *row[1:])) for row in rows)]
     return "\n".join([*lines, rule, *notes]) + "\n"
 
 
-def _markdown(blocks: Sequence[tuple[str, list[tuple[str, str, str, str]]]], notes: Sequence[str]) -> str:
+def _markdown(blocks: Sequence[tuple[str, list[Row]]], notes: Sequence[str]) -> str:
+    if not blocks:
+        return "  \n".join(notes) + "\n"
     rows: list[Sequence[str]] = []
     for title, block in blocks:
         rows.append((f"**{title}**", "", "", ""))

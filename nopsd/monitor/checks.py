@@ -24,14 +24,15 @@ def _evaluation(inputs: ReportInputs) -> Iterator[str]:
         if domain not in inputs.after:
             continue
         before, after = inputs.before[domain], inputs.after[domain]
+        k = before.samples
         settings = (before.ece_bins, before.bootstrap, before.seed)
         change = paired_differences([before.outcomes], [after.outcomes], *settings)
         if _surely_below_zero(change["avg"]):
             yield f"{domain}: accuracy fell, and its 95 % interval excludes no change."
         if change["ece"].low is not None and change["ece"].low > 0:
             yield f"{domain}: calibration got worse (ECE {change['ece'].value:+.3f}) (F15)."
-        if change[f"pass@{before.samples}"].value < -0.02 and change["maj"].value >= 0:
-            yield f"{domain}: pass@{before.samples} fell while maj@{before.samples} did not: fewer different answers (F3)."
+        if change[f"pass@{k}"].value < -0.02 and change["maj"].value >= 0:
+            yield f"{domain}: pass@{k} fell while maj@{k} did not: fewer different answers (F3)."
         for key, name in (("unparsed", "answers that could not be read"), ("truncated", "responses cut at the limit")):
             if after.metrics[key] > before.metrics[key] + 0.02:
                 shares = f"{before.metrics[key]:.1%} to {after.metrics[key]:.1%}"

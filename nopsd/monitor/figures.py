@@ -66,6 +66,8 @@ def _curve(axis: Axes, rows: Rows, name: str, label: str, colour: str) -> bool:
 
 def running_mean(values: np.ndarray, window: int) -> np.ndarray:
     """Mean over the last `window` values, fewer at the beginning."""
+    if window == 1:
+        return values
     total = np.cumsum(np.concatenate([[0.0], values]))
     end = np.arange(1, len(values) + 1)
     start = np.maximum(end - window, 0)
@@ -100,7 +102,8 @@ def entropy_figure(rows: Rows) -> Figure | None:
     if not rows:
         return None
     figure, (both, gap) = panels(2)
-    drawn = [_curve(both, rows, "entropy_student", "student", BLUE), _curve(both, rows, "entropy_teacher", "teacher", ORANGE)]
+    drawn = [_curve(both, rows, "entropy_student", "student", BLUE),
+             _curve(both, rows, "entropy_teacher", "teacher", ORANGE)]
     _finish(both, "Next-token entropy", "entropy (nats)", drawn)
     drawn = [_curve(gap, rows, "entropy_gap", "gap", GREEN)]
     gap.axhline(0, color=GREY, linewidth=0.9)
@@ -149,7 +152,7 @@ def accuracy_figure(
     if not domains:
         return None
     k = next(iter({**before, **after}.values())).samples
-    figure, axes = panels(3, width=4.4, height=1.5 + 0.55 * max(len(domains), 2))
+    figure, axes = panels(3, width=4.4, height=1.8 + 0.55 * max(len(domains), 2))
     names = [("avg", f"Avg@{k} (%)", 100), ("maj", f"maj@{k} (%)", 100), ("ece", "ECE (less is better)", 1)]
     for axis, (metric, label, scale) in zip(axes, names, strict=True):
         for results, colour, shift, name in ((before, GREY, -0.13, "before"), (after, BLUE, 0.13, "after")):
@@ -160,7 +163,7 @@ def accuracy_figure(
         axis.set_xlabel(label)
         if axis is not axes[0]:
             axis.tick_params(labelleft=False)
-    axes[0].legend(frameon=False, fontsize=9, loc="best")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=2, frameon=False, fontsize=9)
     return figure
 
 

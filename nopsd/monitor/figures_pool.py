@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from nopsd.evaluation.metrics import pearson, spearman
 from nopsd.monitor.figures import BLUE, GREY, ORANGE, RED, panels
@@ -58,7 +59,7 @@ def _binned(axis: Axes, x: np.ndarray, y: np.ndarray, label: str, title: str) ->
     if np.ptp(x) > 0:
         slope, offset = np.polyfit(x, y, 1)
         ends = np.array([x.min(), x.max()])
-        axis.plot(ends, slope * ends + offset, color=GREY, linestyle="--", linewidth=1.2, label=f"slope {slope:.2g} a neuron")
+        axis.plot(ends, slope * ends + offset, color=GREY, linestyle="--", label=f"slope {slope:.2g} a neuron")
     axis.errorbar(centre, mean, yerr=error, fmt="o", color=RED, capsize=3, label="mean of equal-count bins, 95 %")
     axis.set(xlabel="neuron count s(x)", ylabel=label, ylim=(-0.07, 1.07), title=f"{title}\n{_correlations(x, y)}")
     axis.legend(frameon=True, framealpha=0.8, edgecolor="none", fontsize=8, loc="best")
@@ -85,27 +86,34 @@ def selection_figure(pool: PoolView | None) -> Figure | None:
         return None
     figure, (count, length) = panels(2)
     selected = np.asarray(pool.selected, dtype=bool)
-    for axis, values, label in ((count, pool.counts, "neuron count s(x)"),
+    kept = np.asarray(pool.counts, dtype=float)[selected]
+    # Other selectors' thresholds are not neuron counts.
+    threshold = pool.threshold if len(kept) and pool.threshold is not None and kept.max() <= pool.threshold else None
+    for axis, column, label in ((count, pool.counts, "neuron count s(x)"),
                                 (length, pool.lengths, "zero-shot response length (tokens)")):
-        values = np.asarray(values, dtype=float)
-        axis.hist([values[selected], values[~selected]], bins=_edges(values), stacked=True, color=[ORANGE, BLUE],
+        values = np.asarray(column, dtype=float)
+        edges = _edges(values, threshold if axis is count else None)
+        axis.hist([values[selected], values[~selected]], bins=edges, stacked=True, color=[ORANGE, BLUE],
                   label=[f"selected ({selected.sum()})", f"not selected ({(~selected).sum()})"])  # fmt: skip
         axis.set(xlabel=label, ylabel="questions")
-    if pool.threshold is not None:
-        count.axvline(pool.threshold, color=RED, linewidth=1.4, linestyle="--", label=f"threshold {pool.threshold:g}")
+    if threshold is not None:
+        whole = float(threshold).is_integer()  # counts: draw the line behind the last one kept
+        count.axvline(threshold + 0.5 * whole, color=RED, linestyle="--", label=f"threshold {threshold:g}")
     count.set_title(f"Selection by {pool.selector}")
     length.set_title("Response lengths")
     count.legend(frameon=False, fontsize=9)
     return figure
 
 
-def _edges(values: np.ndarray) -> np.ndarray:
-    """About 40 bins; of whole numbers, each bin holds as many of them as the next."""
+def _edges(values: np.ndarray, threshold: float | None) -> np.ndarray:
+    """About 40 bins; of whole numbers, each holds as many of them as the next, and one ends at the threshold."""
     low, high = values.min(), values.max()
-    if np.array_equal(values, np.round(values)):
-        width = max(1, round((high - low) / 40))
-        return np.arange(low - 0.5, high + width + 0.5, width)
-    return np.linspace(low, high, 41)
+    if not np.array_equal(values, np.round(values)):
+        return np.linspace(low, high, 41)
+    width = max(1, round((high - low) / 40))
+    if threshold is not None and low <= threshold <= high:
+        low = threshold + 1 - width * np.ceil((threshold + 1 - low) / width)
+    return np.arange(low - 0.5, high + width + 0.5, width)
 
 
 def demo_figure(demos: DemoView | None) -> Figure | None:
@@ -123,10 +131,12 @@ def demo_figure(demos: DemoView | None) -> Figure | None:
     low, middle, high = np.array([np.quantile(c, [0.05, 0.5, 0.95]) for c in columns]).T
     by_rank.errorbar(places, middle, yerr=[middle - low, high - middle], fmt="o", color=BLUE, capsize=3,
                      label="median, 5–95 % of questions")  # fmt: skip
-    by_rank.set(xlabel="demonstration (1 = nearest)", ylabel="Jaccard distance J", title="By nearness", xticks=list(places))
+    by_rank.set(xlabel="demonstration (1 = nearest)", ylabel="Jaccard distance J", title="By nearness")
+    by_rank.xaxis.set_major_locator(MaxNLocator(integer=True))
     if demos.mean_pairwise is not None:
-        for axis, line in ((histogram, "axvline"), (by_rank, "axhline")):
-            getattr(axis, line)(demos.mean_pairwise, color=RED, linestyle="--", label=f"random pairs {demos.mean_pairwise:.3f}")
-    histogram.legend(frameon=False, fontsize=9) if demos.mean_pairwise is not None else None
+        label = f"random pairs {demos.mean_pairwise:.3f}"
+        histogram.axvline(demos.mean_pairwise, color=RED, linestyle="--", label=label)
+        by_rank.axhline(demos.mean_pairwise, color=RED, linestyle="--", label=label)
+        histogram.legend(frameon=False, fontsize=9)
     by_rank.legend(frameon=False, fontsize=9)
     return figure

@@ -27,7 +27,7 @@ from nopsd.monitor.views import PoolView, ReportInputs
 from nopsd.runs import write_atomic
 
 SECRETS = ("key", "token", "password", "secret")
-STYLE = """body { max-width: 68rem; margin: 2rem auto; padding: 0 1rem; font: 16px/1.5 system-ui, sans-serif; color: #222 }
+STYLE = """body { max-width: 68rem; margin: 2rem auto; padding: 0 1rem; font: 16px/1.5 system-ui, sans-serif }
 img { max-width: 100%; height: auto } pre { background: #f5f5f5; padding: 1rem; overflow-x: auto; font-size: 13px }
 table { border-collapse: collapse; margin: 1rem 0 } th, td { padding: .25rem .7rem; border-bottom: 1px solid #ddd }
 td { font-variant-numeric: tabular-nums } h2 { margin-top: 2.5rem; border-bottom: 2px solid #eee } em { color: #555 }"""
@@ -79,9 +79,9 @@ def _result(draft: _Draft, inputs: ReportInputs) -> None:
     draft.text(f"# {_escape(inputs.title)}", *(_escape(note) for note in inputs.notes), "## Result")
     before, after = inputs.before, inputs.after
     if not before or not after:
-        missing = "neither model" if not before and not after else "the base model" if not before else "the trained model"
-        draft.text(f"*No before/after table: {missing} {'was' if before or after else 'has been'} "
-                   f"{'not ' if before or after else ''}evaluated (questions without answers can't be).*")
+        missing = "both models" if not before and not after else "the base model" if not before else "the trained model"
+        draft.text(f"*No before/after table: the evaluation of {missing} is not there. "
+                   "Questions without answers can't be evaluated.*")
     else:
         draft.text(closing_table(before, after, inputs.pool_domain, style="markdown"))
     noted = observations(inputs)
@@ -148,7 +148,8 @@ def _selection(draft: _Draft, inputs: ReportInputs) -> None:
 
 def _selection_table(pool: PoolView) -> str:
     selected = np.asarray(pool.selected, dtype=bool)
-    columns = [("neuron count", pool.counts, ".1f"), ("length (tokens)", pool.lengths, ".1f")]
+    columns: list[tuple[str, Sequence[Any], str]] = [("neuron count", pool.counts, ".1f")]
+    columns.append(("length (tokens)", pool.lengths, ".1f"))
     optional = (("cut (share)", pool.truncated), ("right (share)", pool.correct), ("majority share", pool.agreement))
     columns += [(label, values, ".3f") for label, values in optional if values is not None]
     rows = []

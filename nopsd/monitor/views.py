@@ -23,7 +23,7 @@ class PoolView:
     truncated: Sequence[bool] | None = None
     correct: Sequence[float | None] | None = None  # share of right zero-shot answers, from evaluation; None: unknown
     agreement: Sequence[float] | None = None  # share of the majority answer, label-free; needs several samples
-    threshold: float | None = None  # greatest selected s, where selection was by s
+    threshold: float | None = None  # the selector's; drawn if it bounds the selected neuron counts
     selector: str = "neuron_count"
 
 

@@ -1,14 +1,13 @@
 """Start a distributed stage: `deepspeed` with `dist.ranks` processes on this host, output to the stage's log.
 
-The ranks run in a session of their own; whatever ends this command ends them, by their ids, and
-nothing else. Progress comes back through a small file that rank 0 writes.
+The ranks run in a session of their own under `nopsd.rollout.guardian`: whatever ends this command, SIGKILL
+included, ends them, and nothing else. Progress comes back through a small file that rank 0 writes.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -16,9 +15,8 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import psutil
-
 from nopsd.errors import UserError
+from nopsd.rollout import guardian
 from nopsd.runs import write_json
 
 PROGRESS_VARIABLE = "NOPSD_PROGRESS_FILE"
@@ -76,11 +74,12 @@ def launch_stage(
         "TOKENIZERS_PARALLELISM": "false",
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
     }
+    guard = [sys.executable, "-I", "-S", guardian.__file__]
     with open(log, "ab") as output:
         start = output.tell()
         process = subprocess.Popen(
-            deepspeed_command(stage, config_path, ranks),
-            stdin=subprocess.DEVNULL,
+            [*guard, *deepspeed_command(stage, config_path, ranks)],
+            stdin=subprocess.PIPE,
             stdout=output,
             stderr=output,
             env=env,
@@ -92,25 +91,11 @@ def launch_stage(
                 time.sleep(POLL_S)
             _relay(progress_file, progress)
         finally:
-            end_descendants(process)
+            assert process.stdin is not None
+            process.stdin.close()  # the guardian ends the ranks, if there are any left, and then itself
+            process.wait()
     if process.returncode:
         raise UserError(_failure(stage, log, start, process.returncode))
-
-
-def end_descendants(process: subprocess.Popen[bytes]) -> None:
-    """End the launcher and every process below it that is still there, by id."""
-    if process.poll() is not None:
-        return
-    try:
-        family = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
-    except psutil.NoSuchProcess:
-        return
-    for member in family:
-        try:
-            member.send_signal(signal.SIGKILL)
-        except psutil.NoSuchProcess:
-            pass
-    process.wait()
 
 
 def _relay(file: Path, progress: Callable[..., None] | None) -> None:

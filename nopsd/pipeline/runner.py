@@ -16,6 +16,7 @@ from nopsd.config import Config, to_yaml
 from nopsd.errors import ConfigError, UserError
 from nopsd.evaluation.stage import check_answers_known
 from nopsd.monitor.progress import StageProgress
+from nopsd.pipeline.closing import closing_words
 from nopsd.pipeline.launch import launch_stage, rank_progress, under_launcher
 from nopsd.pipeline.session import Session
 from nopsd.pipeline.stages import STAGE_BY_NAME, STAGES, Stage, fingerprint
@@ -34,6 +35,7 @@ def run_all(config: Config, redo: str | None = None) -> None:
         check_answers_known(config)
         for stage in STAGES:
             run_stage(session, stage)
+        print(closing_words(session))
 
 
 def run_one(config: Config, name: str, redo: str | None = None) -> None:

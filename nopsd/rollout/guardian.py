@@ -15,10 +15,13 @@ import time
 
 GRACE_S = 20.0
 PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
 
 
-def die_with_parent() -> None:
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+def prctl(option: int, value: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(option, value, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), f"prctl({option})")
 
 
 def others_in_group() -> list[int]:
@@ -50,24 +53,31 @@ def wait_for_end(child: subprocess.Popen) -> None:
 
 
 def end_others(grace_s: float = 5.0) -> None:
+    """Wait for what the command left behind, then SIGKILL it; returns when it is gone."""
     deadline = time.monotonic() + grace_s
-    while (pids := others_in_group()) and time.monotonic() < deadline:
+    while pids := others_in_group():
+        for pid in pids if time.monotonic() > deadline else ():
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass  # it ended by itself meanwhile
         time.sleep(0.1)
-    for pid in pids:
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass  # it ended by itself meanwhile
+    try:
+        while os.waitpid(-1, os.WNOHANG) != (0, 0):
+            pass
+    except ChildProcessError:
+        pass  # no orphans left to reap
 
 
 def main() -> int:
+    prctl(PR_SET_CHILD_SUBREAPER, 1)  # the command's orphans come to us
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # the end of standard input is what ends us
 
     def before_exec() -> None:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)
-        die_with_parent()
+        prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
     child = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL, preexec_fn=before_exec)
     wait_for_end(child)

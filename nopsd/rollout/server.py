@@ -166,9 +166,18 @@ def server_command(config: ServerConfig, model: str, dtype: str, port: int, devi
 def log_tail(path: Path, lines: int = 12) -> str:
     """The first error in a log and its last lines, for an error message."""
     text = path.read_text(errors="replace").splitlines()
-    first = next((m.group(1) for t in text if (m := ERROR_LINE.search(t))), None)
+    first = _first_error(text)
     shown = "\n".join([t for t in text if t.strip()][-lines:])
     return f"{f'first error: {first}; ' if first else ''}its log is {path}, ending in:\n{shown}"
+
+
+def _first_error(text: list[str]) -> str | None:
+    for number, line in enumerate(text):
+        if found := ERROR_LINE.search(line):
+            # pydantic names the cause in the line below.
+            cause = text[number + 1 : number + 2] if "validation error" in found.group(1) else []
+            return " ".join([found.group(1), *(re.sub(r"^\(\w+ pid=\d+\)", "", c).strip() for c in cause)])
+    return None
 
 
 def _transfer_backend(config: ServerConfig, device: str) -> str:

@@ -130,7 +130,8 @@ def test_an_unknown_mode_is_refused():
         extract_answer("A", LETTERS, "loose")
 
 
-PIECES = [*"ABCDEJk .:()\n", "<answer>", "</answer>", "<think>", "</think>", r"\boxed{", "}", "answer is ", "with explanation"]
+TAGS = ["<answer>", "</answer>", "<think>", "</think>"]
+PIECES = [*TAGS, *"ABCDEJk .:()\n}", r"\boxed{", "answer is ", "with explanation"]
 NOISE = st.lists(st.sampled_from(PIECES)).map("".join)
 
 

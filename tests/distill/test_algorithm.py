@@ -76,7 +76,7 @@ def test_the_teacher_computes_with_the_average_and_not_with_what_it_loaded(engin
     from transformers import AutoModelForCausalLM
 
     found = engine_cases["2xema"]
-    model = AutoModelForCausalLM.from_pretrained(engine_cases["models"][2], dtype=torch.float32).eval()
+    model = AutoModelForCausalLM.from_pretrained(engine_cases["models"] / "tied", dtype=torch.float32).eval()
     ids = torch.tensor([found["probe"]])
     with torch.no_grad():
         base = model(ids).logits[0]

@@ -14,18 +14,27 @@ from nopsd.distill.export import RECORD, copy_companions
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
+CASES = {"tied": (2, "export"), "untied": (1, "export_untied")}
+
+
+@pytest.fixture(params=CASES)
+def case(request: pytest.FixtureRequest, engine_cases: dict[str, Any]) -> tuple[str, dict[str, Any], Path]:
+    """Kind of embeddings, what the case found, and the folder of its exports."""
+    ranks, name = CASES[request.param]
+    return request.param, engine_cases[f"{ranks}x{name}"], engine_cases["folders"][ranks]
+
+
 @pytest.mark.parametrize("name", ["export", "export_parts"])
 def test_the_export_gives_the_engines_logits_tied_and_untied_in_one_file_and_in_several(
-    engine_cases: dict[str, Any], ranks: int, name: str
+    case: tuple[str, dict[str, Any], Path], name: str
 ):
     from transformers import AutoModelForCausalLM
 
-    found, folder = engine_cases[f"{ranks}xexport"], engine_cases["folders"][ranks] / name
+    kind, found, folder = case[0], case[1], case[2] / name
     model, report = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
     assert not report["missing_keys"] and not report["unexpected_keys"] and not report["mismatched_keys"]
-    assert model.config.tie_word_embeddings is (ranks == 2)
-    assert (model.lm_head.weight is model.model.embed_tokens.weight) is (ranks == 2)
+    assert model.config.tie_word_embeddings is (kind == "tied")
+    assert (model.lm_head.weight is model.model.embed_tokens.weight) is (kind == "tied")
     with torch.no_grad():
         logits = model.eval()(torch.tensor([found["probe"]])).logits[0]
     assert (logits - found["logits"]).abs().max() < 1e-4
@@ -35,24 +44,22 @@ def test_the_export_gives_the_engines_logits_tied_and_untied_in_one_file_and_in_
     assert json.loads((folder / RECORD).read_text())["max_logit_difference"] < 1e-4
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
-def test_it_is_the_trained_model_and_not_the_base(engine_cases: dict[str, Any], ranks: int):
+def test_it_is_the_trained_model_and_not_the_base(case: tuple[str, dict[str, Any], Path], tiny_models: Path):
     from transformers import AutoModelForCausalLM
 
-    found = engine_cases[f"{ranks}xexport"]
-    base = AutoModelForCausalLM.from_pretrained(engine_cases["models"][ranks]).eval()
+    kind, found, _ = case
+    base = AutoModelForCausalLM.from_pretrained(tiny_models / kind).eval()
     with torch.no_grad():
         assert (base(torch.tensor([found["probe"]])).logits[0] - found["logits"]).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
-def test_falsified_weights_are_refused_and_leave_no_export(engine_cases: dict[str, Any], ranks: int):
-    assert "is not the trained one" in engine_cases[f"{ranks}xexport"]["refused"]
-    assert not (engine_cases["folders"][ranks] / "export_false").exists()
+def test_falsified_weights_are_refused_and_leave_no_export(case: tuple[str, dict[str, Any], Path]):
+    assert "is not the trained one" in case[1]["refused"]
+    assert not (case[2] / "export_false").exists()
 
 
-def test_training_goes_on_after_an_export(engine_cases: dict[str, Any]):
-    rows = engine_cases["2xexport"]["rows"]
+def test_training_goes_on_after_an_export(case: tuple[str, dict[str, Any], Path]):
+    rows = case[1]["rows"]
     assert len(rows) == 2 and rows[1]["grad_norm"] > 0
 
 

@@ -1,6 +1,7 @@
 """Runs the distillation loop on real ZeRO-3 engines with canned responses; started by `deepspeed`, no server.
 
-usage: worker_engines.py MODEL_DIR OUT_DIR CASE [CASE ...]   Each case leaves OUT_DIR/CASE.pt, written by rank 0.
+usage: worker_engines.py MODELS_DIR OUT_DIR CASE [CASE ...]   Each case leaves OUT_DIR/CASE.pt, written by rank 0.
+MODELS_DIR holds tied/ and untied/; a case whose name ends in _untied takes the latter.
 The canned client's real twin is in test_train_real.py.
 """
 
@@ -228,15 +229,16 @@ CASES = {
     "micro4": lambda *a: case_invariance(*a, 4), "micro3": lambda *a: case_invariance(*a, 3),
     "micro2": lambda *a: case_invariance(*a, 2), "micro1": lambda *a: case_invariance(*a, 1),
     "align": case_align, "ema": case_ema, "ema_bf16": lambda *a: case_ema(*a, "bfloat16"), "nonfinite": case_nonfinite,
-    "resume": case_resume, "export": case_export,
+    "resume": case_resume, "export": case_export, "export_untied": case_export,
 }
 
 
 def main() -> None:
-    model, out, *cases = [a for a in sys.argv[1:] if not a.startswith("--local_rank")]
+    models, out, *cases = [a for a in sys.argv[1:] if not a.startswith("--local_rank")]
     ranks = init_distributed(DistConfig(timeout_s=120))
     for case in cases:
-        found = CASES[case](Path(model), Path(out), ranks)
+        model = Path(models) / ("untied" if case.endswith("_untied") else "tied")
+        found = CASES[case](model, Path(out), ranks)
         if ranks.is_main:
             torch.save(found, Path(out) / f"{case}.pt")
     ranks.barrier()

@@ -105,15 +105,17 @@ def compare(ranks, folder, tied):
     seen["same_parameter"] = (head.weight is lm.model.embed_tokens.weight) == tied
 
     for step in range(2):
+        for rank in range(2):
+            for micro in range(2):  # DeepSpeed averages over ranks and accumulation steps
+                loss = plain_loss(plain_student, plain_teacher, micro_batch(rank, step, micro)) / 4
+                loss.backward() if loss.requires_grad else None
         for micro in range(2):
             result = engine_result(student, teacher, micro_batch(ranks.rank, step, micro))
             expected = plain_loss(plain_student, plain_teacher, micro_batch(ranks.rank, step, micro))
             seen["loss"] = max(seen["loss"], (result.loss - expected).abs().item())
             student.backward(result.loss)
-        for rank in range(2):
-            for micro in range(2):  # DeepSpeed averages over ranks and accumulation steps
-                loss = plain_loss(plain_student, plain_teacher, micro_batch(rank, step, micro)) / 4
-                loss.backward() if loss.requires_grad else None
+            if micro == 0:
+                student.step()  # counts the micro-batch
         for sharded, plain in zip(lm.parameters(), plain_student.parameters(), strict=True):
             gradient = safe_get_full_grad(sharded)
             seen["grad"] = max(seen["grad"], (gradient - plain.grad).abs().max().item())

@@ -29,11 +29,14 @@ def check_collectives(ranks, size):
 
 def check_rows(ranks):
     """37 x 5 over 2 and 4 ranks: shards end within rows, and the last one is padded."""
-    config = {"train_micro_batch_size_per_gpu": 1, "zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 0}}
     torch.manual_seed(0)
     whole = torch.randn(37, 5)
     for dtype in (torch.float32, torch.bfloat16):
-        with deepspeed.zero.Init(config_dict_or_path=config, dtype=dtype):
+        config = {
+            "train_micro_batch_size_per_gpu": 1, "bf16": {"enabled": dtype == torch.bfloat16},
+            "zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 0},
+        }  # fmt: skip
+        with deepspeed.zero.Init(config_dict_or_path=config):
             layer = torch.nn.Linear(5, 37, bias=False)
         with deepspeed.zero.GatheredParameters([layer.weight], modifier_rank=0):
             if ranks.is_main:

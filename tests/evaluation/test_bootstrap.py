@@ -5,7 +5,13 @@ import pytest
 
 from nopsd.evaluation import metrics
 from nopsd.evaluation.bootstrap import (
-    Outcomes, headline, intervals, mean_intervals, paired_differences, pass_ks, resample_counts,
+    Outcomes,
+    headline,
+    intervals,
+    mean_intervals,
+    paired_differences,
+    pass_ks,
+    resample_counts,
 )
 
 

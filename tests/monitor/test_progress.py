@@ -83,7 +83,8 @@ def test_on_a_terminal_there_is_a_bar_with_the_time_left():
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"), [(4.21, "4.2 s"), (9.97, "10 s"), (59.6, "1 min 00 s"), (185, "3 min 05 s"), (3725, "1 h 02 min")],
-)  # fmt: skip
+    ("seconds", "text"),
+    [(4.21, "4.2 s"), (9.97, "10 s"), (59.6, "1 min 00 s"), (185, "3 min 05 s"), (3725, "1 h 02 min")],
+)
 def test_durations(seconds, text):
     assert duration(seconds) == text

@@ -39,14 +39,16 @@ def test_one_sample_equals_the_first_of_many(client: RolloutClient, prompts: lis
 
 def test_ids_finish_reasons_and_text(client: RolloutClient, prompts: list[list[int]], model: torch.nn.Module) -> None:
     eos = model.config.eos_token_id
-    rows = client.generate(prompts, UIDS, SamplingConfig(n=8, temperature=1.0, top_p=1.0, top_k=-1, max_new=60), seed=0)
-    rollouts = [r for row in rows for r in row]
-    for rollout, prompt in zip(rollouts, [p for p in prompts for _ in range(8)]):
-        assert rollout.prompt_ids == prompt and rollout.logprobs is None
-        assert rollout.finish_reason == ("stop" if rollout.response_ids[-1] == eos else "length")
-        assert eos not in rollout.response_ids[:-1]
-        assert rollout.truncated == (len(rollout.response_ids) == 60 and rollout.response_ids[-1] != eos)
-    assert {r.finish_reason for r in rollouts} == {"stop", "length"}, "the case must hold both"
+    seen = set()
+    for max_new in (3, 200):
+        rows = client.generate(prompts, UIDS, SamplingConfig(2, 1.0, 1.0, -1, max_new), seed=0)
+        for rollout, prompt in zip([r for row in rows for r in row], [p for p in prompts for _ in range(2)]):
+            assert rollout.prompt_ids == prompt and rollout.logprobs is None
+            assert rollout.finish_reason == ("stop" if rollout.response_ids[-1] == eos else "length")
+            assert eos not in rollout.response_ids[:-1]
+            assert rollout.truncated == (len(rollout.response_ids) == max_new and rollout.response_ids[-1] != eos)
+            seen.add(rollout.finish_reason)
+    assert seen == {"stop", "length"}, "the case must hold both"
 
 
 def test_greedy_logprobs_equal_the_model(

@@ -105,6 +105,6 @@ def main(case_file: str, result_file: str) -> None:
 
 if __name__ == "__main__":
     try:
-        main(*sys.argv[1:])
+        main(*sys.argv[-2:])  # the launcher puts --local_rank before them
     except StaleWeightsError as error:
         sys.exit(str(error))

@@ -1,0 +1,62 @@
+"""Which rollouts go together: budgets, whole questions, thinking cut off, even shares."""
+
+from nopsd.neurons.batches import deal, input_ids, plan_bundles, scored_span
+from nopsd.rollout.types import Rollout
+
+
+def rollout(prompt, response, uid="a", sample=0):
+    return Rollout(uid, sample, prompt, response, "", "stop", 0)
+
+
+def test_batches_keep_the_budget_and_every_rollout_once(make_rollouts):
+    rollouts = make_rollouts(30, samples=3)
+    bundles = plan_bundles(rollouts, 60)
+    batches = [batch for bundle in bundles for batch in bundle]
+    assert sorted(i for batch in batches for i in batch) == list(range(90))
+    for batch in batches:
+        padded = len(batch) * max(len(rollouts[i].prompt_ids + rollouts[i].response_ids) for i in batch)
+        assert padded <= 60 or len(batch) == 1
+    homes = {}
+    for number, bundle in enumerate(bundles):
+        for batch in bundle:
+            for i in batch:
+                assert homes.setdefault(rollouts[i].uid, number) == number  # a question stays whole
+    assert len(batches) < 60  # and they do share batches
+
+
+def test_the_plan_depends_on_the_rollouts_alone_not_on_their_order(make_rollouts):
+    """Else scores could differ in the last bit between two equal runs."""
+    rollouts = make_rollouts(20)
+    shuffled = rollouts[::-1]
+    plan = [[[rollouts[i].uid for i in b] for b in bundle] for bundle in plan_bundles(rollouts, 60)]
+    assert plan == [[[shuffled[i].uid for i in b] for b in bundle] for bundle in plan_bundles(shuffled, 60)]
+
+
+def test_deal_gives_even_shares_and_an_idle_rank_an_empty_hand():
+    bundles = [((0,), (1,), (2,)), ((3,),), ((4,),), ((5,),)]
+    assert deal(bundles, [0, 1, 2, 3], 2) == [[0], [1, 2, 3]]
+    assert deal(bundles, [1, 3], 3) == [[1], [3], []]
+
+
+def test_padding_is_on_the_right():
+    ids = input_ids([rollout([5], [6, 7]), rollout([8], [9])], (0, 1))
+    assert ids.tolist() == [[5, 6, 7], [8, 9, 0]]
+
+
+def test_thinking_is_dropped_up_to_the_last_closing_tag():
+    """50 opens, 51 closes. A template may open or close the block in the prompt already."""
+    tags = (50, 51)
+
+    def span(prompt, response, think_ids=tags, drop_last=False):
+        found = scored_span(rollout(prompt, response), 0, think_ids, drop_last)
+        return found.start, found.stop
+
+    assert span([1, 50], [3, 51, 4, 5]) == (2, 4)
+    assert span([1], [50, 3, 51, 9, 51, 4]) == (5, 6)
+    assert span([1, 50], [3, 4]) == (2, 2)  # never stopped thinking
+    assert span([1, 50, 51], [3, 4]) == (0, 2)  # thinking switched off by the template
+    assert span([1], [3, 4]) == (0, 2)
+    assert span([1, 50], [3, 51, 4, 5], None) == (0, 4)
+    assert span([1, 50], [3, 51, 4, 5], drop_last=True) == (2, 3)
+    assert span([1, 50], [51], drop_last=True) == (0, 0)
+    assert span([1], []) == (0, 0)

@@ -1,0 +1,126 @@
+"""The stage: resuming, refusing, merging rollouts, and its files."""
+
+import numpy as np
+import pytest
+
+from nopsd.config import NeuronConfig
+from nopsd.errors import ArtefactError, ConfigError, DataError
+from nopsd.neurons.stage import load_neurons, score_rollouts
+from nopsd.neurons.store import rank_file, read_neurons, write_neurons
+
+CONFIG = NeuronConfig(per_layer=12, k=20, chunk=5, max_batch_tokens=40)
+
+
+def assert_equal(a, b):
+    assert (a.uids, a.header) == (b.uids, b.header)
+    for name in ("counts", "ids", "scores", "lengths", "truncated", "histogram"):
+        assert np.array_equal(getattr(a, name), getattr(b, name)), name
+
+
+def test_a_killed_run_scores_no_finished_batch_again(engine, unsharded, alone, make_rollouts, tmp_path):
+    rollouts = make_rollouts(12)
+    whole = score_rollouts(engine, rollouts, CONFIG, alone, tmp_path / "whole", model_hash="m")
+    assert engine.forwards > 5
+
+    seen = []
+    first = unsharded(engine.module)
+
+    def progress(done, total):
+        seen.append((done, total))
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        score_rollouts(first, rollouts, CONFIG, alone, tmp_path / "cut", progress, model_hash="m")
+    assert first.forwards == 3
+    second, reports = unsharded(engine.module), []
+    resumed = score_rollouts(
+        second, rollouts, CONFIG, alone, tmp_path / "cut", lambda d, t: reports.append((d, t)), model_hash="m"
+    )
+    assert second.forwards == engine.forwards - 3
+    assert_equal(resumed, whole)
+    assert reports[0][0] > seen[-1][0] and reports[-1] == (12, 12)
+    # A third run finds the files whole, and only they are left.
+    third = unsharded(engine.module)
+    assert_equal(score_rollouts(third, rollouts, CONFIG, alone, tmp_path / "cut", model_hash="m"), whole)
+    assert third.forwards == 0
+    assert [p.name for p in (tmp_path / "cut").iterdir()] == ["neurons.rank00000.npz"]
+
+
+def test_other_work_is_not_taken_up(engine, alone, make_rollouts, tmp_path):
+    """Parts and files of another model, config or rollouts must not be mistaken for this work's."""
+    rollouts = make_rollouts(6)
+    score_rollouts(engine, rollouts, CONFIG, alone, tmp_path, model_hash="m")
+    once = engine.forwards
+    for changed in ({"model_hash": "n"}, {"rollouts": make_rollouts(6, seed=1)}, {"config": NeuronConfig(k=3)}):
+        arguments = {"rollouts": rollouts, "config": CONFIG, "model_hash": "m", **changed}
+        score_rollouts(engine, arguments["rollouts"], arguments["config"], alone, tmp_path,
+                       model_hash=arguments["model_hash"])
+        assert engine.forwards > once
+        once = engine.forwards
+
+
+def test_batch_composition_does_not_change_the_sets(engine, alone, make_rollouts, tmp_path):
+    """T-SETS: deterministic under batch re-ordering; padding must not leak into the scores."""
+    rollouts = make_rollouts(12)
+    together = score_rollouts(engine, rollouts, CONFIG, alone, tmp_path / "a", model_hash="m")
+    one_by_one = NeuronConfig(per_layer=12, k=20, chunk=5, max_batch_tokens=1)
+    single = score_rollouts(engine, rollouts[::-1], one_by_one, alone, tmp_path / "b", model_hash="m")
+    assert np.array_equal(together.counts, single.counts) and np.array_equal(together.ids, single.ids)
+    assert np.allclose(together.scores, single.scores, rtol=2e-3)
+
+
+def test_several_rollouts_a_question_make_one_row(engine, alone, make_rollouts, tmp_path):
+    rollouts = make_rollouts(4, samples=3)
+    merged = score_rollouts(engine, rollouts, CONFIG, alone, tmp_path / "all", model_hash="m")
+    each = [
+        score_rollouts(engine, [r for r in rollouts if r.sample == s], CONFIG, alone, tmp_path / str(s), model_hash="m")
+        for s in range(3)
+    ]
+    assert merged.uids == each[0].uids and len(merged.uids) == 4
+    assert np.allclose(merged.counts, np.mean([e.counts for e in each], axis=0))
+    for row in range(4):
+        kept = set(merged.ids[row].tolist()) - {-1}
+        assert kept <= set().union(*(e.ids[row].tolist() for e in each))
+        assert merged.scores[row].max() == max(e.scores[row].max() for e in each)
+
+
+def test_without_thinking_only_the_visible_answer_is_scored(engine, alone, make_rollouts, tmp_path):
+    rollouts = make_rollouts(3)
+    config = NeuronConfig(per_layer=12, k=20, chunk=5, include_thinking=False)
+    with pytest.raises(ConfigError, match="neuron.include_thinking=false needs"):
+        score_rollouts(engine, rollouts, config, alone, tmp_path, model_hash="m")
+    tagged = [type(r)(r.uid, 0, [*r.prompt_ids, 60], [5, 61, 7, 8], "", "stop", 0) for r in rollouts]
+    found = score_rollouts(engine, tagged, config, alone, tmp_path, model_hash="m", think_ids=(60, 61))
+    assert found.lengths.tolist() == [2, 2, 2]
+
+
+def test_no_rollouts_are_refused(engine, alone, tmp_path):
+    with pytest.raises(DataError, match="no rollouts to score"):
+        score_rollouts(engine, [], CONFIG, alone, tmp_path, model_hash="m")
+
+
+def test_files_of_different_making_are_refused_together(engine, alone, make_rollouts, tmp_path):
+    found = score_rollouts(engine, make_rollouts(4), CONFIG, alone, tmp_path, model_hash="m")
+    assert_equal(load_neurons(tmp_path), found)
+    other = type(found)(**{**vars(found), "uids": [u + "x" for u in found.uids], "header": {**found.header, "k": 7}})
+    write_neurons(rank_file(tmp_path, 1), other)
+    with pytest.raises(ArtefactError, match=r"made differently \(k: 20 and 7\)"):
+        load_neurons(tmp_path)
+    write_neurons(rank_file(tmp_path, 1), found)
+    with pytest.raises(ArtefactError, match="has 2 of 1"):
+        load_neurons(tmp_path)
+    for rank in (0, 1):
+        write_neurons(rank_file(tmp_path, rank), type(found)(**{**vars(found), "header": {**found.header, "ranks": 2}}))
+    with pytest.raises(ArtefactError, match="q000 stands in more than one"):
+        load_neurons(tmp_path)
+
+
+def test_damaged_and_missing_files_are_named(engine, alone, make_rollouts, tmp_path):
+    with pytest.raises(ArtefactError, match="has no neurons.rank"):
+        load_neurons(tmp_path)
+    score_rollouts(engine, make_rollouts(2), CONFIG, alone, tmp_path, model_hash="m")
+    path = rank_file(tmp_path, 0)
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(ArtefactError, match="neurons.rank00000.npz is damaged"):
+        read_neurons(path)

@@ -1,0 +1,140 @@
+"""T-CHUNK and T-SETS (SPEC §12): the sets of §3.3 against plain Python, with ties, in every mode."""
+
+from itertools import product
+
+import pytest
+import torch
+
+from nopsd.config import NeuronConfig
+from nopsd.errors import UserError
+from nopsd.neurons.sets import accumulator, finish, merge_rollouts, set_sizes, top_mask
+
+L, F = 3, 11
+
+
+def run(scores_LTF, **settings):
+    config = NeuronConfig(**{"per_layer": 9, "k": 8, "chunk": 4, **settings})
+    sizes = set_sizes(config, L, F)
+    kept = accumulator(sizes, torch.device("cpu"))
+    for layer in range(L):
+        for first in range(0, scores_LTF.shape[1], sizes.chunk):
+            kept.add(layer, first, scores_LTF[layer, first : first + sizes.chunk])
+    return finish(kept.best(), sizes)
+
+
+def plain(scores_LTF, count_mode="pairs", chunk_merge="union", per_layer=9, k=8, chunk=4, positive_only=True):
+    """(s, ids) with dictionaries and sorting: ties by (-score, position, neuron) and (-score, id)."""
+    length = scores_LTF.shape[1]
+    value = scores_LTF.tolist()
+    size = length if chunk_merge == "exact" else 1 if count_mode == "token_topk" else chunk
+    union = {}
+    for start in range(0, length, size):
+        best = {}
+        for layer in range(L):
+            pairs = sorted(
+                (-value[layer][t][i], t, i) for t, i in product(range(start, min(start + size, length)), range(F))
+            )
+            for score, _, i in pairs if count_mode == "token_topk" else pairs[:per_layer]:
+                best[layer * F + i] = max(best.get(layer * F + i, float("-inf")), -score)
+        kept = best.items()
+        if count_mode != "pairs":
+            kept = sorted(kept, key=lambda gs: (-gs[1], gs[0]))[:k]
+        for g, score in kept:
+            union[g] = max(union.get(g, float("-inf")), score)
+    listed = sorted((g for g in union if union[g] > 0 or not positive_only), key=lambda g: (-union[g], g))
+    return (len(union), listed[:k]) if count_mode == "pairs" else (len(listed), listed)
+
+
+def random_scores(seed, length=10, ties=True):
+    generator = torch.Generator().manual_seed(seed)
+    if ties:
+        return torch.randint(-4, 5, (L, length, F), generator=generator).float()
+    return torch.randn(L, length, F, generator=generator)
+
+
+MODES = [
+    {}, {"chunk_merge": "exact"}, {"count_mode": "chunk_topk"}, {"count_mode": "token_topk"}, {"positive_only": False},
+    {"per_layer": 1000, "k": 1000}, {"k": 1}, {"count_mode": "token_topk", "positive_only": False},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("ties", [True, False])
+@pytest.mark.parametrize("settings", MODES)
+def test_t_sets_equal_plain_python(settings, ties):
+    for seed in range(8):
+        scores = random_scores(seed, ties=ties)
+        found = run(scores, **settings)
+        count, ids = plain(scores, **settings)
+        assert (found.count, found.ids.tolist()) == (count, ids)
+        assert found.histogram.tolist() == [sum(g // F == layer for g in ids) for layer in range(L)]
+
+
+@pytest.mark.parametrize("settings", MODES)
+def test_t_sets_bounds_and_repeatability(settings):
+    """|N_K| <= K, N_K within U, scores positive and in order, equal on repeated runs."""
+    for seed in range(5):
+        scores = random_scores(seed)
+        found, again = run(scores, **settings), run(scores, **settings)
+        assert torch.equal(found.ids, again.ids) and torch.equal(found.scores, again.scores)
+        if settings.get("count_mode", "pairs") == "pairs":
+            assert len(found.ids) <= settings.get("k", 8)
+        assert len(found.ids) <= found.count
+        assert len(set(found.ids.tolist())) == len(found.ids)
+        if settings.get("positive_only", True):
+            assert (found.scores > 0).all()
+        assert (found.scores.diff() <= 0).all()
+
+
+@pytest.mark.parametrize("ties", [True, False])
+def test_t_chunk_exact_is_independent_of_the_chunk_size(ties):
+    """`exact` gives identical s and N_K for B in {1, 7, T}."""
+    scores = random_scores(1, length=19, ties=ties)
+    results = [run(scores, chunk_merge="exact", chunk=b) for b in (1, 7, 19)]
+    for other in results[1:]:
+        assert other.count == results[0].count
+        assert torch.equal(other.ids, results[0].ids) and torch.equal(other.scores, results[0].scores)
+
+
+def test_t_chunk_union_count_does_not_fall_when_a_chunk_is_split():
+    grew = False
+    for seed in range(10):
+        scores = random_scores(seed, length=16, ties=False)
+        counts = [run(scores, chunk=b).count for b in (16, 8, 4, 2, 1)]
+        assert counts == sorted(counts)
+        grew |= counts[0] < counts[-1]
+    assert grew
+
+
+def test_rollouts_of_a_question_merge_to_the_top_k_of_the_maxima():
+    """n_extract > 1 (§3.1). Merging the cut lists must equal merging everything and cutting then."""
+    sizes = set_sizes(NeuronConfig(per_layer=9, k=8, chunk=4), L, F)
+    for seed in range(10):
+        several = [random_scores(10 * seed + i) for i in range(3)]
+        merged = merge_rollouts([run(s) for s in several], sizes)
+        whole = [run(s, k=L * F) for s in several]
+        best = {}
+        for sample in whole:
+            for g, score in zip(sample.ids.tolist(), sample.scores.tolist()):
+                best[g] = max(best.get(g, 0.0), score)
+        assert merged.ids.tolist() == sorted(best, key=lambda g: (-best[g], g))[:8]
+        assert merged.count == sum(s.count for s in whole) / 3
+
+
+def test_sizes_follow_the_papers_ratios_with_the_width():
+    sizes = set_sizes(NeuronConfig(scale_with_width=True), 36, 9728)
+    assert (sizes.per_layer, sizes.k) == (2000, 5001)  # §3.3: round(0.2056 F), round(0.01428 L F)
+    small = set_sizes(NeuronConfig(scale_with_width=True), 1, 2)
+    assert (small.per_layer, small.k) == (1, 1)
+
+
+def test_top_mask_gives_ties_to_the_lower_column_and_refuses_nan():
+    scores = torch.tensor([[1.0, 2, 2, 2, 0], [3, 3, 3, 3, 3]])
+    assert top_mask(scores, 2).tolist() == [[False, True, True, False, False], [True, True, False, False, False]]
+    assert top_mask(scores, 9).all()
+    with pytest.raises(UserError, match="NaN"):
+        top_mask(torch.tensor([[1.0, float("nan")]]), 1)
+
+
+def test_a_response_without_scored_positions_has_an_empty_set():
+    found = finish(accumulator(set_sizes(NeuronConfig(), L, F), torch.device("cpu")).best(), set_sizes(NeuronConfig(), L, F))
+    assert (found.count, found.ids.tolist(), found.histogram.tolist()) == (0, [], [0, 0, 0])

@@ -1,0 +1,107 @@
+"""T-DIST (SPEC §12, §13.1): scoring a ZeRO-3-sharded model gives the same bits on 1, 2 and 4 ranks, and never hangs."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nopsd.config import NeuronConfig
+from nopsd.neurons.stage import load_neurons, score_rollouts
+from nopsd.rollout.types import write_rollouts
+
+HERE = Path(__file__).parent
+BASE = {"per_layer": 12, "k": 20, "chunk": 5, "max_batch_tokens": 40}
+CASES = {
+    "even": (12, 1, BASE),
+    "few": (2, 1, {**BASE, "max_batch_tokens": 1}),  # of 4 ranks two have nothing to score
+    "several": (5, 3, {**BASE, "chunk_merge": "exact"}),
+    "gated": (7, 1, {**BASE, "value": "gated", "align": "self", "count_mode": "token_topk"}),
+}
+COLUMNS = ("counts", "ids", "scores", "lengths", "truncated", "histogram")
+
+
+@pytest.fixture(scope="module", params=["untied", "tied"])
+def job(request, tmp_path_factory, build_model, make_rollouts):
+    """The work as a file, and the model, for both kinds of unembedding."""
+    folder = tmp_path_factory.mktemp(request.param)
+    model = build_model(tied=request.param == "tied")
+    model.save_pretrained(folder / "model")
+    cases = {}
+    for name, (questions, samples, config) in CASES.items():
+        write_rollouts(folder / f"{name}.parquet", make_rollouts(questions, samples, seed=2))
+        cases[name] = {"rollouts": str(folder / f"{name}.parquet"), "config": config}
+    tight = request.param == "untied"
+    work = {"model": str(folder / "model"), "cases": cases, "out": str(folder / "out"), "tight": tight}
+    (folder / "job.json").write_text(json.dumps(work))
+    return folder, model
+
+
+@pytest.fixture(scope="module")
+def on_1_2_4_ranks(job, worker_ranks):
+    folder, model = job
+    command = [sys.executable, worker_ranks, HERE / "worker_scoring.py", folder / "job.json", "1", "2", "4"]
+    env = {**os.environ, "PYTHONPATH": str(HERE.parents[1]), "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(list(map(str, command)), timeout=400, capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    return folder / "out", model
+
+
+def assert_same_sets(a, b):
+    assert a.uids == b.uids
+    for column in COLUMNS:
+        assert np.array_equal(getattr(a, column), getattr(b, column)), column
+
+
+@pytest.mark.slow
+def test_t_dist_bit_identical_counts_sets_selection_contexts(on_1_2_4_ranks):
+    out, _ = on_1_2_4_ranks
+    for name in CASES:
+        alone = load_neurons(out / "1" / name)
+        chosen = (out / "1" / name / "queries_only" / "selected.json").read_bytes()
+        found = (out / "1" / name / "queries_only" / "contexts.json").read_bytes()
+        assert len(json.loads(found)) >= 1
+        for size in ("2", "4"):
+            assert_same_sets(load_neurons(out / size / name), alone)
+        for size in ("1", "2", "4"):
+            for exchange in ("queries_only", "gather_all"):
+                assert (out / size / name / exchange / "selected.json").read_bytes() == chosen
+                assert (out / size / name / exchange / "contexts.json").read_bytes() == found
+
+
+@pytest.mark.slow
+def test_t_dist_sharded_equals_an_unsharded_model(on_1_2_4_ranks, unsharded, alone, make_rollouts, tmp_path):
+    """Weights read in hooks and rows gathered from shards are the model's own."""
+    out, model = on_1_2_4_ranks
+    for name, (questions, samples, config) in CASES.items():
+        rollouts = make_rollouts(questions, samples, seed=2)
+        plain = score_rollouts(unsharded(model), rollouts, NeuronConfig(**config), alone, tmp_path / name, model_hash="m")
+        assert_same_sets(load_neurons(out / "4" / name), plain)
+
+
+@pytest.mark.slow
+def test_no_deadlock_every_rank_runs_as_many_forwards(on_1_2_4_ranks):
+    """Uneven shards, and ranks without any sample: one forward less on a rank would hang the others (§13.1)."""
+    out, _ = on_1_2_4_ranks
+    for name in CASES:
+        for size in (1, 2, 4):
+            logs = [json.loads((out / str(size) / name / f"forwards.{r}.json").read_text()) for r in range(size)]
+            assert len({log["forwards"] for log in logs}) == 1
+            if (name, size) == ("few", 4):
+                assert [log["rows"] for log in logs] == [1, 1, 0, 0]
+
+
+@pytest.mark.slow
+def test_t_dist_under_deepspeeds_launcher(job, deepspeed_run, unsharded, alone, make_rollouts, tmp_path):
+    """`deepspeed --num_gpus 2` with real ZeRO-3 gives the sets of one plain process."""
+    folder, model = job
+    if "untied" not in folder.name:
+        pytest.skip("one start is enough; both kinds run on 1, 2 and 4 ranks")
+    deepspeed_run(HERE / "worker_scoring.py", folder / "job.json", ranks=2)
+    for name, (questions, samples, config) in CASES.items():
+        rollouts = make_rollouts(questions, samples, seed=2)
+        plain = score_rollouts(unsharded(model), rollouts, NeuronConfig(**config), alone, tmp_path / name, model_hash="m")
+        assert_same_sets(load_neurons(folder / "out" / "deepspeed2" / name), plain)

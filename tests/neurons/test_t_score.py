@@ -1,0 +1,115 @@
+"""T-SCORE (SPEC §12): contributions are what §3.2 says, on real models, against independent loops in float64."""
+
+import copy
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+
+from nopsd.config import NeuronConfig
+from nopsd.errors import UserError
+from nopsd.neurons.adapters import find_sites, watch
+from nopsd.neurons.contribution import contribution
+from nopsd.neurons.stage import score_rollouts
+
+
+@pytest.mark.parametrize("family, tied", [("qwen3", False), ("qwen3", True), ("llama", False)])
+def test_t_score_gated_sum_is_the_token_row_times_the_mlp_output(build_model, family, tied):
+    """Else a neuron's value, its direction or the token's row is taken from the wrong place."""
+    model = build_model(family, tied)
+    sites, summed, outputs = find_sites(model), {}, {}
+    ids = torch.tensor([[5, 9, 33]])
+    row_H = sites.unembedding[torch.tensor([17])].detach()
+
+    def consume(layer, values_BTF, down_HF):
+        summed[layer] = contribution(values_BTF[0], row_H.expand(3, -1), down_HF).sum(1)
+
+    for layer, block in enumerate(model.model.layers):
+        block.mlp.register_forward_hook(lambda m, i, out, layer=layer: outputs.__setitem__(layer, out[0]))
+    with torch.no_grad(), watch(sites, "gated", consume):
+        model(input_ids=ids)
+    for layer in range(3):
+        assert torch.allclose(summed[layer], outputs[layer] @ row_H[0], atol=1e-4)
+        assert summed[layer].abs().max() > 0.1  # the test compares something
+
+
+def loops(model, rollout, config):
+    """SPEC §3.3's `extract` with loops, in float64: (s, ids, scores)."""
+    model = copy.deepcopy(model).double()
+    values = {}
+    for layer, block in enumerate(model.model.layers):
+        if config.value == "act_fn":
+            block.mlp.act_fn.register_forward_hook(lambda m, i, o, layer=layer: values.__setitem__(layer, o[0].numpy()))
+        else:
+            block.mlp.down_proj.register_forward_pre_hook(
+                lambda m, i, layer=layer: values.__setitem__(layer, i[0][0].numpy())
+            )
+    with torch.no_grad():
+        model(input_ids=torch.tensor([rollout.prompt_ids + rollout.response_ids]))
+    unembedding = model.lm_head.weight.detach().numpy()
+    first = len(rollout.prompt_ids) - (1 if config.align == "predict" else 0)
+    last = len(rollout.response_ids) - (1 if config.drop_last_position else 0)
+    best = {}
+    for start in range(0, last, config.chunk):
+        for layer in range(3):
+            down = model.model.layers[layer].mlp.down_proj.weight.detach().numpy()
+            pairs = []
+            for t, i in product(range(start, min(start + config.chunk, last)), range(24)):
+                row = unembedding[rollout.response_ids[t]]
+                pairs.append((-values[layer][first + t, i] * float(np.dot(down[:, i], row)), t, i))
+            for score, _, i in sorted(pairs)[: config.per_layer]:
+                best[layer * 24 + i] = max(best.get(layer * 24 + i, -np.inf), -score)
+    kept = sorted((-score, g) for g, score in best.items() if score > 0)[: config.k]
+    return len(best), [g for _, g in kept], [-score for score, _ in kept]
+
+
+@pytest.mark.parametrize("changed", [
+    {}, {"value": "gated"}, {"align": "self"}, {"drop_last_position": True}, {"max_batch_tokens": 1},
+    {"chunk": 100, "per_layer": 5, "k": 3},
+])  # fmt: skip
+def test_t_score_equals_loops_in_float64(engine, alone, make_rollouts, tmp_path, changed):
+    """Scores to 1e-5, and the same counts and sets, with responses of uneven length batched together."""
+    config = NeuronConfig(**{"per_layer": 12, "k": 20, "chunk": 5, "max_batch_tokens": 64, **changed})
+    rollouts = make_rollouts(7)
+    found = score_rollouts(engine, rollouts, config, alone, tmp_path, model_hash="m")
+    assert found.uids == [r.uid for r in rollouts]
+    assert found.truncated.tolist() == [r.truncated for r in rollouts]
+    for row, rollout in enumerate(rollouts):
+        count, ids, scores = loops(engine.module, rollout, config)
+        kept = found.ids[row][found.ids[row] >= 0]
+        assert found.counts[row] == count
+        assert kept.tolist() == ids
+        # float16 on disk: relative 1e-3
+        assert np.allclose(found.scores[row][: len(ids)], scores, rtol=1e-3)
+        assert found.histogram[row].tolist() == np.bincount(np.array(ids, dtype=int) // 24, minlength=3).tolist()
+        assert found.lengths[row] == len(rollout.response_ids) - config.drop_last_position
+
+
+def test_t_score_act_fn_scores_to_1e_5(build_model, make_rollouts):
+    """Before they are stored in float16, scores equal float64 loops to 1e-5 of their size."""
+    model, rollout = build_model(), make_rollouts(1, seed=4)[0]
+    config = NeuronConfig(per_layer=10_000, k=10_000, chunk=1024)
+    sites = find_sites(model)
+    best_M = torch.full((72,), -torch.inf)
+
+    def consume(layer, values_BTF, down_HF):
+        first = len(rollout.prompt_ids) - 1
+        values = values_BTF[0, first : first + len(rollout.response_ids)]
+        rows = sites.unembedding[torch.tensor(rollout.response_ids)]
+        best_M[layer * 24 : (layer + 1) * 24] = contribution(values, rows, down_HF).max(0).values
+
+    with torch.no_grad(), watch(sites, "act_fn", consume):
+        model(input_ids=torch.tensor([rollout.prompt_ids + rollout.response_ids]))
+    count, ids, scores = loops(model, rollout, config)
+    assert count == 72
+    assert np.abs(best_M[ids].numpy() - np.array(scores)).max() < 1e-5 * max(scores)
+
+
+def test_an_unknown_architecture_is_refused_with_what_an_adapter_needs(build_model):
+    model = build_model()
+    del model.model.layers[1].mlp.gate_proj
+    with pytest.raises(UserError, match="layer 1 has no mlp.gate_proj.*adapters.py must name"):
+        find_sites(model)
+    with pytest.raises(UserError, match="Linear can't be found"):
+        find_sites(torch.nn.Linear(2, 2))
