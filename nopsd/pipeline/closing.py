@@ -70,10 +70,11 @@ def closing_words(session: Session) -> str:
     table = UNLABELLED
     if session.tests:
         table = closing_table(results(session, "base"), results(session, "final"), session.config.data.domain)
+    board = run.stage_dir("train") / TENSORBOARD
     places = (
         ("model", run.stage_dir("train") / "export", "a Hugging Face folder: transformers and vLLM load it as it is"),
         ("report", run.stage_dir("report") / "report.html", "open it in a browser"),
-        ("training", run.stage_dir("train") / TENSORBOARD, f"tensorboard --logdir {run.stage_dir('train') / TENSORBOARD}"),
+        ("training", board, f"tensorboard --logdir {board}"),
     )
     lines = [f"{name:9} {path}\n          {how}" for name, path, how in places]
     return "\n".join(["", table, *lines])

@@ -85,11 +85,12 @@ def launch_stage(
             env=env,
             start_new_session=True,
         )
+        relay = _Relay(progress_file, progress)
         try:
             while process.poll() is None:
-                _relay(progress_file, progress)
+                relay()
                 time.sleep(POLL_S)
-            _relay(progress_file, progress)
+            relay()
         finally:
             assert process.stdin is not None
             process.stdin.close()  # the guardian ends the ranks, if there are any left, and then itself
@@ -98,11 +99,21 @@ def launch_stage(
         raise UserError(_failure(stage, log, start, process.returncode))
 
 
-def _relay(file: Path, progress: Callable[..., None] | None) -> None:
-    if progress is None or not file.exists():
-        return
-    state = json.loads(file.read_text())
-    progress(state["done"], state["total"], **state["info"])
+class _Relay:
+    """Hands on what rank 0 last reported, once."""
+
+    def __init__(self, file: Path, progress: Callable[..., None] | None) -> None:
+        self.file, self.progress = file, progress
+        self.told = ""
+
+    def __call__(self) -> None:
+        if self.progress is None or not self.file.exists():
+            return
+        said = self.file.read_text()
+        if said != self.told:
+            self.told = said
+            state = json.loads(said)
+            self.progress(state["done"], state["total"], **state["info"])
 
 
 def _failure(stage: str, log: Path, start: int, code: int) -> str:

@@ -30,9 +30,9 @@ def run_all(config: Config, redo: str | None = None) -> None:
     if under_launcher():
         raise UserError("`nopsd run` starts deepspeed by itself: run it without a launcher, or launch a single stage")
     with Session(config) as session:
-        record_run(session)
-        forget_from(session, redo)
+        check_writable(session)
         check_answers_known(config)
+        forget_from(session, redo)
         for stage in STAGES:
             run_stage(session, stage)
         print(closing_words(session))
@@ -45,7 +45,7 @@ def run_one(config: Config, name: str, redo: str | None = None) -> None:
         if under_launcher():
             run_as_rank(session, stage)
             return
-        record_run(session)
+        check_writable(session)
         forget_from(session, redo)
         run_stage(session, stage)
 
@@ -72,6 +72,7 @@ def run_stage(session: Session, stage: Stage) -> None:
             progress.up_to_date()
             return
         folder = session.run.begin(stage.name, made)
+        record_run(session)
         if stage.distributed:
             environment = session.server_environment() if stage.name == "train" else {}
             launch_stage(
@@ -102,8 +103,8 @@ def run_as_rank(session: Session, stage: Stage) -> None:
     current = ranks.broadcast_json(session.run.is_current(stage.name, made) if is_main else None)
     if not current:
         if is_main:
-            record_run(session)
             session.run.begin(stage.name, made)
+            record_run(session)
         ranks.barrier()
         session.ranks = ranks
         stage.work(session, session.run.stage_dir(stage.name), rank_progress())
@@ -114,15 +115,22 @@ def run_as_rank(session: Session, stage: Stage) -> None:
     shutdown_distributed()
 
 
-def record_run(session: Session) -> None:
-    """The resolved configuration and the environment, beside the artefacts."""
+def check_writable(session: Session) -> None:
+    """The run folder is there and takes files; UserError if not."""
     root = session.run.root
     try:
         root.mkdir(parents=True, exist_ok=True)
-        write_atomic(root / "config.yaml", to_yaml(without_secrets(session.config)))
-        write_json(root / "environment.json", environment(session))
+        write_atomic(root / ".writable", "")
+        (root / ".writable").unlink()
     except OSError as error:
         raise UserError(f"run_dir={root} can't be written ({error.strerror}): choose another run_dir") from error
+
+
+def record_run(session: Session) -> None:
+    """The resolved configuration and the environment, beside the artefacts. Only once a stage has agreed to begin:
+    a command that is refused must not leave its settings beside artefacts of others."""
+    write_atomic(session.run.root / "config.yaml", to_yaml(without_secrets(session.config)))
+    write_json(session.run.root / "environment.json", environment(session))
 
 
 def without_secrets(config: Config) -> Config:

@@ -9,7 +9,7 @@ from nopsd.config import DistillConfig
 from nopsd.distill import products
 from nopsd.distill.divergence import divergence, entropy, forward_kl, reverse_kl
 from nopsd.distill.fused_linear import fused_linear_divergence, mean_statistics
-from nopsd.distill.tile import STATISTICS
+from nopsd.distill.tile import STATISTICS, Tile, divergence_and_gradient
 
 KINDS = [("reverse_kl", 0.5), ("forward_kl", 0.5), ("jsd", 0.5), ("jsd", 0.1), ("jsd", 0.0), ("jsd", 1.0)]
 N, H, V = 11, 5, 40
@@ -315,3 +315,13 @@ def test_wrong_shapes_are_named():
         fused_linear_divergence(
             hidden, weight, teacher_hidden, teacher_weight, token_weight, config(), vocab_size=41
         )
+
+
+@pytest.mark.parametrize("kind, beta", KINDS)
+def test_rounding_of_a_normaliser_enters_squared(kind, beta):
+    """float32 normalisers are off by up to 1e-6; as a plain sum that would be the loss's error, either sign."""
+    student = log_probs(*inputs()[:2])
+    tile = Tile(student=student + 1e-4, teacher=student.clone(), scratch=torch.empty_like(student))
+    values = divergence_and_gradient(tile, kind, beta, both=True)
+    for loss in (values.loss, values.reverse, values.forward):
+        assert loss.abs().max() < 1e-8

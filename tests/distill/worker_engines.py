@@ -173,7 +173,7 @@ def case_resume(model: Path, out: Path, ranks: Ranks) -> dict[str, Any]:
     config.train.keep_checkpoints = 3
     distill(d)
     folder = out / "resume" / "checkpoints"
-    kept = sorted(p.name for p in folder.iterdir())
+    kept = sorted(p.name for p in folder.glob("step_*"))
     unbroken, last = list(d.log), whole(d)
     if ranks.is_main:
         damage(folder / checkpoint.tag_of(5) / checkpoint.COMMITTED, None)

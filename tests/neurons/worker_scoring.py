@@ -49,7 +49,7 @@ def main(ranks, job):
             # The second time with a sharding other than scoring's.
             shard = own if exchange == "queries_only" else load_rank_neurons(folder, ranks)
             select_and_retrieve(
-                shard, texts, SelectConfig(fraction=0.5), ContextConfig(m=2), ranks, folder / exchange,
+                shard, texts, SelectConfig(fraction=0.5), ContextConfig(m=1), ranks, folder / exchange,
                 folder / exchange, exchange=exchange,
             )  # fmt: skip
 

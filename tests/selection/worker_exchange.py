@@ -6,7 +6,7 @@ from nopsd.config import ContextConfig, SelectConfig
 from nopsd.neurons.store import NeuronSets, load_neurons
 from nopsd.selection.stage import select_and_retrieve
 
-SELECTS = {"paper": {"fraction": 0.3}, "exact": {"fraction": 0.3, "ties": "exact"}, "random": {"selector": "random"}}
+SELECTS = {"paper": {"fraction": 0.25}, "exact": {"fraction": 0.25, "ties": "exact"}, "random": {"selector": "random"}}
 CONTEXTS = {"paper": {"m": 4}, "selected": {"m": 4, "pool": "selected"}, "random": {"m": 4, "retriever": "random"}}
 
 
