@@ -60,7 +60,8 @@ def write_jsonl(path: Path, rows: list[Any]) -> None:
 
 def read_jsonl(path: Path) -> list[Any]:
     try:
-        return [json.loads(line) for line in path.read_text().splitlines()]
+        # Not splitlines(): it also splits at U+2028 and its like, which JSON leaves bare inside strings.
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
     except FileNotFoundError as error:
         raise ArtefactError(f"{path} is missing: run the stage that makes it") from error
     except json.JSONDecodeError as error:

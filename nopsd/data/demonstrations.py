@@ -10,24 +10,31 @@ from nopsd.data.records import Question
 from nopsd.data.wording import Demonstration
 
 
-def solution_text(response: str, question: Question, mode: str) -> str | None:
-    """`final`: thinking cut off; `full`: everything; `answer_only`: the answer tag. None if nothing is left."""
+def solution_text(response: str, question: Question, mode: str, think_open: bool = False) -> str | None:
+    """`final`: thinking cut off; `full`: everything; `answer_only`: the answer tag. None if nothing is left.
+
+    `think_open`: the prompt opened the think block, so that a response begins inside it.
+    """
     if mode == "full":
         return response.replace("<think>", "").replace("</think>", "").strip() or None
     if mode == "answer_only":
-        answer = extract_answer(response, question)
+        answer = extract_answer(response, question, think_open=think_open)
         return None if answer is None else f"<answer>{answer}</answer>"
-    visible = visible_text(response)
+    visible = visible_text(response, think_open)
     return (visible or "").strip() or None
 
 
 def demonstrations_for(
-    neighbours: Sequence[str], questions: Mapping[str, Question], responses: Mapping[str, str], mode: str
+    neighbours: Sequence[str],
+    questions: Mapping[str, Question],
+    responses: Mapping[str, str],
+    mode: str,
+    think_open: bool = False,
 ) -> list[Demonstration]:
     """Demonstrations in the neighbours' order; those whose response holds no solution are left out."""
     shown = []
     for uid in neighbours:
-        text = solution_text(responses[uid], questions[uid], mode)
+        text = solution_text(responses[uid], questions[uid], mode, think_open)
         if text is not None:
             shown.append(Demonstration(questions[uid], text))
     return shown

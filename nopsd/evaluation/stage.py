@@ -28,14 +28,22 @@ def check_answers_known(config: Config) -> None:
 
 
 def evaluate_policy(
-    config: Config, name: str, tests: Mapping[str, Sequence[Question]], rollouts: Sequence[Rollout], folder: Path
+    config: Config,
+    name: str,
+    tests: Mapping[str, Sequence[Question]],
+    rollouts: Sequence[Rollout],
+    folder: Path,
+    think_open: bool = False,
 ) -> dict[str, DomainResult]:
-    """Judge one model's rollouts on every test domain and write the results. Empty tests give an empty metrics.json."""
+    """Judge one model's rollouts on every test domain and write the results. Empty tests give an empty metrics.json.
+
+    `think_open`: the prompt's own generation suffix opens a think block (`Session.think_open`).
+    """
     key = load_answer_key(config.data) if tests else {}
     by_uid = group_by_question(rollouts)
     results = {}
     for domain, questions in tests.items():
-        results[domain] = evaluate_domain(questions, key, by_uid, config.eval)
+        results[domain] = evaluate_domain(questions, key, by_uid, config.eval, think_open)
         write_rows(folder, name, results[domain])
     write_metrics(folder, {name: results})
     return results
@@ -48,18 +56,20 @@ def group_by_question(rollouts: Sequence[Rollout]) -> dict[str, list[Rollout]]:
     return grouped
 
 
-def judge_pool(config: Config, pool: Sequence[Question], rollouts: Sequence[Rollout], folder: Path) -> None:
+def judge_pool(
+    config: Config, pool: Sequence[Question], rollouts: Sequence[Rollout], folder: Path, think_open: bool = False
+) -> None:
     """uid -> share of the pool question's own zero-shot answers that are right, for those with a known answer."""
     key: AnswerKey = load_answer_key(config.data)
     questions = {q.uid: q for q in pool if q.uid in key}
     shares = {
-        uid: sum(_right(r, questions[uid], key[uid], config.eval.extract) for r in samples) / len(samples)
+        uid: sum(_right(r, questions[uid], key[uid], config.eval.extract, think_open) for r in samples) / len(samples)
         for uid, samples in group_by_question(rollouts).items()
         if uid in questions
     }
     write_json(folder / "pool_correct.json", shares)
 
 
-def _right(rollout: Rollout, question: Question, gold: str, mode: str) -> bool:
-    answer = extract_answer(rollout.text, question, mode)
+def _right(rollout: Rollout, question: Question, gold: str, mode: str, think_open: bool) -> bool:
+    answer = extract_answer(rollout.text, question, mode, think_open)
     return answer == (gold if question.options else normalize_text_answer(gold))

@@ -105,7 +105,9 @@ def teacher_prompts(session: Session, selected: list[str], questions: dict[str, 
     }
     prompts = {}
     for uid in selected:
-        shown = demonstrations_for([n["uid"] for n in contexts[uid]], questions, first_sample, config.solution)
+        shown = demonstrations_for(
+            [n["uid"] for n in contexts[uid]], questions, first_sample, config.solution, session.think_open
+        )
         order = display_order(len(shown), config.order, f"{config.seed or session.config.seed} {uid}")
         prompts[uid] = session.renderer.teacher(questions[uid], shown, config.max_prompt, order)
     return prompts

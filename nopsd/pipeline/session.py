@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nopsd.config import Config
+from nopsd.data.answers import leaves_think_open
 from nopsd.data.prompts import PromptRenderer, load_tokenizer
 from nopsd.data.records import Question
 from nopsd.engine.distributed import Ranks
@@ -56,6 +57,11 @@ class Session:
     @cached_property
     def pool(self) -> list[Question]:
         return [Question.from_json(row) for row in read_jsonl(self.run.stage_dir("data") / "pool.jsonl")]
+
+    @cached_property
+    def think_open(self) -> bool:
+        """The chat template opens a think block in the prompt (Qwen3's thinking-only models)."""
+        return leaves_think_open(self.tokenizer.decode(self.renderer.suffix(self.pool[0])))
 
     @cached_property
     def tests(self) -> dict[str, list[Question]]:

@@ -101,10 +101,10 @@ def _evaluate(session: Session, folder: Path, progress: Progress, name: str, wei
         version,
         progress,
     )
-    evaluate_policy(config, name, session.tests, rollouts, folder)
+    evaluate_policy(config, name, session.tests, rollouts, folder, session.think_open)
     if name == "base":
         pool_rollouts = read_rollouts(session.run.stage_dir("rollout") / "rollouts.parquet")
-        judge_pool(config, session.pool, pool_rollouts, folder)
+        judge_pool(config, session.pool, pool_rollouts, folder, session.think_open)
 
 
 def _neurons(session: Session, folder: Path, progress: Progress) -> None:

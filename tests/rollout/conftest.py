@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,16 +14,14 @@ from nopsd.rollout.client import RolloutClient
 from nopsd.rollout.server import VllmServer, start_server
 from nopsd.rollout.weight_sync import load_folder
 
-LAB_MODEL = Path(__file__).resolve().parents[2] / "nopsd" / "lab" / "model"
 WINDOW = 512
 SERVER = ServerConfig(max_model_len=WINDOW, max_num_seqs=32, kv_cache_mib=64, sync_bucket_mib=1, sync_timeout_s=60)
 
 
 @pytest.fixture(scope="session")
-def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the lab's model (4 layers, tied embeddings)."""
-    source = LAB_MODEL if (LAB_MODEL / "model.safetensors").is_file() else Path("/tmp/lab0")
-    return Path(shutil.copytree(source, tmp_path_factory.mktemp("model") / "lab"))
+def model_dir(lab_model_dir: Path) -> Path:
+    """The lab's model: 4 layers, tied embeddings."""
+    return lab_model_dir
 
 
 @pytest.fixture(scope="session")

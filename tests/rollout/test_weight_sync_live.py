@@ -83,7 +83,7 @@ def test_zero3_student_on_two_ranks_serves_what_it_trained(
     }  # fmt: skip
     (tmp_path / "case.json").write_text(json.dumps(case))
     script = Path(__file__).with_name("zero3_push.py")
-    deepspeed_run(script, tmp_path / "case.json", tmp_path / "result.json", ranks=2)
+    deepspeed_run(script, tmp_path / "case.json", tmp_path / "result.json", ranks=2, timeout=480)
     result = json.loads((tmp_path / "result.json").read_text())
     assert [r["version"] for r in result] == [1, 2]
     for row in result:
