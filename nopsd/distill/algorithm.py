@@ -21,7 +21,7 @@ from nopsd.distill import checkpoint
 from nopsd.distill.batches import MicroBatch, batch_uids, rank_micro_batches
 from nopsd.distill.head import gathered_weight, response_hidden
 from nopsd.distill.metrics import Clock, StepSums, step_metrics
-from nopsd.distill.sampling import Client, pair, sample_step
+from nopsd.distill.sampling import pair, sample_step
 from nopsd.distill.served import check_gap, check_probe
 from nopsd.engine.distributed import Ranks
 from nopsd.engine.ema import ShardedEma
@@ -40,7 +40,11 @@ class Log(Protocol):
 
 @dataclass
 class Distillation:
-    """All that the loop works with. `student` and `teacher` are ZeRO-3 engines; `ema` is None for a frozen teacher."""
+    """All that the loop works with.
+
+    `student` and `teacher` are ZeRO-3 engines, `ema` is None for a frozen teacher, `client` a `sampling.Client`
+    on rank 0 and unused elsewhere.
+    """
 
     config: Config
     selected: list[str]
@@ -49,7 +53,7 @@ class Distillation:
     student: Any
     teacher: Any
     ema: ShardedEma | None
-    client: Client
+    client: Any
     sync: Sync
     ranks: Ranks
     folder: Path

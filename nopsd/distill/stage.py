@@ -26,7 +26,6 @@ from nopsd.engine.ema import ShardedEma
 from nopsd.engine.frozen import load_frozen
 from nopsd.engine.student import load_student
 from nopsd.errors import ArtefactError, DataError
-from nopsd.rollout.client import RolloutClient
 from nopsd.rollout.weight_sync import open_weight_sync
 from nopsd.runs import read_json, sha256_json
 
@@ -37,13 +36,13 @@ CONDUCT = ("checkpoint_every", "keep_checkpoints", "sync_check_every", "sync_tol
 
 def train(
     config: Config, selected: Sequence[str], student_prompts: Mapping[str, list[int]],
-    teacher_prompts: Mapping[str, TeacherPrompt], model_path: Path, client: RolloutClient | None, ranks: Ranks,
+    teacher_prompts: Mapping[str, TeacherPrompt], model_path: Path, client: Any, ranks: Ranks,
     folder: Path, open_log: Callable[[int], Log] | None = None, progress: Callable[..., None] | None = None,
 ) -> None:
     """Distil into FOLDER/export; goes on from the newest whole checkpoint, and does nothing if the export is there.
 
-    `client` and `open_log(resume_step)` are used on rank 0 alone. Collective. Raises UserErrors: no questions,
-    artefacts of another run, a server that fails or holds other weights.
+    `client` (a RolloutClient) and `open_log(resume_step)` are used on rank 0 alone. Collective. Raises
+    UserErrors: no questions, artefacts of another run, a server that fails or holds other weights.
     """
     check_prompts(selected, student_prompts, teacher_prompts)
     identity = identity_of(config, selected, student_prompts, teacher_prompts)
