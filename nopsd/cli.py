@@ -13,8 +13,12 @@ import argparse
 import os
 import signal
 import sys
+import time
 
 from nopsd.errors import UserError
+
+# The launcher ends all ranks when the first ends: what rank 0 has to say comes first.
+OTHERS_SPEAK_S = 3.0
 
 
 def parser() -> argparse.ArgumentParser:
@@ -90,10 +94,14 @@ def _interrupt(number: int, frame: object) -> None:
 
 
 def _fail(message: str, code: int = 1) -> int:
-    from nopsd.pipeline.launch import ERROR_PREFIX, under_launcher
+    from nopsd.pipeline.launch import ERROR_PREFIX, RANK_TAG, under_launcher
 
-    print(f"{ERROR_PREFIX}{message}", file=sys.stderr, flush=True)
+    rank = os.environ.get("RANK", "0") if under_launcher() else "0"
+    tag = "" if rank == "0" else f"{RANK_TAG}{rank}] "
+    print(f"{ERROR_PREFIX}{tag}{message}", file=sys.stderr, flush=True)
     if under_launcher():
+        if rank != "0":
+            time.sleep(OTHERS_SPEAK_S)
         # The other ranks may wait in a collective, and so would an orderly exit.
         os._exit(code)
     return code

@@ -21,6 +21,7 @@ from nopsd.runs import write_json
 
 PROGRESS_VARIABLE = "NOPSD_PROGRESS_FILE"
 ERROR_PREFIX = "nopsd: error: "
+RANK_TAG = "[rank "
 POLL_S = 0.5
 
 
@@ -120,9 +121,9 @@ def _failure(stage: str, log: Path, start: int, code: int) -> str:
     with open(log, "rb") as file:
         file.seek(start)
         lines = file.read().decode(errors="replace").splitlines()
-    for line in lines:
-        if ERROR_PREFIX in line:
-            return line.split(ERROR_PREFIX, 1)[1]
+    errors = [line.split(ERROR_PREFIX, 1)[1] for line in lines if ERROR_PREFIX in line]
+    if errors:  # rank 0's own words come untagged; the others' may only say that rank 0 failed
+        return next((e for e in errors if not e.startswith(RANK_TAG)), errors[0])
     tail = "\n".join(f"    {line}" for line in lines[-12:])
     return f"stage {stage} failed with exit code {code}; its log is {log} and ends\n{tail}"
 

@@ -100,8 +100,9 @@ class GlooSender:
             lambda: client.request("POST", "/update_weights", {"update_info": info}, timeout_s)
         )
         deadline = time.monotonic() + timeout_s
-        for bucket in self._buckets:
-            self._broadcast(self._packed(stream, bucket), receiving, deadline)
+        for number, bucket in enumerate(self._buckets, 1):
+            last = number == len(self._buckets)
+            self._broadcast(self._packed(stream, bucket), receiving, deadline, last)
         receiving.result(max(0.0, deadline - time.monotonic()))
         client.request("POST", "/finish_weight_update", {"weight_version": str(version)}, timeout_s)
 
@@ -115,10 +116,11 @@ class GlooSender:
             part.copy_(tensor.contiguous().view(-1).view(torch.uint8))
         return buffer
 
-    def _broadcast(self, buffer: torch.Tensor, receiving: Background, deadline: float) -> None:
+    def _broadcast(self, buffer: torch.Tensor, receiving: Background, deadline: float, last: bool) -> None:
         def watch() -> None:
             receiving.raise_if_failed()
-            if receiving.done():
+            # The last bucket may be taken, and answered for, before our own side of its broadcast has returned.
+            if receiving.done() and not last:
                 raise ServerError("the server ended the update before the last weights were sent")
             if time.monotonic() > deadline:
                 raise ServerError(f"the weights weren't taken within {self._timeout_s:g} s")

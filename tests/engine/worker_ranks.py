@@ -35,7 +35,7 @@ def run_rank(worker, job, rank, size, port):
         RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(size), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
     )
     torch.set_num_threads(1)
-    worker.main(init_distributed(DistConfig(timeout_s=40)), {**job, "size": size})
+    worker.main(init_distributed(DistConfig(timeout_s=90)), {**job, "size": size})
     shutdown_distributed()
 
 

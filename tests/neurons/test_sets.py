@@ -136,5 +136,6 @@ def test_top_mask_gives_ties_to_the_lower_column_and_refuses_nan():
 
 
 def test_a_response_without_scored_positions_has_an_empty_set():
-    found = finish(accumulator(set_sizes(NeuronConfig(), L, F), torch.device("cpu")).best(), set_sizes(NeuronConfig(), L, F))
+    sizes = set_sizes(NeuronConfig(), L, F)
+    found = finish(accumulator(sizes, torch.device("cpu")).best(), sizes)
     assert (found.count, found.ids.tolist(), found.histogram.tolist()) == (0, [], [0, 0, 0])

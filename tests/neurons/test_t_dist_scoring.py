@@ -77,8 +77,8 @@ def test_t_dist_sharded_equals_an_unsharded_model(on_1_2_4_ranks, unsharded, alo
     """Weights read in hooks and rows gathered from shards are the model's own."""
     out, model = on_1_2_4_ranks
     for name, (questions, samples, config) in CASES.items():
-        rollouts = make_rollouts(questions, samples, seed=2)
-        plain = score_rollouts(unsharded(model), rollouts, NeuronConfig(**config), alone, tmp_path / name, model_hash="m")
+        rollouts, settings = make_rollouts(questions, samples, seed=2), NeuronConfig(**config)
+        plain = score_rollouts(unsharded(model), rollouts, settings, alone, tmp_path / name, model_hash="m")
         assert_same_sets(load_neurons(out / "4" / name), plain)
 
 
@@ -102,6 +102,6 @@ def test_t_dist_under_deepspeeds_launcher(job, deepspeed_run, unsharded, alone, 
         pytest.skip("one start is enough; both kinds run on 1, 2 and 4 ranks")
     deepspeed_run(HERE / "worker_scoring.py", folder / "job.json", ranks=2)
     for name, (questions, samples, config) in CASES.items():
-        rollouts = make_rollouts(questions, samples, seed=2)
-        plain = score_rollouts(unsharded(model), rollouts, NeuronConfig(**config), alone, tmp_path / name, model_hash="m")
+        rollouts, settings = make_rollouts(questions, samples, seed=2), NeuronConfig(**config)
+        plain = score_rollouts(unsharded(model), rollouts, settings, alone, tmp_path / name, model_hash="m")
         assert_same_sets(load_neurons(folder / "out" / "deepspeed2" / name), plain)
