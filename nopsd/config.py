@@ -75,7 +75,7 @@ class ServerConfig:
     seed: int = 0
     startup_timeout_s: float = 600.0
     request_timeout_s: float = 600.0
-    weight_sync: str = "auto"  # auto|gloo|nccl|disk; auto: nccl on GPU, gloo on CPU
+    weight_sync: str = "auto"  # auto|gloo|nccl|disk; auto: nccl to a GPU server on another host, else gloo
     sync_bucket_mib: int = 256
     sync_timeout_s: float = 300.0
 
@@ -137,6 +137,9 @@ class TrainConfig:
     seed: int = 0
     checkpoint_every: int = 25
     keep_checkpoints: int = 2
+    probe_every: int = 25  # label-free probe (§9.5) every so many steps; 0: never
+    probe_questions: int = 32
+    probe_samples: int = 4
     sync_check_every: int = 1  # verify served against trained log-probs every so many syncs; 0: never
     sync_tolerance: float = 1e-4  # float32; bfloat16 presets raise it
 
@@ -204,6 +207,16 @@ class Config:
     dist: DistConfig = field(default_factory=DistConfig)
 
 
+# Keys of `train` that don't change what is trained: a run may be continued with others.
+TRAIN_CONDUCT = (
+    "checkpoint_every",
+    "keep_checkpoints",
+    "probe_every",
+    "probe_questions",
+    "probe_samples",
+    "sync_check_every",
+    "sync_tolerance",
+)
 # Values of the keys that name a choice.
 CHOICES: dict[str, tuple[str, ...]] = {
     "model.dtype": ("float32", "bfloat16"),
@@ -248,6 +261,9 @@ MINIMA: dict[str, float] = {
     "train.warmup": 0,
     "train.clip": 0,
     "train.checkpoint_every": 1,
+    "train.probe_every": 0,
+    "train.probe_questions": 1,
+    "train.probe_samples": 2,
     "train.keep_checkpoints": 1,
     "distill.logit_chunk": 1,
     "distill.skip_first_tokens": 0,

@@ -61,6 +61,7 @@ class Distillation:
     progress: Callable[..., None] | None
     identity: Mapping[str, Any]
     pad: int = 0
+    probe: Callable[[int], dict[str, float]] | None = None  # on rank 0: label-free numbers of the served policy
 
     @property
     def seed(self) -> int:
@@ -92,7 +93,7 @@ def distill(d: Distillation, step: int = 0, skipped: int = 0) -> None:
             check_probe(d, rollouts[0], step + 1)
         values = step_metrics(d, step, skipped, taken, sums, rollouts, uids, clock)
         if d.log is not None:
-            d.log.log(step, values)
+            d.log.log(step, values | probed(d, step + 1))
         step += 1
         if step % train.checkpoint_every == 0 or step == train.steps:
             checkpoint.save(
@@ -100,6 +101,13 @@ def distill(d: Distillation, step: int = 0, skipped: int = 0) -> None:
             )
         if d.progress is not None:
             d.progress(step, train.steps, loss=round(values["loss"], 5))
+
+
+def probed(d: Distillation, version: int) -> dict[str, float]:
+    """The probe's numbers every `train.probe_every` steps, and after the last."""
+    every = d.config.train.probe_every
+    due = every and (version % every == 0 or version == d.config.train.steps)
+    return d.probe(version) if d.probe is not None and due else {}
 
 
 def micro_batches(d: Distillation, examples: list[Any]) -> list[MicroBatch]:

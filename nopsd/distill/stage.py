@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from nopsd.config import Config, to_plain
+from nopsd.config import TRAIN_CONDUCT, Config, to_plain
 from nopsd.data.prompts import TeacherPrompt
 from nopsd.distill import checkpoint
 from nopsd.distill.algorithm import Distillation, Log, distill
@@ -30,14 +30,13 @@ from nopsd.rollout.weight_sync import open_weight_sync
 from nopsd.runs import read_json, sha256_json
 
 PROBE_TOKENS = 64
-# Keys of `train` that don't change what is trained.
-CONDUCT = ("checkpoint_every", "keep_checkpoints", "sync_check_every", "sync_tolerance")
 
 
 def train(
     config: Config, selected: Sequence[str], student_prompts: Mapping[str, list[int]],
     teacher_prompts: Mapping[str, TeacherPrompt], model_path: Path, client: Any, ranks: Ranks,
     folder: Path, open_log: Callable[[int], Log] | None = None, progress: Callable[..., None] | None = None,
+    probe: Callable[[int], dict[str, float]] | None = None,
 ) -> None:
     """Distil into FOLDER/export; goes on from the newest whole checkpoint, and does nothing if the export is there.
 
@@ -60,15 +59,16 @@ def train(
             Distillation(
                 config, list(selected), student_prompts, teacher_prompts, student, teacher, ema, client, sync, ranks,
                 folder, log, progress, identity, pad=pad_id(student.module.lm),
+                probe=probe,
             ),
             step, skipped,
         )
     finally:
         sync.close()
-    probe = min(student_prompts.values(), key=lambda ids: (len(ids), ids))[:PROBE_TOKENS]
+    shortest = min(student_prompts.values(), key=lambda ids: (len(ids), ids))[:PROBE_TOKENS]
     facts = {"identity": sha256_json(identity), "steps": config.train.steps, "base_model": str(model_path)}
     export_model(
-        student.module.lm, model_path, folder / "export", probe, ranks, facts=facts,
+        student.module.lm, model_path, folder / "export", shortest, ranks, facts=facts,
         trust_remote_code=config.model.trust_remote_code,
     )
 
@@ -114,7 +114,7 @@ def identity_of(
     teacher_prompts: Mapping[str, TeacherPrompt],
 ) -> dict[str, Any]:
     """What a checkpoint or export was made from, as far as this stage sees it."""
-    train = {k: v for k, v in to_plain(config.train).items() if k not in CONDUCT}
+    train = {k: v for k, v in to_plain(config.train).items() if k not in TRAIN_CONDUCT}
     prompts = [[uid, student_prompts[uid], teacher_prompts[uid].ids] for uid in sorted(selected)]
     return {
         "train": train, "distill": to_plain(config.distill), "teacher": to_plain(config.teacher), "seed": config.seed,

@@ -95,10 +95,10 @@ def _site(model: nn.Module, index: int, layer: nn.Module) -> MlpSite:
     if missing:
         raise _unknown(model, f"layer {index} has no mlp.{missing[0]}")
     assert mlp is not None
-    activation = mlp.act_fn
     # Its bare forward: calling the module once more would change the sequence of modules that ZeRO-3 traces, so
     # that a rank which scores and one which idles would disagree, and hang.
-    return MlpSite(mlp.gate_proj, activation.forward if isinstance(activation, nn.Module) else activation, mlp.down_proj)
+    activation = mlp.act_fn.forward if isinstance(mlp.act_fn, nn.Module) else mlp.act_fn
+    return MlpSite(mlp.gate_proj, activation, mlp.down_proj)
 
 
 def _unknown(model: nn.Module, reason: str) -> UserError:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from nopsd.data.demonstrations import demonstrations_for, display_order
 from nopsd.data.prompts import TeacherPrompt
 from nopsd.data.records import Question
+from nopsd.distill.probe import probe_metrics
 from nopsd.engine.ds_config import load_ds_config
 from nopsd.engine.frozen import load_frozen
 from nopsd.monitor.metrics_log import MetricsLog
 from nopsd.neurons.stage import load_rank_neurons, score_rollouts
-from nopsd.pipeline.session import Session, device
+from nopsd.pipeline.session import Session, device, eval_sampling
+from nopsd.rollout.client import RolloutClient
 from nopsd.rollout.types import read_rollouts
 from nopsd.runs import read_json
 from nopsd.selection.stage import select_and_retrieve
@@ -93,7 +96,23 @@ def distill(session: Session, folder: Path, progress: Progress) -> None:
         folder,
         lambda step: MetricsLog(folder, step),
         progress,
+        label_free_probe(session, client) if client else None,
     )
+
+
+def label_free_probe(session: Session, client: RolloutClient) -> Callable[[int], dict[str, float]]:
+    """A probe of the served policy on the same pool questions every time, at evaluation's temperature."""
+    config = session.config
+    questions = session.pool[: config.train.probe_questions]
+    prompts = [session.renderer.student(q) for q in questions]
+    sampling = replace(eval_sampling(config.eval), n=config.train.probe_samples)
+
+    def probe(version: int) -> dict[str, float]:
+        uids = [q.uid for q in questions]
+        samples = client.generate(prompts, uids, sampling, config.seed, expected_version=version)
+        return probe_metrics(questions, samples, config.eval.extract, session.think_open)
+
+    return probe
 
 
 def teacher_prompts(session: Session, selected: list[str], questions: dict[str, Question]) -> dict[str, TeacherPrompt]:

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from nopsd.config import Config
+from nopsd.config import Config, EvalConfig, SamplingConfig
 from nopsd.data.answers import leaves_think_open
 from nopsd.data.prompts import PromptRenderer, load_tokenizer
 from nopsd.data.records import Question
@@ -30,6 +30,11 @@ def device() -> str:
     import torch
 
     return "cuda" if torch.cuda.is_available() and os.environ.get("DS_ACCELERATOR") != "cpu" else "cpu"
+
+
+def eval_sampling(config: EvalConfig) -> SamplingConfig:
+    """How evaluation samples, as the client takes it."""
+    return SamplingConfig(config.n, config.temperature, config.top_p, config.top_k, config.max_new)
 
 
 class Session:

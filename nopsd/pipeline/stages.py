@@ -16,11 +16,11 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from nopsd.config import Config, EvalConfig, SamplingConfig, to_plain
+from nopsd.config import TRAIN_CONDUCT, Config, to_plain
 from nopsd.data.records import questions_hash
 from nopsd.evaluation.stage import evaluate_policy, judge_pool
 from nopsd.pipeline.prepare import prepare_data
-from nopsd.pipeline.session import Session
+from nopsd.pipeline.session import Session, eval_sampling
 from nopsd.rollout.stage import run_rollouts
 from nopsd.rollout.types import read_rollouts
 from nopsd.runs import sha256_json
@@ -69,10 +69,6 @@ def _rollout(session: Session, folder: Path, progress: Progress) -> None:
     client = session.client_holding(session.model.path, version=0)
     prompts = [session.renderer.student(q) for q in session.pool]
     run_rollouts(session.pool, prompts, client, session.config.rollout_zs, session.config.seed, folder, 0, progress)
-
-
-def eval_sampling(config: EvalConfig) -> SamplingConfig:
-    return SamplingConfig(config.n, config.temperature, config.top_p, config.top_k, config.max_new)
 
 
 def _evaluate_base(session: Session, folder: Path, progress: Progress) -> None:
@@ -131,11 +127,7 @@ def _report(session: Session, folder: Path, progress: Progress) -> None:
     report(session, folder)
 
 
-TRAIN_KEYS = tuple(
-    f"train.{k}"
-    for k in to_plain(Config())["train"]
-    if k not in ("checkpoint_every", "keep_checkpoints", "sync_check_every", "sync_tolerance")
-)
+TRAIN_KEYS = tuple(f"train.{key}" for key in to_plain(Config())["train"] if key not in TRAIN_CONDUCT)
 STAGES = (
     Stage(
         "data",

@@ -95,11 +95,10 @@ def test_no_deadlock_every_rank_runs_as_many_forwards(on_1_2_4_ranks):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("job", ["untied"], indirect=True)  # one start is enough
 def test_t_dist_under_deepspeeds_launcher(job, deepspeed_run, unsharded, alone, make_rollouts, tmp_path):
     """`deepspeed --num_gpus 2` with real ZeRO-3 gives the sets of one plain process."""
     folder, model = job
-    if "untied" not in folder.name:
-        pytest.skip("one start is enough; both kinds run on 1, 2 and 4 ranks")
     deepspeed_run(HERE / "worker_scoring.py", folder / "job.json", ranks=2)
     for name, (questions, samples, config) in CASES.items():
         rollouts, settings = make_rollouts(questions, samples, seed=2), NeuronConfig(**config)
