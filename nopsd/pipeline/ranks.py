@@ -10,6 +10,7 @@ from typing import Any
 from nopsd.data.demonstrations import demonstrations_for, display_order
 from nopsd.data.prompts import TeacherPrompt
 from nopsd.data.records import Question
+from nopsd.data.wording import question_text
 from nopsd.distill.probe import probe_metrics
 from nopsd.engine.ds_config import load_ds_config
 from nopsd.engine.frozen import load_frozen
@@ -61,17 +62,18 @@ def think_ids(tokenizer: Any) -> tuple[int, int] | None:
 def select_contexts(session: Session, folder: Path, progress: Progress) -> None:
     """Stage `select`: the questions to train on and their demonstrations, from the all-gathered counts and sets."""
     assert session.ranks is not None
+    config, pool = session.config, session.pool
     neurons = load_rank_neurons(session.run.stage_dir("neurons"), session.ranks)
     select_and_retrieve(
         neurons,
-        {q.uid: q.question for q in session.pool},
-        session.config.select,
-        session.config.context,
+        {q.uid: question_text(q) for q in pool},
+        replace(config.select, seed=config.select.seed or config.seed),
+        replace(config.context, seed=config.context.seed or config.seed),
         session.ranks,
         folder,
         folder,
-        exchange=session.config.dist.context_exchange,
-        domains={q.uid: q.domain for q in session.pool},
+        exchange=config.dist.context_exchange,
+        domains={q.uid: q.domain for q in pool},
     )
 
 
