@@ -8,64 +8,18 @@ Every rank runs it in step with the others. The server always holds version `ste
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
-from nopsd.config import Config
-from nopsd.data.prompts import TeacherPrompt
 from nopsd.distill import checkpoint
 from nopsd.distill.batches import MicroBatch, batch_uids, rank_micro_batches
 from nopsd.distill.head import gathered_weight, response_hidden
 from nopsd.distill.metrics import Clock, StepSums, step_metrics
 from nopsd.distill.sampling import pair, sample_step
 from nopsd.distill.served import check_gap, check_probe
-from nopsd.engine.distributed import Ranks
-from nopsd.engine.ema import ShardedEma
+from nopsd.distill.state import Distillation
 from nopsd.engine.student import lr_at, set_lr
-
-
-class Sync(Protocol):
-    """What the loop asks of `nopsd.rollout.weight_sync.WeightSync`."""
-
-    def push(self, version: int) -> None: ...
-
-
-class Log(Protocol):
-    def log(self, step: int, values: Mapping[str, float]) -> None: ...
-
-
-@dataclass
-class Distillation:
-    """All that the loop works with.
-
-    `student` and `teacher` are ZeRO-3 engines, `ema` is None for a frozen teacher, `client` a `sampling.Client`
-    on rank 0 and unused elsewhere.
-    """
-
-    config: Config
-    selected: list[str]
-    student_prompts: Mapping[str, list[int]]
-    teacher_prompts: Mapping[str, TeacherPrompt]
-    student: Any
-    teacher: Any
-    ema: ShardedEma | None
-    client: Any
-    sync: Sync
-    ranks: Ranks
-    folder: Path
-    log: Log | None  # on rank 0
-    progress: Callable[..., None] | None
-    identity: Mapping[str, Any]
-    pad: int = 0
-    probe: Callable[[int], dict[str, float]] | None = None  # on rank 0: label-free numbers of the served policy
-
-    @property
-    def seed(self) -> int:
-        return self.config.train.seed or self.config.seed
 
 
 def distill(d: Distillation, step: int = 0, skipped: int = 0) -> None:

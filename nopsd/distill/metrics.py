@@ -16,20 +16,17 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import torch
 
 from nopsd.distill.batches import MicroBatch
 from nopsd.distill.fused_linear import FusedResult, mean_statistics
+from nopsd.distill.state import Distillation
 from nopsd.distill.tile import STATISTICS
 from nopsd.engine.distributed import Ranks
 from nopsd.engine.ema import squared_distance
 from nopsd.engine.student import lr_at
 from nopsd.rollout.types import Rollout
-
-if TYPE_CHECKING:
-    from nopsd.distill.algorithm import Distillation
 
 NAMES = {  # ours, of the fused loss's statistics
     "kl_reverse": "reverse_kl", "kl_forward": "forward_kl", "entropy_student": "student_entropy",

@@ -8,19 +8,16 @@ sync after the last step; a distillation temperature other than 1) is probed wit
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
 
 from nopsd.config import Config
 from nopsd.distill.export import probe_logits
 from nopsd.distill.metrics import StepSums
+from nopsd.distill.state import Distillation
 from nopsd.engine.from_main import from_main
 from nopsd.errors import StaleWeightsError
 from nopsd.rollout.types import Rollout
-
-if TYPE_CHECKING:
-    from nopsd.distill.algorithm import Distillation
 
 PROBE_TOKENS = 8
 

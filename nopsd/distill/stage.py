@@ -16,10 +16,11 @@ import torch
 from nopsd.config import TRAIN_CONDUCT, Config, to_plain
 from nopsd.data.prompts import TeacherPrompt
 from nopsd.distill import checkpoint
-from nopsd.distill.algorithm import Distillation, Log, distill
+from nopsd.distill.algorithm import distill
 from nopsd.distill.batches import micro_batches_per_rank
 from nopsd.distill.export import RECORD, export_model
 from nopsd.distill.head import DistillModel
+from nopsd.distill.state import Distillation, Log
 from nopsd.engine.distributed import Ranks
 from nopsd.engine.ds_config import load_ds_config
 from nopsd.engine.ema import ShardedEma

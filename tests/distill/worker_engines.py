@@ -18,9 +18,10 @@ import torch
 from nopsd.config import Config, DistConfig, SamplingConfig, TeacherConfig, TrainConfig
 from nopsd.data.prompts import TeacherPrompt
 from nopsd.distill import checkpoint
-from nopsd.distill.algorithm import Distillation, distill
+from nopsd.distill.algorithm import distill
 from nopsd.distill.export import export_model, probe_logits
 from nopsd.distill.stage import load_engines
+from nopsd.distill.state import Distillation
 from nopsd.engine.distributed import Ranks, init_distributed, shutdown_distributed
 from nopsd.rollout.types import Rollout
 
