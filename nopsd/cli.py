@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 import time
+import traceback
 
 from nopsd.errors import UserError
 
@@ -57,6 +58,12 @@ def main(argv: list[str] | None = None) -> int:
         return dispatch(arguments, arguments.config or arguments.preset or (presets or [None])[-1], overrides)
     except UserError as error:
         return _fail(str(error))
+    except Exception:
+        if "RANK" not in os.environ:
+            raise
+        traceback.print_exc()  # an orderly exit might wait for the other ranks, who wait for this one
+        sys.stderr.flush()
+        os._exit(1)
     except KeyboardInterrupt:
         return _fail("stopped; the same command continues where it was", 130)
 
