@@ -7,6 +7,7 @@ optimizer steps follow each other. Each rank prints one line of JSON for each of
 import argparse
 import json
 import sys
+from pathlib import Path
 
 import deepspeed
 import torch
@@ -130,7 +131,8 @@ def compare(ranks, folder, tied):
         seen["eval"] = max(seen["eval"], (result.loss - expected).abs().item())
         student.train()
     seen["sums"] = ranks.all_sum(result.sums).tolist()
-    print("SEEN " + json.dumps({"tied": tied, "rank": ranks.rank, **seen}), flush=True)
+    # A file a rank: lines of two ranks in one stream run into each other.
+    Path(f"{folder}.seen{ranks.rank}.json").write_text(json.dumps({"tied": tied, "rank": ranks.rank, **seen}))
 
 
 def main():
