@@ -21,6 +21,24 @@ from nopsd.errors import ConfigError
 
 PRESETS = Path(__file__).parent / "presets"
 
+STYLE_WORDS = (
+    "Therefore",
+    "Thus",
+    "So",
+    "Hence",
+    "However",
+    "But",
+    "Wait",
+    "Hmm",
+    "Okay",
+    "Alternatively",
+    "Let",
+    "Now",
+    "First",
+    "Next",
+    "Finally",
+)
+
 
 @dataclass
 class ModelConfig:
@@ -140,6 +158,8 @@ class TrainConfig:
     probe_every: int = 25  # label-free probe (§9.5) every so many steps; 0: never
     probe_questions: int = 32
     probe_samples: int = 4
+    # Words of style rather than substance, whose share of the loss is logged; (chosen) after §11 F1.
+    style_words: list[str] = field(default_factory=lambda: list(STYLE_WORDS))
     sync_check_every: int = 1  # verify served against trained log-probs every so many syncs; 0: never
     sync_tolerance: float = 1e-4  # float32; bfloat16 presets raise it
 
@@ -214,6 +234,7 @@ TRAIN_CONDUCT = (
     "probe_every",
     "probe_questions",
     "probe_samples",
+    "style_words",
     "sync_check_every",
     "sync_tolerance",
 )

@@ -79,7 +79,7 @@ def learn(d: Distillation, batches: list[MicroBatch], hidden: list[torch.Tensor]
 
     Refuses, before the weights move, responses that other weights than these have sampled.
     """
-    sums = StepSums(d.ranks.device)
+    sums = StepSums(d.ranks.device, d.style_ids)
     for index, (batch, hidden_NH) in enumerate(zip(batches, hidden, strict=True)):
         with gathered_weight(d.teacher) as teacher_weight_VH:
             result = d.student(

@@ -29,6 +29,7 @@ class FusedResult(NamedTuple):
     loss: Tensor  # scalar, at least float32; carries gradients to the hidden states and the weight
     sums: Tensor | None = None  # float64 [len(STATISTICS)]: sums over tokens, to be added over micro-batches and ranks
     student_logprob_N: Tensor | None = None  # log p of the sampled tokens, detached; None without statistics or targets
+    reverse_kl_N: Tensor | None = None  # each token's KL(student ‖ teacher), detached; None without statistics
 
     @property
     def stats(self) -> dict[str, Tensor]:
@@ -66,13 +67,13 @@ def fused_linear_divergence(
     """
     vocab_size = _checked_vocabulary(weight_VH, teacher_weight_VH, vocab_size)
     _check_rows(hidden_NH, teacher_hidden_NH, token_weight_N, target_N)
-    loss, sums, logprob_N = _FusedLinearDivergence.apply(
+    loss, sums, logprob_N, reverse_kl_N = _FusedLinearDivergence.apply(
         hidden_NH, weight_VH, teacher_hidden_NH.detach(), teacher_weight_VH.detach(), token_weight_N.detach(),
         target_N, config, vocab_size, with_statistics, torch.is_grad_enabled(),
     )  # fmt: skip
     if not with_statistics:
         return FusedResult(loss)
-    return FusedResult(loss, sums, None if target_N is None else logprob_N)
+    return FusedResult(loss, sums, None if target_N is None else logprob_N, reverse_kl_N)
 
 
 class _FusedLinearDivergence(torch.autograd.Function):
@@ -89,14 +90,14 @@ class _FusedLinearDivergence(torch.autograd.Function):
         vocab_size: int,
         with_statistics: bool,
         grad_enabled: bool,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         dtype = torch.promote_types(hidden_NH.dtype, torch.float32)
         N, chunk = hidden_NH.shape[0], max(1, min(config.logit_chunk, hidden_NH.shape[0]))
         raw_cV, student_cV, teacher_cV = (hidden_NH.new_empty(chunk, vocab_size, dtype=dtype) for _ in range(3))
         student_VH, teacher_VH = weight_VH[:vocab_size], teacher_weight_VH[:vocab_size]
         loss = hidden_NH.new_zeros((), dtype=dtype)
         sums = hidden_NH.new_zeros(len(STATISTICS), dtype=torch.float64)
-        logprob_N = hidden_NH.new_zeros(N if with_statistics else 0, dtype=dtype)
+        logprob_N, reverse_kl_N = (hidden_NH.new_zeros(N if with_statistics else 0, dtype=dtype) for _ in range(2))
         needs_hidden, needs_weight = (grad_enabled and needed for needed in ctx.needs_input_grad[:2])
         grad_hidden_NH = torch.empty_like(hidden_NH) if needs_hidden else None
         grad_weight_VH = torch.zeros_like(weight_VH, dtype=dtype) if needs_weight else None
@@ -115,6 +116,7 @@ class _FusedLinearDivergence(torch.autograd.Function):
                 found |= {"reverse_kl": values.reverse, "forward_kl": values.forward}
                 _add_statistics(sums, found, token_weight_n)
                 logprob_N[rows] = found.get("student_logprob", 0.0)
+                reverse_kl_N[rows] = values.reverse
             grad_nV = values.grad.mul_((token_weight_n / config.temperature)[:, None])
             if grad_hidden_NH is not None:
                 _pull_back(grad_nV, student_VH, grad_hidden_NH[rows])
@@ -122,8 +124,8 @@ class _FusedLinearDivergence(torch.autograd.Function):
                 add_weight_gradient(grad_nV, hidden_NH[rows], grad_weight_VH[:vocab_size])
 
         ctx.gradients, ctx.weight_dtype = (grad_hidden_NH, grad_weight_VH), weight_VH.dtype
-        ctx.mark_non_differentiable(sums, logprob_N)
-        return loss, sums, logprob_N
+        ctx.mark_non_differentiable(sums, logprob_N, reverse_kl_N)
+        return loss, sums, logprob_N, reverse_kl_N
 
     @staticmethod
     @once_differentiable

@@ -5,6 +5,7 @@
     entropy_student, entropy_teacher, entropy_gap    next-token entropies on the student's y; teacher − student
     top16_overlap, top16_student_mass, top16_teacher_mass    share of common top-16 ids, and their mass
     logprob_gap, logprob_gap_max  |served − trained| log-prob of the sampled tokens (mean, max)
+    style_token_share             of the reverse KL, how much sits on style tokens (train.style_words; F1)
     response_length_mean|max, truncated_share, loss_tokens
     demos_kept_mean, demos_offered_mean, teacher_prompt_length
     grad_norm, lr, skipped_fraction, ema_distance (‖θ − θ̄‖), policy_version, time/rollout|teacher|student|sync
@@ -51,24 +52,27 @@ class Clock:
 class StepSums:
     """Running sums of a step: loss, token statistics, and the gap between served and trained log-probs."""
 
-    def __init__(self, device: torch.device | str) -> None:
-        # loss, Σ|gap|, tokens with a known gap, then the fused loss's statistics
-        self.sums = torch.zeros(3 + len(STATISTICS), dtype=torch.float64, device=device)
+    def __init__(self, device: torch.device | str, style_ids: Sequence[int] = ()) -> None:
+        # loss, Σ|gap|, tokens with a known gap, Σ reverse KL on style tokens, then the fused loss's statistics
+        self.sums = torch.zeros(4 + len(STATISTICS), dtype=torch.float64, device=device)
+        self.style_ids = torch.tensor(style_ids, dtype=torch.long, device=device)
         self.max = torch.zeros(1, dtype=torch.float64, device=device)
 
     def add(self, batch: MicroBatch, result: FusedResult) -> None:
-        assert result.sums is not None and result.student_logprob_N is not None
+        assert result.sums is not None and result.student_logprob_N is not None and result.reverse_kl_N is not None
         self.sums[0] += result.loss.detach()
-        self.sums[3:] += result.sums
+        self.sums[4:] += result.sums
         known = (batch.weights_N > 0) & ~batch.served_N.isnan()
         gap = (result.student_logprob_N - batch.served_N).abs().double()[known]
         self.sums[1] += gap.sum()
         self.sums[2] += gap.numel()
+        style = (batch.weights_N > 0) & torch.isin(batch.targets_N, self.style_ids)
+        self.sums[3] += result.reverse_kl_N[style].double().sum()
         if gap.numel():
             self.max = torch.maximum(self.max, gap.max()[None])
 
     def over_ranks(self, ranks: Ranks) -> StepSums:
-        whole = StepSums(self.sums.device)
+        whole = StepSums(self.sums.device, self.style_ids.tolist())
         whole.sums, whole.max = ranks.all_sum(self.sums), ranks.all_max(self.max)
         return whole
 
@@ -77,11 +81,13 @@ class StepSums:
         return float(self.max)
 
     def values(self) -> dict[str, float]:
-        loss, gap, known = self.sums[:3].tolist()
-        means = mean_statistics(self.sums[3:])
+        loss, gap, known, style = self.sums[:4].tolist()
+        means = mean_statistics(self.sums[4:])
         named = {ours: means[theirs] for ours, theirs in NAMES.items()}
         gaps = {"logprob_gap": gap / known, "logprob_gap_max": self.gap_max} if known else {}
-        return {"loss": loss, "loss_tokens": means["tokens"], **named, **gaps}
+        whole_kl = means["reverse_kl"] * means["tokens"]
+        styles = {"style_token_share": style / whole_kl} if self.style_ids.numel() and whole_kl > 0 else {}
+        return {"loss": loss, "loss_tokens": means["tokens"], **named, **gaps, **styles}
 
 
 def step_metrics(

@@ -38,6 +38,7 @@ def train(
     teacher_prompts: Mapping[str, TeacherPrompt], model_path: Path, client: Any, ranks: Ranks,
     folder: Path, open_log: Callable[[int], Log] | None = None, progress: Callable[..., None] | None = None,
     probe: Callable[[int], dict[str, float]] | None = None,
+    style_ids: Sequence[int] = (),
 ) -> None:
     """Distil into FOLDER/export; goes on from the newest whole checkpoint, and does nothing if the export is there.
 
@@ -61,6 +62,7 @@ def train(
                 config, list(selected), student_prompts, teacher_prompts, student, teacher, ema, client, sync, ranks,
                 folder, log, progress, identity, pad=pad_id(student.module.lm),
                 probe=probe,
+                style_ids=tuple(style_ids),
             ),
             step, skipped,
         )

@@ -48,6 +48,8 @@ class Distillation:
     pad: int = 0
     probe: Callable[[int], dict[str, float]] | None = None  # on rank 0: label-free numbers of the served policy
 
+    style_ids: tuple[int, ...] = ()  # tokens of style rather than substance, for the log
+
     @property
     def seed(self) -> int:
         return self.config.train.seed or self.config.seed

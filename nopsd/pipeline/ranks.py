@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -99,7 +99,15 @@ def distill(session: Session, folder: Path, progress: Progress) -> None:
         lambda step: MetricsLog(folder, step),
         progress,
         label_free_probe(session, client) if client else None,
+        single_token_ids(session.tokenizer, session.config.train.style_words),
     )
+
+
+def single_token_ids(tokenizer: Any, words: Sequence[str]) -> list[int]:
+    """Ids of the words, with and without a space before, capital and small, that are one token each."""
+    forms = {f"{space}{form}" for word in words for form in (word, word.lower()) for space in ("", " ")}
+    encoded = [tokenizer.encode(form, add_special_tokens=False) for form in sorted(forms)]
+    return sorted({ids[0] for ids in encoded if len(ids) == 1})
 
 
 def label_free_probe(session: Session, client: RolloutClient) -> Callable[[int], dict[str, float]]:

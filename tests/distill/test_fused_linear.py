@@ -212,6 +212,7 @@ def test_statistics_against_naive_computation(kind, beta):
     for name, value in expected.items():
         assert result.stats[name].item() == pytest.approx(float(value), rel=1e-12), name
     torch.testing.assert_close(result.student_logprob_N, p[torch.arange(N), target])
+    torch.testing.assert_close(result.reverse_kl_N, reverse_kl(p, q))
     assert not result.sums.requires_grad and not result.student_logprob_N.requires_grad
 
 
