@@ -21,22 +21,8 @@ from nopsd.errors import ConfigError
 
 PRESETS = Path(__file__).parent / "presets"
 
-STYLE_WORDS = (
-    "Therefore",
-    "Thus",
-    "So",
-    "Hence",
-    "However",
-    "But",
-    "Wait",
-    "Hmm",
-    "Okay",
-    "Alternatively",
-    "Let",
-    "Now",
-    "First",
-    "Next",
-    "Finally",
+STYLE_WORDS = tuple(
+    "Therefore Thus So Hence However But Wait Hmm Okay Alternatively Let Now First Next Finally".split()
 )
 
 

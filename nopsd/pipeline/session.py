@@ -7,6 +7,7 @@ process finds it through the environment (`NOPSD_SERVER_URL`, `NOPSD_SERVER_KEY`
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,12 @@ from nopsd.data.prompts import PromptRenderer, load_tokenizer
 from nopsd.data.records import Question
 from nopsd.engine.distributed import Ranks
 from nopsd.models import ModelFiles, resolve_model
-from nopsd.rollout.client import RolloutClient
+from nopsd.rollout.client import KEY_VARIABLE, RolloutClient, connect
 from nopsd.rollout.server import VllmServer, start_server
 from nopsd.rollout.weight_sync import load_folder
 from nopsd.runs import RunFolder, read_jsonl
 
-URL_VARIABLE, KEY_VARIABLE = "NOPSD_SERVER_URL", "NOPSD_SERVER_KEY"
+URL_VARIABLE = "NOPSD_SERVER_URL"
 
 
 def device() -> str:
@@ -78,19 +79,16 @@ class Session:
     def client(self) -> RolloutClient:
         """A client of the rollout server, which is started if there is none yet."""
         if self._client is None:
-            url = os.environ.get(URL_VARIABLE) or self.config.server.url
-            key = os.environ.get(KEY_VARIABLE) or self.config.server.api_key
+            server = self.config.server
+            url = os.environ.get(URL_VARIABLE) or server.url
             if url is None:
+                dtype = server.dtype or self.config.model.dtype
                 self._server = start_server(
-                    self.config.server,
-                    str(self.model.path),
-                    self.config.server.dtype or self.config.model.dtype,
-                    self.log_path("server"),
-                    device=device(),
+                    server, str(self.model.path), dtype, self.log_path("server"), device=device()
                 )
-                url, key = self._server.url, self._server.api_key
-            self._client = RolloutClient(url, key, timeout_s=self.config.server.request_timeout_s)
-            self._client.check()
+                self._client = self._server.client(server.request_timeout_s)
+            else:
+                self._client = connect(replace(server, url=url))
         return self._client
 
     def client_holding(self, folder: Path, version: int) -> RolloutClient:
