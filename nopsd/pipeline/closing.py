@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from nopsd.config import to_plain
 from nopsd.evaluation.closing import closing_table
@@ -14,6 +13,8 @@ from nopsd.monitor.views import DemoView, PoolView, ReportInputs
 from nopsd.neurons.store import load_neurons
 from nopsd.pipeline.session import Session
 from nopsd.runs import read_json
+from nopsd.selection.selectors import Selection
+from nopsd.selection.stage import read_contexts, read_selected
 
 UNLABELLED = "The questions have no answers, so there is nothing to measure the models on: no before/after table."
 
@@ -21,8 +22,8 @@ UNLABELLED = "The questions have no answers, so there is nothing to measure the 
 def report(session: Session, folder: Path) -> None:
     """Write report.md and report.html into `folder`."""
     config, run = session.config, session.run
-    selected = read_json(run.stage_dir("select") / "selected.json")
-    contexts = read_json(run.stage_dir("select") / "contexts.json")
+    selected = read_selected(run.stage_dir("select"))
+    contexts = read_contexts(run.stage_dir("select"))
     inputs = ReportInputs(
         title=f"{config.data.domain}, from {len(session.pool)} unlabeled questions",
         pool_domain=config.data.domain,
@@ -31,8 +32,8 @@ def report(session: Session, folder: Path) -> None:
         after=results(session, "final"),
         pool=pool_view(session, selected),
         demos=DemoView(
-            [[n["distance"] for n in near if n["distance"] is not None] for near in contexts.values()],
-            selected["stats"].get("mean_pairwise_jaccard"),
+            [[n.distance for n in near if n.distance is not None] for near in contexts.values()],
+            selected.stats.get("mean_pairwise_jaccard"),
         ),
         config=to_plain(config),
         provenance=read_json(run.root / "environment.json"),
@@ -47,20 +48,20 @@ def results(session: Session, name: str) -> dict[str, DomainResult]:
     return {domain: read_result(folder, name, domain, session.config.eval) for domain in session.tests}
 
 
-def pool_view(session: Session, selected: dict[str, Any]) -> PoolView:
+def pool_view(session: Session, selected: Selection) -> PoolView:
     """Counts, lengths and selection of the pool; correctness where evaluation knows it."""
     neurons = load_neurons(session.run.stage_dir("neurons"))
     judged = session.run.stage_dir("evaluate_base") / "pool_correct.json"
     correct = read_json(judged) if judged.exists() else {}
-    chosen = set(selected["uids"])
+    chosen = set(selected.uids)
     return PoolView(
         counts=neurons.counts.tolist(),
         lengths=neurons.lengths.tolist(),
         selected=[uid in chosen for uid in neurons.uids],
         truncated=neurons.truncated.tolist(),
         correct=[correct.get(uid) for uid in neurons.uids],
-        threshold=selected["threshold"],
-        selector=selected["selector"],
+        threshold=selected.threshold,
+        selector=session.config.select.selector,
     )
 
 

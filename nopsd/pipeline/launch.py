@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ from pathlib import Path
 
 from nopsd.errors import UserError
 from nopsd.rollout import guardian
+from nopsd.rollout.server import free_port
 from nopsd.runs import write_json
 
 PROGRESS_VARIABLE = "NOPSD_PROGRESS_FILE"
@@ -30,12 +30,6 @@ def under_launcher() -> bool:
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def deepspeed_command(stage: str, config_path: Path, ranks: int) -> list[str]:
     """The command line, also fit to be typed by hand."""
     return [
@@ -45,7 +39,7 @@ def deepspeed_command(stage: str, config_path: Path, ranks: int) -> list[str]:
         "--num_gpus",
         str(ranks),
         "--master_port",
-        str(free_port()),
+        str(free_port("127.0.0.1", 0)),
         "--no_local_rank",
         "--module",
         "nopsd",

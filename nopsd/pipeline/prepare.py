@@ -56,8 +56,7 @@ def check_pool(config: Config, pool: Sequence[Question]) -> None:
     if len(pool) < needed:
         raise DataError(
             f"the pool has {len(pool)} questions, and context.m={config.context.m} demonstrations need at least "
-            f"{needed}: "
-            "lower context.m or give more questions"
+            f"{needed}: lower context.m or give more questions"
         )
 
 
@@ -67,8 +66,7 @@ def check_windows(config: Config, model: ModelFiles) -> None:
     if teacher > model.window:
         raise ConfigError(
             f"context.max_prompt={config.context.max_prompt} + train.max_response={config.train.max_response} is "
-            f"more than "
-            f"the model's window of {model.window} tokens: lower one of them"
+            f"more than the model's window of {model.window} tokens: lower one of them"
         )
     if config.server.max_model_len > model.window:
         raise ConfigError(

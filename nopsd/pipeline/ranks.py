@@ -19,8 +19,7 @@ from nopsd.neurons.stage import load_rank_neurons, score_rollouts
 from nopsd.pipeline.session import Session, device, eval_sampling
 from nopsd.rollout.client import RolloutClient
 from nopsd.rollout.types import read_rollouts
-from nopsd.runs import read_json
-from nopsd.selection.stage import select_and_retrieve
+from nopsd.selection.stage import read_contexts, read_selected, select_and_retrieve
 
 Progress = Callable[..., None] | None
 
@@ -82,7 +81,7 @@ def distill(session: Session, folder: Path, progress: Progress) -> None:
     from nopsd.distill.stage import train
 
     assert session.ranks is not None
-    selected = read_json(session.run.stage_dir("select") / "selected.json")["uids"]
+    selected = read_selected(session.run.stage_dir("select")).uids
     questions = {q.uid: q for q in session.pool}
     students = {uid: session.renderer.student(questions[uid]) for uid in selected}
     # Rank 0 alone talks to the server, and may have to start it.
@@ -128,14 +127,14 @@ def label_free_probe(session: Session, client: RolloutClient) -> Callable[[int],
 def teacher_prompts(session: Session, selected: list[str], questions: dict[str, Question]) -> dict[str, TeacherPrompt]:
     """Each selected question's prompt with its neighbours' own answers as demonstrations (SPEC §5)."""
     config = session.config.context
-    contexts = read_json(session.run.stage_dir("select") / "contexts.json")
+    contexts = read_contexts(session.run.stage_dir("select"))
     first_sample = {
         r.uid: r.text for r in reversed(read_rollouts(session.run.stage_dir("rollout") / "rollouts.parquet"))
     }
     prompts = {}
     for uid in selected:
         shown = demonstrations_for(
-            [n["uid"] for n in contexts[uid]], questions, first_sample, config.solution, session.think_open
+            [n.uid for n in contexts[uid]], questions, first_sample, config.solution, session.think_open
         )
         order = display_order(len(shown), config.order, f"{config.seed or session.config.seed} {uid}")
         prompts[uid] = session.renderer.teacher(questions[uid], shown, config.max_prompt, order)
