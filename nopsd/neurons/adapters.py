@@ -16,9 +16,9 @@ import torch
 from torch import nn
 
 from nopsd.errors import UserError
+from nopsd.neurons.activity import Block, LayerActivity
 
-# (layer, values_BTF, down_HF)
-Consumer = Callable[[int, torch.Tensor, torch.Tensor], None]
+Consumer = Callable[[LayerActivity], None]
 
 
 @dataclass(frozen=True)
@@ -32,15 +32,15 @@ class MlpSite:
 
 @dataclass(frozen=True)
 class NeuronSites:
-    """All MLPs of a model, their width F, and the unembedding matrix [V, H] (whole or ZeRO-3-sharded)."""
+    """All MLPs of a model, their widths, and the unembedding matrix [V, H] (whole or ZeRO-3-sharded).
+
+    `widths`: neurons of each layer, F; of a mixture, of all its experts. `active`: those that one token reaches.
+    """
 
     mlps: list[MlpSite]
-    width: int
+    widths: tuple[int, ...]
+    active: tuple[int, ...]
     unembedding: torch.Tensor
-
-    @property
-    def layers(self) -> int:
-        return len(self.mlps)
 
 
 def find_sites(model: nn.Module) -> NeuronSites:
@@ -50,10 +50,8 @@ def find_sites(model: nn.Module) -> NeuronSites:
     if layers is None or head is None:
         raise _unknown(model, "no model.layers or no output embedding")
     mlps = [_site(model, index, layer) for index, layer in enumerate(layers)]
-    widths = {full_shape(site.down.weight)[1] for site in mlps}
-    if len(widths) != 1:
-        raise _unknown(model, f"its layers differ in MLP width ({sorted(widths)})")
-    return NeuronSites(mlps, widths.pop(), head.weight)
+    widths = tuple(full_shape(site.down.weight)[1] for site in mlps)
+    return NeuronSites(mlps, widths, widths, head.weight)
 
 
 def full_shape(parameter: torch.Tensor) -> tuple[int, ...]:
@@ -75,15 +73,20 @@ def watch(sites: NeuronSites, value: str, consume: Consumer) -> Iterator[None]:
 
 
 def _hooks(layer: int, site: MlpSite, value: str, consume: Consumer) -> list:
+    def tell(values_BTF: torch.Tensor, down_HF: torch.Tensor, form: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        flat = values_BTF.flatten(0, 1)
+        block = Block(0, down_HF, None, lambda rows: form(flat[rows]))
+        consume(LayerActivity(layer, (values_BTF.shape[0], values_BTF.shape[1]), (block,)))
+
     if value == "gated":
-        return [site.down.register_forward_pre_hook(lambda down, inputs: consume(layer, inputs[0], down.weight))]
+        return [site.down.register_forward_pre_hook(lambda down, inputs: tell(inputs[0], down.weight, lambda v: v))]
     gate_output: list[torch.Tensor] = []
 
     def keep(_gate: nn.Module, _inputs: tuple, output: torch.Tensor) -> None:
         gate_output[:] = [output]
 
     def form(down: nn.Module, _inputs: tuple) -> None:
-        consume(layer, site.activation(gate_output.pop()), down.weight)
+        tell(gate_output.pop(), down.weight, site.activation)
 
     # Not on act_fn itself: an activation module may be shared by all layers.
     return [site.gate.register_forward_hook(keep), site.down.register_forward_pre_hook(form)]

@@ -13,6 +13,7 @@ import torch
 
 from nopsd.engine.distributed import Ranks
 from nopsd.engine.rows import gather_rows
+from nopsd.neurons.activity import LayerActivity
 from nopsd.neurons.adapters import NeuronSites, watch
 from nopsd.neurons.batches import Batch, Span, input_ids
 from nopsd.neurons.contribution import contribution
@@ -39,10 +40,12 @@ class Scorer:
         first = [len(rollouts[s.index].prompt_ids) + s.start - self.shift for s in scored]
         accumulators = [accumulator(self.sizes, self.ranks.device) for _ in batch]
 
-        def consume(layer: int, values_BTF: torch.Tensor, down_HF: torch.Tensor) -> None:
-            down = down_HF.float()
-            for values_TF, start, rows, kept in zip(values_BTF, first, token_rows, accumulators):
-                self._add_chunks(kept, layer, values_TF[start : start + len(rows)], rows, down)
+        def consume(activity: LayerActivity) -> None:
+            (block,) = activity.blocks
+            down = block.down_HF.float()
+            for row, (start, rows, kept) in enumerate(zip(first, token_rows, accumulators)):
+                at = row * activity.shape[1] + start
+                self._add_chunks(kept, activity.layer, block.values(slice(at, at + len(rows))), rows, down)
 
         with watch(self.sites, self.value, consume):
             self._forward(input_ids(rollouts, batch))

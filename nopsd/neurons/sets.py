@@ -1,14 +1,16 @@
 """Sparse neuron sets of one response (SPEC §3.3, G1, G2): U (counted) and N_K (compared).
 
 In: contributions S [C, F] of each layer, a chunk of response positions at a time. Out: `SampleSets`.
-A neuron's global id is g = layer * F + i. Every tie is broken by the lower position, neuron or id, so that
-equal scores give equal sets on every machine.
+A neuron's global id is the widths of the layers before its own, plus its place in it: g = l * F + i. Every tie is
+broken by the lower position, neuron or id, so that equal scores give equal sets on every machine.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
 from typing import Protocol
 
 import torch
@@ -21,7 +23,7 @@ NONE = float("-inf")  # the score of a neuron that was never among the top
 
 @dataclass(frozen=True)
 class SetSizes:
-    """What the sets are made by, for one model: `per_layer` = n and `k` = K of SPEC §3.3, L layers of F neurons."""
+    """What the sets are made by, for one model: `per_layer` = n and `k` = K of SPEC §3.3, neurons of each layer."""
 
     mode: str
     merge: str
@@ -29,8 +31,21 @@ class SetSizes:
     k: int
     chunk: int
     positive_only: bool
-    layers: int
-    width: int
+    widths: tuple[int, ...]
+
+    @property
+    def layers(self) -> int:
+        return len(self.widths)
+
+    @property
+    def neurons(self) -> int:
+        """M, all layers' neurons."""
+        return sum(self.widths)
+
+    @cached_property
+    def offsets(self) -> tuple[int, ...]:
+        """Global id of each layer's first neuron, and M at the end."""
+        return (0, *accumulate(self.widths))
 
 
 @dataclass(frozen=True)
@@ -43,13 +58,14 @@ class SampleSets:
     histogram: torch.Tensor  # [L] int64: members of N_K in each layer
 
 
-def set_sizes(config: NeuronConfig, layers: int, width: int) -> SetSizes:
+def set_sizes(config: NeuronConfig, widths: Sequence[int], active: Sequence[int] | None = None) -> SetSizes:
     """The config's constants, or with `scale_with_width` the paper's ratios to this model's width (§3.3)."""
     per_layer, k = config.per_layer, config.k
     if config.scale_with_width:
-        per_layer, k = max(1, round(0.2056 * width)), max(1, round(0.01428 * layers * width))
+        reached = sum(active or widths)  # of a mixture, a token meets only the experts it is sent to
+        per_layer, k = max(1, round(0.2056 * reached / len(widths))), max(1, round(0.01428 * reached))
     return SetSizes(
-        config.count_mode, config.chunk_merge, per_layer, k, config.chunk, config.positive_only, layers, width
+        config.count_mode, config.chunk_merge, per_layer, k, config.chunk, config.positive_only, tuple(widths)
     )
 
 
@@ -113,7 +129,7 @@ def top_mask(scores_RW: torch.Tensor, n: int) -> torch.Tensor:
 
 
 def _nothing(sizes: SetSizes, device: torch.device) -> torch.Tensor:
-    return torch.full((sizes.layers * sizes.width,), NONE, dtype=torch.float32, device=device)
+    return torch.full((sizes.neurons,), NONE, dtype=torch.float32, device=device)
 
 
 def _ordered(best_M: torch.Tensor, kept_M: torch.Tensor, limit: int | None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -123,7 +139,12 @@ def _ordered(best_M: torch.Tensor, kept_M: torch.Tensor, limit: int | None) -> t
 
 
 def _sample(count: float, ids: torch.Tensor, scores: torch.Tensor, sizes: SetSizes) -> SampleSets:
-    return SampleSets(count, ids, scores, torch.bincount(ids // sizes.width, minlength=sizes.layers))
+    return SampleSets(count, ids, scores, _by_layer(ids, sizes))
+
+
+def _by_layer(ids: torch.Tensor, sizes: SetSizes) -> torch.Tensor:
+    starts = torch.tensor(sizes.offsets[1:], device=ids.device)
+    return torch.bincount(torch.searchsorted(starts, ids, right=True), minlength=sizes.layers)
 
 
 def _top_pairs(scores_CF: torch.Tensor, n: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -141,7 +162,7 @@ class _UnionPairs:
 
     def add(self, layer: int, first: int, scores_CF: torch.Tensor) -> None:
         index, scores = _top_pairs(scores_CF, self.sizes.per_layer)
-        ids = layer * self.sizes.width + index % self.sizes.width
+        ids = self.sizes.offsets[layer] + index % self.sizes.widths[layer]
         self.best_M.scatter_reduce_(0, ids, scores, "amax")
 
     def best(self) -> torch.Tensor:
@@ -157,7 +178,7 @@ class _ExactPairs:
 
     def add(self, layer: int, first: int, scores_CF: torch.Tensor) -> None:
         index, scores = _top_pairs(scores_CF, self.sizes.per_layer)
-        neurons = index % self.sizes.width
+        neurons = index % self.sizes.widths[layer]
         if layer in self.running:  # earlier positions stand first, so ties fall to them
             neurons = torch.cat([self.running[layer][0], neurons])
             scores = torch.cat([self.running[layer][1], scores])
@@ -168,7 +189,7 @@ class _ExactPairs:
     def best(self) -> torch.Tensor:
         best_M = _nothing(self.sizes, self.device)
         for layer, (neurons, scores) in self.running.items():
-            best_M.scatter_reduce_(0, layer * self.sizes.width + neurons, scores, "amax")
+            best_M.scatter_reduce_(0, self.sizes.offsets[layer] + neurons, scores, "amax")
         return best_M
 
 
@@ -198,7 +219,8 @@ class _TokenTop:
         self.running: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # by chunk: ids [C, <=K], scores
 
     def add(self, layer: int, first: int, scores_CF: torch.Tensor) -> None:
-        ids = (layer * self.sizes.width + torch.arange(self.sizes.width, device=scores_CF.device)).expand_as(scores_CF)
+        first_id, width = self.sizes.offsets[layer], self.sizes.widths[layer]
+        ids = (first_id + torch.arange(width, device=scores_CF.device)).expand_as(scores_CF)
         if first in self.running:  # columns stay in ascending order of id, so ties fall to the lower id
             ids = torch.cat([self.running[first][0], ids], 1)
             scores_CF = torch.cat([self.running[first][1], scores_CF], 1)

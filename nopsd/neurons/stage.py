@@ -56,7 +56,7 @@ def score_rollouts(
     if not config.include_thinking and think_ids is None:
         raise ConfigError("neuron.include_thinking=false needs a tokenizer with <think> and </think>: set it true")
     sites = find_sites(engine.module)
-    sizes = set_sizes(config, sites.layers, sites.width)
+    sizes = set_sizes(config, sites.widths, sites.active)
     header = _header(config, sizes, model_hash, rollouts, think_ids)
     stored = _already_written(folder, header, ranks)
     if stored is not None:
@@ -161,8 +161,8 @@ def _header(
     thinking = None if config.include_thinking or think_ids is None else list(think_ids)
     settings = {**to_plain(config), "per_layer": sizes.per_layer, "k": sizes.k}
     return {
-        "format": 1, "model": model_hash, "rollouts": _rollouts_hash(rollouts), "layers": sizes.layers,
-        "width": sizes.width, "think_ids": thinking, **settings,
+        "format": 2, "model": model_hash, "rollouts": _rollouts_hash(rollouts), "widths": list(sizes.widths),
+        "think_ids": thinking, **settings,
     }  # fmt: skip
 
 

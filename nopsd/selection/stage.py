@@ -98,7 +98,7 @@ def read_contexts(folder: str | Path) -> Contexts:
 
 
 def _neurons_in_all(neurons: NeuronSets) -> int:
-    return int(neurons.header["layers"]) * int(neurons.header["width"])
+    return sum(neurons.header["widths"])
 
 
 def _contexts(uids: Sequence[str], queries: np.ndarray, neighbours: Neighbours) -> Contexts:

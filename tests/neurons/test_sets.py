@@ -14,7 +14,7 @@ L, F = 3, 11
 
 def run(scores_LTF, **settings):
     config = NeuronConfig(**{"per_layer": 9, "k": 8, "chunk": 4, **settings})
-    sizes = set_sizes(config, L, F)
+    sizes = set_sizes(config, [F] * L)
     kept = accumulator(sizes, torch.device("cpu"))
     for layer in range(L):
         for first in range(0, scores_LTF.shape[1], sizes.chunk):
@@ -107,7 +107,7 @@ def test_t_chunk_union_count_does_not_fall_when_a_chunk_is_split():
 
 def test_rollouts_of_a_question_merge_to_the_top_k_of_the_maxima():
     """n_extract > 1 (§3.1). Merging the cut lists must equal merging everything and cutting then."""
-    sizes = set_sizes(NeuronConfig(per_layer=9, k=8, chunk=4), L, F)
+    sizes = set_sizes(NeuronConfig(per_layer=9, k=8, chunk=4), [F] * L)
     for seed in range(10):
         several = [random_scores(10 * seed + i) for i in range(3)]
         merged = merge_rollouts([run(s) for s in several], sizes)
@@ -121,9 +121,9 @@ def test_rollouts_of_a_question_merge_to_the_top_k_of_the_maxima():
 
 
 def test_sizes_follow_the_papers_ratios_with_the_width():
-    sizes = set_sizes(NeuronConfig(scale_with_width=True), 36, 9728)
+    sizes = set_sizes(NeuronConfig(scale_with_width=True), [9728] * 36)
     assert (sizes.per_layer, sizes.k) == (2000, 5001)  # §3.3: round(0.2056 F), round(0.01428 L F)
-    small = set_sizes(NeuronConfig(scale_with_width=True), 1, 2)
+    small = set_sizes(NeuronConfig(scale_with_width=True), [2])
     assert (small.per_layer, small.k) == (1, 1)
 
 
@@ -136,6 +136,6 @@ def test_top_mask_gives_ties_to_the_lower_column_and_refuses_nan():
 
 
 def test_a_response_without_scored_positions_has_an_empty_set():
-    sizes = set_sizes(NeuronConfig(), L, F)
+    sizes = set_sizes(NeuronConfig(), [F] * L)
     found = finish(accumulator(sizes, torch.device("cpu")).best(), sizes)
     assert (found.count, found.ids.tolist(), found.histogram.tolist()) == (0, [], [0, 0, 0])

@@ -22,8 +22,10 @@ def test_t_score_gated_sum_is_the_token_row_times_the_mlp_output(build_model, fa
     ids = torch.tensor([[5, 9, 33]])
     row_H = sites.unembedding[torch.tensor([17])].detach()
 
-    def consume(layer, values_BTF, down_HF):
-        summed[layer] = contribution(values_BTF[0], row_H.expand(3, -1), down_HF).sum(1)
+    def consume(activity):
+        (block,) = activity.blocks
+        scores = contribution(block.values(slice(0, 3)), row_H.expand(3, -1), block.down_HF)
+        summed[activity.layer] = scores.sum(1)
 
     for layer, block in enumerate(model.model.layers):
         block.mlp.register_forward_hook(lambda m, i, out, layer=layer: outputs.__setitem__(layer, out[0]))
@@ -93,11 +95,12 @@ def test_t_score_act_fn_scores_to_1e_5(build_model, make_rollouts):
     sites = find_sites(model)
     best_M = torch.full((72,), -torch.inf)
 
-    def consume(layer, values_BTF, down_HF):
-        first = len(rollout.prompt_ids) - 1
-        values = values_BTF[0, first : first + len(rollout.response_ids)]
+    def consume(activity):
+        first, layer = len(rollout.prompt_ids) - 1, activity.layer
+        (block,) = activity.blocks
+        values = block.values(slice(first, first + len(rollout.response_ids)))
         rows = sites.unembedding[torch.tensor(rollout.response_ids)]
-        best_M[layer * 24 : (layer + 1) * 24] = contribution(values, rows, down_HF).max(0).values
+        best_M[layer * 24 : (layer + 1) * 24] = contribution(values, rows, block.down_HF).max(0).values
 
     with torch.no_grad(), watch(sites, "act_fn", consume):
         model(input_ids=torch.tensor([rollout.prompt_ids + rollout.response_ids]))

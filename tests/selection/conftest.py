@@ -27,7 +27,7 @@ def make_neurons():
         return NeuronSets(
             [f"q{i:03d}" for i in range(count)], draw.integers(5, 15, count).astype(np.float32), ids,
             np.zeros((count, k), np.float16), lengths, draw.random(count) < 0.2, np.zeros((count, 4), np.int32),
-            {"layers": 4, "width": 10},
+            {"widths": [10] * 4},
         )  # fmt: skip
 
     return make

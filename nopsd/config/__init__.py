@@ -1,0 +1,57 @@
+"""The one typed configuration of a run, as OmegaConf structured dataclasses (SPEC §10.1).
+
+Load with `load_config(preset, overrides)`: the schema's defaults, then a YAML preset of `nopsd/presets`
+(or a YAML file), then `key=value` overrides.
+"""
+
+from nopsd.config.loading import PRESETS, all_keys, load_config, preset_names, to_plain, to_yaml
+from nopsd.config.rules import CHOICES, FRACTIONS, IMPORTABLE, MINIMA, TRAIN_CONDUCT, validate
+from nopsd.config.schema import (
+    STYLE_WORDS,
+    Config,
+    ContextConfig,
+    DataConfig,
+    DistConfig,
+    DistillConfig,
+    EvalConfig,
+    ModelConfig,
+    NeuronConfig,
+    PromptConfig,
+    SamplingConfig,
+    SelectConfig,
+    ServerConfig,
+    SignalConfig,
+    TeacherConfig,
+    TrainConfig,
+)
+
+__all__ = [
+    "CHOICES",
+    "Config",
+    "ContextConfig",
+    "DataConfig",
+    "DistConfig",
+    "DistillConfig",
+    "EvalConfig",
+    "FRACTIONS",
+    "IMPORTABLE",
+    "MINIMA",
+    "ModelConfig",
+    "NeuronConfig",
+    "PRESETS",
+    "PromptConfig",
+    "STYLE_WORDS",
+    "SamplingConfig",
+    "SelectConfig",
+    "ServerConfig",
+    "SignalConfig",
+    "TRAIN_CONDUCT",
+    "TeacherConfig",
+    "TrainConfig",
+    "all_keys",
+    "load_config",
+    "preset_names",
+    "to_plain",
+    "to_yaml",
+    "validate",
+]

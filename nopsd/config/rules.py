@@ -1,0 +1,134 @@
+"""What the types of the schema can't say: which values a key may take, and which keys contradict each other."""
+
+from __future__ import annotations
+
+import difflib
+
+from omegaconf import OmegaConf
+
+from nopsd.config.schema import Config
+from nopsd.errors import ConfigError
+
+# Keys of `train` that don't change what is trained: a run may be continued with others.
+TRAIN_CONDUCT = (
+    "checkpoint_every",
+    "keep_checkpoints",
+    "probe_every",
+    "probe_questions",
+    "probe_samples",
+    "style_words",
+    "sync_check_every",
+    "sync_tolerance",
+)
+# Values of the keys that name a choice.
+CHOICES: dict[str, tuple[str, ...]] = {
+    "model.dtype": ("float32", "bfloat16"),
+    "data.name": ("lab", "sciknoweval", "mmlu_pro", "edu_feedback", "file"),
+    "server.weight_sync": ("auto", "gloo", "nccl", "disk"),
+    "neuron.value": ("act_fn", "gated"),
+    "neuron.align": ("predict", "self"),
+    "neuron.count_mode": ("pairs", "chunk_topk", "token_topk"),
+    "neuron.chunk_merge": ("union", "exact"),
+    "select.selector": (
+        "neuron_count", "neuron_count_top", "random", "majority_conf", "token_entropy", "self_certainty", "seq_nll",
+        "length", "nad_agreement", "dual_neufs", "nait", "belief_shift", "all",
+    ),
+    "select.ties": ("include", "exact"),
+    "select.length_control": ("none", "residual"),
+    "context.retriever": ("neuron_jaccard", "random", "embedding_cos", "same_prompt_rollout", "none"),
+    "context.filter": ("none", "majority", "s_below_median"),
+    "context.pool": ("all", "selected"),
+    "context.order": ("nearest_last", "nearest_first", "random"),
+    "context.solution": ("final", "full", "answer_only"),
+    "train.schedule": ("constant", "cosine"),
+    "distill.divergence": ("reverse_kl", "forward_kl", "jsd"),
+    "distill.aggregation": ("token_mean", "seq_mean_token_mean", "seq_mean_token_sum"),
+    "teacher.kind": ("frozen", "ema"),
+    "eval.extract": ("strict", "lenient"),
+    "dist.shard": ("sample", "layer", "neuron", "position"),
+    "dist.topk_search": ("bisect", "gather"),
+    "dist.context_exchange": ("auto", "queries_only", "gather_all"),
+}
+# Keys that also take `module:attribute`, a user's own code.
+IMPORTABLE = ("select.selector", "context.retriever")
+# Inclusive lower bounds of numbers.
+MINIMA: dict[str, float] = {
+    "rollout_zs.n": 1,
+    "rollout_zs.max_new": 1,
+    "rollout_zs.temperature": 0,
+    "neuron.per_layer": 1,
+    "neuron.k": 1,
+    "neuron.chunk": 1,
+    "neuron.max_batch_tokens": 1,
+    "signal.max_batch_tokens": 1,
+    "signal.logit_chunk": 1,
+    "signal.belief_samples": 2,
+    "signal.reference_limit": 2,
+    "context.m": 0,
+    "context.max_prompt": 1,
+    "train.steps": 1,
+    "train.batch": 1,
+    "train.micro": 1,
+    "train.n": 1,
+    "train.max_response": 1,
+    "train.lr": 0,
+    "train.warmup": 0,
+    "train.clip": 0,
+    "train.checkpoint_every": 1,
+    "train.probe_every": 0,
+    "train.probe_questions": 1,
+    "train.probe_samples": 2,
+    "train.keep_checkpoints": 1,
+    "distill.logit_chunk": 1,
+    "distill.skip_first_tokens": 0,
+    "teacher.every": 1,
+    "eval.n": 1,
+    "eval.max_new": 1,
+    "eval.ece_bins": 1,
+    "eval.bootstrap": 0,
+    "dist.ranks": 1,
+    "dist.threads": 1,
+    "dist.block_mib": 1,
+    "server.max_model_len": 1,
+    "server.kv_cache_mib": 1,
+}
+FRACTIONS = (
+    "data.test_ratio", "select.fraction", "select.tau", "teacher.rate", "server.gpu_memory_utilization", "distill.beta",
+)
+# Choices that compare several answers of one question.
+NEED_SAMPLES = {
+    "select.selector": ("majority_conf", "nad_agreement", "belief_shift"),
+    "context.retriever": ("same_prompt_rollout",),
+    "context.filter": ("majority",),
+}
+
+
+def validate(config: Config) -> None:
+    """Refuse values that are typed right and still can't be meant."""
+    tree = OmegaConf.structured(config)
+    for key, allowed in CHOICES.items():
+        value = OmegaConf.select(tree, key)
+        own_code = key in IMPORTABLE and ":" in str(value)
+        if value not in allowed and not own_code:
+            near = difflib.get_close_matches(str(value), allowed, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise ConfigError(f"{key}={value}: use one of {', '.join(allowed)}{hint}")
+    for key, least in MINIMA.items():
+        if OmegaConf.select(tree, key) < least:
+            raise ConfigError(f"{key}={OmegaConf.select(tree, key)}: must be at least {least:g}")
+    for key in FRACTIONS:
+        if not 0 < OmegaConf.select(tree, key) <= 1:
+            raise ConfigError(f"{key}={OmegaConf.select(tree, key)}: must be above 0 and at most 1")
+    for key, choices in NEED_SAMPLES.items():
+        if OmegaConf.select(tree, key) in choices and config.rollout_zs.n < 2:
+            raise ConfigError(
+                f"{key}={OmegaConf.select(tree, key)} compares several answers of one question, and "
+                f"rollout_zs.n={config.rollout_zs.n}: set rollout_zs.n=8, say"
+            )
+    if config.select.selector == "nait" and not config.signal.reference:
+        raise ConfigError("select.selector=nait needs signal.reference: a JSONL of the target ability's examples")
+    if config.train.batch * config.train.n % config.dist.ranks:
+        raise ConfigError(
+            f"train.batch={config.train.batch} x train.n={config.train.n} sequences can't be shared evenly by "
+            f"dist.ranks={config.dist.ranks}: make the product a multiple of the ranks"
+        )

@@ -1,0 +1,219 @@
+"""Every key of a run, typed, with its default (SPEC §10.1).
+
+Where a default comes from stands behind it: [P] the paper, [A] its companion code, [R] reckoned from
+published numbers, (chosen) ours, with SPEC's section.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Optional
+
+STYLE_WORDS = tuple(
+    "Therefore Thus So Hence However But Wait Hmm Okay Alternatively Let Now First Next Finally".split()
+)
+
+
+@dataclass
+class ModelConfig:
+    path: str = "lab"  # folder, hub id, or `lab` for the embedded model
+    revision: Optional[str] = None
+    dtype: str = "float32"  # float32|bfloat16; of the trainer and, unless server.dtype says else, the server
+    trust_remote_code: bool = False
+
+
+@dataclass
+class DataConfig:
+    name: str = "lab"  # lab|sciknoweval|mmlu_pro|edu_feedback|file|instructions
+    path: Optional[str] = None  # local file or folder, or hub id; null: the data set's own hub id
+    domain: str = "biology"  # the pool's domain; a file's questions without one get this name
+    types: list[str] = field(default_factory=lambda: ["mcq-4-choices"])  # SciKnowEval types [R] §2.2
+    levels: list[str] = field(default_factory=list)  # SciKnowEval levels; empty: all [R]
+    test_ratio: float = 0.1  # [R] §2.2 for SciKnowEval; MMLU-Pro preset 0.2 [P]
+    seed: int = 42  # (chosen) §2.2
+    pool_limit: Optional[int] = None  # keep the first N pool questions after the split; null: all
+    id_column: str = "id"  # `file` only
+    question_column: str = "question"  # `file` only
+    options_column: str = "options"  # `file` only; a list of texts, or a mapping label -> text
+    answer_column: str = "answer"  # read by evaluation alone
+    response_column: str = "output"  # `instructions` only: the given response, in place of a rollout
+
+
+@dataclass
+class PromptConfig:
+    enable_thinking: Optional[bool] = None  # passed to the chat template; null: the template's own default
+
+
+@dataclass
+class SamplingConfig:
+    n: int = 1
+    temperature: float = 0.6  # (chosen) §3.1, Qwen's recommendation and the paper's evaluation
+    top_p: float = 0.95  # (chosen)
+    top_k: int = 20  # (chosen); -1: off
+    max_new: int = 8192  # (chosen)
+
+
+@dataclass
+class ServerConfig:
+    url: Optional[str] = None  # a vLLM server already running; null: the launcher starts one
+    api_key: Optional[str] = None  # of the server at `url`; or in the environment as NOPSD_SERVER_KEY
+    host: str = "127.0.0.1"
+    port: int = 0  # 0: any free port
+    dtype: Optional[str] = None  # null: model.dtype
+    max_model_len: int = 4096
+    max_num_seqs: int = 128
+    kv_cache_mib: int = 256  # CPU build only: vLLM's --kv-cache-memory-bytes
+    gpu_memory_utilization: float = 0.45  # GPU only; the trainer shares the device by default
+    tensor_parallel: int = 1
+    seed: int = 0
+    startup_timeout_s: float = 600.0
+    request_timeout_s: float = 600.0
+    weight_sync: str = "auto"  # auto|gloo|nccl|disk; auto: nccl to a GPU server on another host, else gloo
+    sync_bucket_mib: int = 256
+    sync_timeout_s: float = 300.0
+
+
+@dataclass
+class NeuronConfig:
+    value: str = "act_fn"  # act_fn|gated; G10 [P][A]
+    align: str = "predict"  # predict|self; G9 [A]
+    per_layer: int = 2000  # top (position, neuron) pairs per layer and chunk [P App. A]
+    k: int = 5000  # neurons kept for comparison [P]
+    count_mode: str = "pairs"  # pairs|chunk_topk|token_topk; G1 [A]
+    chunk: int = 1024  # response positions; G2 (chosen)
+    chunk_merge: str = "union"  # union|exact; G2 [P App. A]
+    positive_only: bool = True  # [A]
+    drop_last_position: bool = False  # G11 (chosen)
+    include_thinking: bool = True  # (chosen)
+    scale_with_width: bool = False  # per_layer and k by the paper's ratios to the model's width, §3.3
+    max_batch_tokens: int = 8192  # token budget of a scoring batch
+
+
+@dataclass
+class SignalConfig:
+    """Stage `signals`: what selectors and retrievers other than the paper's go by. Nothing is computed unasked."""
+
+    max_batch_tokens: int = 8192  # token budget of a forward pass
+    logit_chunk: int = 512  # positions whose logits are in memory at once
+    belief_samples: int = 8  # responses with demonstrations per question, for belief_shift (chosen)
+    reference: Optional[str] = None  # nait: JSONL of the target ability's examples (prompt, response)
+    reference_limit: int = 512  # nait: first N examples of it (chosen)
+
+
+@dataclass
+class SelectConfig:
+    selector: str = "neuron_count"  # a name of the registry (SPEC §4), or `module:attribute` of your own
+    fraction: float = 0.20  # [P]
+    ties: str = "include"  # include (Alg. 1)|exact
+    length_control: str = "none"  # none|residual
+    exclude_truncated: bool = False  # (chosen)
+    tau: float = 0.5  # dual_neufs: weight of quality against diversity [K:NeuFS]
+    seed: int = 0
+
+
+@dataclass
+class ContextConfig:
+    # neuron_jaccard [P]|random|embedding_cos|same_prompt_rollout|none, or `module:attribute` of your own
+    retriever: str = "neuron_jaccard"
+    m: int = 10  # demonstrations [P]
+    pool: str = "all"  # all [P Eq. 6]|selected
+    filter: str = "none"  # none [P]|majority|s_below_median: which answers may be demonstrations, §5
+    order: str = "nearest_last"  # nearest_last|nearest_first|random (chosen) G5
+    solution: str = "final"  # final|full|answer_only (chosen) G5
+    max_prompt: int = 10240  # teacher prompt tokens; (chosen) §5
+    dedup_text: bool = True  # (chosen) §5
+    seed: int = 0
+
+
+@dataclass
+class TrainConfig:
+    steps: int = 150  # [P]
+    batch: int = 16  # prompts a step, over all ranks [P]
+    micro: int = 4  # sequences a micro-batch on a rank [P]
+    n: int = 1  # rollouts per prompt (chosen) G4
+    temperature: float = 1.0  # (chosen) G4
+    top_p: float = 1.0  # (chosen)
+    top_k: int = -1
+    max_response: int = 8192  # (chosen)
+    lr: float = 1e-6  # (chosen) G4, DemoPSD
+    warmup: int = 10  # (chosen) G4
+    schedule: str = "constant"  # constant|cosine (chosen)
+    weight_decay: float = 0.0  # (chosen)
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
+    clip: float = 1.0  # (chosen)
+    seed: int = 0
+    checkpoint_every: int = 25
+    keep_checkpoints: int = 2
+    probe_every: int = 25  # label-free probe (§9.5) every so many steps; 0: never
+    probe_questions: int = 32
+    probe_samples: int = 4
+    # Words of style rather than substance, whose share of the loss is logged; (chosen) after §11 F1.
+    style_words: list[str] = field(default_factory=lambda: list(STYLE_WORDS))
+    sync_check_every: int = 1  # verify served against trained log-probs every so many syncs; 0: never
+    sync_tolerance: float = 1e-4  # float32; bfloat16 presets raise it
+
+
+@dataclass
+class DistillConfig:
+    divergence: str = "reverse_kl"  # reverse_kl [P]|forward_kl|jsd
+    beta: float = 0.5  # jsd only
+    aggregation: str = "token_mean"  # token_mean (chosen)|seq_mean_token_mean|seq_mean_token_sum
+    temperature: float = 1.0  # §6.1
+    skip_first_tokens: int = 0
+    max_loss_tokens: Optional[int] = None
+    logit_chunk: int = 512  # positions a chunk; (chosen) §6.4
+
+
+@dataclass
+class TeacherConfig:
+    kind: str = "frozen"  # frozen (product default, §6.5)|ema (paper presets)
+    rate: float = 0.01  # [P]
+    every: int = 1
+
+
+@dataclass
+class EvalConfig:
+    n: int = 8  # [P]
+    temperature: float = 0.6  # [P]
+    top_p: float = 0.95  # (chosen)
+    top_k: int = 20  # (chosen)
+    max_new: int = 16384  # (chosen)
+    ece_bins: int = 15  # [P]
+    extract: str = "lenient"  # strict|lenient (chosen)
+    targets: list[str] = field(default_factory=list)  # domains besides the pool's; empty: every one the source has
+    limit: Optional[int] = None  # first N test questions a domain
+    bootstrap: int = 1000  # resamples for the intervals
+    seed: int = 0
+
+
+@dataclass
+class DistConfig:
+    ranks: int = 1  # processes on this host
+    threads: int = 1  # torch threads a rank on CPU
+    timeout_s: float = 900.0  # process-group timeout
+    student_config: Optional[str] = None  # DeepSpeed JSON; null: ds_configs' for this device
+    teacher_config: Optional[str] = None
+    shard: str = "sample"  # sample|layer|neuron|position: how scoring is shared, §13.1-13.3
+    topk_search: str = "bisect"  # bisect|gather: the global top-K of sharded neurons, §13.2
+    context_exchange: str = "auto"  # queries_only|gather_all; auto: by size, §13.1
+    block_mib: int = 512  # memory of the intersection kernel's blocks on a rank
+
+
+@dataclass
+class Config:
+    run_dir: str = "runs/run"
+    seed: int = 0  # base of rollout, selection and training seeds where those are 0
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    prompt: PromptConfig = field(default_factory=PromptConfig)
+    server: ServerConfig = field(default_factory=ServerConfig)
+    rollout_zs: SamplingConfig = field(default_factory=SamplingConfig)
+    neuron: NeuronConfig = field(default_factory=NeuronConfig)
+    signal: SignalConfig = field(default_factory=SignalConfig)
+    select: SelectConfig = field(default_factory=SelectConfig)
+    context: ContextConfig = field(default_factory=ContextConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    distill: DistillConfig = field(default_factory=DistillConfig)
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    dist: DistConfig = field(default_factory=DistConfig)

@@ -1,0 +1,40 @@
+"""What one layer's neurons did in one forward pass: handed by an adapter to whoever watches (SPEC §3.2).
+
+A layer is one or several blocks of neurons that share a down-projection: a whole MLP, or the experts of a mixture.
+Positions are flat: b * T + t for position t of row b. Everything here lives only inside the layer's hook.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Block:
+    """Neurons `first`, `first + 1`, ... of a layer, [F_b] of them, at the P positions that they saw."""
+
+    first: int
+    down_HF: torch.Tensor  # [H, F_b]: column i is the output direction of neuron first + i
+    tokens: torch.Tensor | None  # [P] int64, ascending flat positions; None: all, in order
+    # values(rows) -> [R, F_b]: what multiplies the directions at these of the P positions
+    values: Callable[[slice], torch.Tensor]
+
+    def rows(self, start: int, stop: int) -> slice:
+        """The block's rows that lie at flat positions start <= p < stop."""
+        if self.tokens is None:
+            return slice(start, stop)
+        bounds = torch.tensor([start, stop], device=self.tokens.device)
+        low, high = torch.searchsorted(self.tokens, bounds).tolist()
+        return slice(low, high)
+
+
+@dataclass(frozen=True)
+class LayerActivity:
+    """Layer `layer` (from 0) over a batch of B rows of T positions; blocks by ascending `first`."""
+
+    layer: int
+    shape: tuple[int, int]
+    blocks: tuple[Block, ...]
