@@ -2,7 +2,9 @@
 
 nopsd run --preset lab                    the embedded default, end to end
 nopsd run --preset lab data.domain=chemistry select.selector=random
-nopsd train --config runs/lab/config.yaml one stage; also: deepspeed --module nopsd train --config ...
+nopsd train --config runs/lab/config.yaml a stage, after what it reads (by deepspeed: just it)
+nopsd score --preset lab                  the neurons stage by another name
+nopsd inspect --preset lab                look at the scored pool: figures, overlap, nearest questions as text
 nopsd config --preset lab                 the resolved configuration
 nopsd status --preset lab                 which stages of the run are done
 """
@@ -15,8 +17,10 @@ import signal
 import sys
 import time
 import traceback
+from pathlib import Path
 
-from nopsd.errors import UserError
+from nopsd.errors import ConfigError, UserError
+from nopsd.pipeline.names import ALIASES, COMMANDS
 
 # The launcher ends all ranks when the first ends: what rank 0 has to say comes first.
 OTHERS_SPEAK_S = 3.0
@@ -26,26 +30,17 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="nopsd", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    commands = (
-        "run",
-        "data",
-        "rollout",
-        "evaluate_base",
-        "neurons",
-        "select",
-        "train",
-        "evaluate",
-        "report",
-        "config",
-        "status",
-    )
-    top.add_argument("command", choices=commands, metavar="|".join(commands))
+    top.add_argument("command", choices=COMMANDS, metavar="|".join(COMMANDS))
     top.add_argument(
         "overrides", nargs="*", metavar="key=value", help="configuration overrides; `preset=NAME` works too"
     )
     top.add_argument("--preset", help="a preset's name, or a YAML file")
     top.add_argument("--config", help="a resolved config.yaml of a run folder, used whole")
     top.add_argument("--redo", metavar="STAGE", help="forget this stage and those that read it, and make them afresh")
+    top.add_argument("--question", metavar="UID", action="append", default=[],
+                     help="inspect: show the nearest neighbours of this question (may be repeated)")  # fmt: skip
+    top.add_argument("--correct", metavar="FILE", type=Path,
+                     help="inspect: an evaluation of the pool's answers (pool_correct.json, eval_*.jsonl)")  # fmt: skip
     top.add_argument("--local_rank", type=int, default=-1, help=argparse.SUPPRESS)  # given by some launchers
     return top
 
@@ -71,6 +66,8 @@ def main(argv: list[str] | None = None) -> int:
 def dispatch(arguments: argparse.Namespace, preset: str | None, overrides: list[str]) -> int:
     from nopsd.config import load_config, to_yaml
 
+    if arguments.command != "inspect" and (arguments.question or arguments.correct):
+        raise ConfigError("--question and --correct belong to `nopsd inspect`")
     config = load_config(preset, overrides)
     if arguments.command == "config":
         print(to_yaml(config), end="")
@@ -78,14 +75,20 @@ def dispatch(arguments: argparse.Namespace, preset: str | None, overrides: list[
     quiet()
     # An orderly end on SIGTERM too (schedulers send it first): the server and the ranks are taken down.
     signal.signal(signal.SIGTERM, _interrupt)
+    if arguments.command == "inspect":
+        from nopsd.pipeline.inspect import inspect
+
+        print(inspect(config, arguments.question, arguments.correct))
+        return 0
     from nopsd.pipeline import runner
 
+    redo = ALIASES.get(arguments.redo, arguments.redo)
     if arguments.command == "status":
         print(runner.status(config))
     elif arguments.command == "run":
-        runner.run_all(config, arguments.redo)
+        runner.run_all(config, redo)
     else:
-        runner.run_one(config, arguments.command, arguments.redo)
+        runner.run_one(config, ALIASES.get(arguments.command, arguments.command), redo)
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from importlib.metadata import entry_points
 
 from omegaconf import OmegaConf
 
@@ -23,7 +24,7 @@ TRAIN_CONDUCT = (
 # Values of the keys that name a choice.
 CHOICES: dict[str, tuple[str, ...]] = {
     "model.dtype": ("float32", "bfloat16"),
-    "data.name": ("lab", "sciknoweval", "mmlu_pro", "edu_feedback", "file"),
+    "data.name": ("lab", "sciknoweval", "mmlu_pro", "edu_feedback", "file", "instructions"),
     "server.weight_sync": ("auto", "gloo", "nccl", "disk"),
     "neuron.value": ("act_fn", "gated"),
     "neuron.align": ("predict", "self"),
@@ -49,8 +50,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "dist.topk_search": ("bisect", "gather"),
     "dist.context_exchange": ("auto", "queries_only", "gather_all"),
 }
-# Keys that also take `module:attribute`, a user's own code.
-IMPORTABLE = ("select.selector", "context.retriever")
+# Keys that also take a user's own code: `module:attribute`, or the name of an entry point of this group.
+IMPORTABLE = {"select.selector": "nopsd.selectors", "context.retriever": "nopsd.retrievers"}
 # Inclusive lower bounds of numbers.
 MINIMA: dict[str, float] = {
     "rollout_zs.n": 1,
@@ -108,8 +109,7 @@ def validate(config: Config) -> None:
     tree = OmegaConf.structured(config)
     for key, allowed in CHOICES.items():
         value = OmegaConf.select(tree, key)
-        own_code = key in IMPORTABLE and ":" in str(value)
-        if value not in allowed and not own_code:
+        if value not in allowed and not _own_code(key, str(value)):
             near = difflib.get_close_matches(str(value), allowed, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise ConfigError(f"{key}={value}: use one of {', '.join(allowed)}{hint}")
@@ -132,3 +132,8 @@ def validate(config: Config) -> None:
             f"train.batch={config.train.batch} x train.n={config.train.n} sequences can't be shared evenly by "
             f"dist.ranks={config.dist.ranks}: make the product a multiple of the ranks"
         )
+
+
+def _own_code(key: str, value: str) -> bool:
+    """Only named here, and loaded by nopsd.selection.names.check_names."""
+    return key in IMPORTABLE and (":" in value or bool(entry_points(group=IMPORTABLE[key], name=value)))

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from nopsd.data.answers import extract_answer, visible_text
 from nopsd.data.records import Question
 from nopsd.data.wording import Demonstration
+from nopsd.errors import ArtefactError
 
 
 def solution_text(response: str, question: Question, mode: str, think_open: bool = False) -> str | None:
@@ -25,16 +26,24 @@ def solution_text(response: str, question: Question, mode: str, think_open: bool
 
 
 def demonstrations_for(
-    neighbours: Sequence[str],
+    neighbours: Sequence[tuple[str, int]],
     questions: Mapping[str, Question],
-    responses: Mapping[str, str],
+    responses: Mapping[tuple[str, int], str],
     mode: str,
     think_open: bool = False,
 ) -> list[Demonstration]:
-    """Demonstrations in the neighbours' order; those whose response holds no solution are left out."""
+    """Demonstrations in the neighbours' order; those whose response holds no solution are left out.
+
+    `neighbours` name responses by (uid, sample), as `responses` does; ArtefactError if one is not there.
+    """
     shown = []
-    for uid in neighbours:
-        text = solution_text(responses[uid], questions[uid], mode, think_open)
+    for uid, sample in neighbours:
+        if (uid, sample) not in responses:
+            raise ArtefactError(
+                f"the contexts show response {sample} of question {uid}, which the rollouts lack: run the select stage "
+                "again (--redo select)"
+            )
+        text = solution_text(responses[uid, sample], questions[uid], mode, think_open)
         if text is not None:
             shown.append(Demonstration(questions[uid], text))
     return shown

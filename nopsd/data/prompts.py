@@ -10,12 +10,16 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from nopsd.config import PromptConfig
 from nopsd.data.records import Question
 from nopsd.data.wording import Demonstration, chat_messages
 from nopsd.errors import DataError, UserError
+
+PLAIN_SOURCES = ("instructions",)  # data sets whose rows are asked as they stand, without a system message of ours
+_PROBE = "nopsd"
 
 
 @dataclass(frozen=True)
@@ -39,24 +43,47 @@ class PromptRenderer:
         self.tokenizer = tokenizer
         self.config = config
 
+    @property
+    def _switch(self) -> dict[str, bool]:
+        return {} if self.config.enable_thinking is None else {"enable_thinking": self.config.enable_thinking}
+
     def _render(self, messages: list[dict[str, str]], generation: bool) -> list[int]:
-        switch = {} if self.config.enable_thinking is None else {"enable_thinking": self.config.enable_thinking}
         return self.tokenizer.apply_chat_template(
-            messages, add_generation_prompt=generation, return_dict=False, **switch
+            messages, add_generation_prompt=generation, return_dict=False, **self._switch
         )
+
+    @staticmethod
+    def _messages(question: Question, shown: Sequence[Demonstration] = ()) -> list[dict[str, str]]:
+        messages = chat_messages(question, shown)
+        return [m for m in messages if m["role"] != "system"] if question.source in PLAIN_SOURCES else messages
 
     def student(self, question: Question) -> list[int]:
         """Zero-shot prompt ids, generation suffix included."""
-        return self._render(chat_messages(question), generation=True)
+        return self._render(self._messages(question), generation=True)
 
     def suffix(self, question: Question) -> list[int]:
         """The generation suffix: what the template adds for the assistant's turn."""
-        messages = chat_messages(question)
+        messages = self._messages(question)
         without = self._render(messages, generation=False)
         whole = self._render(messages, generation=True)
         if whole[: len(without)] != without:
             raise UserError("the chat template rewrites the conversation when a generation prompt is added")
         return whole[len(without) :]
+
+    @cached_property
+    def turn_end(self) -> list[int]:
+        """The special token with which the chat template ends the assistant's turn, else the end-of-sequence token;
+        empty if the tokenizer has neither."""
+        turns = [{"role": "user", "content": _PROBE}, {"role": "assistant", "content": _PROBE}]
+        shown = self.tokenizer.apply_chat_template(turns, tokenize=False, **self._switch)
+        special = {i for i, token in self.tokenizer.added_tokens_decoder.items() if token.special}
+        tail = self.tokenizer.encode(shown.rpartition(_PROBE)[2], add_special_tokens=False)
+        eos = self.tokenizer.eos_token_id
+        return [i for i in tail if i in special][:1] or ([] if eos is None else [eos])
+
+    def response(self, text: str) -> list[int]:
+        """Ids of a given text as the assistant's whole turn, to stand behind the prompt; empty for a blank text."""
+        return [*self.tokenizer.encode(text, add_special_tokens=False), *self.turn_end] if text.strip() else []
 
     def teacher(
         self,
@@ -75,7 +102,7 @@ class PromptRenderer:
         student_suffix = self.suffix(question)
         for kept in range(len(nearest_first), -1, -1):
             shown = [nearest_first[i] for i in order if i < kept]
-            ids = self._render(chat_messages(question, shown), generation=True)
+            ids = self._render(self._messages(question, shown), generation=True)
             if len(ids) <= max_tokens:
                 if ids[len(ids) - len(student_suffix) :] != student_suffix:
                     raise UserError("student and teacher prompts end in different generation suffixes")

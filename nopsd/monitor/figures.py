@@ -26,11 +26,15 @@ DPI = 110
 Rows = Sequence[Mapping[str, Any]]
 
 
-def panels(count: int, width: float = 5.2, height: float = 3.6) -> tuple[Figure, list[Axes]]:
-    """A row of empty panels in the house style."""
-    figure = Figure(figsize=(width * count, height), dpi=DPI, layout="constrained")
+def panels(
+    count: int, width: float = 5.2, height: float = 3.6, columns: int | None = None
+) -> tuple[Figure, list[Axes]]:
+    """Empty panels in the house style, in one row or in rows of `columns`."""
+    columns = min(count, columns or count)
+    rows = -(-count // columns)
+    figure = Figure(figsize=(width * columns, height * rows), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = [figure.add_subplot(1, count, i + 1) for i in range(count)]
+    axes = [figure.add_subplot(rows, columns, i + 1) for i in range(count)]
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(alpha=0.25, linewidth=0.6)

@@ -40,19 +40,20 @@ def neuron_count_figure(pool: PoolView | None) -> Figure | None:
         against = None
     figure, axes = panels(2 if against else 1)
     if against:
-        _binned(axes[0], *against)
+        binned(axes[0], *against)
     length, s = np.asarray(pool.lengths, dtype=float), np.asarray(pool.counts, dtype=float)
-    axes[-1].scatter(length + _jitter(length), s, s=9, alpha=0.25, color=BLUE, linewidths=0)
+    axes[-1].scatter(length + jitter(length), s, s=9, alpha=0.25, color=BLUE, linewidths=0)
     axes[-1].set(xlabel="zero-shot response length (tokens)", ylabel="neuron count s(x)",
-                 title=f"Neuron count and length\n{_correlations(length, s)}")
+                 title=f"Neuron count and length\n{correlations(length, s)}")
     return figure
 
 
-def _binned(axis: Axes, x: np.ndarray, y: np.ndarray, label: str, title: str) -> None:
-    """Points, means of equal-count bins with 95 % intervals, and the least-squares line."""
-    axis.scatter(x, y + _jitter(y), s=7, alpha=0.15, color=BLUE, linewidths=0, rasterized=True)
+def binned(axis: Axes, x: np.ndarray, y: np.ndarray, label: str, title: str, share: bool = True) -> None:
+    """Points, means of equal-count bins with 95 % intervals, and the least-squares line. `share`: y lies in [0, 1]."""
+    axis.scatter(x, y + jitter(y), s=7, alpha=0.15, color=BLUE, linewidths=0, rasterized=True)
     order = np.argsort(x, kind="stable")
-    groups = [g for g in np.array_split(order, min(BINS, max(1, len(x) // 5))) if len(g)]
+    bins = min(BINS, max(1, len(x) // 5)) if np.ptp(x) > 0 else 1
+    groups = [g for g in np.array_split(order, bins) if len(g)]
     centre = [x[g].mean() for g in groups]
     mean = np.array([y[g].mean() for g in groups])
     error = np.array([1.96 * y[g].std() / np.sqrt(len(g)) for g in groups])
@@ -61,11 +62,13 @@ def _binned(axis: Axes, x: np.ndarray, y: np.ndarray, label: str, title: str) ->
         ends = np.array([x.min(), x.max()])
         axis.plot(ends, slope * ends + offset, color=GREY, linestyle="--", label=f"slope {slope:.2g} a neuron")
     axis.errorbar(centre, mean, yerr=error, fmt="o", color=RED, capsize=3, label="mean of equal-count bins, 95 %")
-    axis.set(xlabel="neuron count s(x)", ylabel=label, ylim=(-0.07, 1.07), title=f"{title}\n{_correlations(x, y)}")
+    axis.set(xlabel="neuron count s(x)", ylabel=label, title=f"{title}\n{correlations(x, y)}")
+    if share:
+        axis.set_ylim(-0.07, 1.07)
     axis.legend(frameon=True, framealpha=0.8, edgecolor="none", fontsize=8, loc="best")
 
 
-def _jitter(values: np.ndarray) -> np.ndarray:
+def jitter(values: np.ndarray) -> np.ndarray:
     """A little noise that keeps equal values from hiding each other; nil where values are spread anyway."""
     distinct = np.unique(values)
     if len(distinct) > 60 or len(distinct) < 2:
@@ -73,7 +76,7 @@ def _jitter(values: np.ndarray) -> np.ndarray:
     return np.random.default_rng(0).uniform(-0.2, 0.2, len(values)) * min(np.diff(distinct).min(), 0.2 * np.ptp(values))
 
 
-def _correlations(x: np.ndarray, y: np.ndarray) -> str:
+def correlations(x: np.ndarray, y: np.ndarray) -> str:
     r, rho = pearson(x, y), spearman(x, y)
     if np.isnan(r):
         return "no correlation: one side is constant"
@@ -92,7 +95,7 @@ def selection_figure(pool: PoolView | None) -> Figure | None:
     for axis, column, label in ((count, pool.counts, "neuron count s(x)"),
                                 (length, pool.lengths, "zero-shot response length (tokens)")):
         values = np.asarray(column, dtype=float)
-        edges = _edges(values, threshold if axis is count else None)
+        edges = bin_edges(values, threshold if axis is count else None)
         axis.hist([values[selected], values[~selected]], bins=edges, stacked=True, color=[ORANGE, BLUE],
                   label=[f"selected ({selected.sum()})", f"not selected ({(~selected).sum()})"])  # fmt: skip
         axis.set(xlabel=label, ylabel="questions")
@@ -105,7 +108,7 @@ def selection_figure(pool: PoolView | None) -> Figure | None:
     return figure
 
 
-def _edges(values: np.ndarray, threshold: float | None) -> np.ndarray:
+def bin_edges(values: np.ndarray, threshold: float | None) -> np.ndarray:
     """About 40 bins; of whole numbers, each holds as many of them as the next, and one ends at the threshold."""
     low, high = values.min(), values.max()
     if not np.array_equal(values, np.round(values)):
@@ -124,14 +127,14 @@ def demo_figure(demos: DemoView | None) -> Figure | None:
     figure, (histogram, by_rank) = panels(2)
     flat = np.concatenate([np.asarray(d, dtype=float) for d in ranked])
     histogram.hist(flat, bins=40, color=BLUE)
-    histogram.set(xlabel="Jaccard distance J to the question", ylabel="demonstrations",
+    histogram.set(xlabel=f"{demos.measure} to the question", ylabel="demonstrations",
                   title=f"Demonstration distances (mean {flat.mean():.3f})")
     places = range(1, max(map(len, ranked)) + 1)
     columns = [np.array([d[place - 1] for d in ranked if len(d) >= place], dtype=float) for place in places]
     low, middle, high = np.array([np.quantile(c, [0.05, 0.5, 0.95]) for c in columns]).T
     by_rank.errorbar(places, middle, yerr=[middle - low, high - middle], fmt="o", color=BLUE, capsize=3,
                      label="median, 5–95 % of questions")  # fmt: skip
-    by_rank.set(xlabel="demonstration (1 = nearest)", ylabel="Jaccard distance J", title="By nearness")
+    by_rank.set(xlabel="demonstration (1 = nearest)", ylabel=demos.measure, title="By nearness")
     by_rank.xaxis.set_major_locator(MaxNLocator(integer=True))
     if demos.mean_pairwise is not None:
         label = f"random pairs {demos.mean_pairwise:.3f}"

@@ -34,11 +34,12 @@ td { font-variant-numeric: tabular-nums } h2 { margin-top: 2.5rem; border-bottom
 
 
 @dataclass
-class _Draft:
-    """The report as it grows: markdown parts, and PNGs by name."""
+class Draft:
+    """A report as it grows: markdown parts, and PNGs by name, which lie in `place` beside it."""
 
     parts: list[str] = field(default_factory=list)
     images: dict[str, bytes] = field(default_factory=dict)
+    place: str = "figures/"
 
     def text(self, *parts: str) -> None:
         self.parts += parts
@@ -49,34 +50,39 @@ class _Draft:
             self.text(f"*{gap}*")
             return
         self.images[name] = figures.png(drawn)
-        self.text(f"![{caption}](figures/{name}.png)", f"*{caption}*")
+        self.text(f"![{caption}]({self.place}{name}.png)", f"*{caption}*")
 
 
 def write_report(folder: Path, inputs: ReportInputs) -> tuple[Path, Path]:
     """Write the report; returns the paths of report.md and report.html."""
-    draft = _Draft()
+    draft = Draft()
     for section in (_result, _training, _neurons, _selection, _demonstrations, _provenance):
         section(draft, inputs)
+    return write_draft(draft, folder, "report", inputs.title)
+
+
+def write_draft(draft: Draft, folder: Path, name: str, title: str) -> tuple[Path, Path]:
+    """FOLDER/NAME.md with its figures beside it, and FOLDER/NAME.html, which holds them."""
     text = "\n\n".join(draft.parts) + "\n"
-    for name, data in draft.images.items():
-        write_atomic(folder / "figures" / f"{name}.png", data)
-    paths = folder / "report.md", folder / "report.html"
+    for image, data in draft.images.items():
+        write_atomic(folder / draft.place / f"{image}.png", data)
+    paths = folder / f"{name}.md", folder / f"{name}.html"
     write_atomic(paths[0], text)
-    write_atomic(paths[1], _html(inputs.title, text, draft.images))
+    write_atomic(paths[1], _html(title, text, draft))
     return paths
 
 
-def _html(title: str, text: str, images: Mapping[str, bytes]) -> str:
+def _html(title: str, text: str, draft: Draft) -> str:
     body = markdown(text, extensions=["tables", "fenced_code"])
-    for name, data in images.items():
+    for name, data in draft.images.items():
         inline = f"data:image/png;base64,{base64.b64encode(data).decode()}"
-        body = body.replace(f'src="figures/{name}.png"', f'src="{inline}"')
+        body = body.replace(f'src="{draft.place}{name}.png"', f'src="{inline}"')
     head = f"<meta charset='utf-8'><title>{html.escape(title)}</title><style>{STYLE}</style>"
     return f"<!doctype html>\n<html lang='en'><head>{head}</head><body>\n{body}\n</body></html>\n"
 
 
-def _result(draft: _Draft, inputs: ReportInputs) -> None:
-    draft.text(f"# {_escape(inputs.title)}", *(_escape(note) for note in inputs.notes), "## Result")
+def _result(draft: Draft, inputs: ReportInputs) -> None:
+    draft.text(f"# {escape(inputs.title)}", *(escape(note) for note in inputs.notes), "## Result")
     before, after = inputs.before, inputs.after
     if not before or not after:
         missing = "both models" if not before and not after else "the base model" if not before else "the trained model"
@@ -86,14 +92,14 @@ def _result(draft: _Draft, inputs: ReportInputs) -> None:
         draft.text(closing_table(before, after, inputs.pool_domain, style="markdown"))
     noted = observations(inputs)
     if noted:
-        draft.text("\n".join(f"- {_escape(line)}" for line in noted))
+        draft.text("\n".join(f"- {escape(line)}" for line in noted))
     if before or after:
         draft.figure("accuracy", "Accuracy and calibration error by domain, with 95 % intervals.",
                      figures.accuracy_figure(before, after, inputs.pool_domain), "")
         pool = inputs.pool_domain
         draft.figure("calibration", "Accuracy of the majority answer by its share; areas show how many questions.",
                      figures.calibration_figure(before.get(pool), after.get(pool)),
-                     f"No calibration figure: {_escape(pool) or 'the pool domain'} was not evaluated.")
+                     f"No calibration figure: {escape(pool) or 'the pool domain'} was not evaluated.")
         draft.text("### All metrics", _metrics_table(before, after))
 
 
@@ -108,12 +114,12 @@ def _metrics_table(before: Mapping[str, DomainResult], after: Mapping[str, Domai
         ("distinct_answers", "distinct", lambda v: f"{v:.2f}"), ("mean_length", "length", lambda v: f"{v:.1f}"),
         ("unparsed", "unparsed %", _percent), ("truncated", "cut %", _percent),
     ]  # fmt: skip
-    rows = [[_escape(d), name, *(show(r.metrics[key]) if key in r.metrics else "–" for key, _, show in columns)]
+    rows = [[escape(d), name, *(show(r.metrics[key]) if key in r.metrics else "–" for key, _, show in columns)]
             for d, name, r in sides]
     return markdown_table(["domain", "", *(label for _, label, _ in columns)], rows)
 
 
-def _training(draft: _Draft, inputs: ReportInputs) -> None:
+def _training(draft: Draft, inputs: ReportInputs) -> None:
     draft.text("## Training")
     rows = inputs.training
     if not rows:
@@ -127,7 +133,7 @@ def _training(draft: _Draft, inputs: ReportInputs) -> None:
     draft.figure("health", "Signs of health.", figures.health_figure(rows), "")
 
 
-def _neurons(draft: _Draft, inputs: ReportInputs) -> None:
+def _neurons(draft: Draft, inputs: ReportInputs) -> None:
     draft.text("## Neuron count")
     pool = inputs.pool
     if pool is not None and len(pool.counts) and not len(figures_pool.known_correct(pool)[0]):
@@ -137,7 +143,7 @@ def _neurons(draft: _Draft, inputs: ReportInputs) -> None:
                  figures_pool.neuron_count_figure(pool), "No neuron counts: the neurons stage has not run.")
 
 
-def _selection(draft: _Draft, inputs: ReportInputs) -> None:
+def _selection(draft: Draft, inputs: ReportInputs) -> None:
     draft.text("## Selection")
     pool = inputs.pool
     draft.figure("selection", "Neuron counts and lengths of selected and other questions.",
@@ -164,14 +170,14 @@ def _mean(values: Sequence[Any], mask: np.ndarray, form: str) -> str:
     return format(chosen.mean(), form) if len(chosen) else "–"
 
 
-def _demonstrations(draft: _Draft, inputs: ReportInputs) -> None:
+def _demonstrations(draft: Draft, inputs: ReportInputs) -> None:
     draft.text("## Demonstrations")
     draft.figure("demonstrations", "Jaccard distance between a selected question's neuron set and its demonstrations'.",
                  figures_pool.demo_figure(inputs.demos),
                  "No distances: there is no selection yet, or its retriever measures none.")
 
 
-def _provenance(draft: _Draft, inputs: ReportInputs) -> None:
+def _provenance(draft: Draft, inputs: ReportInputs) -> None:
     draft.text("## Provenance")
     for title, tree in (("Environment", inputs.provenance), ("Resolved configuration", inputs.config)):
         if tree:
@@ -199,6 +205,6 @@ def _percent(value: float) -> str:
     return f"{100 * value:.1f}"
 
 
-def _escape(text: str) -> str:
+def escape(text: str) -> str:
     """Names from data in markdown: no HTML, no table breaks."""
     return html.escape(str(text), quote=False).replace("|", "\\|").replace("\n", " ")

@@ -29,10 +29,11 @@ class PoolView:
 
 @dataclass(frozen=True)
 class DemoView:
-    """Jaccard distances of the selected questions' demonstrations, nearest first; and of random pairs."""
+    """Distances of the selected questions' demonstrations, nearest first; and the mean Jaccard of random pairs."""
 
     distances: Sequence[Sequence[float]]
     mean_pairwise: float | None = None
+    measure: str = "Jaccard distance J"
 
 
 @dataclass(frozen=True)

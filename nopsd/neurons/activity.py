@@ -6,7 +6,7 @@ Positions are flat: b * T + t for position t of row b. Everything here lives onl
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,19 +22,31 @@ class Block:
     # values(rows) -> [R, F_b]: what multiplies the directions at these of the P positions
     values: Callable[[slice], torch.Tensor]
 
+    @property
+    def width(self) -> int:
+        """F_b."""
+        return self.down_HF.shape[1]
+
     def rows(self, start: int, stop: int) -> slice:
         """The block's rows that lie at flat positions start <= p < stop."""
-        if self.tokens is None:
-            return slice(start, stop)
-        bounds = torch.tensor([start, stop], device=self.tokens.device)
-        low, high = torch.searchsorted(self.tokens, bounds).tolist()
+        low, high = self.cuts([start, stop])
         return slice(low, high)
+
+    def cuts(self, positions: Sequence[int]) -> list[int]:
+        """For each flat position, how many of the block's rows lie before it."""
+        if self.tokens is None:
+            return list(positions)
+        return torch.searchsorted(self.tokens, torch.tensor(positions, device=self.tokens.device)).tolist()
 
 
 @dataclass(frozen=True)
 class LayerActivity:
-    """Layer `layer` (from 0) over a batch of B rows of T positions; blocks by ascending `first`."""
+    """Layer `layer` (from 0) of `width` neurons over a batch of B rows of T positions; blocks by ascending `first`.
+
+    A mixture's experts are as wide as each other; those that no position was sent to have no block.
+    """
 
     layer: int
     shape: tuple[int, int]
     blocks: tuple[Block, ...]
+    width: int

@@ -74,6 +74,39 @@ def deal(bundles: Sequence[Bundle], open_bundles: Sequence[int], world: int) -> 
     return hands
 
 
+@dataclass(frozen=True)
+class Turn:
+    """One forward pass of a rank: a batch, or none where only others have one."""
+
+    bundle: int
+    batch: Batch  # () to idle
+    keep: bool  # the batch's sets are this rank's to write
+    ends: bool  # the bundle is complete after it
+    rollouts: int  # scored in this turn on all ranks together
+
+
+def dealt_turns(bundles: Sequence[Bundle], hands: Sequence[Sequence[int]], rank: int) -> list[Turn]:
+    """This rank's turns if each rank scores its hand: as many as the busiest rank has."""
+    each = [
+        [(number, batch, batch == bundles[number][-1]) for number in hand for batch in bundles[number]]
+        for hand in hands
+    ]
+    turns = []
+    for step in range(max(map(len, each))):
+        rollouts = sum(len(steps[step][1]) for steps in each if step < len(steps))
+        number, batch, ends = each[rank][step] if step < len(each[rank]) else (-1, (), False)
+        turns.append(Turn(number, batch, bool(batch), ends, rollouts))
+    return turns
+
+
+def common_turns(bundles: Sequence[Bundle], open_bundles: Sequence[int], kept: Sequence[int]) -> list[Turn]:
+    """Turns if all ranks score every open bundle together, and this one keeps the sets of `kept`."""
+    return [
+        Turn(number, batch, number in kept, batch == bundles[number][-1], len(batch))
+        for number in open_bundles for batch in bundles[number]
+    ]  # fmt: skip
+
+
 def input_ids(rollouts: Sequence[Rollout], batch: Batch) -> torch.Tensor:
     """[B, T] int64, padded on the right: under a causal mask padding there changes nothing before it."""
     rows = [rollouts[i].prompt_ids + rollouts[i].response_ids for i in batch]

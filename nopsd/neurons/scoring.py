@@ -2,6 +2,11 @@
 
 In: a (ZeRO-3) engine, rollouts and the spans to score. Out: `SampleSets` of each rollout of the batch.
 A layer's contributions live only inside its hook, a chunk of positions at a time.
+
+With `shard` other than `sample` every rank runs the same forward pass on the same batch, forms the contributions of
+its share of layers, neurons or positions alone, and the ranks merge what they found. That divides scoring's work and
+memory, not the forward's: an engine whose ranks hold slices of layers or sequences would hand its slice to the same
+`Share`.
 """
 
 from __future__ import annotations
@@ -11,60 +16,73 @@ from typing import Any
 
 import torch
 
+from nopsd.engine.counting import CountingRanks, Traffic
 from nopsd.engine.distributed import Ranks
 from nopsd.engine.rows import gather_rows
 from nopsd.neurons.activity import LayerActivity
 from nopsd.neurons.adapters import NeuronSites, watch
 from nopsd.neurons.batches import Batch, Span, input_ids
-from nopsd.neurons.contribution import contribution
-from nopsd.neurons.sets import Accumulator, SampleSets, SetSizes, accumulator, finish
+from nopsd.neurons.collect import collector
+from nopsd.neurons.layer_scores import EVERYTHING, ScoredRow, Share, layer_scores
+from nopsd.neurons.reduce import Merger, reduce_sets
+from nopsd.neurons.sets import SampleSets, SetSizes
 from nopsd.rollout.types import Rollout
 
 
 class Scorer:
-    """Scores batches; every method is collective under ZeRO-3 (all ranks together, an idle one with `idle`)."""
+    """Scores batches; every method is collective under ZeRO-3 (all ranks together, an idle one with `idle`).
+
+    `shard`: sample|layer|neuron|position; with one rank there is nothing to share. `traffic` counts what this rank
+    sends, the unembedding's rows included.
+    """
 
     def __init__(
-        self, engine: Any, sites: NeuronSites, sizes: SetSizes, value: str, align: str, ranks: Ranks
-    ) -> None:
-        self.engine, self.sites, self.sizes, self.ranks = engine, sites, sizes, ranks
+        self, engine: Any, sites: NeuronSites, sizes: SetSizes, value: str, align: str, ranks: Ranks,
+        *, shard: str = "sample", topk_search: str = "bisect", traffic: Traffic | None = None,
+    ) -> None:  # fmt: skip
+        self.engine, self.sites, self.sizes = engine, sites, sizes
+        self.ranks = CountingRanks.over(ranks, Traffic() if traffic is None else traffic)
         self.value = value
         self.shift = 1 if align == "predict" else 0  # the position that predicts y_t, or y_t's own (G9)
+        self.shard = shard if ranks.world > 1 else "sample"
+        self.share = share_of(self.shard, ranks, sizes.layers)
+        self.merger = Merger(self.ranks, self.shard, topk_search)
 
-    def score(self, rollouts: Sequence[Rollout], batch: Batch, spans: Sequence[Span]) -> list[SampleSets]:
-        """The sets of the batch's rollouts, on the CPU; `spans` by rollout index."""
+    def score(
+        self, rollouts: Sequence[Rollout], batch: Batch, spans: Sequence[Span], wanted: bool = True
+    ) -> list[SampleSets]:
+        """The sets of the batch's rollouts, on the CPU; `spans` by rollout index.
+
+        Unless `shard` is `sample`, all ranks give the same batch; those where it is not `wanted` get [].
+        """
         scored = [spans[i] for i in batch]
-        targets = [rollouts[s.index].response_ids[s.start : s.stop] for s in scored]
-        rows_TH = self._token_rows([token for target in targets for token in target])
-        token_rows = list(rows_TH.split([len(t) for t in targets]))
-        first = [len(rollouts[s.index].prompt_ids) + s.start - self.shift for s in scored]
-        accumulators = [accumulator(self.sizes, self.ranks.device) for _ in batch]
+        targets = [torch.tensor(rollouts[s.index].response_ids[s.start : s.stop], dtype=torch.long) for s in scored]
+        tokens, places = torch.unique(torch.cat(targets), return_inverse=True)
+        directions_UH = self._token_rows(tokens)
+        lengths = [len(t) for t in targets]
+        rows = [
+            ScoredRow(row, len(rollouts[span.index].prompt_ids) + span.start - self.shift, own)
+            for row, (span, own) in enumerate(zip(scored, places.to(self.ranks.device).split(lengths)))
+        ]
+        kept = collector(self.sizes, lengths, self.ranks.device)
 
         def consume(activity: LayerActivity) -> None:
-            (block,) = activity.blocks
-            down = block.down_HF.float()
-            for row, (start, rows, kept) in enumerate(zip(first, token_rows, accumulators)):
-                at = row * activity.shape[1] + start
-                self._add_chunks(kept, activity.layer, block.values(slice(at, at + len(rows))), rows, down)
+            for sample, first, S_CW, columns in layer_scores(
+                activity, rows, directions_UH, self.sizes.chunk, self.share
+            ):
+                kept.add(sample, activity.layer, first, S_CW, columns)
 
         with watch(self.sites, self.value, consume):
             self._forward(input_ids(rollouts, batch))
-        return [_on_cpu(finish(kept.best(), self.sizes)) for kept in accumulators]
+        return reduce_sets(kept, self.sizes, len(batch), self.merger, wanted)
 
     def idle(self) -> None:
         """Take part in the others' collectives without scoring anything (§13.1)."""
-        self._token_rows([])
+        self._token_rows(torch.zeros(0, dtype=torch.long))
         self._forward(torch.zeros(1, 2, dtype=torch.long))
 
-    def _add_chunks(
-        self, kept: Accumulator, layer: int, values_TF: torch.Tensor, rows_TH: torch.Tensor, down_HF: torch.Tensor
-    ) -> None:
-        for first in range(0, len(rows_TH), self.sizes.chunk):
-            piece = slice(first, first + self.sizes.chunk)
-            kept.add(layer, first, contribution(values_TF[piece], rows_TH[piece], down_HF))
-
-    def _token_rows(self, tokens: list[int]) -> torch.Tensor:
-        return gather_rows(self.sites.unembedding, torch.tensor(tokens, dtype=torch.long), self.ranks).float()
+    def _token_rows(self, tokens: torch.Tensor) -> torch.Tensor:
+        return gather_rows(self.sites.unembedding, tokens, self.ranks.named("token_rows")).float()
 
     @torch.no_grad()
     def _forward(self, ids_BT: torch.Tensor) -> None:
@@ -73,5 +91,10 @@ class Scorer:
         self.engine(input_ids=ids_BT.to(self.ranks.device), use_cache=False, logits_to_keep=1)
 
 
-def _on_cpu(sets: SampleSets) -> SampleSets:
-    return SampleSets(sets.count, sets.ids.cpu(), sets.scores.cpu(), sets.histogram.cpu())
+def share_of(shard: str, ranks: Ranks, layers: int) -> Share:
+    """This rank's part of every batch's contributions: contiguous and near-equal, lower numbers on lower ranks."""
+    if shard == "layer":
+        return Share(layers=range(layers * ranks.rank // ranks.world, layers * (ranks.rank + 1) // ranks.world))
+    if shard == "neuron":
+        return Share(neurons=(ranks.rank, ranks.world))
+    return Share(positions=(ranks.rank, ranks.world)) if shard == "position" else EVERYTHING

@@ -2,8 +2,9 @@
 
 In: a frozen (ZeRO-3) engine of the model that made the rollouts, the rollouts (all of them on every rank), a
 `NeuronConfig`. Out: `neurons.rank{r:05d}.npz` in the stage's folder (see nopsd.neurons.store).
-Batches are planned over all rollouts and dealt to ranks, so scores don't depend on how many ranks there are.
-A restart goes on after the last finished bundle, also with another number of ranks.
+Batches are planned over all rollouts and dealt to ranks (`shard` = sample) or scored by all ranks together, each its
+layers, neurons or positions (§13.2-13.3); scores depend neither on that nor on how many ranks there are. A restart
+goes on after the last finished bundle, also with another number of ranks or another way of sharing.
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ from typing import Any
 import numpy as np
 
 from nopsd.config import NeuronConfig, to_plain
+from nopsd.engine.counting import Traffic
 from nopsd.engine.distributed import Ranks
 from nopsd.errors import ArtefactError, ConfigError, DataError
 from nopsd.neurons.adapters import find_sites
-from nopsd.neurons.batches import Bundle, Span, deal, plan_bundles, scored_span
+from nopsd.neurons.batches import Span, Turn, common_turns, deal, dealt_turns, plan_bundles, scored_span
 from nopsd.neurons.parts import Parts
 from nopsd.neurons.scoring import Scorer
-from nopsd.neurons.sets import SampleSets, SetSizes, merge_rollouts, set_sizes
+from nopsd.neurons.sets import SampleSets, SetSizes, agreement, merge_rollouts, set_sizes
 from nopsd.neurons.store import NeuronSets, load_neurons, pack_ids, pack_scores, rank_file, read_neurons, write_neurons
 from nopsd.rollout.types import Rollout
 from nopsd.runs import sha256_json
@@ -43,10 +45,15 @@ def score_rollouts(
     *,
     model_hash: str,
     think_ids: tuple[int, int] | None = None,
+    shard: str = "sample",
+    topk_search: str = "bisect",
+    traffic: Traffic | None = None,
 ) -> NeuronSets:
     """Score all rollouts on all ranks; returns and writes this rank's questions.
 
     `think_ids`: ids of the opening and closing thinking tags, needed if `config.include_thinking` is false.
+    `shard`, `topk_search`: how ranks share the work, `DistConfig`'s; the result does not depend on them. `traffic`
+    counts the bytes that scoring sends from this rank.
     `progress(done, total)` counts rollouts over all ranks. Raises UserError on an unknown architecture,
     ConfigError if think_ids are missing, DataError if there are no rollouts.
     """
@@ -68,9 +75,18 @@ def score_rollouts(
     bundles = plan_bundles(rollouts, config.max_batch_tokens)
     parts = Parts(folder, sha256_json(header))
     owners = parts.owners(len(bundles), ranks)
-    hands = deal(bundles, [b for b, owner in enumerate(owners) if owner is None], ranks.world)
-    scorer = Scorer(engine, sites, sizes, config.value, config.align, ranks)
-    _score_hand(scorer, rollouts, spans, bundles, hands, parts, progress)
+    unfinished = [b for b, owner in enumerate(owners) if owner is None]
+    scorer = Scorer(
+        engine, sites, sizes, config.value, config.align, ranks, shard=shard, topk_search=topk_search, traffic=traffic
+    )
+    if scorer.shard == "sample":
+        hands = deal(bundles, unfinished, ranks.world)
+        turns = dealt_turns(bundles, hands, ranks.rank)
+    else:
+        hands = [[b for b in unfinished if b % ranks.world == rank] for rank in range(ranks.world)]
+        turns = common_turns(bundles, unfinished, hands[ranks.rank])
+    done = len(rollouts) - sum(len(batch) for b in unfinished for batch in bundles[b])
+    _take_turns(scorer, rollouts, spans, turns, parts, progress, done)
 
     mine = sorted(hands[ranks.rank] + [b for b, owner in enumerate(owners) if owner == ranks.rank])
     neurons = _collect(mine, parts, rollouts, spans, sizes, {**header, "ranks": ranks.world})
@@ -87,41 +103,32 @@ def load_rank_neurons(folder: str | Path, ranks: Ranks) -> NeuronSets:
     rows = slice(ranks.rank, None, ranks.world)
     return NeuronSets(
         whole.uids[rows], whole.counts[rows], whole.ids[rows], whole.scores[rows], whole.lengths[rows],
-        whole.truncated[rows], whole.histogram[rows], whole.header,
+        whole.truncated[rows], whole.histogram[rows], whole.header, whole.agreement[rows],
     )  # fmt: skip
 
 
-def _score_hand(
+def _take_turns(
     scorer: Scorer,
     rollouts: Sequence[Rollout],
     spans: Sequence[Span],
-    bundles: Sequence[Bundle],
-    hands: Sequence[Sequence[int]],
+    turns: Sequence[Turn],
     parts: Parts,
     progress: Progress | None,
+    done: int,
 ) -> None:
-    """This rank's bundles, and as many forward passes as the busiest rank (§13.1)."""
-    steps = [[(number, batch) for number in hand for batch in bundles[number]] for hand in hands]
-    done, total = _finished_before(bundles, hands), len(rollouts)
+    """As many forward passes on every rank, whatever each has to score (§13.1)."""
     samples: dict[int, SampleSets] = {}
-    own = steps[scorer.ranks.rank]
-    for step in range(max(map(len, steps))):
-        if step < len(own):
-            number, batch = own[step]
-            samples |= zip(batch, scorer.score(rollouts, batch, spans))
-            if step + 1 == len(own) or own[step + 1][0] != number:
-                parts.write(number, list(samples), list(samples.values()))
-                samples = {}
+    for turn in turns:
+        if turn.batch:
+            samples |= zip(turn.batch, scorer.score(rollouts, turn.batch, spans, turn.keep))
         else:
             scorer.idle()
-        done += sum(len(hand[step][1]) for hand in steps if step < len(hand))
+        if turn.keep and turn.ends:
+            parts.write(turn.bundle, list(samples), list(samples.values()))
+            samples = {}
+        done += turn.rollouts
         if progress is not None:
-            progress(done, total)
-
-
-def _finished_before(bundles: Sequence[Bundle], hands: Sequence[Sequence[int]]) -> int:
-    left = {number for hand in hands for number in hand}
-    return sum(len(batch) for number, bundle in enumerate(bundles) if number not in left for batch in bundle)
+            progress(done, len(rollouts))
 
 
 def _collect(
@@ -138,7 +145,8 @@ def _collect(
         for index, sample in parts.read(number).items():
             by_uid.setdefault(rollouts[index].uid, []).append((index, sample))
     uids = sorted(by_uid)
-    merged = [merge_rollouts([sample for _, sample in by_uid[uid]], sizes) for uid in uids]
+    several = [[sample for _, sample in by_uid[uid]] for uid in uids]
+    merged = [merge_rollouts(samples, sizes) for samples in several]
     indices = [[index for index, _ in by_uid[uid]] for uid in uids]
     lengths = [round(sum(spans[i].stop - spans[i].start for i in group) / len(group)) for group in indices]
     histogram = np.array([m.histogram.numpy() for m in merged], dtype=np.int32).reshape(-1, sizes.layers)
@@ -147,6 +155,7 @@ def _collect(
         uids, np.array([m.count for m in merged], dtype=np.float32), pack_ids([m.ids.numpy() for m in merged], width),
         pack_scores([m.scores.numpy() for m in merged], width), np.array(lengths, dtype=np.int32),
         np.array([any(rollouts[i].truncated for i in group) for group in indices], dtype=bool), histogram, header,
+        np.array([agreement(samples) for samples in several], dtype=np.float32),
     )  # fmt: skip
 
 
@@ -161,7 +170,7 @@ def _header(
     thinking = None if config.include_thinking or think_ids is None else list(think_ids)
     settings = {**to_plain(config), "per_layer": sizes.per_layer, "k": sizes.k}
     return {
-        "format": 2, "model": model_hash, "rollouts": _rollouts_hash(rollouts), "widths": list(sizes.widths),
+        "format": 3, "model": model_hash, "rollouts": _rollouts_hash(rollouts), "widths": list(sizes.widths),
         "think_ids": thinking, **settings,
     }  # fmt: skip
 

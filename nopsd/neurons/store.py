@@ -9,6 +9,7 @@
 | len | int32 [N] | scored response positions, rounded mean over rollouts |
 | truncated | bool [N] | some rollout met the length limit |
 | histogram | int32 [N, L] | members of N_K in each layer |
+| agreement | float32 [N] | mean pairwise Jaccard similarity of the rollouts' N_K before merging; NaN with one rollout |
 | header | uint8 | JSON: model hash, rollouts hash, mode, sizes, alignment, value; equal in all files of a folder |
 """
 
@@ -18,7 +19,7 @@ import io
 import json
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ import numpy as np
 from nopsd.errors import ArtefactError
 from nopsd.runs import write_atomic
 
+_ARRAYS = ("uid", "s", "ids", "scores", "len", "truncated", "histogram", "agreement")
 _FLOAT16_MAX = float(np.finfo(np.float16).max)
 
 
@@ -42,6 +44,11 @@ class NeuronSets:
     truncated: np.ndarray
     histogram: np.ndarray
     header: dict[str, Any]
+    agreement: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))  # left out: NaN for all
+
+    def __post_init__(self) -> None:
+        if not len(self.agreement):
+            object.__setattr__(self, "agreement", np.full(len(self.uids), np.nan, np.float32))
 
 
 def pack_ids(rows: Sequence[np.ndarray], width: int = 0) -> np.ndarray:
@@ -64,16 +71,19 @@ def write_neurons(path: Path, neurons: NeuronSets) -> None:
     write_arrays(path, neurons.header, {
         "uid": np.array(neurons.uids, dtype=np.str_), "s": neurons.counts, "ids": neurons.ids,
         "scores": neurons.scores, "len": neurons.lengths, "truncated": neurons.truncated,
-        "histogram": neurons.histogram,
+        "histogram": neurons.histogram, "agreement": neurons.agreement,
     })  # fmt: skip
 
 
 def read_neurons(path: Path) -> NeuronSets:
     """One rank's file; ArtefactError if it is missing or damaged."""
     header, a = read_arrays(path)
-    return NeuronSets(
-        [str(u) for u in a["uid"]], a["s"], a["ids"], a["scores"], a["len"], a["truncated"], a["histogram"], header
-    )
+    missing = sorted(set(_ARRAYS) - set(a))
+    if missing:
+        raise ArtefactError(f"{path} has no {', '.join(missing)} (another version wrote it): delete it and run the "
+                            "neurons stage again")
+    uid, counts, ids, scores, lengths, truncated, histogram, agreement = (a[name] for name in _ARRAYS)
+    return NeuronSets([str(u) for u in uid], counts, ids, scores, lengths, truncated, histogram, header, agreement)
 
 
 def load_neurons(folder: str | Path) -> NeuronSets:
@@ -108,7 +118,7 @@ def join(parts: Sequence[NeuronSets], where: str) -> NeuronSets:
     return NeuronSets(
         ordered, stacked("counts"), np.concatenate([_widen(p.ids, width, -1) for p in parts])[order],
         np.concatenate([_widen(p.scores, width, 0) for p in parts])[order], stacked("lengths"), stacked("truncated"),
-        stacked("histogram"), parts[0].header,
+        stacked("histogram"), parts[0].header, stacked("agreement"),
     )  # fmt: skip
 
 

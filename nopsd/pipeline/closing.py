@@ -13,6 +13,7 @@ from nopsd.monitor.views import DemoView, PoolView, ReportInputs
 from nopsd.neurons.store import load_neurons
 from nopsd.pipeline.session import Session
 from nopsd.runs import read_json
+from nopsd.selection.artefacts import Contexts
 from nopsd.selection.selectors import Selection
 from nopsd.selection.stage import read_contexts, read_selected
 
@@ -31,10 +32,7 @@ def report(session: Session, folder: Path) -> None:
         before=results(session, "base"),
         after=results(session, "final"),
         pool=pool_view(session, selected),
-        demos=DemoView(
-            [[n.distance for n in near if n.distance is not None] for near in contexts.values()],
-            selected.stats.get("mean_pairwise_jaccard"),
-        ),
+        demos=demo_view(config.context.retriever, contexts, selected),
         config=to_plain(config),
         provenance=read_json(run.root / "environment.json"),
         notes=() if session.tests else (UNLABELLED,),
@@ -46,6 +44,14 @@ def results(session: Session, name: str) -> dict[str, DomainResult]:
     """One model's results by domain; empty for questions without answers."""
     folder = session.run.stage_dir("evaluate_base" if name == "base" else "evaluate")
     return {domain: read_result(folder, name, domain, session.config.eval) for domain in session.tests}
+
+
+def demo_view(retriever: str, contexts: Contexts, selected: Selection) -> DemoView:
+    """Distances as the retriever measures them; only Jaccard's are set against those of random pairs."""
+    distances = [[n.distance for n in near if n.distance is not None] for near in contexts.values()]
+    if retriever == "neuron_jaccard":
+        return DemoView(distances, selected.stats.get("mean_pairwise_jaccard"))
+    return DemoView(distances, measure=f"distance of {retriever}")
 
 
 def pool_view(session: Session, selected: Selection) -> PoolView:

@@ -1,7 +1,7 @@
 """Stage `data`: read the questions, check everything that can be known before expensive work, write the pool.
 
-No answer column is read here. Output: pool.jsonl and tests.jsonl (questions without answers), and
-data.json (sizes, hash, longest prompts).
+No answer column is read here. Output: pool.jsonl and tests.jsonl (questions without answers), data.json (sizes,
+hash, longest prompts), and of data that bring their own responses responses.jsonl (uid, text).
 """
 
 from __future__ import annotations
@@ -12,10 +12,13 @@ from pathlib import Path
 from nopsd.config import Config
 from nopsd.data.prompts import PromptRenderer
 from nopsd.data.records import Question, questions_hash
-from nopsd.data.sources import Splits, load_splits
+from nopsd.data.sources import Splits, load_responses, load_splits
 from nopsd.errors import ConfigError, DataError
 from nopsd.models import ModelFiles
-from nopsd.runs import write_json, write_jsonl
+from nopsd.runs import read_jsonl, write_json, write_jsonl
+from nopsd.selection.retrievers import find_retriever
+
+RESPONSES = "responses.jsonl"
 
 
 def prepare_data(config: Config, model: ModelFiles, renderer: PromptRenderer, folder: Path) -> None:
@@ -24,7 +27,13 @@ def prepare_data(config: Config, model: ModelFiles, renderer: PromptRenderer, fo
     tests = chosen_tests(config, splits)
     check_pool(config, splits.pool)
     check_windows(config, model)
-    longest_pool = check_prompts(config, renderer, splits.pool, config.rollout_zs.max_new, "rollout_zs.max_new")
+    responses = load_responses(config.data)
+    if responses is None:
+        longest_pool = check_prompts(config, renderer, splits.pool, config.rollout_zs.max_new, "rollout_zs.max_new")
+    else:
+        longest_pool = check_given_prompts(renderer, splits.pool, model.window)
+        rows = [{"uid": q.uid, "text": responses[q.uid]} for q in splits.pool]
+        write_jsonl(folder / RESPONSES, rows)
     everything = [q for questions in tests.values() for q in questions]
     longest_test = check_prompts(config, renderer, everything, config.eval.max_new, "eval.max_new")
     write_jsonl(folder / "pool.jsonl", [q.to_json() for q in splits.pool])
@@ -52,7 +61,7 @@ def chosen_tests(config: Config, splits: Splits) -> dict[str, list[Question]]:
 
 
 def check_pool(config: Config, pool: Sequence[Question]) -> None:
-    needed = config.context.m + 1 if config.context.retriever != "none" else 1
+    needed = config.context.m + 1 if find_retriever(config.context).from_pool else 1
     if len(pool) < needed:
         raise DataError(
             f"the pool has {len(pool)} questions, and context.m={config.context.m} demonstrations need at least "
@@ -89,3 +98,23 @@ def check_prompts(
             )
         longest = max(longest, length)
     return longest
+
+
+def check_given_prompts(renderer: PromptRenderer, questions: Sequence[Question], window: int) -> int:
+    """Tokens of the longest prompt; DataError if one leaves its given response no room in the model's window."""
+    longest = 0
+    for question in questions:
+        length = len(renderer.student(question))
+        if length >= window:
+            raise DataError(
+                f"question {question.uid}: a prompt of {length} tokens leaves no room for its response in the "
+                f"model's window of {window}: shorten or remove the row"
+            )
+        longest = max(longest, length)
+    return longest
+
+
+def read_responses(folder: Path) -> dict[str, str] | None:
+    """uid -> given response as the stage left them in `folder`; None for data without."""
+    path = folder / RESPONSES
+    return {row["uid"]: row["text"] for row in read_jsonl(path)} if path.exists() else None

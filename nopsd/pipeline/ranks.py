@@ -7,19 +7,28 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from nopsd.data.demonstrations import demonstrations_for, display_order
 from nopsd.data.prompts import TeacherPrompt
 from nopsd.data.records import Question
 from nopsd.data.wording import question_text
 from nopsd.distill.probe import probe_metrics
+from nopsd.engine.distributed import Ranks
 from nopsd.engine.ds_config import load_ds_config
 from nopsd.engine.frozen import load_frozen
 from nopsd.monitor.metrics_log import MetricsLog
 from nopsd.neurons.stage import load_rank_neurons, score_rollouts
 from nopsd.pipeline.session import Session, device, eval_sampling
 from nopsd.rollout.client import RolloutClient
-from nopsd.rollout.types import read_rollouts
-from nopsd.selection.stage import read_contexts, read_selected, select_and_retrieve
+from nopsd.rollout.types import Rollout, read_rollouts
+from nopsd.selection.stage import Contexts, contexts_for, read_contexts, read_selected, select_and_retrieve
+from nopsd.signals.agreement import Answers, agreement, answers_of
+from nopsd.signals.belief import belief_shift, from_main_showing_signs, sample_demonstrated
+from nopsd.signals.needs import FROM_FORWARD, FROM_TEXT, needed
+from nopsd.signals.reference import read_reference
+from nopsd.signals.stage import forward_columns, leave_signals
+from nopsd.signals.store import Signals, read_signals
 
 Progress = Callable[..., None] | None
 
@@ -28,15 +37,9 @@ def score_neurons(session: Session, folder: Path, progress: Progress) -> None:
     """Stage `neurons`: the pool's zero-shot rollouts through the frozen, sharded base model."""
     config, ranks = session.config, session.ranks
     assert ranks is not None
-    ds_config = load_ds_config(
-        config.dist.teacher_config, "teacher", ds_device(), config.train.micro, 1, config.train.clip, config.model.dtype
-    )
-    engine = load_frozen(
-        str(session.model.path), config.model.dtype, ds_config, config.model.trust_remote_code, config.model.revision
-    )
     rollouts = read_rollouts(session.run.stage_dir("rollout") / "rollouts.parquet")
     score_rollouts(
-        engine,
+        base_engine(session),
         rollouts,
         config.neuron,
         ranks,
@@ -44,6 +47,19 @@ def score_neurons(session: Session, folder: Path, progress: Progress) -> None:
         progress,
         model_hash=session.model.hash,
         think_ids=think_ids(session.tokenizer),
+        shard=config.dist.shard,
+        topk_search=config.dist.topk_search,
+    )
+
+
+def base_engine(session: Session) -> Any:
+    """The frozen base model, sharded over the ranks."""
+    config = session.config
+    ds_config = load_ds_config(
+        config.dist.teacher_config, "teacher", ds_device(), config.train.micro, 1, config.train.clip, config.model.dtype
+    )
+    return load_frozen(
+        str(session.model.path), config.model.dtype, ds_config, config.model.trust_remote_code, config.model.revision
     )
 
 
@@ -58,11 +74,72 @@ def think_ids(tokenizer: Any) -> tuple[int, int] | None:
     return None if opening is None or closing is None else (opening, closing)
 
 
+def compute_signals(session: Session, folder: Path, progress: Progress) -> None:
+    """Stage `signals`: the columns that the chosen selector, retriever and filter need, and no others."""
+    config = session.config
+    ranks = session.ranks or Ranks(0, 1, torch.device("cpu"))  # without ranks there is nothing here for a model
+    columns = needed(config.select, config.context)
+    rollouts = read_rollouts(session.run.stage_dir("rollout") / "rollouts.parquet")
+    questions = {q.uid: q for q in session.pool}
+    answers = answers_of(rollouts, questions, session.think_open) if columns - FROM_FORWARD else {}
+    found = agreement(answers) if columns & FROM_TEXT else {}
+    if columns & FROM_FORWARD:
+        reference = reference_examples(session) if "nait" in columns else []
+        found |= forward_columns(
+            base_engine(session), rollouts, columns, config.signal, ranks, folder, progress,
+            model_hash=session.model.hash, value=config.neuron.value, reference=reference,
+        )  # fmt: skip
+    uids = sorted({r.uid for r in rollouts}) if columns else []
+    signals = Signals(uids, found, {"format": 1, "columns": sorted(columns)})
+    if "belief_shift" in columns:
+        found["belief_shift"] = belief_shift(answers, demonstrated_answers(session, signals, ranks, folder, progress))
+    leave_signals(folder, signals, ranks)
+
+
+def reference_examples(session: Session) -> list[Rollout]:
+    """nait's examples, each asked as it stands: a chat of one message, without a system message of ours."""
+    signal, renderer = session.config.signal, session.renderer
+
+    def encode(prompt: str, response: str) -> tuple[list[int], list[int]]:
+        return renderer.student(Question("", "", "instructions", prompt)), renderer.response(response)
+
+    return read_reference(signal.reference or "", signal.reference_limit, encode, session.model.window)
+
+
+def demonstrated_answers(session: Session, signals: Signals, ranks: Ranks, folder: Path, progress: Progress) -> Answers:
+    """Every pool question's answers with the demonstrations that context.retriever finds for it, sampled by rank 0."""
+    config, questions = session.config, {q.uid: q for q in session.pool}
+    contexts = contexts_for(
+        signals.uids, load_rank_neurons(session.run.stage_dir("neurons"), ranks),
+        {q.uid: question_text(q) for q in session.pool},
+        replace(config.context, seed=config.context.seed or config.seed), ranks,
+        exchange=config.dist.context_exchange, domains={q.uid: q.domain for q in session.pool},
+        signals=signals if signals.columns else None, block_mib=config.dist.block_mib,
+    )  # fmt: skip
+
+    def sample(sign: Callable[[], None]) -> Answers:
+        def tell(done: int, total: int, **info: Any) -> None:
+            sign()
+            if progress is not None:
+                progress(done, total, **info)
+
+        prompts = teacher_prompts(session, signals.uids, questions, contexts)
+        rollouts = sample_demonstrated(
+            [questions[uid] for uid in signals.uids], [prompts[uid].ids for uid in signals.uids],
+            session.client_holding(session.model.path, version=0), config.rollout_zs, config.signal.belief_samples,
+            config.seed, folder / "belief", tell,
+        )  # fmt: skip
+        return answers_of(rollouts, questions, session.think_open)
+
+    return from_main_showing_signs(ranks, sample)
+
+
 def select_contexts(session: Session, folder: Path, progress: Progress) -> None:
     """Stage `select`: the questions to train on and their demonstrations, from the all-gathered counts and sets."""
     assert session.ranks is not None
     config, pool = session.config, session.pool
     neurons = load_rank_neurons(session.run.stage_dir("neurons"), session.ranks)
+    signals = read_signals(session.run.stage_dir("signals"))
     select_and_retrieve(
         neurons,
         {q.uid: question_text(q) for q in pool},
@@ -73,6 +150,8 @@ def select_contexts(session: Session, folder: Path, progress: Progress) -> None:
         folder,
         exchange=config.dist.context_exchange,
         domains={q.uid: q.domain for q in pool},
+        signals=signals if signals.columns else None,
+        block_mib=config.dist.block_mib,
     )
 
 
@@ -124,17 +203,19 @@ def label_free_probe(session: Session, client: RolloutClient) -> Callable[[int],
     return probe
 
 
-def teacher_prompts(session: Session, selected: list[str], questions: dict[str, Question]) -> dict[str, TeacherPrompt]:
-    """Each selected question's prompt with its neighbours' own answers as demonstrations (SPEC §5)."""
+def teacher_prompts(
+    session: Session, selected: list[str], questions: dict[str, Question], contexts: Contexts | None = None
+) -> dict[str, TeacherPrompt]:
+    """Each selected question's prompt with its neighbours' own answers as demonstrations (SPEC §5); `contexts`: else
+    those of the select stage."""
     config = session.config.context
-    contexts = read_contexts(session.run.stage_dir("select"))
-    first_sample = {
-        r.uid: r.text for r in reversed(read_rollouts(session.run.stage_dir("rollout") / "rollouts.parquet"))
-    }
+    contexts = read_contexts(session.run.stage_dir("select")) if contexts is None else contexts
+    rollouts = read_rollouts(session.run.stage_dir("rollout") / "rollouts.parquet")
+    responses = {(r.uid, r.sample): r.text for r in rollouts}
     prompts = {}
     for uid in selected:
         shown = demonstrations_for(
-            [n.uid for n in contexts[uid]], questions, first_sample, config.solution, session.think_open
+            [(n.uid, n.sample) for n in contexts[uid]], questions, responses, config.solution, session.think_open
         )
         order = display_order(len(shown), config.order, f"{config.seed or session.config.seed} {uid}")
         prompts[uid] = session.renderer.teacher(questions[uid], shown, config.max_prompt, order)

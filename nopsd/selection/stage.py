@@ -1,42 +1,48 @@
 """Stages `select` and `context`: the training questions and their demonstrations (SPEC §4, §5, §13.1).
 
-In: each rank's neuron sets, every question's text. Out, written by rank 0 once all ranks hold the same content:
-    selected.json   {uids (by score), threshold, selector, stats}
-    contexts.json   {uid: [{uid, distance}, ...] nearest first}; distance null where the retriever has none
+In: each rank's neuron sets, the signals that the chosen selector, retriever and filter need, every question's text.
+Out: the files of nopsd.selection.artefacts, written by rank 0 once all ranks hold the same content.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from nopsd.config import ContextConfig, SelectConfig
 from nopsd.engine.distributed import Ranks
-from nopsd.errors import ArtefactError, ConfigError, DataError
+from nopsd.errors import ConfigError, DataError, UserError
 from nopsd.neurons.store import NeuronSets
-from nopsd.runs import read_json, sha256_json, write_json
-from nopsd.selection.exchange import Counts, Shard, gather_counts, gather_sets
+from nopsd.selection.artefacts import (
+    CONTEXTS,
+    SCORES,
+    SELECTED,
+    Contexts,
+    Neighbour,
+    read_contexts,
+    read_scores,
+    read_selected,
+    write_selection,
+)
+from nopsd.selection.exchange import Shard, gather_sets
+from nopsd.selection.filters import showable
+from nopsd.selection.gathering import Columns, Gathered, gather_pool
 from nopsd.selection.jaccard import mean_pairwise
-from nopsd.selection.retrievers import NOBODY, RETRIEVERS, Neighbours, make_table
-from nopsd.selection.selectors import Selection, select, uniform
+from nopsd.selection.neighbours import Table
+from nopsd.selection.retrievers import NOBODY, Neighbours, Picked, Request, Retriever, find_retriever
+from nopsd.selection.seeded import uniform
+from nopsd.selection.selectors import Selection, select
+from nopsd.selection.statistics import count_statistics, score_statistics
 
-SELECTED, CONTEXTS = "selected.json", "contexts.json"
+__all__ = [
+    "CONTEXTS", "SCORES", "SELECTED", "Contexts", "Neighbour", "contexts_for", "read_contexts", "read_scores",
+    "read_selected", "select_and_retrieve",
+]  # fmt: skip
+
 DIVERSITY_SAMPLE = 200  # questions whose pairwise distances are averaged
-
-
-@dataclass(frozen=True)
-class Neighbour:
-    """A demonstration's question and its Jaccard distance (None: chosen without one)."""
-
-    uid: str
-    distance: float | None
-
-
-Contexts = dict[str, list[Neighbour]]
 
 
 def select_and_retrieve(
@@ -48,117 +54,122 @@ def select_and_retrieve(
     folder_selected: str | Path,
     folder_contexts: str | Path,
     *,
-    exchange: str = "queries_only",
+    exchange: str = "auto",
     domains: Mapping[str, str] | None = None,
+    signals: Columns | None = None,
+    block_mib: int = 512,
 ) -> tuple[Selection, Contexts]:
     """Select questions and find their demonstrations, equal on every rank. Collective.
 
-    `neurons`: this rank's share (may be empty); `texts` and `domains`: of every pool question by uid, on all ranks.
-    `exchange`: `queries_only` or `gather_all` (§13.1). Raises ConfigError if the pool is smaller than the
-    demonstrations asked for, DataError if a question has no neuron set or a set no question.
+    `neurons`: this rank's share (may be empty); `texts` and `domains`: of every pool question by uid, on all ranks;
+    `signals`: the whole artefact, on all ranks. `exchange`: dist.context_exchange; `block_mib`: dist.block_mib (§13.1).
+    Raises ConfigError if the pool is smaller than the demonstrations asked for, DataError if a question has no neuron
+    set or a set no question, or a column that is needed is missing or not a number.
     """
-    table = make_table(texts, domains)
-    ranks.check_equal(sha256_json([table.uids, table.texts.tolist(), table.domains.tolist()]), "the pool's questions")
-    _refuse_unknown(neurons.uids, texts)
-    shard = Shard(table.numbers(neurons.uids), neurons.ids, _neurons_in_all(neurons))
-    counts = gather_counts(shard.numbers, neurons.counts, neurons.lengths, neurons.truncated, ranks)
-    _refuse_missing(table.uids, counts)
-    names = [domains[uid] for uid in table.uids] if domains else None
-    selection = select(table.uids, counts.counts, counts.lengths, counts.truncated, select_config, names)
-    selection.stats.update(_pool_stats(counts), mean_pairwise_jaccard=_diversity(table.uids, shard, ranks))
-
-    if context_config.pool == "selected":
-        table = make_table(texts, domains, allowed=selection.uids)
-    queries = table.numbers(sorted(selection.uids))
-    _refuse_small_pool(context_config, int(table.allowed.sum()))
-    neighbours = RETRIEVERS[context_config.retriever](table, queries, shard, context_config, ranks, exchange)
-    contexts = _contexts(table.uids, queries, neighbours)
-    selection.stats["short_contexts"] = sum(len(c) < neighbours.numbers.shape[1] for c in contexts.values())
-    _write(selection, select_config.selector, contexts, ranks, Path(folder_selected), Path(folder_contexts))
+    gathered = gather_pool(neurons, texts, domains, signals, ranks, block_mib)
+    selection = select(gathered.pool, select_config)
+    selection.stats.update(
+        count_statistics(gathered.pool), scores=score_statistics(gathered.pool, selection.scores),
+        mean_pairwise_jaccard=_diversity(gathered.table.uids, gathered.shard, ranks, block_mib),
+    )  # fmt: skip
+    contexts, width = _retrieve(gathered, selection.uids, selection, context_config, ranks, exchange, block_mib)
+    selection.stats["short_contexts"] = sum(len(near) < width for near in contexts.values())
+    selection.stats["empty_contexts"] = sum(not near for near in contexts.values())
+    write_selection(
+        selection, select_config.selector, contexts, gathered.table.uids, ranks, Path(folder_selected),
+        Path(folder_contexts),
+    )  # fmt: skip
     return selection, contexts
 
 
-def read_selected(folder: str | Path) -> Selection:
-    """The selection in `folder`; ArtefactError if it is missing or damaged."""
-    path = Path(folder) / SELECTED
-    stored = read_json(path)
-    try:
-        return Selection(stored["uids"], stored["threshold"], stored["stats"])
-    except (KeyError, TypeError) as error:
-        raise ArtefactError(f"{path} is not a selection ({error!r}): run the select stage again") from error
+def contexts_for(
+    uids: Sequence[str],
+    neurons: NeuronSets,
+    texts: Mapping[str, str],
+    config: ContextConfig,
+    ranks: Ranks,
+    *,
+    exchange: str = "auto",
+    domains: Mapping[str, str] | None = None,
+    signals: Columns | None = None,
+    block_mib: int = 512,
+) -> Contexts:
+    """Demonstrations of any pool questions, without a selection and without files. Collective; as above."""
+    if config.pool == "selected":
+        raise ConfigError(
+            "context.pool=selected: demonstrations are wanted before there is a selection (select.selector="
+            "belief_shift compares answers with and without them): set context.pool=all"
+        )
+    gathered = gather_pool(neurons, texts, domains, signals, ranks, block_mib)
+    return _retrieve(gathered, uids, None, config, ranks, exchange, block_mib)[0]
 
 
-def read_contexts(folder: str | Path) -> Contexts:
-    """The contexts in `folder`; ArtefactError if they are missing or damaged."""
-    path = Path(folder) / CONTEXTS
-    try:
-        return {u: [Neighbour(n["uid"], n["distance"]) for n in found] for u, found in read_json(path).items()}
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ArtefactError(f"{path} does not hold contexts ({error!r}): run the context stage again") from error
+def _retrieve(
+    gathered: Gathered, uids: Sequence[str], selection: Selection | None, config: ContextConfig, ranks: Ranks,
+    exchange: str, block_mib: int,
+) -> tuple[Contexts, int]:  # fmt: skip
+    """Contexts, and how many demonstrations one has where nothing is lacking."""
+    chosen = find_retriever(config)
+    shown = showable(config.filter, gathered.pool)
+    allowed = gathered.table.allowed & shown.allowed
+    if config.pool == "selected" and selection is not None:
+        allowed &= np.isin(np.arange(len(allowed)), gathered.table.numbers(selection.uids))
+    table = replace(gathered.table, allowed=allowed)
+    queries = table.numbers(sorted(uids))
+    if chosen.from_pool:
+        _refuse_small_pool(config, table, queries, gathered.pool.domains)
+    request = Request(table, queries, config, gathered.shard, gathered.pool.columns, ranks, exchange, block_mib)
+    found = chosen.find(request)
+    _check_found(found, request, chosen)
+    samples = found.samples if isinstance(found, Picked) else shown.samples[found.numbers]
+    return _contexts(table.uids, queries, found, samples), found.numbers.shape[1]
 
 
-def _neurons_in_all(neurons: NeuronSets) -> int:
-    return sum(neurons.header["widths"])
-
-
-def _contexts(uids: Sequence[str], queries: np.ndarray, neighbours: Neighbours) -> Contexts:
+def _contexts(uids: Sequence[str], queries: np.ndarray, found: Neighbours, samples: np.ndarray) -> Contexts:
     return {
         uids[query]: [
-            Neighbour(uids[n], None if np.isnan(d) else float(d)) for n, d in zip(numbers, distances) if n != NOBODY
+            Neighbour(uids[n], float(d) if np.isfinite(d) else None, int(s))
+            for n, d, s in zip(numbers, distances, shown) if n != NOBODY
         ]
-        for query, numbers, distances in zip(queries, neighbours.numbers, neighbours.distances)
-    }
+        for query, numbers, distances, shown in zip(queries, found.numbers, found.distances, samples)
+    }  # fmt: skip
 
 
-def _pool_stats(counts: Counts) -> dict[str, Any]:
-    scored = counts.lengths > 0
-    s, length = counts.counts[scored].astype(np.float64), counts.lengths[scored].astype(np.float64)
-    quantiles = np.quantile(s, [0, 0.05, 0.25, 0.5, 0.75, 0.95, 1]).tolist() if len(s) else []
-    varied = len(s) > 1 and np.ptp(s) > 0 and np.ptp(length) > 0
-    return {
-        "count_quantiles": dict(zip(["0", "5", "25", "50", "75", "95", "100"], quantiles)),
-        "count_mean": float(s.mean()) if len(s) else None,
-        "count_length_correlation": float(np.corrcoef(s, length)[0, 1]) if varied else None,
-    }
+def _check_found(found: Neighbours, request: Request, chosen: Retriever) -> None:
+    """A user's retriever may hand back anything; what later stages could not use is refused here."""
+    if not isinstance(found, Neighbours):
+        raise UserError(
+            f"context.retriever={request.config.retriever} returned a {type(found).__name__}: return Neighbours("
+            "numbers, distances)"
+        )
+    shapes = {np.shape(found.numbers), np.shape(found.distances)}
+    if isinstance(found, Picked):
+        shapes.add(np.shape(found.samples))
+    numbers, shape = np.asarray(found.numbers), np.shape(found.numbers)
+    if len(shapes) != 1 or len(shape) != 2 or shape[0] != len(request.queries):
+        raise UserError(f"context.retriever={request.config.retriever} must return [{len(request.queries)}, m] arrays")
+    if numbers.size and not (NOBODY <= numbers.min() and numbers.max() < len(request.table.uids)):
+        raise UserError(f"context.retriever={request.config.retriever} returned numbers that are no questions")
+    if chosen.from_pool and (numbers == request.queries[:, None]).any():
+        raise DataError(f"context.retriever={request.config.retriever} shows a question its own response")
 
 
-def _diversity(uids: Sequence[str], shard: Shard, ranks: Ranks) -> float | None:
+def _diversity(uids: Sequence[str], shard: Shard, ranks: Ranks, block_mib: int) -> float | None:
     """Mean pairwise J of a seeded sample of the pool (SPEC §1)."""
     drawn = sorted(range(len(uids)), key=lambda i: uniform(0, "diversity", uids[i]))[:DIVERSITY_SAMPLE]
     sample = gather_sets(shard, np.isin(shard.numbers, drawn), ranks)
-    return mean_pairwise(sample.ids, sample.neurons)
+    return mean_pairwise(sample.ids, sample.neurons, block_mib)
 
 
-def _write(
-    selection: Selection, selector: str, contexts: Contexts, ranks: Ranks, folder_selected: Path, folder_contexts: Path
-) -> None:
-    selected = {
-        "uids": selection.uids, "threshold": selection.threshold, "selector": selector, "stats": selection.stats,
-    }  # fmt: skip
-    found = {u: [{"uid": n.uid, "distance": n.distance} for n in near] for u, near in contexts.items()}
-    ranks.check_equal(sha256_json([selected, found]), "the selection and contexts")
-    if ranks.is_main:
-        write_json(folder_selected / SELECTED, selected)
-        write_json(folder_contexts / CONTEXTS, found)
-    ranks.barrier()
-
-
-def _refuse_unknown(uids: Sequence[str], texts: Mapping[str, str]) -> None:
-    unknown = [uid for uid in uids if uid not in texts]
-    if unknown:
-        raise DataError(f"question {unknown[0]} has a neuron set but is not in the pool: run the neurons stage again")
-
-
-def _refuse_missing(uids: Sequence[str], counts: Counts) -> None:
-    times = np.bincount(counts.numbers, minlength=len(uids))
-    for number in np.flatnonzero(times != 1)[:1]:
-        state = "has no neuron set" if times[number] == 0 else "has several neuron sets"
-        raise DataError(f"question {uids[number]} {state}: run the neurons stage again")
-
-
-def _refuse_small_pool(config: ContextConfig, pool: int) -> None:
-    if config.retriever != "none" and pool - 1 < config.m:
-        raise ConfigError(
-            f"context.m={config.m} demonstrations from a pool of {pool} questions (context.pool={config.pool}): "
-            f"set context.m to {max(pool - 1, 0)} or less, or give more questions"
-        )
+def _refuse_small_pool(config: ContextConfig, table: Table, queries: np.ndarray, domains: Sequence[str]) -> None:
+    """Every domain that is asked about must have m demonstrations besides the question itself."""
+    several = len(set(domains)) > 1
+    for number in np.unique(table.domains[queries]):
+        left = int((table.allowed & (table.domains == number)).sum())
+        if left - 1 < config.m:
+            where = f" of domain {domains[int(np.argmax(table.domains == number))]}" if several else ""
+            raise ConfigError(
+                f"context.m={config.m} demonstrations from a pool of {left} questions{where} "
+                f"(context.pool={config.pool}, context.filter={config.filter}): set context.m to {max(left - 1, 0)} "
+                "or less, or give more questions"
+            )

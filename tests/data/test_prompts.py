@@ -104,8 +104,8 @@ def test_solutions_lose_their_thinking():
 
 
 def test_demonstrations_without_a_solution_are_left_out():
-    responses = {"c": "<think>never ends", "q": "Start. <answer>one</answer>"}
-    shown = demonstrations_for(["c", "q"], {"c": CHOICE, "q": QUESTION}, responses, "final")
+    responses = {("c", 0): "<think>never ends", ("q", 0): "Start. <answer>one</answer>"}
+    shown = demonstrations_for([("c", 0), ("q", 0)], {"c": CHOICE, "q": QUESTION}, responses, "final")
     assert [d.question.uid for d in shown] == ["q"]
 
 

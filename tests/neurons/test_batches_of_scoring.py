@@ -1,6 +1,6 @@
 """Which rollouts go together: budgets, whole questions, thinking cut off, even shares."""
 
-from nopsd.neurons.batches import deal, input_ids, plan_bundles, scored_span
+from nopsd.neurons.batches import common_turns, deal, dealt_turns, input_ids, plan_bundles, scored_span
 from nopsd.rollout.types import Rollout
 
 
@@ -36,6 +36,21 @@ def test_deal_gives_even_shares_and_an_idle_rank_an_empty_hand():
     bundles = [((0,), (1,), (2,)), ((3,),), ((4,),), ((5,),)]
     assert deal(bundles, [0, 1, 2, 3], 2) == [[0], [1, 2, 3]]
     assert deal(bundles, [1, 3], 3) == [[1], [3], []]
+
+
+def test_every_rank_has_as_many_turns_and_all_know_how_far_they_are():
+    """A rank with one forward pass fewer hangs the others under ZeRO-3 (§13.1)."""
+    bundles = [((0, 4), (1,), (2,)), ((3,),), ((5,),)]
+    hands = [[0], [1], []]
+    turns = [dealt_turns(bundles, hands, rank) for rank in range(3)]
+    assert [[t.batch for t in own] for own in turns] == [[(0, 4), (1,), (2,)], [(3,), (), ()], [(), (), ()]]
+    assert [[t.rollouts for t in own] for own in turns] == [[3, 1, 1]] * 3
+    assert [(t.keep, t.ends) for t in turns[0]] == [(True, False), (True, False), (True, True)]
+    assert [(t.keep, t.ends) for t in turns[1]] == [(True, True), (False, False), (False, False)]
+    shared = common_turns(bundles, [0, 2], [2])
+    assert [(t.bundle, t.batch, t.keep, t.ends) for t in shared] == [
+        (0, (0, 4), False, False), (0, (1,), False, False), (0, (2,), False, True), (2, (5,), True, True),
+    ]  # fmt: skip
 
 
 def test_padding_is_on_the_right():

@@ -6,7 +6,7 @@ import pytest
 from nopsd.config import NeuronConfig
 from nopsd.errors import ArtefactError, ConfigError, DataError
 from nopsd.neurons.stage import load_neurons, score_rollouts
-from nopsd.neurons.store import rank_file, read_neurons, write_neurons
+from nopsd.neurons.store import rank_file, read_arrays, read_neurons, write_arrays, write_neurons
 
 CONFIG = NeuronConfig(per_layer=12, k=20, chunk=5, max_batch_tokens=40)
 
@@ -15,6 +15,7 @@ def assert_equal(a, b):
     assert (a.uids, a.header) == (b.uids, b.header)
     for name in ("counts", "ids", "scores", "lengths", "truncated", "histogram"):
         assert np.array_equal(getattr(a, name), getattr(b, name)), name
+    assert np.array_equal(a.agreement, b.agreement, equal_nan=True)
 
 
 def test_a_killed_run_scores_no_finished_batch_again(engine, unsharded, alone, make_rollouts, tmp_path):
@@ -83,6 +84,32 @@ def test_several_rollouts_a_question_make_one_row(engine, alone, make_rollouts, 
         kept = set(merged.ids[row].tolist()) - {-1}
         assert kept <= set().union(*(e.ids[row].tolist() for e in each))
         assert merged.scores[row].max() == max(e.scores[row].max() for e in each)
+
+
+def test_agreement_of_a_questions_rollouts_is_taken_before_they_are_merged(engine, alone, make_rollouts, tmp_path):
+    """The nad_agreement selector reads it (SPEC §4); NaN says that a question has one rollout."""
+    rollouts = make_rollouts(3, samples=3) + make_rollouts(4)[3:]
+    found = score_rollouts(engine, rollouts, CONFIG, alone, tmp_path / "all", model_hash="m")
+    assert np.array_equal(load_neurons(tmp_path / "all").agreement, found.agreement, equal_nan=True)
+    each = [
+        score_rollouts(engine, [r for r in rollouts if r.sample == s], CONFIG, alone, tmp_path / str(s), model_hash="m")
+        for s in range(3)
+    ]
+    for row in range(3):
+        sets = [set(e.ids[row].tolist()) - {-1} for e in each]
+        pairs = [len(a & b) / len(a | b) for a, b in ((sets[0], sets[1]), (sets[0], sets[2]), (sets[1], sets[2]))]
+        assert found.agreement[row] == np.float32(sum(pairs) / 3) and 0 < found.agreement[row] < 1
+    assert np.isnan(found.agreement[3])
+
+
+def test_a_file_of_an_older_version_is_refused_by_what_it_lacks(engine, alone, make_rollouts, tmp_path):
+    """Else a selector would read a column that is not there and end in a KeyError."""
+    score_rollouts(engine, make_rollouts(2), CONFIG, alone, tmp_path, model_hash="m")
+    header, arrays = read_arrays(rank_file(tmp_path, 0))
+    del arrays["agreement"]
+    write_arrays(rank_file(tmp_path, 0), header, arrays)
+    with pytest.raises(ArtefactError, match="has no agreement .*run the neurons stage again"):
+        load_neurons(tmp_path)
 
 
 def test_without_thinking_only_the_visible_answer_is_scored(engine, alone, make_rollouts, tmp_path):

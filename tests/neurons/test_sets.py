@@ -1,25 +1,43 @@
 """T-CHUNK and T-SETS (SPEC §12): the sets of §3.3 against plain Python, with ties, in every mode."""
 
+import math
 from itertools import product
 
 import pytest
 import torch
+from torch.nn.functional import pad
 
 from nopsd.config import NeuronConfig
-from nopsd.errors import UserError
-from nopsd.neurons.sets import accumulator, finish, merge_rollouts, set_sizes, top_mask
+from nopsd.engine.counting import CountingRanks
+from nopsd.neurons.collect import collector
+from nopsd.neurons.reduce import Merger, reduce_sets
+from nopsd.neurons.sets import SampleSets, agreement, merge_rollouts, set_sizes
 
 L, F = 3, 11
 
 
-def run(scores_LTF, **settings):
+ALONE = Merger(CountingRanks(0, 1, torch.device("cpu")))
+
+
+def run_batch(samples, columns=False, **settings):
+    """Sets of several responses' scores [L, T, F]; with `columns` padded and in columns of their own."""
     config = NeuronConfig(**{"per_layer": 9, "k": 8, "chunk": 4, **settings})
     sizes = set_sizes(config, [F] * L)
-    kept = accumulator(sizes, torch.device("cpu"))
+    kept = collector(sizes, [s.shape[1] for s in samples], torch.device("cpu"))
     for layer in range(L):
-        for first in range(0, scores_LTF.shape[1], sizes.chunk):
-            kept.add(layer, first, scores_LTF[layer, first : first + sizes.chunk])
-    return finish(kept.best(), sizes)
+        for sample, scores_LTF in enumerate(samples):
+            for first in range(0, scores_LTF.shape[1], sizes.chunk):
+                piece = scores_LTF[layer, first : first + sizes.chunk]
+                if columns:
+                    numbers = torch.arange(F).expand(len(piece), -1)
+                    kept.add(sample, layer, first, pad(piece, (0, 3), value=-torch.inf), pad(numbers, (0, 3), value=-1))
+                else:
+                    kept.add(sample, layer, first, piece, None)
+    return reduce_sets(kept, sizes, len(samples), ALONE, True)
+
+
+def run(scores_LTF, **settings):
+    return run_batch([scores_LTF], **settings)[0]
 
 
 def plain(scores_LTF, count_mode="pairs", chunk_merge="union", per_layer=9, k=8, chunk=4, positive_only=True):
@@ -127,15 +145,44 @@ def test_sizes_follow_the_papers_ratios_with_the_width():
     assert (small.per_layer, small.k) == (1, 1)
 
 
-def test_top_mask_gives_ties_to_the_lower_column_and_refuses_nan():
-    scores = torch.tensor([[1.0, 2, 2, 2, 0], [3, 3, 3, 3, 3]])
-    assert top_mask(scores, 2).tolist() == [[False, True, True, False, False], [True, True, False, False, False]]
-    assert top_mask(scores, 9).all()
-    with pytest.raises(UserError, match="NaN"):
-        top_mask(torch.tensor([[1.0, float("nan")]]), 1)
+def test_t_sets_of_a_batch_are_those_of_its_responses_alone():
+    """Else responses of one forward pass mix: rows of uneven length, and one without any position."""
+    samples = [random_scores(seed, length=length) for seed, length in enumerate((10, 0, 1, 7))]
+    for settings in MODES:
+        for found, scores in zip(run_batch(samples, **settings), samples, strict=True):
+            count, ids = plain(scores, **settings) if scores.numel() else (0, [])
+            assert (found.count, found.ids.tolist()) == (count, ids), settings
+            assert found.histogram.tolist() == [sum(g // F == layer for g in ids) for layer in range(L)]
 
 
-def test_a_response_without_scored_positions_has_an_empty_set():
-    sizes = set_sizes(NeuronConfig(), [F] * L)
-    found = finish(accumulator(sizes, torch.device("cpu")).best(), sizes)
-    assert (found.count, found.ids.tolist(), found.histogram.tolist()) == (0, [], [0, 0, 0])
+def test_t_sets_go_by_the_columns_of_a_mixture_and_never_by_its_padding():
+    """Columns that name neurons give the sets of the dense form; places without an expert are -inf and in no set."""
+    for settings in [*MODES, {"per_layer": 10_000, "k": 10_000, "positive_only": False}]:
+        scores = random_scores(3)
+        found, dense = run_batch([scores], columns=True, **settings)[0], run(scores, **settings)
+        assert found.count == dense.count and torch.equal(found.ids, dense.ids), settings
+
+
+def test_both_zeros_are_one_score():
+    """-0.0 and 0.0 tie: which of them a maximum keeps must not depend on their order, nor a file's bits."""
+    zeros = torch.zeros(L, 6, F)
+    zeros[:, ::2] = -0.0
+    for settings in MODES:
+        found = run(zeros, **{**settings, "positive_only": False})
+        other = run(-zeros, **{**settings, "positive_only": False})
+        assert torch.equal(found.ids, other.ids)
+        assert torch.equal(found.scores.view(torch.int32), torch.zeros_like(found.ids, dtype=torch.int32))
+        assert torch.equal(other.scores.view(torch.int32), found.scores.view(torch.int32))
+
+
+def test_agreement_is_the_mean_pairwise_jaccard_similarity():
+    """NAD's score (SPEC §4); with one rollout it is not defined."""
+
+    def sets(*ids):
+        return SampleSets(0, torch.tensor(ids, dtype=torch.int64), torch.zeros(len(ids)), torch.zeros(L))
+
+    three = [sets(1, 2, 3, 4), sets(3, 4, 5), sets(9)]
+    assert agreement(three) == pytest.approx((2 / 5 + 0 + 0) / 3)
+    assert agreement([sets(2, 1), sets(1, 2)]) == 1.0
+    assert agreement([sets(), sets()]) == 0.0
+    assert math.isnan(agreement([sets(1)]))

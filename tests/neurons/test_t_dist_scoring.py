@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,18 +11,24 @@ import numpy as np
 import pytest
 
 from nopsd.config import NeuronConfig
+from nopsd.neurons.batches import plan_bundles
 from nopsd.neurons.stage import load_neurons, score_rollouts
 from nopsd.rollout.types import write_rollouts
 
 HERE = Path(__file__).parent
 BASE = {"per_layer": 12, "k": 20, "chunk": 5, "max_batch_tokens": 40}
 CASES = {
-    "even": (12, 1, BASE),
-    "few": (2, 1, {**BASE, "max_batch_tokens": 1}),  # of 4 ranks two have nothing to score
-    "several": (5, 3, {**BASE, "chunk_merge": "exact"}),
-    "gated": (7, 1, {**BASE, "value": "gated", "align": "self", "count_mode": "token_topk"}),
+    "even": (12, 1, BASE, "sample"),
+    "few": (2, 1, {**BASE, "max_batch_tokens": 1}, "sample"),  # of 4 ranks two have nothing to score
+    "several": (5, 3, {**BASE, "chunk_merge": "exact"}, "sample"),
+    "gated": (7, 1, {**BASE, "value": "gated", "align": "self", "count_mode": "token_topk"}, "sample"),
+    # The three ways for all ranks to score each batch together; of 4 ranks one has none of the 3 layers.
+    "layer": (3, 2, BASE, "layer"),
+    "neuron": (3, 1, {**BASE, "count_mode": "chunk_topk"}, "neuron"),
+    "position": (3, 1, {**BASE, "chunk_merge": "exact"}, "position"),
 }
-COLUMNS = ("counts", "ids", "scores", "lengths", "truncated", "histogram")
+TIED = ("several", "gated", "position")  # what a tied unembedding, read from other shards, is tried with
+COLUMNS = ("counts", "ids", "scores", "lengths", "truncated", "histogram", "agreement")
 
 
 @pytest.fixture(scope="module", params=["untied", "tied"])
@@ -31,11 +38,16 @@ def job(request, tmp_path_factory, build_model, make_rollouts):
     model = build_model(tied=request.param == "tied")
     model.save_pretrained(folder / "model")
     cases = {}
-    for name, (questions, samples, config) in CASES.items():
+    for name, (questions, samples, config, shard) in CASES.items():
+        if request.param == "tied" and name not in TIED:
+            continue
         write_rollouts(folder / f"{name}.parquet", make_rollouts(questions, samples, seed=2))
-        cases[name] = {"rollouts": str(folder / f"{name}.parquet"), "config": config}
-    tight = request.param == "untied"
-    work = {"model": str(folder / "model"), "cases": cases, "out": str(folder / "out"), "tight": tight}
+        cases[name] = {"rollouts": str(folder / f"{name}.parquet"), "config": config, "shard": shard}
+    untied = request.param == "untied"
+    work = {
+        "model": str(folder / "model"), "cases": cases, "out": str(folder / "out"), "tight": untied,
+        "killed": "even" if untied else None,
+    }  # fmt: skip
     (folder / "job.json").write_text(json.dumps(work))
     return folder, model
 
@@ -50,16 +62,23 @@ def on_1_2_4_ranks(job, worker_ranks):
     return folder / "out", model
 
 
+def names(out):
+    """The cases that were run."""
+    found = {folder.name for folder in (out / "1").iterdir()}
+    assert found in (set(CASES), set(TIED))
+    return sorted(found)
+
+
 def assert_same_sets(a, b):
     assert a.uids == b.uids
     for column in COLUMNS:
-        assert np.array_equal(getattr(a, column), getattr(b, column)), column
+        assert np.array_equal(getattr(a, column), getattr(b, column), equal_nan=column == "agreement"), column
 
 
 @pytest.mark.slow
 def test_t_dist_bit_identical_counts_sets_selection_contexts(on_1_2_4_ranks):
     out, _ = on_1_2_4_ranks
-    for name in CASES:
+    for name in names(out):
         alone = load_neurons(out / "1" / name)
         chosen = (out / "1" / name / "queries_only" / "selected.json").read_bytes()
         found = (out / "1" / name / "queries_only" / "contexts.json").read_bytes()
@@ -76,7 +95,8 @@ def test_t_dist_bit_identical_counts_sets_selection_contexts(on_1_2_4_ranks):
 def test_t_dist_sharded_equals_an_unsharded_model(on_1_2_4_ranks, unsharded, alone, make_rollouts, tmp_path):
     """Weights read in hooks and rows gathered from shards are the model's own."""
     out, model = on_1_2_4_ranks
-    for name, (questions, samples, config) in CASES.items():
+    for name in names(out):
+        questions, samples, config, _ = CASES[name]
         rollouts, settings = make_rollouts(questions, samples, seed=2), NeuronConfig(**config)
         plain = score_rollouts(unsharded(model), rollouts, settings, alone, tmp_path / name, model_hash="m")
         assert_same_sets(load_neurons(out / "4" / name), plain)
@@ -86,7 +106,7 @@ def test_t_dist_sharded_equals_an_unsharded_model(on_1_2_4_ranks, unsharded, alo
 def test_no_deadlock_every_rank_runs_as_many_forwards(on_1_2_4_ranks):
     """Uneven shards, and ranks without any sample: one forward less on a rank would hang the others (§13.1)."""
     out, _ = on_1_2_4_ranks
-    for name in CASES:
+    for name in names(out):
         for size in (1, 2, 4):
             logs = [json.loads((out / str(size) / name / f"forwards.{r}.json").read_text()) for r in range(size)]
             assert len({log["forwards"] for log in logs}) == 1
@@ -95,12 +115,49 @@ def test_no_deadlock_every_rank_runs_as_many_forwards(on_1_2_4_ranks):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("job", ["untied"], indirect=True)
+def test_a_run_killed_on_2_ranks_goes_on_with_other_ranks_and_another_sharding(
+    on_1_2_4_ranks, unsharded, alone, make_rollouts, tmp_path
+):
+    """No finished bundle is scored again, whoever finished it and whoever goes on: on 4 ranks, or here on one."""
+    out, model = on_1_2_4_ranks
+    config, whole = NeuronConfig(**BASE), load_neurons(out / "1" / "even")
+    rollouts = make_rollouts(12, seed=2)
+    total = len(plan_bundles(rollouts, config.max_batch_tokens))
+    assert total > 3
+    for shard in ("sample", "layer", "neuron", "position"):
+        finished = 2 if shard == "sample" else 1  # one forward pass of each rank, or of both together
+        left = sorted((out / "2" / f"killed-{shard}").glob("parts-*/*.npz"))
+        assert len(left) == finished
+        shutil.copytree(out / "2" / f"killed-{shard}", tmp_path / shard)
+        engine = unsharded(model)
+        assert_same_sets(score_rollouts(engine, rollouts, config, alone, tmp_path / shard, model_hash="m"), whole)
+        assert engine.forwards == total - finished
+        assert_same_sets(load_neurons(out / "4" / f"killed-{shard}"), whole)
+        logs = [json.loads((out / "4" / f"killed-{shard}" / f"forwards.{r}.json").read_text()) for r in range(4)]
+        assert logs[0]["shard"] != shard
+        wanted = -(-(total - finished) // 4) if logs[0]["shard"] == "sample" else total - finished
+        assert [log["forwards"] for log in logs] == [wanted] * 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("job", ["untied"], indirect=True)
+def test_nothing_gathers_the_whole_model(on_1_2_4_ranks):
+    """Scoring reads weights where ZeRO-3 has gathered them: no more is whole at a time than one module's."""
+    out, _ = on_1_2_4_ranks
+    for name in names(out):
+        for rank in range(2):
+            gathered = json.loads((out / "2" / name / f"forwards.{rank}.json").read_text())["gathered"]
+            assert 0 < gathered["most"] <= gathered["largest"] < gathered["total"] / 5, (name, gathered)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("job", ["untied"], indirect=True)  # one start is enough
 def test_t_dist_under_deepspeeds_launcher(job, deepspeed_run, unsharded, alone, make_rollouts, tmp_path):
     """`deepspeed --num_gpus 2` with real ZeRO-3 gives the sets of one plain process."""
     folder, model = job
     deepspeed_run(HERE / "worker_scoring.py", folder / "job.json", ranks=2)
-    for name, (questions, samples, config) in CASES.items():
+    for name, (questions, samples, config, _) in CASES.items():
         rollouts, settings = make_rollouts(questions, samples, seed=2), NeuronConfig(**config)
         plain = score_rollouts(unsharded(model), rollouts, settings, alone, tmp_path / name, model_hash="m")
         assert_same_sets(load_neurons(folder / "out" / "deepspeed2" / name), plain)

@@ -1,12 +1,17 @@
 """Score rollouts over a ZeRO-3-sharded model, then select and retrieve; under worker_ranks.py or `deepspeed`.
 
-job: {model, cases: [{rollouts: parquet, config: {...}}], out, tight: bool}. Results go to out/<size>/<case>/.
-With `tight`, ZeRO-3 really releases every gathered weight at once, which is where wrong hooks fail.
+job: {model, cases: {name: {rollouts: parquet, config: {...}, shard}}, out, tight: bool, killed: a case's name or none}.
+Results go to out/<size>/<case>/. With `tight`, ZeRO-3 really releases every gathered weight at once, which is where
+wrong hooks fail. The case `killed` is begun on 2 ranks with each sharding and dies at its second forward pass; on 4
+ranks it goes on with another sharding.
 """
 
 import json
+import shutil
 import sys
 from pathlib import Path
+
+from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
 
 from nopsd.config import ContextConfig, DistConfig, NeuronConfig, SelectConfig
 from nopsd.engine.distributed import init_distributed, shutdown_distributed
@@ -26,23 +31,78 @@ def sharded_config(tight):
 
 
 class Counted:
-    """The engine, counting its forward passes."""
+    """The engine, counting its forward passes; the one after `last` kills the run."""
 
-    def __init__(self, engine):
-        self.engine, self.module, self.forwards = engine, engine.module, 0
+    def __init__(self, engine, last=None):
+        self.engine, self.module, self.forwards, self.last = engine, engine.module, 0, last
 
     def __call__(self, **inputs):
+        if self.forwards == self.last:
+            raise Killed
         self.forwards += 1
         return self.engine(**inputs)
 
 
+class Killed(Exception):
+    pass
+
+
+SHARDS = ("sample", "layer", "neuron", "position")
+
+
+def kill_and_go_on(engine, ranks, case, out, size):
+    rollouts, config = read_rollouts(case["rollouts"]), NeuronConfig(**case["config"])
+    for shard, other in zip(SHARDS, (*SHARDS[1:], SHARDS[0])):
+        begun, taken_up = out / "2" / f"killed-{shard}", out / "4" / f"killed-{shard}"
+        if size == 2:
+            try:
+                score_rollouts(Counted(engine, 1), rollouts, config, ranks, begun, model_hash="m", shard=shard)
+            except Killed:
+                continue
+            raise AssertionError("it ended by itself")
+        if size == 4:
+            if ranks.is_main:
+                shutil.copytree(begun, taken_up)
+            ranks.barrier()
+            counted = Counted(engine)
+            score_rollouts(counted, rollouts, config, ranks, taken_up, model_hash="m", shard=other)
+            write_json(taken_up / f"forwards.{ranks.rank}.json", {"forwards": counted.forwards, "shard": other})
+
+
+class Gathered:
+    """The most parameter elements that were whole on this rank at any module's beginning or end."""
+
+    def __init__(self, model):
+        self.parameters, self.most = list(model.parameters()), 0
+        self.total = sum(p.ds_numel for p in self.parameters)
+        self.largest = max(sum(p.ds_numel for p in m.parameters(recurse=False)) for m in model.modules())
+        self.handles = [
+            handle for module in model.modules()
+            for handle in (module.register_forward_pre_hook(self.look), module.register_forward_hook(self.look))
+        ]  # fmt: skip
+
+    def look(self, *_):
+        whole = sum(p.ds_numel for p in self.parameters if p.ds_status == ZeroParamStatus.AVAILABLE)
+        self.most = max(self.most, whole)
+
+    def close(self):
+        for handle in self.handles:
+            handle.remove()
+        return {"most": self.most, "total": self.total, "largest": self.largest}
+
+
 def main(ranks, job):
     engine = load_frozen(job["model"], "float32", sharded_config(job["tight"]))
+    if job.get("killed"):
+        kill_and_go_on(engine, ranks, job["cases"][job["killed"]], Path(job["out"]), job["size"])
     for name, case in job["cases"].items():
         rollouts, folder = read_rollouts(case["rollouts"]), Path(job["out"]) / str(job["size"]) / name
-        counted = Counted(engine)
-        own = score_rollouts(counted, rollouts, NeuronConfig(**case["config"]), ranks, folder, model_hash="m")
-        write_json(folder / f"forwards.{ranks.rank}.json", {"forwards": counted.forwards, "rows": len(own.uids)})
+        counted, gathered = Counted(engine), Gathered(engine.module)
+        own = score_rollouts(
+            counted, rollouts, NeuronConfig(**case["config"]), ranks, folder, model_hash="m", shard=case["shard"]
+        )
+        log = {"forwards": counted.forwards, "rows": len(own.uids), "gathered": gathered.close()}
+        write_json(folder / f"forwards.{ranks.rank}.json", log)
         ranks.barrier()
         texts = {r.uid: f"question {r.uid}" for r in rollouts}
         for exchange in ("queries_only", "gather_all"):

@@ -5,6 +5,7 @@ import pytest
 
 from nopsd.config import SelectConfig
 from nopsd.errors import ConfigError
+from nopsd.selection.pool import make_pool
 from nopsd.selection.selectors import budget, select
 
 
@@ -19,7 +20,7 @@ def pool(size, seed=0, ties=False):
 
 def run(columns, **settings):
     domains = settings.pop("domains", None)
-    return select(**columns, config=SelectConfig(**settings), domains=domains)
+    return select(make_pool(**columns, domains=domains), SelectConfig(**settings))
 
 
 def test_t_sel_5636_questions_without_ties_give_1127():

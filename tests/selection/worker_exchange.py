@@ -1,22 +1,31 @@
 """Select and retrieve with neuron sets shared unevenly over ranks. job: {neurons: folder, out}."""
 
+import json
 from pathlib import Path
 
+import numpy as np
+import torch
+import torch.distributed as dist
+
 from nopsd.config import ContextConfig, SelectConfig
+from nopsd.engine.counting import CountingRanks, Traffic
+from nopsd.engine.distributed import Ranks
 from nopsd.neurons.store import NeuronSets, load_neurons
+from nopsd.selection import jaccard
+from nopsd.selection.exchange import Shard, list_sets, plan_exchange
+from nopsd.selection.neighbours import make_table, nearest_sets
 from nopsd.selection.stage import select_and_retrieve
 
 SELECTS = {"paper": {"fraction": 0.25}, "exact": {"fraction": 0.25, "ties": "exact"}, "random": {"selector": "random"}}
 CONTEXTS = {"paper": {"m": 4}, "selected": {"m": 4, "pool": "selected"}, "random": {"m": 4, "retriever": "random"}}
+EXCHANGES = ("auto", "queries_only", "gather_all")
+SMALL = {"sorting": jaccard.SMALL, "offering": 0}
+M = 4
 
 
 def share(whole, rank, size):
     """One row on rank 0, none on rank 1 of 4, and the rest dealt so that ranks hold no run of uids."""
-    if size == 1:
-        rows = list(range(len(whole.uids)))
-    else:
-        busy = [r for r in range(size) if r != 0 and not (size == 4 and r == 1)]
-        rows = [0] if rank == 0 else [i for i in range(1, len(whole.uids)) if busy[i % len(busy)] == rank]
+    rows = rows_of(len(whole.uids), rank, size)
     width = whole.ids.shape[1]
     longest = max([0, *((whole.ids[i] >= 0).sum() for i in rows)]) if rank else width  # K may differ over ranks
     return NeuronSets(
@@ -25,15 +34,60 @@ def share(whole, rank, size):
     )  # fmt: skip
 
 
+def rows_of(count, rank, size):
+    if size == 1:
+        return list(range(count))
+    busy = [r for r in range(size) if r != 0 and not (size == 4 and r == 1)]
+    return [0] if rank == 0 else [i for i in range(1, count) if busy[i % len(busy)] == rank]
+
+
 def main(ranks, job):
     whole = load_neurons(job["neurons"])
     texts = {u: "same" if u in ("q005", "q006") else f"text {u}" for u in whole.uids}
     own = share(whole, ranks.rank, job["size"])
-    for exchange in ("queries_only", "gather_all"):
-        for name in SELECTS:
-            for context in CONTEXTS:
-                folder = Path(job["out"]) / f"{exchange}-{job['size']}" / f"{name}-{context}"
-                select_and_retrieve(
-                    own, texts, SelectConfig(**SELECTS[name]), ContextConfig(**CONTEXTS[context]), ranks, folder,
-                    folder, exchange=exchange,
-                )  # fmt: skip
+    for search, jaccard.SMALL in SMALL.items():
+        for exchange in EXCHANGES:
+            for name in SELECTS:
+                for context in CONTEXTS:
+                    folder = Path(job["out"]) / f"{exchange}-{search}-{job['size']}" / f"{name}-{context}"
+                    select_and_retrieve(
+                        own, texts, SelectConfig(**SELECTS[name]), ContextConfig(**CONTEXTS[context]), ranks, folder,
+                        folder, exchange=exchange, block_mib=8,
+                    )  # fmt: skip
+    count_bytes(ranks, job, whole, texts)
+
+
+def count_bytes(ranks, job, whole, texts):
+    """What a search sends, by our count and by what torch.distributed is handed, for a quarter and for all."""
+    mine = rows_of(len(whole.uids), ranks.rank, job["size"])
+    shard = Shard(np.array(mine, dtype=np.int64), whole.ids[mine], 40)
+    table, found = make_table(texts), {}
+    for queries in (np.arange(0, len(whole.uids), 4), np.arange(len(whole.uids))):
+        for exchange in EXCHANGES:
+            traffic, handed = Traffic(), []
+            all_gather = dist.all_gather
+            dist.all_gather = lambda out, own: (handed.append(own.nbytes), all_gather(out, own))  # noqa: B023
+            try:
+                nearest_sets(table, queries, shard, M, True, CountingRanks.over(ranks, traffic), exchange)
+            finally:
+                dist.all_gather = all_gather
+            plan = plan_exchange(exchange, list_sets(shard, ranks), queries, M)
+            found[f"{exchange} {len(queries)}"] = {
+                "counted": sum(traffic.sent.values()), "handed": sum(handed), "kind": plan.kind,
+                "queries_only": plan.queries_only, "gather_all": plan.gather_all,
+            }  # fmt: skip
+    path = Path(job["bytes"]) / f"{job['size']}-{ranks.rank}.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(found))
+
+
+def compile_kernel():
+    """Once, before the ranks are forked."""
+    alone, small, jaccard.SMALL = Ranks(0, 1, torch.device("cpu")), jaccard.SMALL, 0
+    shard = Shard(np.arange(2), np.arange(4, dtype=np.int32).reshape(2, 2), 4)
+    nearest_sets(make_table({"a": "a", "b": "b"}), np.arange(2), shard, 1, True, alone)
+    jaccard.jaccard_distances(shard.ids, shard.ids, 4)
+    jaccard.SMALL = small
+
+
+compile_kernel()

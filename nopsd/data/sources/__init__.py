@@ -1,7 +1,8 @@
 """Where questions come from: one small module a data set, each with `load_questions` and `load_answers`.
 
 `load_splits` is what stages before evaluation use; it never touches an answer column.
-`load_answer_key` is for evaluation alone.
+`load_answer_key` is for evaluation alone. Sources of a user's own rows also have `load_lines`, and those with given
+responses `load_responses`.
 """
 
 from __future__ import annotations
@@ -42,6 +43,19 @@ def load_splits(config: DataConfig) -> Splits:
 def load_answer_key(config: DataConfig) -> AnswerKey:
     """uid -> gold answer of every test question that has one. For evaluation only."""
     return _source(config).load_answers(config)
+
+
+def load_responses(config: DataConfig) -> dict[str, str] | None:
+    """uid -> given response, of a source that brings them in place of rollouts; None of the others."""
+    source = _source(config)
+    return source.load_responses(config) if hasattr(source, "load_responses") else None
+
+
+def load_lines(config: DataConfig) -> dict[str, str] | None:
+    """uid -> the row as one line of JSON, as it stands in the user's own file, in file order; None if there is none.
+    Rows come whole, whatever their columns are: for a copy of them alone."""
+    source = _source(config)
+    return source.load_lines(config) if hasattr(source, "load_lines") else None
 
 
 def check_unique(questions: list[Question], places: list[str]) -> None:

@@ -1,0 +1,110 @@
+"""What an adapter is: one layer's neurons, and how their values are told in a forward pass (SPEC §3.4, G10).
+
+Under ZeRO-3 a weight may be read only while its own module runs, from that module's forward pre-hook on, where it is
+gathered; so a site tells its blocks from there, and whoever listens is done with them when the call returns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from nopsd.errors import UserError
+from nopsd.neurons.activity import Block, LayerActivity
+
+Consumer = Callable[[LayerActivity], None]
+Tell = Callable[[tuple[Block, ...]], None]
+Activation = Callable[[torch.Tensor], torch.Tensor]
+
+
+class Handle(Protocol):
+    """Undoes what a site attached."""
+
+    def remove(self) -> Any: ...
+
+
+class MlpSite(Protocol):
+    """One layer's MLP. An adapter module has `match(mlp: nn.Module) -> MlpSite | None` that makes it.
+
+    `match` is given a decoder layer's MLP, or the layer itself; it returns None for another's kind of MLP and raises
+    `Unsupported` for one of its kind that it can't read. Widths are those of the whole model under ZeRO-3
+    (`full_shape`).
+    """
+
+    @property
+    def width(self) -> int:
+        """Neurons of the layer, F; of a mixture, of all its experts."""
+        ...
+
+    @property
+    def active(self) -> int:
+        """Those of them that one token reaches."""
+        ...
+
+    def attach(self, value: str, tell: Tell) -> list[Handle]:
+        """From now on call `tell` once a forward pass with the layer's blocks; `value`: `act_fn` or `gated`."""
+        ...
+
+
+@dataclass(frozen=True)
+class NeuronSites:
+    """All MLPs of a model, their widths, and the unembedding matrix [V, H] (whole or ZeRO-3-sharded).
+
+    `layers`: the decoder layers that hold the MLPs. `widths`, `active`: see `MlpSite`.
+    """
+
+    layers: Sequence[nn.Module]
+    mlps: Sequence[MlpSite]
+    widths: tuple[int, ...]
+    active: tuple[int, ...]
+    unembedding: torch.Tensor
+
+
+class Unsupported(Exception):
+    """An MLP of the adapter's kind that it can't read; the text says why."""
+
+
+def full_shape(parameter: torch.Tensor) -> tuple[int, ...]:
+    """A parameter's shape, also while ZeRO-3 holds only a shard of it."""
+    return tuple(getattr(parameter, "ds_shape", parameter.shape))
+
+
+def first_attribute(module: nn.Module, names: Sequence[str]) -> Any:
+    """The first of these attributes that the module has, or None."""
+    return next((getattr(module, name) for name in names if hasattr(module, name)), None)
+
+
+def bare(activation: Any) -> Activation:
+    """The activation as a function.
+
+    Of a module its bare forward: calling the module once more would change the sequence of modules that ZeRO-3
+    traces, so that a rank which scores and one which idles would disagree, and hang.
+    """
+    return activation.forward if isinstance(activation, nn.Module) else activation
+
+
+def one_block(down_HF: torch.Tensor, values_F: torch.Tensor, form: Activation) -> tuple[Block]:
+    """A whole MLP's block: `values_F` [..., F], to which `form` is applied where it is asked for."""
+    flat = values_F.reshape(-1, values_F.shape[-1])
+    return (Block(0, down_HF, None, lambda rows: form(flat[rows])),)
+
+
+def as_is(values: torch.Tensor) -> torch.Tensor:
+    return values
+
+
+def check_gating(gate_F: torch.Tensor, up_F: torch.Tensor, form: Activation, gated_F: torch.Tensor, name: str) -> None:
+    """UserError unless one position's down-projection input is act(gate) * up: the hook points would be wrong."""
+    expected, found = form(gate_F) * up_F, gated_F
+    least = torch.finfo(found.dtype).eps * 1000 if found.dtype == torch.float32 else 0.05
+    if not bool(found.isfinite().all()):
+        return  # named where the scores are cut
+    if float((expected.float() - found.float()).abs().max()) > least * float(found.abs().max()) + 1e-30:
+        raise UserError(
+            f"model.path: {name}'s down projection is not given act(gate) * up, so its activation can't be told from "
+            "outside: use neurons.value=gated, or add an adapter in nopsd/neurons/adapters/"
+        )

@@ -1,0 +1,53 @@
+"""The rollout stage of data that bring their own responses: no server, the texts become token ids once.
+
+In: questions, their prompts (ids), a response text each. Out: `folder/rollouts.parquet` (types.py), one sample a
+question, policy version 0, finish reason `stop`; a response that reaches beyond the model's window is cut there and
+marked `length`, as a sampled one would be. An empty text gives no response ids: nothing there can be scored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from nopsd.data.records import Question
+from nopsd.errors import ConfigError
+from nopsd.rollout.stage import FILE
+from nopsd.rollout.types import Rollout, write_rollouts
+
+REPORT_EVERY = 256  # questions between two reports of progress
+
+
+def given_rollouts(
+    questions: Sequence[Question],
+    prompts: Sequence[list[int]],
+    responses: Mapping[str, str],
+    encode: Callable[[str], list[int]],
+    samples: int,
+    window: int,
+    folder: Path,
+    progress: Callable[..., None] | None = None,
+) -> list[Rollout]:
+    """The given responses (uid -> text) as rollouts, also written to `folder`. Rank 0 alone calls it.
+
+    `encode`: text to the ids of a whole assistant turn; `samples`: `rollout_zs.n`; `window`: most tokens of prompt
+    and response. Raises ConfigError unless one sample is asked for: there is one response a question.
+    """
+    if samples != 1:
+        raise ConfigError(
+            f"rollout_zs.n={samples}: these data give one response a question, so that nothing can be chosen by "
+            "comparing several answers of one: set rollout_zs.n=1, and a selector that does without"
+        )
+    rollouts = []
+    for number, (question, prompt) in enumerate(zip(questions, prompts, strict=True), 1):
+        rollouts.append(_rollout(question.uid, prompt, responses[question.uid], encode, window))
+        if progress is not None and (number % REPORT_EVERY == 0 or number == len(questions)):
+            progress(number, len(questions))
+    write_rollouts(folder / FILE, rollouts)
+    return rollouts
+
+
+def _rollout(uid: str, prompt: list[int], text: str, encode: Callable[[str], list[int]], window: int) -> Rollout:
+    ids = encode(text)
+    room = window - len(prompt)
+    return Rollout(uid, 0, prompt, ids[:room], text, "length" if len(ids) > room else "stop", policy_version=0)

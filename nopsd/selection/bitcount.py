@@ -1,0 +1,198 @@
+"""Intersection sizes of sets with up to LANES pool sets at a time, by bit-sliced counting. Pure; compiled by numba.
+
+The product X_q X_p^T of SPEC §13.1 with X_q sparse and X_p dense, one bit an entry: a pool block's columns are bit
+vectors, and |N(q) & N(p)| for all p of the block is the sum of the columns that q names. Carry-save adders
+(Harley-Seal) add 16 columns at a time into counters of which plane j holds bit j, so that the work for a pair does
+not grow with how many neurons the two share, as a sparse product's does.
+
+In: sets as places within tiles of columns (`place`), a tile's table small enough for a core's cache.
+Out: planes [queries, PLANES, WORDS]; from them counts (`unpack`) or an updated list of the best (`offer`). Exact.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import lru_cache
+
+import numpy as np
+from numba import njit
+
+logging.getLogger("numba").setLevel(logging.WARNING)  # it logs its bytecode wherever the root logger is at DEBUG
+
+WORDS = 16  # 64-bit words of a column: long enough for vector instructions, short enough for a tile to stay in cache
+LANES = 64 * WORDS  # pool sets counted at once
+GROUP = 16  # columns added at a time
+NOBODY = -1  # in place of a neighbour that is not there
+_PLANES = (8, 13, 20, 31)  # counter widths there is code for: sets of up to 2^planes - 1 members
+
+
+def planes_for(largest: int) -> int:
+    """Bits of a counter that can hold intersections of sets of up to `largest` members."""
+    return next(planes for planes in _PLANES if largest < 2**planes)
+
+
+@njit(nogil=True)
+def count_columns(ids, rows, counts):  # pragma: no cover (compiled)
+    """counts [M] += how many of these rows' sets each neuron is in. ids [n, K] int32, padded with -1."""
+    for row in rows:
+        for k in range(ids.shape[1]):
+            if ids[row, k] >= 0:
+                counts[ids[row, k]] += 1
+
+
+@njit(nogil=True)
+def count_tiles(ids, rows, tile_of, members, sizes):  # pragma: no cover (compiled)
+    """members [rows, tiles] += members in each tile, sizes [rows] = all members. tile_of [M]: -1 for no tile."""
+    for i, row in enumerate(rows):
+        for k in range(ids.shape[1]):
+            if ids[row, k] >= 0:
+                sizes[i] += 1
+                if tile_of[ids[row, k]] >= 0:
+                    members[i, tile_of[ids[row, k]]] += 1
+
+
+@njit(nogil=True)
+def fill_tiles(ids, rows, tile_of, place_of, starts, places):  # pragma: no cover (compiled)
+    """places[starts[i, tile]:] = the members' places in the tile."""
+    ahead = np.empty(starts.shape[1], np.int64)
+    for i, row in enumerate(rows):
+        for tile in range(starts.shape[1]):  # a slice's assignment takes seconds to compile
+            ahead[tile] = starts[i, tile]
+        for k in range(ids.shape[1]):
+            if ids[row, k] >= 0 and tile_of[ids[row, k]] >= 0:
+                own = tile_of[ids[row, k]]
+                places[ahead[own]] = place_of[ids[row, k]]
+                ahead[own] += 1
+
+
+@njit(nogil=True)
+def fill_table(table, places, starts, tile):  # pragma: no cover (compiled)
+    """The tile's columns as bit vectors over the pool block's sets, flat [columns, WORDS]."""
+    table[:] = 0
+    for p in range(starts.shape[0]):
+        bit = np.uint64(1) << np.uint64(p & 63)
+        for k in range(starts[p, tile], starts[p, tile + 1]):
+            table[np.int64(places[k]) * WORDS + (p >> 6)] |= bit
+
+
+@njit(inline="always")
+def _full_add(a, b, c):  # pragma: no cover (compiled)
+    half = a ^ b
+    return half ^ c, (a & b) | (half & c)
+
+
+@lru_cache
+def adder(planes: int) -> Callable[..., None]:
+    """The adder for counters of `planes` bits; compiled at its first call (about a second)."""
+
+    # The 16 columns are copied side by side, with constant strides, and the words innermost: only so does the
+    # compiler see that nothing overlaps and use vector instructions.
+    @njit(nogil=True)
+    def add(table, places, starts, tile, first, counters, scratch):  # pragma: no cover (compiled)
+        """counters [queries, planes * WORDS] += the tile's columns named by queries first, first + 1, …"""
+        for q in range(counters.shape[0]):
+            count = counters[q]
+            for i in range(starts[first + q, tile], starts[first + q, tile + 1], GROUP):
+                for j in range(GROUP):
+                    column = np.int64(places[i + j]) * WORDS
+                    for w in range(WORDS):
+                        scratch[j * WORDS + w] = table[column + w]
+                for w in range(WORDS):
+                    ones, twos = count[w], count[WORDS + w]
+                    fours, eights = count[2 * WORDS + w], count[3 * WORDS + w]
+                    ones, a = _full_add(ones, scratch[w], scratch[WORDS + w])
+                    ones, b = _full_add(ones, scratch[2 * WORDS + w], scratch[3 * WORDS + w])
+                    twos, c = _full_add(twos, a, b)
+                    ones, a = _full_add(ones, scratch[4 * WORDS + w], scratch[5 * WORDS + w])
+                    ones, b = _full_add(ones, scratch[6 * WORDS + w], scratch[7 * WORDS + w])
+                    twos, d = _full_add(twos, a, b)
+                    fours, e = _full_add(fours, c, d)
+                    ones, a = _full_add(ones, scratch[8 * WORDS + w], scratch[9 * WORDS + w])
+                    ones, b = _full_add(ones, scratch[10 * WORDS + w], scratch[11 * WORDS + w])
+                    twos, c = _full_add(twos, a, b)
+                    ones, a = _full_add(ones, scratch[12 * WORDS + w], scratch[13 * WORDS + w])
+                    ones, b = _full_add(ones, scratch[14 * WORDS + w], scratch[15 * WORDS + w])
+                    twos, d = _full_add(twos, a, b)
+                    fours, f = _full_add(fours, c, d)
+                    eights, carry = _full_add(eights, e, f)
+                    count[w], count[WORDS + w] = ones, twos
+                    count[2 * WORDS + w], count[3 * WORDS + w] = fours, eights
+                    for j in range(4, planes):
+                        bits = count[j * WORDS + w]
+                        count[j * WORDS + w] = bits ^ carry
+                        carry = bits & carry
+
+    return add  # type: ignore[no-any-return]
+
+
+@njit(inline="always")
+def _lane(count, planes, p):  # pragma: no cover (compiled)
+    """The count of the block's p-th pool set."""
+    value = np.int64(0)
+    for j in range(planes):
+        value |= np.int64((count[j * WORDS + (p >> 6)] >> np.uint64(p & 63)) & np.uint64(1)) << j
+    return value
+
+
+@njit(nogil=True)
+def unpack(counters, planes, common):  # pragma: no cover (compiled)
+    """common [queries, <=LANES] = the intersections, as integers."""
+    for q in range(common.shape[0]):
+        for p in range(common.shape[1]):
+            common[q, p] = _lane(counters[q], planes, p)
+
+
+@njit(nogil=True)
+def offer(
+    counters, planes, query_numbers, query_sizes, query_texts, pool_numbers, pool_sizes, pool_texts, numbers, common,
+    union,
+):  # pragma: no cover (compiled)  # fmt: skip
+    """Put the block's pool sets into the queries' lists of their m nearest: numbers, common, union [queries, m].
+
+    Pool numbers must ascend from call to call: of two equally near the earlier stays ahead. Not offered are the
+    query itself and pool sets whose text number equals the query's.
+    Distances are compared as fractions common / union of integers, without rounding.
+    """
+    m, lanes = numbers.shape[1], len(pool_sizes)
+    smallest = np.empty((lanes + 63) // 64, np.int64)  # of each word's sets: a few short ones slow down few others
+    for w in range(len(smallest)):
+        smallest[w] = pool_sizes[64 * w : 64 * w + 64].min()
+    for q in range(counters.shape[0]):
+        count = counters[q]
+        for w in range(len(smallest)):
+            # All nearer than the last of the list have at least this many in common: most words have none.
+            least = 0
+            if numbers[q, m - 1] != NOBODY:
+                worst, of = common[q, m - 1], max(union[q, m - 1], 1)
+                least = worst * (query_sizes[q] + smallest[w]) // (of + worst) + 1
+            more, same = np.uint64(0), ~np.uint64(0)
+            for j in range(planes - 1, -1, -1):
+                if (least >> j) & 1:
+                    same &= count[j * WORDS + w]
+                else:
+                    more |= same & count[j * WORDS + w]
+                    same &= ~count[j * WORDS + w]
+            hits = more | same
+            if hits == 0 or least >> planes:
+                continue
+            for p in range(64 * w, min(64 * w + 64, lanes)):
+                if not (hits >> np.uint64(p & 63)) & np.uint64(1):
+                    continue
+                if pool_numbers[p] == query_numbers[q] or pool_texts[p] == query_texts[q]:
+                    continue
+                shared = _lane(count, planes, p)
+                whole = query_sizes[q] + pool_sizes[p] - shared
+                at = m
+                while at > 0 and (
+                    numbers[q, at - 1] == NOBODY
+                    or shared * max(union[q, at - 1], 1) > common[q, at - 1] * max(whole, 1)
+                ):
+                    at -= 1
+                if at == m:
+                    continue
+                for k in range(m - 1, at, -1):
+                    numbers[q, k], common[q, k], union[q, k] = numbers[q, k - 1], common[q, k - 1], union[q, k - 1]
+                numbers[q, at], common[q, at], union[q, at] = pool_numbers[p], shared, whole
+
+

@@ -1,0 +1,29 @@
+"""What a configuration's selector and retriever are, known before any expensive work (SPEC §4, §5)."""
+
+from __future__ import annotations
+
+from nopsd.config import Config
+from nopsd.plugins import source_hash
+from nopsd.selection import retrievers, selectors
+from nopsd.signals.needs import needed
+from nopsd.signals.reference import read_reference
+
+
+def check_names(config: Config) -> None:
+    """Load what select.selector and context.retriever name, and check the columns they ask for: ConfigError naming
+    key, module and remedy, DataError naming file and line of nait's reference."""
+    selectors.find_selector(config.select)
+    retrievers.find_retriever(config.context)
+    if "nait" in needed(config.select, config.context):
+        # Read for its errors alone: nothing is tokenised yet.
+        read_reference(config.signal.reference or "", config.signal.reference_limit, lambda prompt, text: ([0], [0]))
+
+
+def source_hashes(config: Config) -> dict[str, str]:
+    """SHA-256 of users' own code by key, for the select stage's fingerprint: edited code is other input."""
+    hashes = {}
+    if config.select.selector not in selectors.SELECTORS:
+        hashes["select.selector"] = source_hash(config.select.selector, selectors.GROUP)
+    if config.context.retriever not in retrievers.RETRIEVERS:
+        hashes["context.retriever"] = source_hash(config.context.retriever, retrievers.GROUP)
+    return {key: digest for key, digest in hashes.items() if digest is not None}

@@ -1,0 +1,179 @@
+"""The pool questions nearest to each query by neuron overlap (SPEC §5, §13.1): what a retriever hands back.
+
+In: a `Table` of all questions (the same on every rank), queries, neuron sets. Out: for each query its m nearest
+allowed pool questions, nearest first, ties by uid; the same on every rank and for every sharding. The query itself
+and, with `dedup_text`, questions with the same text are not allowed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from nopsd.engine.distributed import Ranks
+from nopsd.selection.exchange import Shard, fetch_sets, list_sets, places, plan_exchange
+from nopsd.selection.jaccard import MIB, blocks, distances_of, is_small
+from nopsd.selection.sets import Sets
+
+NOBODY = -1  # in place of a neighbour that is not there
+
+
+@dataclass(frozen=True)
+class Table:
+    """All questions by ascending uid; a question's number is its place in it, so numbers order as uids do."""
+
+    uids: list[str]
+    texts: np.ndarray  # [N] int64: equal normalised texts have equal numbers
+    domains: np.ndarray  # [N] int64
+    allowed: np.ndarray  # [N] bool: may be a demonstration
+
+    def numbers(self, uids: Sequence[str]) -> np.ndarray:
+        place = {uid: i for i, uid in enumerate(self.uids)}
+        return np.array([place[uid] for uid in uids], dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """For each query m pool numbers, nearest first, padded with NOBODY; distances [Q, m] float64, NaN: none."""
+
+    numbers: np.ndarray
+    distances: np.ndarray
+
+
+def make_table(
+    texts: Mapping[str, str], domains: Mapping[str, str] | None = None, allowed: Sequence[str] | None = None
+) -> Table:
+    """`texts`: every pool question's text by uid; `allowed`: the uids that may be demonstrations (None: all)."""
+    uids = sorted(texts)
+    permitted = np.ones(len(uids), dtype=bool) if allowed is None else np.isin(uids, list(allowed))
+    return Table(uids, _numbered([normalised(texts[u]) for u in uids]),
+                 _numbered([domains[u] if domains else "" for u in uids]), permitted)
+
+
+def normalised(text: str) -> str:
+    """Case-folded with single spaces: what counts as the same question text."""
+    return " ".join(text.split()).casefold()
+
+
+def permitted_pairs(table: Table, queries: np.ndarray, pool: np.ndarray, dedup_text: bool) -> np.ndarray:
+    """Boolean [Q, P]: may pool question p be a demonstration of query q?"""
+    pairs = (queries[:, None] != pool[None]) & (table.domains[queries][:, None] == table.domains[pool][None])
+    pairs &= table.allowed[pool][None]
+    if dedup_text:
+        pairs &= table.texts[queries][:, None] != table.texts[pool][None]
+    return pairs
+
+
+def nearest_sets(
+    table: Table, queries: np.ndarray, shard: Shard, m: int, dedup_text: bool, ranks: Ranks,
+    exchange: str = "auto", block_mib: int = 512,
+) -> Neighbours:  # fmt: skip
+    """The m nearest of all ranks' shards for each question numbered in `queries`, on every rank. Collective.
+
+    `exchange`: auto|queries_only|gather_all, what the ranks send each other (nopsd.selection.exchange.plan_exchange);
+    `block_mib`: memory of the search's blocks. ConfigError if it is too little for any. The result depends on neither.
+    """
+    directory = list_sets(shard, ranks)
+    sizes = directory.sizes_by_number(len(table.uids))
+    if plan_exchange(exchange, directory, queries, m).kind == "gather_all":
+        whole = fetch_sets(shard, np.concatenate(directory.numbers), directory, ranks)
+        share = -(-len(queries) // ranks.world)
+        own = queries[share * ranks.rank : share * (ranks.rank + 1)]
+        found = _gathered(nearest(table, own, whole, whole, m, dedup_text, block_mib), share, ranks)
+        return _by_distance(np.concatenate(found)[: len(queries)], queries, sizes, m)
+    asked = fetch_sets(shard, queries, directory, ranks)
+    found = _gathered(nearest(table, queries, asked, shard, m, dedup_text, block_mib), len(queries), ranks)
+    return _by_distance(np.concatenate(found, axis=1), queries, sizes, m)
+
+
+def nearest(
+    table: Table, queries: np.ndarray, asked: Shard, pool: Shard, m: int, dedup_text: bool, block_mib: int = 512
+) -> np.ndarray:
+    """[Q, m, 2] int64: numbers of the m nearest of `pool` by (J, uid), and what they share with the query.
+
+    `asked` holds the queries' sets. A query meets its own domain's allowed sets alone.
+    """
+    found = np.zeros((len(queries), m, 2), dtype=np.int64)
+    found[..., 0] = NOBODY
+    rows = places(asked.numbers, queries)
+    for domain in np.unique(table.domains[queries]):
+        members = np.flatnonzero(table.domains[queries] == domain)
+        usable = np.flatnonzero(table.allowed[pool.numbers] & (table.domains[pool.numbers] == domain))
+        usable = usable[np.argsort(pool.numbers[usable], kind="stable")]
+        if m and len(usable):
+            found[members] = _nearest_of_domain(
+                table.texts if dedup_text else np.arange(len(table.uids)), Sets(asked.ids, rows[members]),
+                queries[members], Sets(pool.ids, usable), pool.numbers[usable], m, pool.neurons, block_mib * MIB,
+            )  # fmt: skip
+    return found
+
+
+def _nearest_of_domain(
+    texts: np.ndarray, asked: Sets, queries: np.ndarray, pool: Sets, numbers: np.ndarray, m: int, neurons: int,
+    budget: int,
+) -> np.ndarray:  # fmt: skip
+    """As `nearest`; `numbers` of the pool ascend; questions of equal `texts` are not shown to each other."""
+    search = _by_sorting if is_small(asked, pool) else _by_offering
+    return search(texts, asked, queries, pool, numbers, m, neurons, budget)
+
+
+def _by_sorting(
+    texts: np.ndarray, asked: Sets, queries: np.ndarray, pool: Sets, numbers: np.ndarray, m: int, neurons: int,
+    budget: int,
+) -> np.ndarray:  # fmt: skip
+    found = np.zeros((len(queries), m, 2), dtype=np.int64)
+    found[..., 0] = NOBODY
+    for first, common, distances in blocks(asked, pool, neurons, budget):
+        rows = queries[first : first + len(common)]
+        distances[(rows[:, None] == numbers[None]) | (texts[rows][:, None] == texts[numbers][None])] = np.inf
+        order = np.argsort(distances, axis=1, kind="stable")[:, :m]  # stable: ties stay by uid
+        near = np.where(np.isinf(np.take_along_axis(distances, order, 1)), NOBODY, numbers[order])
+        found[first : first + len(common), : order.shape[1], 0] = near
+        found[first : first + len(common), : order.shape[1], 1] = np.take_along_axis(common, order, 1)
+    return found
+
+
+def _by_offering(
+    texts: np.ndarray, asked: Sets, queries: np.ndarray, pool: Sets, numbers: np.ndarray, m: int, neurons: int,
+    budget: int,
+) -> np.ndarray:  # fmt: skip
+    from nopsd.selection.bitcount import offer  # compiles at its first use
+    from nopsd.selection.tiles import sweep
+
+    best = np.full((3, len(queries), m), NOBODY, dtype=np.int64)  # numbers, intersections, unions
+
+    def visit(
+        rows: slice, columns: slice, counters: np.ndarray, planes: int, row_sizes: np.ndarray, column_sizes: np.ndarray
+    ) -> None:
+        offer(
+            counters, planes, queries[rows], row_sizes, texts[queries[rows]], numbers[columns], column_sizes,
+            texts[numbers[columns]], best[0, rows], best[1, rows], best[2, rows],
+        )  # fmt: skip
+
+    sweep(asked, pool, neurons, budget, visit)
+    return np.stack([best[0], np.maximum(best[1], 0)], axis=-1)
+
+
+def _gathered(found: np.ndarray, rows: int, ranks: Ranks) -> list[np.ndarray]:
+    """Every rank's [rows, m, 2]: 8 bytes a candidate, number and intersection as int32."""
+    sent = np.full((rows, *found.shape[1:]), NOBODY, dtype=np.int32)
+    sent[: len(found)] = found
+    return [part.numpy() for part in ranks.gather(torch.from_numpy(sent))]
+
+
+def _by_distance(candidates: np.ndarray, queries: np.ndarray, sizes: np.ndarray, m: int) -> Neighbours:
+    """The m nearest of the candidates [Q, c, 2], by (J, uid)."""
+    numbers, common = candidates[..., 0].astype(np.int64), candidates[..., 1].astype(np.int64)
+    distances = distances_of(common, sizes[queries][:, None] + sizes[numbers] - common)
+    distances[numbers == NOBODY] = np.inf
+    order = np.lexsort((numbers, distances), axis=1)[:, :m]
+    return Neighbours(np.take_along_axis(numbers, order, 1), np.take_along_axis(distances, order, 1))
+
+
+def _numbered(names: Sequence[str]) -> np.ndarray:
+    """Equal names, equal numbers."""
+    place: dict[str, int] = {}
+    return np.array([place.setdefault(name, len(place)) for name in names], dtype=np.int64)

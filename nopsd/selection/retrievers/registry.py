@@ -1,0 +1,20 @@
+"""The retrievers by name (SPEC §5). In: a config. Out: the `Retriever` it names, ours or a user's."""
+
+from __future__ import annotations
+
+from nopsd.config import IMPORTABLE, ContextConfig
+from nopsd.plugins import resolve
+from nopsd.selection.retrievers.base import Retriever
+from nopsd.selection.retrievers.embedding_cos import embedding_cos
+from nopsd.selection.retrievers.neuron_jaccard import neuron_jaccard
+from nopsd.selection.retrievers.none import nothing
+from nopsd.selection.retrievers.random import random_draw
+from nopsd.selection.retrievers.same_prompt_rollout import same_prompt_rollout
+
+GROUP = IMPORTABLE["context.retriever"]  # of entry points
+RETRIEVERS = {r.name: r for r in (neuron_jaccard, random_draw, embedding_cos, same_prompt_rollout, nothing)}
+
+
+def find_retriever(config: ContextConfig) -> Retriever:
+    """The retriever of context.retriever; ConfigError if there is none or its module can't be imported."""
+    return resolve("context.retriever", config.retriever, RETRIEVERS, GROUP, Retriever)

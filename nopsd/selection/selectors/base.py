@@ -1,0 +1,74 @@
+"""What a selector is (SPEC §4): a score for each question of a pool, which end of it is kept, and what it needs.
+
+A selector is one function under the decorator `selector`, in a file of ours or of a user's (nopsd.plugins):
+
+    @selector(keep="low", needs=("token_entropy",))
+    def surest_first(pool, config):
+        return pool.column("token_entropy")
+
+The function is called once for each domain, with the questions of it that may be selected, on every rank alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from nopsd.config import SelectConfig
+from nopsd.errors import ConfigError
+from nopsd.selection.pool import Pool
+
+__all__ = ["Clustered", "Pool", "Selector", "selector", "without_length"]
+
+KEEPS = ("low", "high", "all")
+
+
+@dataclass(frozen=True)
+class Clustered:
+    """Scores [N] of which only the best of each cluster [N] is kept, instead of a budget of the pool's best."""
+
+    scores: np.ndarray
+    clusters: np.ndarray
+
+
+Score = Callable[[Pool, SelectConfig], "np.ndarray | Clustered"]
+
+
+@dataclass(frozen=True)
+class Selector:
+    """`score(pool, config)`: finite floats [N]. `keep`: which end is selected; `all`: the scores decide nothing.
+
+    `needs`: columns besides counts and lengths (`agreement` of the neurons stage, the others of the signals stage).
+    `length_control`: whether select.length_control=residual takes out of the score what length explains.
+    """
+
+    name: str
+    keep: str
+    score: Score
+    needs: tuple[str, ...] = ()
+    length_control: bool = True
+
+
+def selector(
+    *, keep: str, needs: Sequence[str] = (), name: str | None = None, length_control: bool = True
+) -> Callable[[Score], Selector]:
+    """Make a selector of a function (pool, config) -> scores; its name is the function's, unless given."""
+
+    def made(score: Score) -> Selector:
+        if keep not in KEEPS:
+            raise ConfigError(f"selector {name or score.__name__}: keep={keep!r}: use one of {', '.join(KEEPS)}")
+        return Selector(name or score.__name__, keep, score, tuple(needs), length_control)
+
+    return made
+
+
+def without_length(scores: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Residual [N] of the scores in their least-squares line on log T: what length alone does not explain (§4, F12)."""
+    scores, log_length = np.asarray(scores, dtype=np.float64), np.log(np.asarray(lengths, dtype=np.float64))
+    if len(scores) == 0 or np.ptp(log_length) == 0:
+        return scores - scores.mean() if len(scores) else scores
+    centred = log_length - log_length.mean()
+    slope = (centred * (scores - scores.mean())).sum() / (centred**2).sum()
+    return scores - scores.mean() - slope * centred

@@ -1,0 +1,13 @@
+"""`seq_nll`: mean −log p of the answer's tokens, nats; the lowest kept (SPEC §4)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from nopsd.config import SelectConfig
+from nopsd.selection.selectors.base import Pool, selector
+
+
+@selector(keep="low", needs=("seq_nll",))
+def seq_nll(pool: Pool, config: SelectConfig) -> np.ndarray:
+    return pool.column("seq_nll")

@@ -1,0 +1,48 @@
+"""Which answers a question's rollouts give, and how far they agree (SPEC §4 `majority_conf`, §5). Pure, label-free.
+
+In: zero-shot rollouts and their questions. Out: arrays by ascending uid. An answer that can't be read counts for
+no one, but its rollout stays in n.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from nopsd.data.answers import extract_answer
+from nopsd.data.records import Question
+from nopsd.errors import DataError
+from nopsd.rollout.types import Rollout
+
+Answers = dict[str, list[str | None]]
+
+
+def answers_of(rollouts: Sequence[Rollout], questions: Mapping[str, Question], think_open: bool = False) -> Answers:
+    """Each question's answers by ascending uid and sample. DataError if a rollout's question is not in the pool."""
+    answers: Answers = {}
+    for rollout in sorted(rollouts, key=lambda r: (r.uid, r.sample)):
+        if rollout.uid not in questions:
+            raise DataError(f"{rollout.uid} has rollouts and is not in the pool: run the rollout stage again")
+        answer = extract_answer(rollout.text, questions[rollout.uid], think_open=think_open)
+        answers.setdefault(rollout.uid, []).append(answer)
+    return answers
+
+
+def majority(answers: Sequence[str | None]) -> tuple[str | None, int]:
+    """The most frequent answer and its count; of equals the one given first, as in evaluation. None, 0: none read."""
+    counts = Counter(answer for answer in answers if answer is not None)
+    return counts.most_common(1)[0] if counts else (None, 0)
+
+
+def agreement(answers: Answers) -> dict[str, np.ndarray]:
+    """`majority_conf` [N] = maxcount / n and `agrees` [N, n] 0/1 float32, in the order of `answers`."""
+    most = max(map(len, answers.values()), default=0)
+    confidence = np.zeros(len(answers), dtype=np.float32)
+    agrees = np.zeros((len(answers), most), dtype=np.float32)
+    for row, given in enumerate(answers.values()):
+        answer, count = majority(given)
+        confidence[row] = count / len(given)
+        agrees[row, : len(given)] = [answer is not None and other == answer for other in given]
+    return {"majority_conf": confidence, "agrees": agrees}

@@ -1,0 +1,75 @@
+"""Which columns a configuration asks for, and which config keys shape them.
+
+In: the choice of selector, retriever and filter. Out: names of columns (nopsd.signals.store). A user's own selector or
+retriever (`module:attribute`, or an entry point) names its columns in an attribute: `needs = ("token_entropy",)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from nopsd.config import ContextConfig, SelectConfig
+from nopsd.config.rules import CHOICES
+from nopsd.errors import ConfigError
+from nopsd.plugins import resolve
+
+NEEDS: dict[str, frozenset[str]] = {
+    "majority_conf": frozenset({"majority_conf"}),
+    "token_entropy": frozenset({"token_entropy"}),
+    "self_certainty": frozenset({"self_certainty"}),
+    "seq_nll": frozenset({"seq_nll"}),
+    "nait": frozenset({"nait"}),
+    "belief_shift": frozenset({"belief_shift"}),
+    "embedding_cos": frozenset({"embedding"}),
+    "same_prompt_rollout": frozenset({"agrees"}),
+    "majority": frozenset({"agrees"}),  # context.filter
+}
+FROM_TEXT = frozenset({"majority_conf", "agrees"})  # no forward pass, no server
+FROM_LOGITS = frozenset({"token_entropy", "self_certainty", "seq_nll"})
+FROM_FORWARD = FROM_LOGITS | {"embedding", "nait"}
+COLUMNS = FROM_TEXT | FROM_FORWARD | {"belief_shift"}
+ELSEWHERE = frozenset({"agreement"})  # the neurons stage's
+_GROUPS = {"select.selector": "nopsd.selectors", "context.retriever": "nopsd.retrievers"}  # entry points
+
+_FORWARD_KEYS = ("signal.max_batch_tokens", "model.dtype")
+_SHAPED_BY: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(FROM_LOGITS, (*_FORWARD_KEYS, "signal.logit_chunk")),
+    "embedding": _FORWARD_KEYS,
+    "nait": (*_FORWARD_KEYS, "signal.logit_chunk", "signal.reference_limit", "neuron.value", "prompt"),
+    "belief_shift": ("signal.belief_samples", "rollout_zs", "context", "prompt", "model.dtype", "server.dtype"),
+}
+
+
+def needed(select_config: SelectConfig, context_config: ContextConfig) -> frozenset[str]:
+    """Names of the columns to compute. ConfigError if a user's own code can't be loaded or asks for an unknown one, or
+    if belief_shift has no demonstrations to go by."""
+    columns = (
+        _needs_of("select.selector", select_config.selector)
+        | _needs_of("context.retriever", context_config.retriever)
+        | NEEDS.get(context_config.filter, frozenset())
+    )
+    if "belief_shift" in columns and (context_config.retriever == "none" or context_config.m == 0):
+        raise ConfigError(
+            "select.selector=belief_shift compares answers with and without demonstrations, and there are none: set "
+            "context.retriever to another than none, and context.m above 0"
+        )
+    if "belief_shift" in columns and context_config.pool == "selected":
+        raise ConfigError(
+            "select.selector=belief_shift needs demonstrations before anything is selected: set context.pool=all"
+        )
+    return columns
+
+
+def shaping_keys(columns: Iterable[str]) -> tuple[str, ...]:
+    """The config keys whose values these columns depend on."""
+    return tuple(sorted({key for name in columns for key in _SHAPED_BY.get(name, ())}))
+
+
+def _needs_of(key: str, name: str) -> frozenset[str]:
+    if name in CHOICES[key]:
+        return NEEDS.get(name, frozenset())
+    stated = getattr(resolve(key, name, {}, _GROUPS[key], object), "needs", ())
+    asked = frozenset([stated] if isinstance(stated, str) else stated) - ELSEWHERE
+    if unknown := sorted(asked - COLUMNS):
+        raise ConfigError(f"{key}={name} needs {unknown[0]}: there are {', '.join(sorted(COLUMNS | ELSEWHERE))}")
+    return asked

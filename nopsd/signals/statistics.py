@@ -1,0 +1,66 @@
+"""How sure a model is of each token of its response, from the final hidden states (SPEC §4). Pure.
+
+    token_entropy    -Σ_v p log p                                 lower: surer
+    self_certainty   KL(U || p) = logsumexp(z) - mean(z) - log V  higher: surer
+    seq_nll          -log p(y_t)
+
+p = softmax(z) at temperature 1 over the whole vocabulary. z exists for `chunk` positions at a time, in float32.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+NAMES = ("token_entropy", "self_certainty", "seq_nll")
+SLICE = 8192  # rows of a low-precision weight widened at a time
+LogitForm = Callable[[torch.Tensor], torch.Tensor]
+
+
+def token_statistics(
+    hidden_TH: torch.Tensor,
+    targets_T: torch.Tensor,
+    weight_VH: torch.Tensor,
+    bias_V: torch.Tensor | None,
+    form: LogitForm,
+    chunk: int,
+) -> torch.Tensor:
+    """[3, T] float32, rows as in `NAMES`. `hidden_TH`: states that predict `targets_T`; `form`: see `logit_form`."""
+    found = torch.empty(len(NAMES), len(targets_T), dtype=torch.float32, device=hidden_TH.device)
+    for start in range(0, len(targets_T), chunk):
+        piece = slice(start, start + chunk)
+        z_CV = form(project(hidden_TH[piece], weight_VH, bias_V))
+        lse_C, mean_C = z_CV.logsumexp(-1), z_CV.mean(-1)
+        log_p_CV = z_CV.sub_(lse_C[:, None])
+        found[2, piece] = -log_p_CV.gather(-1, targets_T[piece, None])[:, 0]
+        found[0, piece] = -torch.einsum("cv,cv->c", log_p_CV.exp(), log_p_CV)
+        found[1, piece] = lse_C - mean_C - math.log(z_CV.shape[-1])
+    return found
+
+
+def project(hidden_CH: torch.Tensor, weight_VH: torch.Tensor, bias_V: torch.Tensor | None) -> torch.Tensor:
+    """hidden · weightᵀ + bias as float32 [C, V], accumulated in float32 whatever the weight's dtype."""
+    z_CV = torch.empty(len(hidden_CH), len(weight_VH), dtype=torch.float32, device=hidden_CH.device)
+    if weight_VH.is_cuda and weight_VH.dtype in (torch.bfloat16, torch.float16):
+        torch.mm(hidden_CH.to(weight_VH.dtype), weight_VH.t(), out_dtype=torch.float32, out=z_CV)
+    else:
+        for start in range(0, len(weight_VH), len(weight_VH) if weight_VH.dtype == torch.float32 else SLICE):
+            rows = slice(start, start + (len(weight_VH) if weight_VH.dtype == torch.float32 else SLICE))
+            torch.mm(hidden_CH.float(), weight_VH[rows].float().t(), out=z_CV[:, rows])
+    return z_CV if bias_V is None else z_CV.add_(bias_V.float())
+
+
+def logit_form(model_config: Any) -> LogitForm:
+    """What the model does to hidden · weightᵀ: Cohere scales it up, Granite down, Gemma bounds it softly."""
+    config = model_config.get_text_config() if hasattr(model_config, "get_text_config") else model_config
+    scale = (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
+    cap = getattr(config, "final_logit_softcapping", None)
+
+    def form(z_CV: torch.Tensor) -> torch.Tensor:
+        z_CV = z_CV.mul_(scale) if scale != 1 else z_CV
+        return z_CV.div_(cap).tanh_().mul_(cap) if cap else z_CV
+
+    return form

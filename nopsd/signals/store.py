@@ -1,0 +1,82 @@
+"""The signals artefact: `signals.npz`, what selectors and retrievers other than the paper's go by (SPEC §4, §5).
+
+| column | shape | what |
+|---|---|---|
+| majority_conf | [N] | share of a question's rollouts that give its most frequent answer |
+| agrees | [N, n] | 1 where rollout `sample` gives that answer, by ascending sample |
+| token_entropy, self_certainty, seq_nll | [N] | means over response positions, nats (nopsd.signals.statistics) |
+| embedding | [N, H] | mean last hidden state of the response |
+| nait | [N] | alignment with the reference's direction (nopsd.signals.alignment) |
+| belief_shift | [N] | JS divergence of answers without and with demonstrations, nats (nopsd.signals.belief) |
+
+Only the columns that were asked for are there; all float32, means over a question's rollouts. A question none of
+whose rollouts has a token: NaN, its embedding 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nopsd.errors import ArtefactError
+from nopsd.neurons.store import read_arrays, write_arrays
+
+FILE = "signals.npz"
+
+
+@dataclass(frozen=True)
+class Signals:
+    """Columns of N questions, rows by ascending uid."""
+
+    uids: list[str]
+    columns: dict[str, np.ndarray] = field(default_factory=dict)
+    header: dict[str, Any] = field(default_factory=dict)
+
+
+def write_signals(folder: str | Path, signals: Signals) -> None:
+    """Write the file, atomically. ValueError if a column's rows are not the questions."""
+    wrong = [name for name, column in signals.columns.items() if len(column) != len(signals.uids)]
+    if wrong:
+        raise ValueError(f"signals column {wrong[0]} has not {len(signals.uids)} rows")
+    columns = {f"column.{name}": column.astype(np.float32) for name, column in signals.columns.items()}
+    write_arrays(Path(folder) / FILE, signals.header, {"uid": np.array(signals.uids, dtype=np.str_), **columns})
+
+
+def read_signals(folder: str | Path) -> Signals:
+    """The signals in `folder`; ArtefactError if the file is missing or damaged."""
+    path = Path(folder) / FILE
+    if not path.is_file():
+        raise ArtefactError(f"{path} is missing: run the signals stage first")
+    try:
+        header, arrays = read_arrays(path)
+        uids = [str(uid) for uid in arrays.pop("uid")]
+    except (ArtefactError, KeyError) as error:
+        raise ArtefactError(f"{path} is damaged: start the stage afresh with --redo signals") from error
+    columns = {name.removeprefix("column."): column for name, column in arrays.items()}
+    return Signals(uids, columns, header)
+
+
+def question_means(
+    uids: Sequence[str], columns: Mapping[str, np.ndarray]
+) -> tuple[list[str], dict[str, np.ndarray]]:
+    """Rows of rollouts [R, ...] (`uids[r]`: the question of row r) as rows of questions [N, ...], by ascending uid.
+
+    Means in float64 in the order of the rows, over rows that are not NaN; NaN if there is none.
+    """
+    questions = sorted(set(uids))
+    place = {uid: row for row, uid in enumerate(questions)}
+    rows = np.array([place[uid] for uid in uids], dtype=np.int64)
+    means = {}
+    for name, column in columns.items():
+        known = ~np.isnan(column)
+        total = np.zeros((len(questions), *column.shape[1:]))
+        count = np.zeros_like(total)
+        np.add.at(total, rows, np.where(known, column, 0.0))
+        np.add.at(count, rows, known)
+        with np.errstate(invalid="ignore"):
+            means[name] = (total / count).astype(np.float32)
+    return questions, means

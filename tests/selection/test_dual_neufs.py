@@ -1,0 +1,150 @@
+"""`dual_neufs` (SPEC §4, §14): clustering against brute force, scores against plain loops, memory before work."""
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+
+from nopsd.config import SelectConfig
+from nopsd.errors import ConfigError
+from nopsd.selection.exchange import Shard
+from nopsd.selection.k_medoids import assign, k_medoids
+from nopsd.selection.pair_distances import needed_mib, pair_distances, refuse_too_many
+from nopsd.selection.pool import make_pool
+from nopsd.selection.selectors import select
+from nopsd.selection.selectors.dual_neufs import min_max
+
+
+def random_distances(count, seed):
+    points = np.random.default_rng(seed).random((count, 3))
+    return np.sqrt(((points[:, None] - points[None]) ** 2).sum(-1)).astype(np.float32)
+
+
+def best_cost(distances, k):
+    return min(distances[:, list(m)].min(1).sum(dtype=np.float64) for m in combinations(range(len(distances)), k))
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 7, 8])
+def test_k_medoids_finds_the_best_medoids_of_tiny_inputs(k):
+    """Against all subsets; with this many restarts the best of 8 rows is found."""
+    for seed in range(8):
+        distances = random_distances(8, seed)
+        found = k_medoids(distances, k, np.random.default_rng(seed), restarts=60)
+        assert found.cost == pytest.approx(best_cost(distances, k), abs=1e-9)
+        assert len(set(found.medoids.tolist())) == k and set(found.labels.tolist()) == set(range(k))
+        nearest = distances[:, found.medoids].min(1)
+        assert np.array_equal(distances[np.arange(8), found.medoids[found.labels]], nearest)
+
+
+def test_k_medoids_stops_where_no_medoid_can_be_bettered_in_its_cluster():
+    distances = random_distances(60, 1)
+    found = k_medoids(distances, 5, np.random.default_rng(0))
+    for cluster in range(5):
+        members = np.flatnonzero(found.labels == cluster)
+        sums = [sum(float(distances[a, b]) for b in members) for a in members]
+        assert found.medoids[cluster] in members
+        assert min(sums) == pytest.approx(sums[members.tolist().index(found.medoids[cluster])])
+
+
+def test_k_medoids_is_deterministic_and_keeps_k_clusters_of_equal_rows():
+    """Twins at distance 0 must not leave a cluster empty: then fewer than k questions would be kept."""
+    distances = np.ones((9, 9), np.float32)
+    for start in (0, 3, 6):
+        distances[start : start + 3, start : start + 3] = 0
+    for k in (2, 3, 5, 9):
+        first, second = (k_medoids(distances, k, np.random.default_rng(4)) for _ in range(2))
+        assert np.array_equal(first.medoids, second.medoids) and np.array_equal(first.labels, second.labels)
+        assert len(set(first.labels.tolist())) == k == len(set(first.medoids.tolist()))
+    assert assign(distances, np.array([0, 1])).tolist() == [0, 1] + [0] * 7
+    with pytest.raises(ValueError, match="10 clusters of 9"):
+        k_medoids(distances, 10, np.random.default_rng(0))
+
+
+def test_min_max_is_inside_each_cluster_and_0_where_all_are_equal():
+    found = min_max(np.array([1.0, 3.0, 2.0, 10.0, 20.0, 5.0]), np.array([0, 0, 0, 1, 1, 2]))
+    assert found.tolist() == [0, 1, 0.5, 0, 1, 0]
+
+
+def sets_of(groups, each, alone):
+    """Three far-apart groups of overlapping sets, as id lists."""
+    rows = []
+    for group in range(groups):
+        core = np.arange(6) + 20 * group
+        rows += [np.sort(np.concatenate([core, 20 * group + 6 + np.array([i % 10, (i + alone) % 10])]))
+                 for i in range(each)]  # fmt: skip
+    return np.array(rows, dtype=np.int32)
+
+
+def run(ids, counts, alone, fraction, block_mib=64, **settings):
+    uids = [f"q{i:02d}" for i in range(len(ids))]
+    shard = Shard(np.arange(len(ids)), ids, 1000)
+    pool = make_pool(
+        uids, counts, settings.pop("lengths", np.full(len(ids), 5)), np.zeros(len(ids), bool),
+        pairs=pair_distances(uids, shard, alone, block_mib),
+    )  # fmt: skip
+    return select(pool, SelectConfig(selector="dual_neufs", fraction=fraction, **settings))
+
+
+def jaccard(a, b):
+    a, b = set(a.tolist()) - {-1}, set(b.tolist()) - {-1}
+    return 1 - len(a & b) / len(a | b) if a | b else 1.0
+
+
+@pytest.mark.parametrize("tau", [0.25, 1.0])
+def test_the_best_of_each_cluster_is_kept_by_tau_q_and_distance(alone, tau):
+    """Three groups of far-apart sets and a budget of three: one of each, the best by the formula, exactly k."""
+    ids, counts = sets_of(3, 5, 3), np.random.default_rng(2).integers(10, 90, 15).astype(np.float32)
+    found = run(ids, counts, alone, 0.2, tau=tau)
+    wanted = []
+    for group in range(3):
+        members = range(5 * group, 5 * group + 5)
+        sums = {a: sum(jaccard(ids[a], ids[b]) for b in members) for a in members}
+        medoids = [a for a in members if abs(sums[a] - min(sums.values())) < 1e-9]
+        d = {a: jaccard(ids[a], ids[medoids[0]]) for a in members}
+        q_low, q_high, d_low, d_high = min(counts[members]), max(counts[members]), min(d.values()), max(d.values())
+        score = {a: tau * (counts[a] - q_low) / (q_high - q_low) + (1 - tau) * (1 - (d[a] - d_low) / (d_high - d_low))
+                 for a in members}  # fmt: skip
+        best = max(members, key=score.get)
+        wanted.append(f"q{best:02d}")
+        if len(medoids) == 1:
+            assert {u: found.scores[u] for u in (f"q{a:02d}" for a in members)} == pytest.approx(
+                {f"q{a:02d}": s for a, s in score.items()}, abs=1e-6
+            )
+    assert len(found.uids) == 3 and found.threshold is None
+    assert {int(u[1:]) // 5 for u in found.uids} == {0, 1, 2}
+    if tau == 1.0:  # then the medoid plays no part
+        assert sorted(found.uids) == sorted(wanted)
+
+
+def test_exactly_the_budget_is_kept_also_among_equal_sets(alone):
+    """Ties include nothing here: NeuFS keeps one of each cluster."""
+    ids = np.zeros((20, 3), np.int32) + np.arange(3)
+    for fraction, k in ((0.2, 4), (0.5, 10), (1.0, 20)):
+        assert len(run(ids, np.ones(20, np.float32), alone, fraction).uids) == k
+    empty = np.full((20, 3), -1, np.int32)  # every distance but to itself is 1
+    assert len(run(empty, np.ones(20, np.float32), alone, 0.25).uids) == 5
+
+
+def test_length_control_acts_on_the_quality(alone):
+    """s = T but for one question; with all sets equal only quality decides."""
+    ids, lengths = np.zeros((10, 1), np.int32), np.exp(np.linspace(1, 4, 10))
+    counts = 100 * np.log(lengths)
+    counts[2] += 40
+    assert run(ids, counts, alone, 0.1, tau=1.0, lengths=lengths).uids == ["q09"]
+    assert run(ids, counts, alone, 0.1, tau=1.0, lengths=lengths, length_control="residual").uids == ["q02"]
+
+
+def test_a_pool_too_large_for_the_memory_is_refused_with_the_remedy(alone):
+    """A matrix of N x N must not be begun where it can't be ended."""
+    with pytest.raises(ConfigError, match=r"5636 questions take .*block_mib=100: set dist.block_mib=\d+.*pool_lim"):
+        refuse_too_many(5636, 1127, 5000, 100)
+    message = ""
+    try:
+        refuse_too_many(100_000, 20_000, 5000, 512)
+    except ConfigError as error:
+        message = str(error)
+    limit = int(message.split("data.pool_limit=")[1].split()[0])
+    assert needed_mib(limit, limit // 5, 5000) <= 512 < needed_mib(limit + 60, (limit + 60) // 5, 5000)
+    refuse_too_many(5636, 1127, 5000, 512)  # the paper's largest science pool fits the default
+    with pytest.raises(ConfigError, match="1000 questions take"):
+        run(np.zeros((1000, 2), np.int32), np.ones(1000), alone, 0.2, block_mib=1)

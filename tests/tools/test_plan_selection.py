@@ -1,0 +1,80 @@
+"""tools/plan_selection.py: its arithmetic against SPEC §13.1's own table, public model sizes, and plain sums."""
+
+from pathlib import Path
+
+import pytest
+
+TOOLS = Path(__file__).resolve().parents[2] / "tools"
+KB, MB, GB = 1e3, 1e6, 1e9
+# SPEC §13.1: N, s+uid, ids, packed 19-bit, bitset, selected ids, intersections; Qwen3-4B, K=5,000, b=.2
+SPEC_TABLE = [
+    (1_439, 12 * KB, 28.8 * MB, 17.1 * MB, 63 * MB, 5.7 * MB, 1.7 * MB),
+    (2_984, 24 * KB, 59.7 * MB, 35.4 * MB, 131 * MB, 11.9 * MB, 7.1 * MB),
+    (5_636, 45 * KB, 112.7 * MB, 66.9 * MB, 247 * MB, 22.5 * MB, 25.4 * MB),
+    (9_625, 77 * KB, 192.5 * MB, 114.3 * MB, 421 * MB, 38.5 * MB, 74.1 * MB),
+    (100_000, 0.8 * MB, 2.0 * GB, 1.19 * GB, 4.4 * GB, 400 * MB, 8.0 * GB),
+]
+COLUMNS = ["counts and uids", "ids, gather-all", "ids packed", "bitset", "ids, queries-only", "intersections"]
+
+
+@pytest.fixture
+def plan(monkeypatch):
+    monkeypatch.syspath_prepend(str(TOOLS))
+    import plan_selection
+
+    return plan_selection
+
+
+@pytest.mark.parametrize("row", SPEC_TABLE, ids=lambda row: str(row[0]))
+def test_bytes_are_those_of_the_specification_s_table(plan, row):
+    """Users would plan with other numbers than the method's."""
+    found = plan.sample_bytes(plan.Job(row[0]), plan.MODELS["Qwen3-4B"].neurons)
+    for name, stated in zip(COLUMNS, row[1:]):
+        digits = 0.05 if stated < 100 * KB or stated == 1.7 * MB else 0.012  # as many digits as the table has
+        assert found[name] == pytest.approx(stated, rel=digits), name
+
+
+def test_other_figures_of_the_specification(plan):
+    """§13.1 candidates 0.7 MB at R=8, §13.2 1.8 GB and 0.7 MB, §13.3 1.4 MB and 576 KB a sample."""
+    model, job = plan.MODELS["Qwen3-4B"], plan.Job(5_636, ranks=8)
+    assert plan.sample_bytes(job, model.neurons)["candidates, queries-only"] == pytest.approx(0.7 * MB, rel=0.05)
+    found = plan.shard_bytes(job, model)
+    assert found["layer or neuron: top-K by candidates"] == pytest.approx(1.8 * GB, rel=0.02)
+    assert found["layer or neuron: top-K by threshold"] == pytest.approx(0.7 * MB, rel=0.05)
+    one = plan.shard_bytes(plan.Job(1), model)
+    assert one["position: dense maximum"] == pytest.approx(1.4 * MB, rel=0.01)
+    assert one["position: pair lists"] == 576 * KB
+
+
+@pytest.mark.parametrize(
+    ("name", "neurons", "billions"),
+    [
+        ("Qwen3-0.6B", 86_016, 0.44), ("Qwen3-1.7B", 172_032, 1.4), ("Qwen3-4B", 350_208, 3.6),
+        ("Qwen3-8B", 442_368, 6.95), ("Qwen3-14B", 696_320, 13.2), ("Qwen3-32B", 1_638_400, 31.2),
+        ("Qwen3-30B-A3B", 4_718_592, None),
+    ],
+)  # fmt: skip
+def test_model_sizes_give_the_model_cards_non_embedding_parameters(plan, name, neurons, billions):
+    """A mistyped width would spoil every line of the table."""
+    assert plan.MODELS[name].neurons == neurons
+    if billions:
+        assert plan.MODELS[name].active_weights / 1e9 == pytest.approx(billions, rel=0.015)
+
+
+def test_time_and_memory_are_plain_sums(plan):
+    job = plan.Job(1_000_000, ranks=8)
+    assert job.selected == 200_000
+    assert plan.search_seconds(job, 100, 2) == pytest.approx(200_000 * 1_000_000 * 100e-9 / 16)
+    assert plan.rank_memory(job, 512) == pytest.approx(
+        4 * 5_000 * 125_000 + 2 * 4 * 5_000 * 200_000 + 512 * 2**20 + (64 * 10 + 40 * 10) * 200_000
+    )
+    model = plan.MODELS["Qwen3-4B"]
+    assert plan.scoring_seconds(job, model, 2_000, 1e14, 1.35) == pytest.approx(
+        2 * model.active_weights * 2_000 * 1e6 * 1.35 / 8e14
+    )
+
+
+def test_the_table_is_printed_from_a_calibration_here(plan, capsys):
+    assert plan.main(["--k", "100", "--questions", "1000", "1000000", "--ranks", "1", "4"]) == 0
+    printed = capsys.readouterr().out
+    assert "ns a pair and thread (measured)" in printed and "1,000,000" in printed and "position: pair lists" in printed
