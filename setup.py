@@ -40,6 +40,7 @@ setup(
         "markdown",
         "matplotlib",
         "mpi4py",
+        "numba",  # context search counts intersections in compiled code
         "numpy",
         "omegaconf",
         "psutil",

@@ -50,17 +50,24 @@ def make_sets(count: int, k: int, neurons: int, topics: int, alike: float, seed:
     def fill(row: int) -> None:
         draw = np.random.Generator(np.random.SFC64([seed, row]))
         topic = int(draw.integers(topics))
-        drawn = np.flatnonzero(draw.integers(0, 65536, head, dtype=np.uint16) < limits)
+        drawn = np.flatnonzero(draw.integers(0, 65536, head, dtype=np.uint16) < limits).astype(np.int32)
         drawn = np.where(drawn % 2, (drawn * _factor(topic, neurons) + 7919 * topic) % neurons, drawn)
         size = k if draw.random() >= SHORT else int(draw.integers(k // 2, k))
-        found = np.unique(drawn)
+        found = _different(drawn)
         while len(found) < size:
-            found = np.unique(np.concatenate([found, draw.integers(0, neurons, size - len(found))]))
+            more = draw.integers(0, neurons, size - len(found), dtype=np.int32)
+            found = _different(np.concatenate([found, more]))
         ids[row, :size] = draw.permutation(found)[:size]
 
     with ThreadPoolExecutor(threads) as workers:
         list(workers.map(fill, range(count), chunksize=256))
     return ids
+
+
+def _different(numbers: np.ndarray) -> np.ndarray:
+    """Ascending, each once. (np.unique takes ten times as long.)"""
+    ordered = np.sort(numbers)
+    return ordered[np.append(True, ordered[1:] != ordered[:-1])]
 
 
 @cache

@@ -3,11 +3,12 @@
     python tools/plan_selection.py                                  # Qwen3-4B, to a million questions
     python tools/plan_selection.py --models all --ranks 8 64 --tflops 400 --overhead 1.35
 
-Two constants are measured here at the start: the search's time for a pair of sets, at each model's number of neurons,
-and the rate of a float32 matrix product (`--tflops` states another machine's). Everything else is arithmetic:
+Measured here at the start: the search's time for a pair of sets and for preparing one, at each model's number of
+neurons, and the rate of a float32 matrix product (`--tflops` states another machine's). All else is arithmetic:
 
     forward   2 x active weights (attention and MLP) x tokens; scoring = forward x `--overhead`
-    search    |S| x N x ns a pair / (ranks x threads);  |S| = floor(fraction x N)
+    search    |S| x N x ns a pair / (ranks x threads) + (|S| + batches x N / ranks) x ns a set
+              |S| = floor(fraction x N); batches: of queries that fit `--block-mib`
     memory    of a rank: its own sets 4 K N / R, the queries 4 K |S| twice while they are gathered, blocks, results
     bytes     of all ranks together, evenly shared; a ring sends (R - 1) / R of them
 
@@ -28,8 +29,9 @@ from dataclasses import dataclass
 import torch
 from bench_selection import make_sets
 
+from nopsd.selection.bitcount import GROUP, planes_for
 from nopsd.selection.sets import all_of
-from nopsd.selection.tiles import MIB, sweep
+from nopsd.selection.tiles import MIB, make_layout, make_parts, plan_blocks, sweep
 
 HEAD_DIM = 128
 
@@ -122,8 +124,19 @@ def rank_memory(job: Job, block_mib: int) -> float:
     return own + queries + block_mib * MIB + candidates
 
 
-def search_seconds(job: Job, ns_a_pair: float, threads: int) -> float:
-    return job.selected * job.questions * ns_a_pair / 1e9 / (job.ranks * threads)
+@dataclass(frozen=True)
+class Speed:
+    """CPU nanoseconds of one thread for a pair of sets, and for preparing one set."""
+
+    pair: float
+    one: float
+
+
+def search_seconds(job: Job, model: Model, speed: Speed, threads: int, block_mib: int) -> float:
+    blocks = plan_blocks(block_mib * MIB, job.k, job.k, model.neurons, threads, planes_for(job.k))
+    batches = -(-job.selected // blocks.queries)
+    pairs = job.selected * job.questions * speed.pair / (job.ranks * threads)
+    return (pairs + (job.selected + batches * job.questions / job.ranks) * speed.one) / 1e9
 
 
 def scoring_seconds(job: Job, model: Model, tokens: int, flops: float, overhead: float) -> float:
@@ -131,17 +144,22 @@ def scoring_seconds(job: Job, model: Model, tokens: int, flops: float, overhead:
     return 2 * model.active_weights * tokens * job.questions * overhead / (flops * job.ranks)
 
 
-def measured_ns_a_pair(k: int, neurons: int, queries: int = 1024, pool: int = 2048) -> float:
-    """CPU nanoseconds of one thread for a pair of sets, by the product's kernel, compiled before."""
+def measured_speed(k: int, neurons: int, queries: int = 2048, pool: int = 1024) -> Speed:
+    """By the product's kernel, compiled before."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    ids = make_sets(max(queries, pool), k, neurons, 50, 0.65, 0, 1)
-    sets = all_of(ids)
+    sets = all_of(make_sets(queries, k, neurons, 50, 0.65, 0, 1))
     sweep(sets[:8], sets[:8], neurons, 512 * MIB, _nothing)
     start = time.process_time()
-    sweep(sets[:queries], sets[:pool], neurons, 512 * MIB, _nothing)
+    layout = make_layout(sets, neurons)
+    make_parts(sets, layout, GROUP)
+    make_parts(sets[:pool], layout)
+    prepared = time.process_time()
+    sweep(sets, sets[:pool], neurons, 512 * MIB, _nothing)
+    counted = time.process_time() - prepared
     torch.set_num_threads(threads)
-    return (time.process_time() - start) / (queries * pool) * 1e9
+    preparing = prepared - start
+    return Speed(max(counted - preparing, 0.0) / (queries * pool) * 1e9, preparing / (queries + pool) * 1e9)
 
 
 def measured_flops(size: int = 1536) -> float:
@@ -176,22 +194,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"matrix product: {flops / 1e12:.3g} TFLOP/s a rank ({'stated' if options.tflops else 'measured'})")
     for name in MODELS if options.models == ["all"] else options.models:
         model = MODELS[name]
-        pair = options.ns_a_pair or measured_ns_a_pair(options.k, model.neurons)
+        speed = Speed(options.ns_a_pair, 0) if options.ns_a_pair else measured_speed(options.k, model.neurons)
         print(f"\n{name}: L={model.layers}, M={model.neurons:,}, {model.active_weights / 1e9:.3g} G active weights")
-        print(f"K={options.k}, {pair:.0f} ns a pair and thread ({'stated' if options.ns_a_pair else 'measured'})")
-        _print_table(_times(options, model, flops, pair))
+        how = "stated" if options.ns_a_pair else f"measured; {speed.one / 1e3:.0f} us to prepare a set"
+        print(f"K={options.k}, {speed.pair:.0f} ns a pair and thread ({how})")
+        _print_table(_times(options, model, flops, speed))
         _print_table(_exchanges(options, model))
     return 0
 
 
-def _times(options: argparse.Namespace, model: Model, flops: float, pair: float) -> list[list[str]]:
+def _times(options: argparse.Namespace, model: Model, flops: float, speed: Speed) -> list[list[str]]:
     rows = [["N", "ranks", "scoring", "context search", "memory a rank", "queries-only", "gather-all"]]
     for job in _jobs(options):
         sent = sample_bytes(job, model.neurons)
         rows.append([
             f"{job.questions:,}", str(job.ranks),
             duration(scoring_seconds(job, model, options.tokens, flops, options.overhead)),
-            duration(search_seconds(job, pair, options.threads)), human(rank_memory(job, options.block_mib)),
+            duration(search_seconds(job, model, speed, options.threads, options.block_mib)),
+            human(rank_memory(job, options.block_mib)),
             human(sent["ids, queries-only"] + sent["candidates, queries-only"]), human(sent["ids, gather-all"]),
         ])  # fmt: skip
     return rows

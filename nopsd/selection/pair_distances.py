@@ -1,8 +1,8 @@
 """Jaccard distances of all pairs of a domain's neuron sets, for selectors that cluster (SPEC §4 dual_neufs, §13.1).
 
 In: each rank's shard of the sets. Out: the same float32 matrix on every rank: each rank makes a slice of its rows, from
-exact integers, and all are gathered. Collective. What is gathered
-is held within dist.block_mib, known before it is; what compares the sets takes as much again while it does.
+exact integers, and all are gathered. Collective. What is gathered is held within dist.block_mib, known before it is;
+what compares the sets takes as much again while it does.
 """
 
 from __future__ import annotations

@@ -30,7 +30,9 @@ from nopsd.selection.bitcount import (
 from nopsd.selection.sets import Sets
 
 MIB = 1 << 20
-COLUMNS = 8192  # neurons of a tile: its table, 128 bytes a neuron, fits a core's own cache
+LEAST_COLUMNS = 8_192  # neurons of a tile: its table, 128 bytes a neuron, fits a core's own cache
+MOST_COLUMNS = 32_768  # its table no longer fits the shared cache; places are uint16
+MOST_TILES = 64  # wanted: a query should have more members in a tile than it is filled up with
 STRIP = 4096  # queries whose counters a thread has at once, at most: they fit the shared cache
 _LEAST_STRIP, _LEAST_POOL = 16, 64
 
@@ -45,13 +47,14 @@ class Layout:
     tile_of: np.ndarray  # [M] int32, -1: none
     place_of: np.ndarray  # [M] uint16
     tiles: int
+    columns: int  # neurons of a tile
 
 
 @dataclass(frozen=True)
 class Parts:
     """Sets by tile: row i's members in tile t are places[starts[i, t]:starts[i, t + 1]]."""
 
-    places: np.ndarray  # uint16; filled up with COLUMNS, the place of a column of zeros
+    places: np.ndarray  # uint16; filled up with the place of a column of zeros
     starts: np.ndarray  # [n, tiles + 1] int64
     sizes: np.ndarray  # [n] int64: members in all
 
@@ -66,14 +69,20 @@ class Blocks:
 
 
 def make_layout(queries: Sets, neurons: int) -> Layout:
-    """Tiles of COLUMNS of the neurons that the queries have, by falling frequency."""
+    """Tiles of the neurons that the queries have, by falling frequency."""
     counts = np.zeros(neurons, dtype=np.int32)
     count_columns(queries.ids, queries.rows, counts)
     used = int(np.count_nonzero(counts))
     by_frequency = np.argsort(-counts, kind="stable")[:used]
     tile_of, place_of = np.full(neurons, -1, dtype=np.int32), np.zeros(neurons, dtype=np.uint16)
-    tile_of[by_frequency], place_of[by_frequency] = np.divmod(np.arange(used), COLUMNS)
-    return Layout(tile_of, place_of, -(-used // COLUMNS))
+    columns = columns_for(neurons)
+    tile_of[by_frequency], place_of[by_frequency] = np.divmod(np.arange(used), columns)
+    return Layout(tile_of, place_of, -(-used // columns), columns)
+
+
+def columns_for(neurons: int) -> int:
+    """Neurons of a tile."""
+    return min(MOST_COLUMNS, max(LEAST_COLUMNS, -(-neurons // MOST_TILES)))
 
 
 def make_parts(sets: Sets, layout: Layout, group: int = 1) -> Parts:
@@ -87,7 +96,7 @@ def make_parts(sets: Sets, layout: Layout, group: int = 1) -> Parts:
     starts = np.full((len(sets), layout.tiles + 1), total, dtype=np.int64)
     starts[:, :-1] = ends - members
     starts[:-1, -1] = starts[1:, 0]
-    places = np.full(total, COLUMNS, dtype=np.uint16)
+    places = np.full(total, layout.columns, dtype=np.uint16)
     fill_tiles(sets.ids, sets.rows, layout.tile_of, layout.place_of, starts, places)
     return Parts(places, starts, sizes)
 
@@ -97,11 +106,11 @@ def plan_blocks(budget: int, query_width: int, pool_width: int, neurons: int, th
 
     `neurons`: how many there can be in a layout. ConfigError if the least blocks do not fit.
     """
-    tiles = -(-neurons // COLUMNS)
+    tiles = -(-neurons // columns_for(neurons))
     per_query = 2 * (query_width + (GROUP - 1) * min(tiles, query_width)) + 32 * (tiles + 1)
     per_pool = 2 * pool_width + 32 * (tiles + 1)
     per_counted = 8 * planes * WORDS
-    tables = threads * _table_bytes()
+    tables = threads * 8 * WORDS * (columns_for(neurons) + 1 + GROUP)
     strip = min(STRIP, (budget - tables) // 4 // (threads * per_counted))
     pool = min(LANES, (budget - tables) // 4 // per_pool)
     queries = (budget - tables - pool * per_pool - threads * strip * per_counted) // per_query
@@ -127,7 +136,7 @@ def sweep(queries: Sets, pool: Sets, neurons: int, budget: int, visit: Visit) ->
             layout = make_layout(queries[batch], neurons)
             query_parts = make_parts(queries[batch], layout, GROUP)
             strip = min(blocks.strip, -(-(batch.stop - batch.start) // threads))
-            counter = _Counter(layout.tiles, planes, strip)
+            counter = _Counter(layout, planes, strip)
             for columns in _slices(0, len(pool), blocks.pool):
                 pool_parts = make_parts(pool[columns], layout)
 
@@ -142,25 +151,21 @@ def sweep(queries: Sets, pool: Sets, neurons: int, budget: int, visit: Visit) ->
 class _Counter:
     """Counts strips of queries against a pool block; every thread has a table and counters of its own."""
 
-    def __init__(self, tiles: int, planes: int, strip: int) -> None:
-        self._tiles, self._planes, self._strip, self._own = tiles, planes, strip, threading.local()
+    def __init__(self, layout: Layout, planes: int, strip: int) -> None:
+        self._layout, self._planes, self._strip, self._own = layout, planes, strip, threading.local()
 
     def __call__(self, queries: Parts, pool: Parts, rows: slice) -> np.ndarray:
         if not hasattr(self._own, "table"):
-            self._own.table = np.zeros((COLUMNS + 1) * WORDS, dtype=np.uint64)
+            self._own.table = np.zeros((self._layout.columns + 1) * WORDS, dtype=np.uint64)
             self._own.counters = np.zeros((self._strip, self._planes * WORDS), dtype=np.uint64)
             self._own.scratch = np.zeros(GROUP * WORDS, dtype=np.uint64)
         counters = self._own.counters[: rows.stop - rows.start]
         counters[:] = 0
         add = adder(self._planes)
-        for tile in range(self._tiles):
+        for tile in range(self._layout.tiles):
             fill_table(self._own.table, pool.places, pool.starts, tile)
             add(self._own.table, queries.places, queries.starts, tile, rows.start, counters, self._own.scratch)
         return counters
-
-
-def _table_bytes() -> int:
-    return 8 * WORDS * (COLUMNS + 1 + GROUP)
 
 
 def _slices(start: int, stop: int, step: int) -> Iterator[slice]:
