@@ -43,6 +43,7 @@ setup(
         "numba",  # context search counts intersections in compiled code
         "numpy",
         "omegaconf",
+        "peft>=0.21.2,<0.22",  # adapters are switched by its layers' own attributes (nopsd/engine/lora.py)
         "psutil",
         "pyarrow",
         "pyyaml",

@@ -7,6 +7,7 @@ from importlib.metadata import entry_points
 
 from omegaconf import OmegaConf
 
+from nopsd.config.distill_rules import check_distill
 from nopsd.config.schema import Config
 from nopsd.errors import ConfigError
 
@@ -14,10 +15,13 @@ from nopsd.errors import ConfigError
 TRAIN_CONDUCT = (
     "checkpoint_every",
     "keep_checkpoints",
+    "keep_best",
     "probe_every",
     "probe_questions",
     "probe_samples",
     "style_words",
+    "gradient_checkpointing",
+    "mlp_tile",
     "sync_check_every",
     "sync_tolerance",
 )
@@ -42,9 +46,15 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "context.order": ("nearest_last", "nearest_first", "random"),
     "context.solution": ("final", "full", "answer_only"),
     "train.schedule": ("constant", "cosine"),
-    "distill.divergence": ("reverse_kl", "forward_kl", "jsd"),
+    "train.best_by": ("loss", "kl_reverse", "probe/majority_share", "probe/unparsed_share"),
+    "train.export": ("last", "best"),
+    "distill.divergence": ("reverse_kl", "forward_kl", "jsd", "sampled_rkl"),
+    "distill.support": ("full", "topk"),
+    "distill.topk_of": ("student", "teacher"),
+    "distill.tail": ("bucket", "renorm", "stopgrad", "none"),
+    "distill.target": ("teacher", "pmi", "barycenter"),
     "distill.aggregation": ("token_mean", "seq_mean_token_mean", "seq_mean_token_sum"),
-    "teacher.kind": ("frozen", "ema"),
+    "teacher.kind": ("frozen", "ema", "live", "trust_region"),
     "eval.extract": ("strict", "lenient"),
     "dist.shard": ("sample", "layer", "neuron", "position"),
     "dist.topk_search": ("bisect", "gather"),
@@ -70,18 +80,24 @@ MINIMA: dict[str, float] = {
     "train.steps": 1,
     "train.batch": 1,
     "train.micro": 1,
+    "train.mlp_tile": 0,
     "train.n": 1,
     "train.max_response": 1,
     "train.lr": 0,
     "train.warmup": 0,
     "train.clip": 0,
+    "train.lora.r": 0,
+    "train.lora.alpha": 1,
     "train.checkpoint_every": 1,
     "train.probe_every": 0,
     "train.probe_questions": 1,
     "train.probe_samples": 2,
     "train.keep_checkpoints": 1,
+    "train.keep_best": 0,
     "distill.logit_chunk": 1,
     "distill.skip_first_tokens": 0,
+    "distill.topk": 1,
+    "distill.kl_base_coef": 0,
     "teacher.every": 1,
     "eval.n": 1,
     "eval.max_new": 1,
@@ -94,7 +110,9 @@ MINIMA: dict[str, float] = {
     "server.kv_cache_mib": 1,
 }
 FRACTIONS = (
-    "data.test_ratio", "select.fraction", "select.tau", "teacher.rate", "server.gpu_memory_utilization", "distill.beta",
+    "data.test_ratio", "select.fraction", "select.tau", "teacher.rate", "teacher.mix",
+    "server.gpu_memory_utilization", "distill.beta",
+    "distill.barycenter_alpha",
 )
 # Choices that compare several answers of one question.
 NEED_SAMPLES = {
@@ -127,6 +145,17 @@ def validate(config: Config) -> None:
             )
     if config.select.selector == "nait" and not config.signal.reference:
         raise ConfigError("select.selector=nait needs signal.reference: a JSONL of the target ability's examples")
+    train = config.train
+    if train.export == "best" and not train.keep_best:
+        raise ConfigError("train.export=best needs a best checkpoint: set train.keep_best=1")
+    if train.keep_best and train.best_by.startswith("probe/") and not 0 < train.probe_every <= train.checkpoint_every:
+        raise ConfigError(
+            f"train.best_by={train.best_by} needs a probe before each checkpoint: set train.probe_every (now "
+            f"{train.probe_every}) to at most train.checkpoint_every={train.checkpoint_every}"
+        )
+    if not 0 <= config.train.lora.dropout < 1:
+        raise ConfigError(f"train.lora.dropout={config.train.lora.dropout}: must be at least 0 and below 1")
+    check_distill(config)
     if config.train.batch * config.train.n % config.dist.ranks:
         raise ConfigError(
             f"train.batch={config.train.batch} x train.n={config.train.n} sequences can't be shared evenly by "

@@ -126,6 +126,16 @@ class ContextConfig:
 
 
 @dataclass
+class LoraConfig:
+    """Low-rank adapters by PEFT in place of full fine-tuning (§10.1's table: r 16, alpha 32, dropout 0)."""
+
+    r: int = 0  # rank; 0: off, all weights are trained [P]
+    alpha: int = 32  # the adapters' product counts alpha / r times
+    dropout: float = 0.0
+    targets: list[str] = field(default_factory=list)  # names of linear layers; empty: all but the output head
+
+
+@dataclass
 class TrainConfig:
     steps: int = 150  # [P]
     batch: int = 16  # prompts a step, over all ranks [P]
@@ -141,9 +151,15 @@ class TrainConfig:
     weight_decay: float = 0.0  # (chosen)
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
     clip: float = 1.0  # (chosen)
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    gradient_checkpointing: bool = False  # keep each layer's input alone, compute the layer again in the backward
+    mlp_tile: int = 0  # token rows of an MLP at a time (DeepSpeed's TiledMLP, arXiv 2506.13996); 0: all
     seed: int = 0
     checkpoint_every: int = 25
     keep_checkpoints: int = 2
+    keep_best: int = 0  # so many more checkpoints, the best by the mean of `best_by` since the one before; (chosen)
+    best_by: str = "loss"  # loss|kl_reverse|probe/majority_share|probe/unparsed_share: all label-free; (chosen)
+    export: str = "last"  # last [P]|best: the weights that are exported and evaluated
     probe_every: int = 25  # label-free probe (§9.5) every so many steps; 0: never
     probe_questions: int = 32
     probe_samples: int = 4
@@ -155,8 +171,23 @@ class TrainConfig:
 
 @dataclass
 class DistillConfig:
-    divergence: str = "reverse_kl"  # reverse_kl [P]|forward_kl|jsd
+    divergence: str = "reverse_kl"  # reverse_kl [P]|forward_kl|jsd|sampled_rkl, §6.3
     beta: float = 0.5  # jsd only
+    support: str = "full"  # full (chosen)|topk
+    topk: int = 100  # ids of support=topk, §10.1
+    topk_of: str = "student"  # student (SDPO)|teacher (verl): whose top-k
+    tail: str = "bucket"  # bucket|renorm|stopgrad|none: the mass outside the top-k, §6.3
+    pointwise_clip: Optional[float] = None  # nats: cap of each vocabulary term (OPSD .05)
+    token_clip: Optional[float] = None  # nats: cap of a token's loss
+    is_clip: Optional[float] = None  # cap of the importance ratio to the rollout policy (SDFT 2)
+    mask_high_entropy: Optional[float] = None  # nats: no loss where the student's entropy is above; (chosen) form, F4
+    target: str = "teacher"  # teacher [P]|pmi|barycenter, §11 F2
+    pmi_clip: float = 10.0  # F2
+    pmi_beta: float = 1.0  # F2
+    barycenter_alpha: float = 0.15  # F2
+    barycenter_beta: float = 25.0  # F2: 25 to 100
+    contrast: Optional[str] = None  # random_ctx: less the log-ratio under random demonstrations, F1
+    kl_base_coef: float = 0.0  # coefficient of KL(p‖p_0), F9
     aggregation: str = "token_mean"  # token_mean (chosen)|seq_mean_token_mean|seq_mean_token_sum
     temperature: float = 1.0  # §6.1
     skip_first_tokens: int = 0
@@ -166,9 +197,10 @@ class DistillConfig:
 
 @dataclass
 class TeacherConfig:
-    kind: str = "frozen"  # frozen (product default, §6.5)|ema (paper presets)
+    kind: str = "frozen"  # frozen (product default, §6.5)|ema (paper presets)|live|trust_region
     rate: float = 0.01  # [P]
     every: int = 1
+    mix: float = 0.5  # trust_region: c of lerp(frozen logits, live logits, c), §6.5; (chosen)
 
 
 @dataclass
@@ -193,6 +225,7 @@ class DistConfig:
     timeout_s: float = 900.0  # process-group timeout
     student_config: Optional[str] = None  # DeepSpeed JSON; null: ds_configs' for this device
     teacher_config: Optional[str] = None
+    nvme_path: Optional[str] = None  # folder on a local NVMe disk, for a DeepSpeed JSON that offloads to it
     shard: str = "sample"  # sample|layer|neuron|position: how scoring is shared, §13.1-13.3
     topk_search: str = "bisect"  # bisect|gather: the global top-K of sharded neurons, §13.2
     context_exchange: str = "auto"  # queries_only|gather_all; auto: by size, §13.1

@@ -53,8 +53,8 @@ class PromptRenderer:
         )
 
     @staticmethod
-    def _messages(question: Question, shown: Sequence[Demonstration] = ()) -> list[dict[str, str]]:
-        messages = chat_messages(question, shown)
+    def _messages(question: Question, shown: Sequence[Demonstration] = (), ask: bool = True) -> list[dict[str, str]]:
+        messages = chat_messages(question, shown, ask)
         return [m for m in messages if m["role"] != "system"] if question.source in PLAIN_SOURCES else messages
 
     def student(self, question: Question) -> list[int]:
@@ -91,8 +91,9 @@ class PromptRenderer:
         nearest_first: Sequence[Demonstration],
         max_tokens: int,
         order: Sequence[int] | None = None,
+        ask: bool = True,
     ) -> TeacherPrompt:
-        """Prompt ids with demonstrations, at most `max_tokens` long.
+        """Prompt ids with demonstrations, at most `max_tokens` long; `ask=False`: the demonstrations alone.
 
         `nearest_first` is in order of distance; demonstrations are dropped from its end until the
         prompt fits. `order` permutes what is shown (positions into `nearest_first`, dropped ones are
@@ -102,7 +103,7 @@ class PromptRenderer:
         student_suffix = self.suffix(question)
         for kept in range(len(nearest_first), -1, -1):
             shown = [nearest_first[i] for i in order if i < kept]
-            ids = self._render(self._messages(question, shown), generation=True)
+            ids = self._render(self._messages(question, shown, ask), generation=True)
             if len(ids) <= max_tokens:
                 if ids[len(ids) - len(student_suffix) :] != student_suffix:
                     raise UserError("student and teacher prompts end in different generation suffixes")

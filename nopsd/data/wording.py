@@ -58,17 +58,23 @@ def student_message(question: Question) -> str:
     return question_text(question) + (f"\n\n{ask}" if ask else "")
 
 
-def teacher_message(question: Question, demonstrations: Sequence[Demonstration]) -> str:
-    """The user message with demonstrations, in the order given; without any it is the student's."""
+def teacher_message(question: Question, demonstrations: Sequence[Demonstration], ask: bool = True) -> str:
+    """The user message with demonstrations, in the order given; without any it is the student's.
+
+    `ask=False` leaves the question out: the context alone (SPEC §11 F2).
+    """
+    asked = [student_message(question)] if ask else []
     if not demonstrations:
-        return student_message(question)
+        return "".join(asked)
     shown = [f"Question: {question_text(d.question)}\nSolution: {d.solution}" for d in demonstrations]
-    return "\n\n".join([DEMOS_HEADER, *shown, TARGET_SEPARATOR, student_message(question)])
+    return "\n\n".join([DEMOS_HEADER, *shown, TARGET_SEPARATOR, *asked])
 
 
-def chat_messages(question: Question, demonstrations: Sequence[Demonstration] = ()) -> list[dict[str, str]]:
+def chat_messages(
+    question: Question, demonstrations: Sequence[Demonstration] = (), ask: bool = True
+) -> list[dict[str, str]]:
     """The conversation handed to the tokenizer's chat template, for either role."""
     return [
         {"role": "system", "content": system_message(question)},
-        {"role": "user", "content": teacher_message(question, demonstrations)},
+        {"role": "user", "content": teacher_message(question, demonstrations, ask)},
     ]

@@ -8,23 +8,26 @@ Every rank runs it in step with the others. The server always holds version `ste
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-import torch
+from torch import Tensor
 
 from nopsd.distill import checkpoint
-from nopsd.distill.batches import MicroBatch, batch_uids, rank_micro_batches
-from nopsd.distill.head import gathered_weight, response_hidden
+from nopsd.distill.batches import MicroBatch, batch_uids, rank_micro_batches, with_aux_prompts
 from nopsd.distill.metrics import Clock, StepSums, step_metrics
 from nopsd.distill.sampling import pair, sample_step
+from nopsd.distill.score import Score, keep_of
 from nopsd.distill.served import check_gap, check_probe
 from nopsd.distill.state import Distillation
+from nopsd.distill.targets import BASE, auxiliaries
+from nopsd.distill.teachers import TeacherStates
 from nopsd.engine.student import lr_at, set_lr
 
 
 def distill(d: Distillation, step: int = 0, skipped: int = 0) -> None:
     """Train from `step` (so many are done, `skipped` of them not taken) to `train.steps`."""
-    train, ranks = d.config.train, d.ranks
+    train, ranks, score = d.config.train, d.ranks, Score(d.config.train.best_by)
     d.sync.push(version=step)
     while step < train.steps:
         clock = Clock()
@@ -33,10 +36,11 @@ def distill(d: Distillation, step: int = 0, skipped: int = 0) -> None:
             rollouts = sample_step(d.client, uids, d.student_prompts, train, d.seed, step, ranks)
         batches = micro_batches(d, pair(rollouts, uids, train.n, d.teacher_prompts))
         with clock("teacher"):
-            hidden = [response_hidden(d.teacher, b.teacher.ids_BT, b.teacher.rows_N) for b in batches]
+            states = [d.teaching.hidden(b) for b in batches]
+            others = [auxiliary_hidden(d, b) for b in batches]
         with clock("student"):
             set_lr(d.student, lr_at(step, train))
-            sums = learn(d, batches, hidden, step)
+            sums = learn(d, batches, states, step, others)
         taken = d.student.was_step_applied()
         skipped += not taken
         if taken and d.ema is not None and (step + 1) % d.config.teacher.every == 0:
@@ -47,11 +51,14 @@ def distill(d: Distillation, step: int = 0, skipped: int = 0) -> None:
             check_probe(d, rollouts[0], step + 1)
         values = step_metrics(d, step, skipped, taken, sums, rollouts, uids, clock)
         if d.log is not None:
-            d.log.log(step, values | probed(d, step + 1))
+            values |= probed(d, step + 1)
+            d.log.log(step, values)
+        score.add(values)
         step += 1
         if step % train.checkpoint_every == 0 or step == train.steps:
             checkpoint.save(
-                d.student, d.ema, d.folder / "checkpoints", step, skipped, d.identity, train.keep_checkpoints, ranks
+                d.student, d.ema, d.folder / "checkpoints", step, skipped, d.identity, keep_of(train), ranks,
+                score.take(),
             )
         if d.progress is not None:
             d.progress(step, train.steps, loss=round(values["loss"], 5))
@@ -67,6 +74,7 @@ def probed(d: Distillation, version: int) -> dict[str, float]:
 def micro_batches(d: Distillation, examples: list[Any]) -> list[MicroBatch]:
     """This rank's share of the step, on its device."""
     loss = d.config.distill
+    examples = with_aux_prompts(examples, d.aux_prompts, auxiliaries(loss))
     batches = rank_micro_batches(
         examples, d.ranks.rank, d.ranks.world, d.config.train.micro, loss.aggregation, d.pad, loss.skip_first_tokens,
         loss.max_loss_tokens,
@@ -74,17 +82,29 @@ def micro_batches(d: Distillation, examples: list[Any]) -> list[MicroBatch]:
     return [batch.to(d.ranks.device) for batch in batches]
 
 
-def learn(d: Distillation, batches: list[MicroBatch], hidden: list[torch.Tensor], step: int) -> StepSums:
+def auxiliary_hidden(d: Distillation, batch: MicroBatch) -> dict[str, Tensor]:
+    """Hidden states `[N, H]` of the teacher's weights on the other prompts the objective reads. Collective."""
+    sides = {BASE: batch.student, **batch.aux}
+    names = auxiliaries(d.config.distill)
+    return {name: d.teaching.hidden(replace(batch, teacher=sides[name])).hidden_NH for name in names}
+
+
+def learn(
+    d: Distillation, batches: list[MicroBatch], states: list[TeacherStates], step: int,
+    others: list[dict[str, Tensor]],
+) -> StepSums:
     """One optimizer step over all micro-batches: the gradient of the global L, whatever the split (§13.4).
 
     Refuses, before the weights move, responses that other weights than these have sampled.
     """
     sums = StepSums(d.ranks.device, d.style_ids)
-    for index, (batch, hidden_NH) in enumerate(zip(batches, hidden, strict=True)):
-        with gathered_weight(d.teacher) as teacher_weight_VH:
+    for index, (batch, taught, aux_hidden) in enumerate(zip(batches, states, others, strict=True)):
+        with d.teaching.weight() as teacher_weight_VH:
             result = d.student(
-                input_ids_BT=batch.student.ids_BT, rows_N=batch.student.rows_N, teacher_hidden_NH=hidden_NH,
+                input_ids_BT=batch.student.ids_BT, rows_N=batch.student.rows_N, teacher_hidden_NH=taught.hidden_NH,
                 teacher_weight_VH=teacher_weight_VH, token_weight_N=batch.weights_N, target_N=batch.targets_N,
+                served_N=batch.served_N, aux_hidden=aux_hidden,
+                teacher_mix=taught.mix,
             )
         # The weights hold the global mean: undo the averaging over ranks, leave out that over micro-batches.
         d.student.backward(result.loss * d.ranks.world, scale_wrt_gas=False)

@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -36,6 +36,7 @@ class Example:
     teacher_prompt: list[int]
     response: list[int]
     served: list[float] | None = None
+    aux_prompts: Mapping[str, list[int]] = field(default_factory=dict)  # further prompts the teacher reads, by name
 
 
 @dataclass(frozen=True)
@@ -64,10 +65,20 @@ class MicroBatch:
     targets_N: Tensor
     weights_N: Tensor
     served_N: Tensor
+    aux: Mapping[str, Side] = field(default_factory=dict)  # the same response after the auxiliary prompts
 
     def to(self, device: torch.device | str) -> MicroBatch:
         rest = (self.targets_N.to(device), self.weights_N.to(device), self.served_N.to(device))
-        return MicroBatch(self.student.to(device), self.teacher.to(device), *rest)
+        aux = {name: side.to(device) for name, side in self.aux.items()}
+        return MicroBatch(self.student.to(device), self.teacher.to(device), *rest, aux)
+
+
+def with_aux_prompts(
+    examples: Sequence[Example], prompts: Mapping[str, Mapping[str, list[int]]], wanted: Sequence[str]
+) -> list[Example]:
+    """The examples with the wanted auxiliary prompts. `prompts`: name -> uid -> ids."""
+    names = [name for name in wanted if name in prompts]
+    return [replace(e, aux_prompts={name: prompts[name][e.uid] for name in names}) for e in examples]
 
 
 def batch_uids(selected: Sequence[str], step: int, batch: int, seed: int) -> list[str]:
@@ -146,18 +157,22 @@ def rank_micro_batches(
 def _dummy(example: Example) -> Example:
     """The shortest sequence with one response token: keeps an idle rank in step with the others."""
     prompt = example.student_prompt[-1:]
-    return Example("", prompt, prompt, (example.response or prompt)[:1])
+    aux = dict.fromkeys(example.aux_prompts, prompt)
+    return Example("", prompt, prompt, (example.response or prompt)[:1], aux_prompts=aux)
 
 
 def _micro_batch(parts: list[tuple[Example, range, float]], pad: int) -> MicroBatch:
     examples, spans, weights = zip(*parts)
     student = _side([e.student_prompt for e in examples], examples, spans, pad)
     teacher = _side([e.teacher_prompt for e in examples], examples, spans, pad)
+    aux = {n: _side([e.aux_prompts[n] for e in examples], examples, spans, pad) for n in examples[0].aux_prompts}
     targets = torch.tensor([e.response[t] for e, span in zip(examples, spans) for t in span])
     check_alignment(student, teacher, targets)
+    for side in aux.values():
+        check_alignment(student, side, targets)
     weights_N = torch.tensor([w for w, span in zip(weights, spans) for _ in span], dtype=torch.float32)
     served_N = torch.tensor([e.served[t] if e.served else math.nan for e, span in zip(examples, spans) for t in span])
-    return MicroBatch(student, teacher, targets, weights_N, served_N)
+    return MicroBatch(student, teacher, targets, weights_N, served_N, aux)
 
 
 def _side(prompts: Sequence[list[int]], examples: Sequence[Example], spans: Sequence[range], pad: int) -> Side:

@@ -1,166 +1,216 @@
-"""Checkpoints that are whole or not there (SPEC §6.2).
+"""Checkpoints that are whole or not there: saving, finding and loading them over all ranks (SPEC §6.2).
 
-    FOLDER/step_00000025/           DeepSpeed's shards, EMA shards and random states, a file a rank
-    FOLDER/step_00000025/COMMITTED.json   written last: step, ranks, identity, SHA-256 of every file
-
-DeepSpeed's own `latest` is written before all ranks are done, so it is not used: a step counts once its
-COMMITTED.json is there and every rank finds its own files unharmed. `step` is the number of steps done,
-which is also the policy version of the weights.
+In: the engines and EMA of every rank. Out: FOLDER/step_NNNNNNNN/ (see checkpoint_files). DeepSpeed's own `latest`
+is written before all ranks are done, so it is not used: a step counts once its COMMITTED.json is there and every
+file is unharmed. `step` is the number of steps done, which is also the policy version of the weights. Data order,
+rollout seeds and the learning rate are functions of the step, so they need no state here.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import random
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
 
+from nopsd.distill import checkpoint_files as files
+from nopsd.distill.checkpoint_files import COMMITTED, Keep, own_files, tag_of
+from nopsd.distill.rank_state import load_rank_state, recut_rank_state, save_rank_state
+from nopsd.distill.universal import load_universal, remove_conversion
 from nopsd.engine.distributed import Ranks
-from nopsd.errors import ArtefactError
-from nopsd.runs import flatten, read_json, sha256_file, write_json
+from nopsd.engine.from_main import from_main
+from nopsd.errors import ArtefactError, UserError
+from nopsd.runs import flatten
 
-COMMITTED = "COMMITTED.json"
+__all__ = ["COMMITTED", "Checkpoint", "Keep", "best_valid", "latest_valid", "load", "own_files", "save", "tag_of"]
+BYTES_A_PARAMETER = 12  # float32 master and AdamW's two moments
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A committed checkpoint: where it is and how many steps it holds."""
+    """A committed checkpoint: where it is, how many steps it holds, how many ranks wrote it."""
 
     path: Path
     step: int
     skipped: int
-
-
-def tag_of(step: int) -> str:
-    return f"step_{step:08d}"
+    ranks: int
 
 
 def save(
-    engine: Any, ema: Any, folder: Path, step: int, skipped: int, identity: Mapping[str, Any], keep: int, ranks: Ranks
+    engine: Any, ema: Any, folder: Path, step: int, skipped: int, identity: Mapping[str, Any], keep: Keep, ranks: Ranks,
+    score: float | None = None,
 ) -> None:
-    """Write and commit the state after `step` steps; then remove all but the `keep` newest. All ranks call it."""
+    """Write and commit the state after `step` steps; then remove what `keep` doesn't name. Collective.
+
+    `score` (of rank 0) is what `keep.by` names. Raises UserError on every rank, with older checkpoints as they were,
+    if the disk is full or can't be written to.
+    """
     path = folder / tag_of(step)
-    if ranks.is_main:
-        shutil.rmtree(path, ignore_errors=True)  # half-written by a run that was killed
-    ranks.barrier()
-    path.mkdir(parents=True, exist_ok=True)
-    engine.save_checkpoint(str(folder), tag=path.name, client_state={"step": step}, save_latest=False)
-    save_rank_state(path, ranks.rank, ema)
-    ranks.barrier()
-    listings = ranks.all_gather_json(_hashes(path, ranks.rank))
-    if ranks.is_main:
-        files = {name: digest for listing in listings for name, digest in listing.items()}
-        write_json(path / COMMITTED, {
-            "step": step, "skipped": skipped, "ranks": ranks.world, "identity": flatten(identity), "files": files,
-        })
-        for old in committed(folder)[keep:]:
-            shutil.rmtree(old, ignore_errors=True)
-    ranks.barrier()
+    sizes = ranks.all_gather_json(bytes_to_write(engine, ema))
+    from_main(ranks, lambda: _make_room(path, sum(sizes)))
+    problem = _write(engine, ema, folder, path, step, ranks)
+    told = ranks.all_gather_json({"problem": problem, "files": {} if problem else files.hashes(path, ranks.rank)})
+    problems = [each["problem"] for each in told if each["problem"]]
+    mark = {
+        "step": step, "skipped": skipped, "ranks": ranks.world, "identity": _plain(identity), "score": score,
+        "score_by": keep.by, "files": {name: digest for each in told for name, digest in each["files"].items()},
+    }  # fmt: skip
+    from_main(ranks, lambda: _commit(path, mark, problems, sum(sizes)))
+    from_main(ranks, lambda: files.prune(folder, step, keep))
 
 
 def latest_valid(folder: Path, identity: Mapping[str, Any], ranks: Ranks) -> Checkpoint | None:
-    """The newest committed checkpoint that every rank finds whole; None if there is none.
+    """The newest committed checkpoint that is whole; None if there is none.
 
-    Damaged ones are skipped with a warning that names them. Raises ArtefactError if the newest was made
-    by another configuration or another number of ranks. All ranks call it and get the same answer.
+    Damaged ones are skipped with a warning that names them. Raises ArtefactError if the newest whole one was made
+    by another configuration. All ranks call it and get the same answer.
     """
-    found = ranks.broadcast_json([_commit(p) for p in committed(folder)] if ranks.is_main else None)
-    for commit in found:
-        path = folder / tag_of(commit["step"])
-        problems = [p for p in ranks.all_gather_json(_damage(path, ranks.rank, commit["files"])) if p]
+    if ranks.is_main:
+        remove_conversion(folder)
+    return _first_whole(folder, identity, ranks, lambda found: found)
+
+
+def best_valid(folder: Path, identity: Mapping[str, Any], keep: Keep, ranks: Ranks) -> Checkpoint:
+    """The whole checkpoint with the best score of `keep.by`. ArtefactError if none has one. Collective."""
+    best = _first_whole(folder, identity, ranks, lambda found: files.best_first(found, keep))
+    if best is None:
+        raise ArtefactError(
+            f"no whole checkpoint in {folder} has a score by {keep.by} (train.best_by): set train.export=last"
+        )
+    return best
+
+
+def load(engine: Any, ema: Any, checkpoint: Checkpoint, ranks: Ranks) -> None:
+    """The checkpoint into the engines, cut anew if other ranks wrote it. Collective.
+
+    ArtefactError if DeepSpeed didn't load just this one, or can't cut it anew.
+    """
+    same = checkpoint.ranks == ranks.world
+    if same:
+        path, client = engine.load_checkpoint(
+            str(checkpoint.path.parent), tag=checkpoint.path.name, load_module_strict=all_trained(engine)
+        )
+    elif engine.zero_nvme_offload_optimizer():
+        raise ArtefactError(
+            f"{checkpoint.path} was written by {checkpoint.ranks} ranks, and an optimizer on NVMe can't be cut anew: "
+            f"set dist.ranks={checkpoint.ranks}"
+        )
+    else:
+        path, client = load_universal(engine, checkpoint.path, ranks)
+    if path is None or not client or client.get("step") != checkpoint.step:
+        raise ArtefactError(f"DeepSpeed didn't load {checkpoint.path}: delete that folder and start again")
+    if same:
+        load_rank_state(checkpoint.path, ranks.rank, ema)
+    else:
+        recut_rank_state(checkpoint.path, ranks.rank, ranks.world, checkpoint.ranks, ema)
+    if ranks.is_main and not same:
+        log.warning("%s, of %d ranks, was cut anew for %d", checkpoint.path, checkpoint.ranks, ranks.world)
+
+
+def all_trained(engine: Any) -> bool:
+    """False under LoRA, whose checkpoints hold the adapters alone."""
+    return all(p.requires_grad for p in engine.module.parameters())
+
+
+def bytes_to_write(engine: Any, ema: Any) -> int:
+    """About what this rank's part of a checkpoint takes."""
+    trained = [getattr(p, "ds_tensor", p).numel() for p in engine.module.parameters() if p.requires_grad]
+    averaged = [] if ema is None else [shard.numel() * shard.element_size() for shard in ema.state().values()]
+    return BYTES_A_PARAMETER * sum(trained) + sum(averaged)
+
+
+def _make_room(path: Path, size: int) -> None:
+    """An empty folder, if its disk has room. What a killed run left of it goes first."""
+    try:
+        files.remove(path)
+        path.mkdir(parents=True)
+        free = shutil.disk_usage(path).free
+    except OSError as error:
+        raise _not_written(path, str(error), size) from error
+    if free < size:
+        files.remove(path)
+        raise _not_written(path, f"{free / 2**20:.0f} MiB are free", size)
+
+
+def _write(engine: Any, ema: Any, folder: Path, path: Path, step: int, ranks: Ranks) -> str:
+    """This rank's files, onto the disk. Returns what went wrong, if anything, once all ranks are through."""
+    problems: list[str] = []
+    writer = engine.checkpoint_engine
+    true_save = writer.save
+
+    def attempt(call: Callable[..., Any], *args: Any, **named: Any) -> None:
+        try:
+            call(*args, **named)
+        except (OSError, RuntimeError, SafetensorError) as error:  # torch tells of a full disk by a RuntimeError
+            problems.append(f"rank {ranks.rank}: {str(error).strip().splitlines()[0]}")
+
+    # DeepSpeed waits for all ranks between its files: one that raised there would leave the others waiting.
+    writer.save = partial(attempt, true_save)
+    try:
+        engine.save_checkpoint(  # under LoRA the base's weights are left out: they are in the model's own folder
+            str(folder), tag=path.name, client_state={"step": step}, save_latest=False, exclude_frozen_parameters=True
+        )
+    finally:
+        writer.save = true_save
+    attempt(save_rank_state, path, ranks.rank, ema)
+    ranks.barrier()  # rank 0 also hashes what names no rank
+    attempt(files.sync_to_disk, path, ranks.rank)
+    return "; ".join(problems)
+
+
+def _commit(path: Path, mark: Mapping[str, Any], problems: Sequence[str], size: int) -> None:
+    reason = "; ".join(problems)
+    if not reason:
+        try:
+            files.write_mark(path, mark)
+        except OSError as error:
+            reason = str(error)
+    if reason:
+        files.remove(path)  # gives the space back
+        raise _not_written(path, reason, size)
+
+
+def _not_written(path: Path, reason: str, size: int) -> UserError:
+    return UserError(
+        f"checkpoint {path} can't be written ({reason}): is the disk full, or a quota reached? Make room for "
+        f"{size / 2**20:.0f} MiB in {path.parent} (a smaller train.keep_checkpoints or train.keep_best helps) and "
+        "start again: the run goes on from the checkpoint before"
+    )
+
+
+def _first_whole(
+    folder: Path, identity: Mapping[str, Any], ranks: Ranks,
+    order: Callable[[list[dict[str, Any]]], Sequence[Mapping[str, Any]]],
+) -> Checkpoint | None:
+    found = ranks.broadcast_json(list(order(files.marks(folder))) if ranks.is_main else None)
+    for mark in found:
+        path = folder / tag_of(mark["step"])
+        problems = [p for p in ranks.all_gather_json(files.damage(path, ranks.rank, ranks.world, mark)) if p]
         if problems and ranks.is_main:
             log.warning("checkpoint %s is skipped: %s", path, "; ".join(problems))
         if problems:
             continue
-        _refuse_other(path, commit, identity, ranks.world)
-        return Checkpoint(path, commit["step"], commit["skipped"])
+        _refuse_other(path, mark, identity)
+        return Checkpoint(path, mark["step"], mark["skipped"], mark["ranks"])
     return None
 
 
-def load(engine: Any, ema: Any, checkpoint: Checkpoint, ranks: Ranks) -> None:
-    """The checkpoint into fresh engines. ArtefactError if DeepSpeed didn't load just this one."""
-    path, client = engine.load_checkpoint(str(checkpoint.path.parent), tag=checkpoint.path.name)
-    if path is None or not client or client.get("step") != checkpoint.step:
-        raise ArtefactError(f"DeepSpeed didn't load {checkpoint.path}: delete that folder and start again")
-    load_rank_state(checkpoint.path, ranks.rank, ema)
+def _plain(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """As it comes back from JSON."""
+    plain: dict[str, Any] = json.loads(json.dumps(flatten(identity)))
+    return plain
 
 
-def committed(folder: Path) -> list[Path]:
-    """Checkpoint folders with a commit mark, newest first. Those without one are named in a warning."""
-    steps = sorted(folder.glob("step_*"), reverse=True)
-    torn = [p.name for p in steps if not (p / COMMITTED).is_file()]
-    if torn:
-        log.warning("checkpoints never finished in %s are ignored: %s", folder, ", ".join(torn))
-    return [p for p in steps if (p / COMMITTED).is_file()]
-
-
-def save_rank_state(path: Path, rank: int, ema: Any) -> None:
-    """This rank's random states and EMA shards."""
-    tensors = {"torch_rng": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        tensors["cuda_rng"] = torch.cuda.get_rng_state()
-    save_file(tensors, path / f"random_rank_{rank:05d}.safetensors", metadata={"python": json.dumps(random.getstate())})
-    if ema is not None:
-        shards = {name: shard.contiguous().cpu() for name, shard in ema.state().items()}
-        save_file(shards, path / f"ema_rank_{rank:05d}.safetensors")
-
-
-def load_rank_state(path: Path, rank: int, ema: Any) -> None:
-    with safe_open(path / f"random_rank_{rank:05d}.safetensors", "pt") as file:
-        version, numbers, gauss = json.loads(file.metadata()["python"])
-        random.setstate((version, tuple(numbers), gauss))
-        torch.set_rng_state(file.get_tensor("torch_rng"))
-        if "cuda_rng" in file.keys() and torch.cuda.is_available():
-            torch.cuda.set_rng_state(file.get_tensor("cuda_rng"))
-    if ema is not None:
-        ema.load_state(load_file(path / f"ema_rank_{rank:05d}.safetensors"))
-
-
-def own_files(path: Path, rank: int) -> list[Path]:
-    """The files this rank wrote. DeepSpeed names its own zero_pp_rank_R_…; rank 0 also takes what names no rank."""
-    own = {*path.glob(f"*_rank_{rank:05d}.safetensors"), *path.glob(f"*zero_pp_rank_{rank}_*")}
-    if rank == 0:
-        own |= {p for p in path.glob("*") if "_rank_" not in p.name.replace("mp_rank_00", "") and p.name != COMMITTED}
-    return sorted(p for p in own if p.is_file())
-
-
-def _hashes(path: Path, rank: int) -> dict[str, str]:
-    return {p.name: sha256_file(p) for p in own_files(path, rank)}
-
-
-def _damage(path: Path, rank: int, files: Mapping[str, str]) -> str:
-    """What is wrong with this rank's files, or nothing. Rank 0 looks for those of ranks that are no more, too."""
-    if rank == 0:
-        missing = [name for name in files if not (path / name).is_file()]
-        if missing:
-            return f"{missing[0]} is missing"
-    for name, digest in _hashes(path, rank).items():
-        if files.get(name) != digest:
-            return f"{name} is damaged"
-    return ""
-
-
-def _commit(path: Path) -> dict[str, Any]:
-    return read_json(path / COMMITTED)
-
-
-def _refuse_other(path: Path, commit: Mapping[str, Any], identity: Mapping[str, Any], world: int) -> None:
-    if commit["ranks"] != world:
-        raise ArtefactError(
-            f"{path} was written by {commit['ranks']} ranks and this run has {world}: "
-            f"set dist.ranks={commit['ranks']}, or delete {path.parent} to start afresh"
-        )
-    wanted = json.loads(json.dumps(flatten(identity)))
-    differing = sorted(k for k in {*commit["identity"], *wanted} if commit["identity"].get(k) != wanted.get(k))
+def _refuse_other(path: Path, mark: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
+    made, wanted = mark["identity"], _plain(identity)
+    differing = sorted(k for k in {*made, *wanted} if made.get(k) != wanted.get(k))
     if differing:
-        shown = "; ".join(f"{k}: {commit['identity'].get(k)} there, {wanted.get(k)} asked" for k in differing[:4])
+        shown = "; ".join(f"{k}: {made.get(k)} there, {wanted.get(k)} asked" for k in differing[:4])
         raise ArtefactError(f"{path} belongs to another run ({shown}): choose another run_dir, or delete {path.parent}")

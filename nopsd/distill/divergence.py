@@ -3,6 +3,7 @@
 In: log-probabilities `[..., V]` of the student (p) and the teacher (q), finite, any float dtype.
 Out: one number of nats for each token `[...]`, differentiable. `fused_linear` computes the same values
 and their gradients from hidden states without ever holding `[N, V]`; the tests hold it to this file.
+`token_divergence` is the whole of `distill.divergence`, `support` and `pointwise_clip` in plain autograd.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import math
 
 import torch
 from torch import Tensor
+
+from nopsd.config import DistillConfig
 
 
 def reverse_kl(student_logp_NV: Tensor, teacher_logp_NV: Tensor) -> Tensor:
@@ -47,7 +50,7 @@ def canonical(kind: str, beta: float) -> str:
     if kind in ("reverse_kl", "forward_kl"):
         return kind
     if kind != "jsd":
-        raise ValueError(f"divergence {kind!r}: use reverse_kl, forward_kl or jsd")
+        raise ValueError(f"divergence {kind!r}: use reverse_kl, forward_kl or jsd (sampled_rkl needs the sampled ids)")
     if not 0 <= beta <= 1:
         raise ValueError(f"jsd's beta is {beta}: it must lie between 0 (forward KL) and 1 (reverse KL)")
     return {0.0: "forward_kl", 1.0: "reverse_kl"}.get(float(beta), "jsd")
@@ -61,3 +64,54 @@ def divergence(kind: str, student_logp_NV: Tensor, teacher_logp_NV: Tensor, beta
     if kind == "forward_kl":
         return forward_kl(student_logp_NV, teacher_logp_NV)
     return jsd(student_logp_NV, teacher_logp_NV, beta)
+
+
+def sampled_reverse_kl(student_logp_NV: Tensor, teacher_logp_NV: Tensor, target_N: Tensor) -> Tensor:
+    """sg(log p(y) − log q(y))·log p(y): the score-function estimate of the reverse KL's gradient from one token.
+
+    Its value estimates nothing; its gradient's mean over y ∼ p is the reverse KL's. The advantage is detached.
+    """
+    log_p_N = student_logp_NV.gather(-1, target_N[..., None])[..., 0]
+    log_q_N = teacher_logp_NV.gather(-1, target_N[..., None])[..., 0]
+    return (log_p_N - log_q_N).detach() * log_p_N
+
+
+def token_divergence(
+    config: DistillConfig, student_logp_NV: Tensor, teacher_logp_NV: Tensor, target_N: Tensor | None = None
+) -> Tensor:
+    """A token's divergence on the configured support (SPEC §6.3), the terms capped at `pointwise_clip`."""
+    if config.divergence == "sampled_rkl":
+        assert target_N is not None
+        return sampled_reverse_kl(student_logp_NV, teacher_logp_NV, target_N)
+    log_p, log_q = student_logp_NV, teacher_logp_NV
+    topk = config.support == "topk" and config.topk < log_p.shape[-1]
+    if topk:
+        chosen = log_p if config.topk_of == "student" else log_q
+        ids_Nk = chosen.detach().topk(config.topk).indices
+        log_p, log_q = (coarsen(logp, ids_Nk, config.tail) for logp in (log_p, log_q))
+    kind = canonical(config.divergence, config.beta)
+    if topk and config.tail == "stopgrad":
+        terms = log_p.exp() * (log_p - log_q).detach()
+    else:
+        terms = _terms(kind, log_p, log_q, config.beta)
+    return (terms if config.pointwise_clip is None else terms.clamp_max(config.pointwise_clip)).sum(-1)
+
+
+def coarsen(logp_NV: Tensor, ids_Nk: Tensor, tail: str) -> Tensor:
+    """Log-probabilities of the classes that `distill.tail` leaves of a top-k support `[..., k or k + 1]`."""
+    top = logp_NV.gather(-1, ids_Nk)
+    if tail == "renorm":
+        return top.log_softmax(-1)
+    if tail == "bucket":
+        rest = logp_NV.scatter(-1, ids_Nk, -math.inf).logsumexp(-1, keepdim=True)
+        return torch.cat([top, rest], -1)
+    return top
+
+
+def _terms(kind: str, log_p: Tensor, log_q: Tensor, beta: float) -> Tensor:
+    if kind == "reverse_kl":
+        return log_p.exp() * (log_p - log_q)
+    if kind == "forward_kl":
+        return log_q.exp() * (log_q - log_p)
+    log_m = torch.logaddexp(log_q + math.log(beta), log_p + math.log1p(-beta))
+    return beta * log_q.exp() * (log_q - log_m) + (1 - beta) * log_p.exp() * (log_p - log_m)

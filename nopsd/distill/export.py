@@ -7,9 +7,10 @@ name only after the reloaded model gave the engine's own logits. All ranks take 
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
-from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,16 @@ from huggingface_hub import split_state_dict_into_shards_factory
 from safetensors.torch import save_file
 from torch import Tensor
 
+from nopsd.config import LoraConfig
 from nopsd.engine.distributed import Ranks
 from nopsd.engine.from_main import from_main
+from nopsd.engine.lora import PlainWeight, lora_layers, plain_weights, save_adapter
 from nopsd.errors import ArtefactError
 from nopsd.runs import read_json, write_json
 
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".safetensors.index.json")
 RECORD = "nopsd_export.json"
+ADAPTER = "adapter"
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.25}  # max |Δ logit|: other kernels and orders of summation
 SHARD_BYTES = 4 * 2**30
 
@@ -32,11 +36,13 @@ SHARD_BYTES = 4 * 2**30
 def export_model(
     model: torch.nn.Module, base_model: Path, folder: Path, probe_ids: list[int], ranks: Ranks,
     shard_bytes: int = SHARD_BYTES, facts: dict[str, Any] | None = None, trust_remote_code: bool = False,
+    lora: LoraConfig | None = None,
 ) -> float:
     """Write `model` (the Hugging Face model inside a ZeRO-3 engine) to `folder`; returns max |Δ logit| of the check.
 
     `base_model`: the folder it was loaded from. `probe_ids`: a short prompt for the check. `facts`: what the
-    record in the folder shall say besides. Raises ArtefactError if the reloaded model differs.
+    record in the folder shall say besides. With adapters (`lora`: as they were made), the weights are merged, and
+    the adapter itself lies in `folder`/adapter as PEFT reads it. Raises ArtefactError if the reloaded model differs.
     """
     part = folder.with_name(f".{folder.name}.part")
     if ranks.is_main:
@@ -44,6 +50,8 @@ def export_model(
         part.mkdir(parents=True)
         copy_companions(base_model, part, next(model.parameters()).dtype)
     write_weights(model, part, shard_bytes, ranks)
+    if lora is not None and lora_layers(model):
+        save_adapter(model, lora, str(base_model), part / ADAPTER, ranks.is_main)
     difference = verify(model, part, probe_ids, ranks, trust_remote_code)
     if ranks.is_main:
         write_json(part / RECORD, {**(facts or {}), "max_logit_difference": difference, "probe_tokens": len(probe_ids)})
@@ -65,7 +73,7 @@ def copy_companions(base_model: Path, part: Path, dtype: torch.dtype) -> None:
 
 def write_weights(model: torch.nn.Module, part: Path, shard_bytes: int, ranks: Ranks) -> None:
     """Safetensors files of at most `shard_bytes` (but at least one tensor), and their index if there are several."""
-    tensors = dict(named_tensors(model))
+    tensors = named_tensors(model)
     split = split_state_dict_into_shards_factory(
         {name: _bytes(tensor) for name, tensor in tensors.items()}, get_storage_size=lambda size: size,
         filename_pattern="model{suffix}.safetensors", max_shard_size=shard_bytes,
@@ -79,23 +87,25 @@ def write_weights(model: torch.nn.Module, part: Path, shard_bytes: int, ranks: R
         write_json(part / "model.safetensors.index.json", index)
 
 
-def named_tensors(model: torch.nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Parameters, a tied one once under its first name (as `transformers` stores it), and saved buffers."""
-    yield from model.named_parameters()
+def named_tensors(model: torch.nn.Module) -> dict[str, PlainWeight | Tensor]:
+    """Weights (adapters merged in), a tied one once under its first name (as `transformers` stores it), and saved
+    buffers."""
     saved = model.state_dict(keep_vars=True).keys()
-    yield from ((name, buffer) for name, buffer in model.named_buffers() if name in saved)
+    buffers = {name: buffer for name, buffer in model.named_buffers() if name in saved}
+    return {w.name: w for w in plain_weights(model)} | buffers
 
 
-def gather(tensor: Any, ranks: Ranks) -> Tensor | None:
+def gather(tensor: PlainWeight | Tensor, ranks: Ranks) -> Tensor | None:
     """The whole tensor on rank 0's CPU, None on the others. Collective."""
-    import deepspeed
+    held: Any = tensor.whole(ranks.is_main) if isinstance(tensor, PlainWeight) else nullcontext(tensor)
+    with held as whole:
+        return whole.detach().cpu().clone().contiguous() if ranks.is_main else None
 
-    with deepspeed.zero.GatheredParameters([tensor], enabled=hasattr(tensor, "ds_id")):
-        return tensor.detach().cpu().clone().contiguous() if ranks.is_main else None
 
-
-def _bytes(tensor: Any) -> int:
-    return (tensor.ds_numel if hasattr(tensor, "ds_id") else tensor.numel()) * tensor.element_size()
+def _bytes(tensor: PlainWeight | Tensor) -> int:
+    if isinstance(tensor, PlainWeight):
+        return math.prod(tensor.shape) * tensor.parameter.element_size()
+    return tensor.numel() * tensor.element_size()
 
 
 def verify(

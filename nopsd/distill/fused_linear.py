@@ -3,15 +3,17 @@
     loss = Σ_n token_weight_n · D(softmax(h_n Wᵀ/τ), softmax(h'_n W'ᵀ/τ))
 
 h, W the student's hidden states and output weight, h', W' the teacher's. For each tile of `logit_chunk` tokens
-both sides are projected, the loss and ∂loss/∂logits are formed in place (`tile`), and at once multiplied into
-∂loss/∂h and ∂loss/∂W: four vocabulary products in all and none in the backward, which only scales. No `[N, V]`
-tensor with N above the chunk exists. bfloat16 inputs are projected and normalised in float32.
+both sides are projected, the loss and ∂loss/∂logits are formed in place (`objective`), and at once multiplied into
+∂loss/∂h and ∂loss/∂W: four vocabulary products in all and none in the backward, which only scales. Each auxiliary
+distribution (`targets`) and a mixed teacher is one product and one tile buffer more. No `[N, V]` tensor with N
+above the chunk exists. bfloat16 inputs are projected and normalised in float32.
 
 Shapes: N response tokens, H hidden, V vocabulary.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -19,8 +21,12 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from nopsd.config import DistillConfig
+from nopsd.distill.objective import tile_loss
 from nopsd.distill.products import add_weight_gradient, project, pull_back
-from nopsd.distill.tile import STATISTICS, Tile, divergence_and_gradient, statistics
+from nopsd.distill.targets import auxiliaries
+from nopsd.distill.tile import STATISTICS, Tile
+
+Head = tuple[Tensor, Tensor]  # hidden states [N, H'] and the output weight [V, H'] that makes logits of them
 
 
 class FusedResult(NamedTuple):
@@ -55,25 +61,53 @@ def fused_linear_divergence(
     config: DistillConfig,
     *,
     target_N: Tensor | None = None,
+    served_N: Tensor | None = None,
+    aux: Mapping[str, Head] | None = None,
+    teacher_mix: tuple[Tensor, Tensor, float] | None = None,
     vocab_size: int | None = None,
     with_statistics: bool = False,
 ) -> FusedResult:
     """Weighted sum of divergences, with gradients to `hidden_NH` and `weight_VH`; the teacher gets none.
 
-    `config` gives divergence, beta, temperature and logit_chunk. `vocab_size`: ids from there on are padding
-    and take no part. `target_N`: the sampled ids, for the log. Statistics leave out tokens of weight 0.
+    `config` gives the objective (SPEC §6.3, §11), temperature and logit_chunk. `vocab_size`: ids from there on are
+    padding and take no part. `target_N`: the sampled ids, for the log, sampled_rkl and is_clip; `served_N`: their
+    log-probs on the server (NaN: unknown), for is_clip. `aux`: hidden states and weight of each distribution that
+    `targets.auxiliaries` names. `teacher_mix` (hidden, weight, c): the teacher's logits become (1−c) of its own
+    and c of these (SPEC §6.5, trust region). Statistics leave out tokens of weight 0.
     N may be 0: the loss is 0 and still connected, with zero gradients, so that a ZeRO rank without tokens
     enters the backward like the others. The gradient can be taken once (no double backward, no retained graph).
     """
-    vocab_size = _checked_vocabulary(weight_VH, teacher_weight_VH, vocab_size)
-    _check_rows(hidden_NH, teacher_hidden_NH, token_weight_N, target_N)
-    loss, sums, logprob_N, reverse_kl_N = _FusedLinearDivergence.apply(
-        hidden_NH, weight_VH, teacher_hidden_NH.detach(), teacher_weight_VH.detach(), token_weight_N.detach(),
-        target_N, config, vocab_size, with_statistics, torch.is_grad_enabled(),
+    needed = auxiliaries(config)
+    others = {name: head for name, head in (aux or {}).items() if name in needed}
+    _check_inputs(config, needed, others, target_N, served_N)
+    heads = {"teacher": (teacher_hidden_NH, teacher_weight_VH), **others}
+    if teacher_mix is not None:
+        heads["mixed teacher"] = teacher_mix[:2]
+    vocab_size = _checked_vocabulary({"student": weight_VH} | {n: w for n, (_, w) in heads.items()}, vocab_size)
+    rows = {"student": hidden_NH, "weights": token_weight_N} | {name: h for name, (h, _) in heads.items()}
+    _check_rows(rows | {n: t for n, t in (("targets", target_N), ("served", served_N)) if t is not None})
+    constants = _Constants(
+        {name: (h.detach(), w.detach()[:vocab_size]) for name, (h, w) in heads.items()}, tuple(others),
+        0.0 if teacher_mix is None else teacher_mix[2], token_weight_N.detach(), target_N, served_N, config,
     )  # fmt: skip
+    loss, sums, logprob_N, reverse_kl_N = _FusedLinearDivergence.apply(
+        hidden_NH, weight_VH, constants, vocab_size, with_statistics, torch.is_grad_enabled()
+    )
     if not with_statistics:
         return FusedResult(loss)
     return FusedResult(loss, sums, None if target_N is None else logprob_N, reverse_kl_N)
+
+
+class _Constants(NamedTuple):
+    """What gets no gradient. `heads`: the teacher's, the mixed teacher's, the auxiliary ones by name."""
+
+    heads: dict[str, Head]
+    aux: tuple[str, ...]
+    mix: float
+    token_weight_N: Tensor
+    target_N: Tensor | None
+    served_N: Tensor | None
+    config: DistillConfig
 
 
 class _FusedLinearDivergence(torch.autograd.Function):
@@ -82,19 +116,15 @@ class _FusedLinearDivergence(torch.autograd.Function):
         ctx: Any,
         hidden_NH: Tensor,
         weight_VH: Tensor,
-        teacher_hidden_NH: Tensor,
-        teacher_weight_VH: Tensor,
-        token_weight_N: Tensor,
-        target_N: Tensor | None,
-        config: DistillConfig,
+        constants: _Constants,
         vocab_size: int,
         with_statistics: bool,
         grad_enabled: bool,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         dtype = torch.promote_types(hidden_NH.dtype, torch.float32)
-        N, chunk = hidden_NH.shape[0], max(1, min(config.logit_chunk, hidden_NH.shape[0]))
-        raw_cV, student_cV, teacher_cV = (hidden_NH.new_empty(chunk, vocab_size, dtype=dtype) for _ in range(3))
-        student_VH, teacher_VH = weight_VH[:vocab_size], teacher_weight_VH[:vocab_size]
+        N, config = hidden_NH.shape[0], constants.config
+        buffers = _Buffers(hidden_NH, min(config.logit_chunk, N), vocab_size, dtype, constants.aux)
+        student_VH = weight_VH[:vocab_size]
         loss = hidden_NH.new_zeros((), dtype=dtype)
         sums = hidden_NH.new_zeros(len(STATISTICS), dtype=torch.float64)
         logprob_N, reverse_kl_N = (hidden_NH.new_zeros(N if with_statistics else 0, dtype=dtype) for _ in range(2))
@@ -102,26 +132,23 @@ class _FusedLinearDivergence(torch.autograd.Function):
         grad_hidden_NH = torch.empty_like(hidden_NH) if needs_hidden else None
         grad_weight_VH = torch.zeros_like(weight_VH, dtype=dtype) if needs_weight else None
 
-        for start in range(0, N, chunk):
-            rows, n = slice(start, start + chunk), min(chunk, N - start)
-            raw_nV, student_nV, teacher_nV = raw_cV[:n], student_cV[:n], teacher_cV[:n]
-            _log_probs(hidden_NH[rows], student_VH, config.temperature, raw_nV, student_nV)
-            _log_probs(teacher_hidden_NH[rows], teacher_VH, config.temperature, raw_nV, teacher_nV)
-            tile = Tile(student=student_nV, teacher=teacher_nV, scratch=raw_nV)
-            token_weight_n = token_weight_N[rows].to(dtype)
-            found = statistics(tile, None if target_N is None else target_N[rows]) if with_statistics else {}
-            values = divergence_and_gradient(tile, config.divergence, config.beta, both=with_statistics)
-            loss += token_weight_n.dot(values.loss)
+        for start in range(0, N, buffers.chunk):
+            rows = slice(start, min(start + buffers.chunk, N))
+            tile, aux = _project_tile(hidden_NH, student_VH, constants, rows, buffers)
+            token_weight_n = constants.token_weight_N[rows].to(dtype)
+            part = tile_loss(
+                tile, aux, token_weight_n, config, target_n=_rows(constants.target_N, rows),
+                served_n=_rows(constants.served_N, rows), with_statistics=with_statistics,
+            )  # fmt: skip
+            loss += part.loss
             if with_statistics:
-                found |= {"reverse_kl": values.reverse, "forward_kl": values.forward}
-                _add_statistics(sums, found, token_weight_n)
-                logprob_N[rows] = found.get("student_logprob", 0.0)
-                reverse_kl_N[rows] = values.reverse
-            grad_nV = values.grad.mul_((token_weight_n / config.temperature)[:, None])
+                _add_statistics(sums, part.found, token_weight_n)
+                logprob_N[rows] = part.found.get("student_logprob", 0.0)
+                reverse_kl_N[rows] = part.found["reverse_kl"]
             if grad_hidden_NH is not None:
-                _pull_back(grad_nV, student_VH, grad_hidden_NH[rows])
+                _pull_back(part.grad, student_VH, grad_hidden_NH[rows])
             if grad_weight_VH is not None:
-                add_weight_gradient(grad_nV, hidden_NH[rows], grad_weight_VH[:vocab_size])
+                add_weight_gradient(part.grad, hidden_NH[rows], grad_weight_VH[:vocab_size])
 
         ctx.gradients, ctx.weight_dtype = (grad_hidden_NH, grad_weight_VH), weight_VH.dtype
         ctx.mark_non_differentiable(sums, logprob_N, reverse_kl_N)
@@ -137,14 +164,44 @@ class _FusedLinearDivergence(torch.autograd.Function):
             grad_hidden_NH = grad_hidden_NH.mul_(grad_loss)
         if grad_weight_VH is not None:
             grad_weight_VH = grad_weight_VH.mul_(grad_loss).to(ctx.weight_dtype)
-        return (grad_hidden_NH, grad_weight_VH, *[None] * 8)
+        return (grad_hidden_NH, grad_weight_VH, *[None] * 4)
 
 
-def _log_probs(hidden_nH: Tensor, weight_VH: Tensor, temperature: float, raw_nV: Tensor, out_nV: Tensor) -> None:
-    project(hidden_nH, weight_VH, raw_nV)
-    if temperature != 1.0:
-        raw_nV.div_(temperature)
-    torch.log_softmax(raw_nV, dim=-1, out=out_nV)
+class _Buffers:
+    """The tile-sized memory `[chunk, V]`, used again by every tile: scratch, student, teacher, each auxiliary one."""
+
+    def __init__(self, like: Tensor, chunk: int, vocab_size: int, dtype: torch.dtype, aux: tuple[str, ...]) -> None:
+        self.chunk = max(1, chunk)
+        names = ("scratch", "student", "teacher", *aux)
+        self.of = {name: like.new_empty(self.chunk, vocab_size, dtype=dtype) for name in names}
+
+
+def _project_tile(
+    hidden_NH: Tensor, student_VH: Tensor, constants: _Constants, rows: slice, buffers: _Buffers
+) -> tuple[Tile, dict[str, Tensor]]:
+    """Log-probabilities of the tile's tokens, the student's and all others."""
+    n, temperature = rows.stop - rows.start, constants.config.temperature
+    raw_nV = buffers.of["scratch"][:n]
+
+    def log_probs(name: str, hidden_nH: Tensor, weight_VH: Tensor, mixed: Head | None = None) -> Tensor:
+        out_nV = buffers.of[name][:n]
+        project(hidden_nH, weight_VH, raw_nV)
+        if mixed is not None:
+            project(mixed[0][rows], mixed[1], out_nV)
+            raw_nV.lerp_(out_nV, constants.mix)
+        if temperature != 1.0:
+            raw_nV.div_(temperature)
+        return torch.log_softmax(raw_nV, dim=-1, out=out_nV)
+
+    heads = constants.heads
+    student_nV = log_probs("student", hidden_NH[rows], student_VH)
+    teacher_nV = log_probs("teacher", heads["teacher"][0][rows], heads["teacher"][1], heads.get("mixed teacher"))
+    aux = {name: log_probs(name, heads[name][0][rows], heads[name][1]) for name in constants.aux}
+    return Tile(student=student_nV, teacher=teacher_nV, scratch=raw_nV), aux
+
+
+def _rows(values_N: Tensor | None, rows: slice) -> Tensor | None:
+    return None if values_N is None else values_N[rows]
 
 
 def _pull_back(grad_nV: Tensor, weight_VH: Tensor, out_nH: Tensor) -> None:
@@ -165,24 +222,36 @@ def _add_statistics(sums: Tensor, found: dict[str, Tensor], token_weight_n: Tens
             sums[index] += (found[name].double() * counted_n).sum()
 
 
-def _checked_vocabulary(weight_VH: Tensor, teacher_weight_VH: Tensor, vocab_size: int | None) -> int:
-    for role, weight in (("student", weight_VH), ("teacher", teacher_weight_VH)):
+def _check_inputs(
+    config: DistillConfig, needed: tuple[str, ...], given: Mapping[str, Head], target_N: Tensor | None,
+    served_N: Tensor | None,
+) -> None:
+    if missing := [name for name in needed if name not in given]:
+        raise ValueError(f"the objective reads the distributions {missing}: give their hidden states in `aux`")
+    if target_N is None and (config.divergence == "sampled_rkl" or config.is_clip is not None):
+        raise ValueError("distill.divergence=sampled_rkl and distill.is_clip need the sampled ids, target_N")
+    if served_N is None and config.is_clip is not None:
+        raise ValueError("distill.is_clip needs the server's log-probs of the sampled ids, served_N")
+
+
+def _checked_vocabulary(weights: Mapping[str, Tensor], vocab_size: int | None) -> int:
+    for role, weight in weights.items():
         if weight.dim() != 2:
             raise ValueError(
                 f"the {role}'s output weight has shape {tuple(weight.shape)}, not [V, H]: under ZeRO-3 it must be "
                 "gathered while the loss is computed (DistillHead for the student, gathered_weight for the teacher)"
             )
-    student_V, teacher_V = weight_VH.shape[0], teacher_weight_VH.shape[0]
-    if vocab_size is None and student_V != teacher_V:
-        raise ValueError(f"student has {student_V} output rows, teacher {teacher_V}: give vocab_size, what both share")
-    vocab_size = student_V if vocab_size is None else vocab_size
-    if not 0 < vocab_size <= min(student_V, teacher_V):
-        raise ValueError(f"vocab_size {vocab_size} is not within the {student_V} and {teacher_V} output rows")
+    counts = {role: weight.shape[0] for role, weight in weights.items()}
+    if vocab_size is None and len(set(counts.values())) > 1:
+        found = ", ".join(f"{role} {count}" for role, count in counts.items())
+        raise ValueError(f"output rows differ ({found}): give vocab_size, what all share")
+    vocab_size = counts["student"] if vocab_size is None else vocab_size
+    if not 0 < vocab_size <= min(counts.values()):
+        raise ValueError(f"vocab_size {vocab_size} is not within the {list(counts.values())} output rows")
     return vocab_size
 
 
-def _check_rows(hidden_NH: Tensor, teacher_hidden_NH: Tensor, token_weight_N: Tensor, target_N: Tensor | None) -> None:
-    counts = [t.shape[0] for t in (hidden_NH, teacher_hidden_NH, token_weight_N)]
-    counts += [] if target_N is None else [target_N.shape[0]]
-    if len(set(counts)) > 1:
-        raise ValueError(f"rows differ: student, teacher, weights (and targets) have {counts}")
+def _check_rows(rows: Mapping[str, Tensor]) -> None:
+    counts = {name: tensor.shape[0] for name, tensor in rows.items()}
+    if len(set(counts.values())) > 1:
+        raise ValueError(f"rows differ: {', '.join(f'{name} {count}' for name, count in counts.items())}")

@@ -12,7 +12,7 @@ Shapes: B sequences, T positions (prompt, response, padding), N response tokens 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -33,10 +33,14 @@ class DistillInputs:
     """What the head needs beside the student's hidden states, row by row."""
 
     teacher_hidden_NH: Tensor
-    teacher_weight_VH: Tensor  # whole; under ZeRO-3 inside `gathered_weight`
+    teacher_weight_VH: Tensor | None  # whole; under ZeRO-3 inside `gathered_weight`. None: the student's own
     token_weight_N: Tensor  # loss = Σ token_weight · divergence
     target_N: Tensor | None = None  # sampled ids, for the statistics
     with_statistics: bool = True
+    served_N: Tensor | None = None  # the server's log-probs of the targets, for is_clip
+    aux_hidden: Mapping[str, Tensor] | None = None  # of the teacher's weights on other prompts (`targets.auxiliaries`)
+    # A second teacher's hidden states and weight (None: the student's own), and its share of the logits.
+    teacher_mix: tuple[Tensor, Tensor | None, float] | None = None
 
 
 class DistillHead(nn.Linear):
@@ -54,17 +58,24 @@ class DistillHead(nn.Linear):
         """Logits of `hidden`; with `loss_inputs`, the FusedResult of rows `hidden` [N, H]."""
         if loss_inputs is None:
             return super().forward(hidden)
+        mix, taught_VH = loss_inputs.teacher_mix, self._or_own(loss_inputs.teacher_weight_VH)
         return fused_linear_divergence(
             hidden,
             self.weight,
             loss_inputs.teacher_hidden_NH,
-            loss_inputs.teacher_weight_VH,
+            taught_VH,
             loss_inputs.token_weight_N,
             self.config,
             target_N=loss_inputs.target_N,
+            served_N=loss_inputs.served_N,
+            aux={name: (hidden_NH, taught_VH) for name, hidden_NH in (loss_inputs.aux_hidden or {}).items()},
+            teacher_mix=mix and (mix[0], self._or_own(mix[1]), mix[2]),
             vocab_size=self.vocab_size,
             with_statistics=loss_inputs.with_statistics,
         )
+
+    def _or_own(self, weight_VH: Tensor | None) -> Tensor:
+        return self.weight if weight_VH is None else weight_VH
 
 
 def install_head(lm: nn.Module, config: DistillConfig, vocab_size: int | None = None) -> DistillHead:
@@ -105,18 +116,30 @@ class DistillModel(nn.Module):
         input_ids_BT: Tensor,
         rows_N: Tensor,
         teacher_hidden_NH: Tensor,
-        teacher_weight_VH: Tensor,
+        teacher_weight_VH: Tensor | None,
         token_weight_N: Tensor,
         target_N: Tensor | None = None,
         with_statistics: bool = True,
-    ) -> FusedResult:
+        served_N: Tensor | None = None,
+        aux_hidden: Mapping[str, Tensor] | None = None,
+        teacher_mix: tuple[Tensor, Tensor | None, float] | None = None,
+        states_only: bool = False,
+    ) -> FusedResult | Tensor:
         """Loss over the positions `rows_N`, flat indices in B·T: P−1 … P+T−2 of each sequence predict its response.
 
-        A rank without tokens passes any one id and no rows.
+        A rank without tokens passes any one id and no rows. `states_only`: the hidden states `[N, H]` and no loss,
+        for a teacher that is the student itself.
         """
         hidden_BTH = self.lm.base_model(input_ids=input_ids_BT, use_cache=False).last_hidden_state
-        inputs = DistillInputs(teacher_hidden_NH, teacher_weight_VH, token_weight_N, target_N, with_statistics)
-        return self.lm.get_output_embeddings()(hidden_BTH.flatten(0, 1)[rows_N], loss_inputs=inputs)
+        inputs = DistillInputs(
+            teacher_hidden_NH, teacher_weight_VH, token_weight_N, target_N, with_statistics, served_N, aux_hidden,
+            teacher_mix,
+        )  # fmt: skip
+        hidden_NH, head = hidden_BTH.flatten(0, 1)[rows_N], self.lm.get_output_embeddings()
+        if states_only:
+            head(hidden_NH[:0])  # ZeRO-3 wants to see the modules in one and the same order
+            return hidden_NH
+        return head(hidden_NH, loss_inputs=inputs)
 
 
 @torch.no_grad()

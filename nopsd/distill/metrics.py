@@ -1,7 +1,10 @@
 """What the training log tells of a step (SPEC §9.5): sums over tokens, added over micro-batches and ranks.
 
     loss                          the step's L, as aggregated (nats)
-    kl_reverse, kl_forward        per-token means, both directions (nats)
+    kl_reverse, kl_forward        per-token means, both directions, student and target (nats)
+    kl_base                       KL to the frozen base (distill.kl_base_coef); 0 where it isn't computed
+    clip_frac, neg_frac, mask_frac    shares of the tokens: capped, of a negative loss (F7), masked for entropy
+    is_ratio                      mean importance ratio as capped (distill.is_clip); 0 where it isn't computed
     entropy_student, entropy_teacher, entropy_gap    next-token entropies on the student's y; teacher − student
     top16_overlap, top16_student_mass, top16_teacher_mass    share of common top-16 ids, and their mass
     logprob_gap, logprob_gap_max  |served − trained| log-prob of the sampled tokens (mean, max)
@@ -25,7 +28,6 @@ from nopsd.distill.fused_linear import FusedResult, mean_statistics
 from nopsd.distill.state import Distillation
 from nopsd.distill.tile import STATISTICS
 from nopsd.engine.distributed import Ranks
-from nopsd.engine.ema import squared_distance
 from nopsd.engine.student import lr_at
 from nopsd.rollout.types import Rollout
 
@@ -33,6 +35,8 @@ NAMES = {  # ours, of the fused loss's statistics
     "kl_reverse": "reverse_kl", "kl_forward": "forward_kl", "entropy_student": "student_entropy",
     "entropy_teacher": "teacher_entropy", "entropy_gap": "entropy_gap", "top16_overlap": "top16_overlap",
     "top16_student_mass": "top16_student_mass", "top16_teacher_mass": "top16_teacher_mass",
+    "kl_base": "base_kl", "clip_frac": "clip_frac", "neg_frac": "neg_frac", "mask_frac": "mask_frac",
+    "is_ratio": "is_ratio",
 }
 
 
@@ -97,7 +101,7 @@ def step_metrics(
     """The row of a step, equal on all ranks but for the times. Collective."""
     lengths = [len(r.response_ids) for r in rollouts]
     prompts = [d.teacher_prompts[uid] for uid in uids]
-    distance = squared_distance(d.student.module.lm, d.teacher.module, d.ranks.rank)
+    distance = d.teaching.squared_distance(d.ranks.rank)
     total = d.ranks.all_sum(torch.tensor([distance], dtype=torch.float64))
     return {
         **sums.values(),

@@ -20,9 +20,12 @@ from nopsd.distill.algorithm import distill
 from nopsd.distill.batches import micro_batches_per_rank
 from nopsd.distill.export import RECORD, export_model
 from nopsd.distill.head import DistillModel
+from nopsd.distill.score import keep_of
 from nopsd.distill.state import Distillation, Log
+from nopsd.distill.targets import OTHER_PROMPTS, auxiliaries
+from nopsd.distill.teachers import follower
 from nopsd.engine.distributed import Ranks
-from nopsd.engine.ds_config import load_ds_config
+from nopsd.engine.ds_config import host_values, load_ds_config
 from nopsd.engine.ema import ShardedEma
 from nopsd.engine.frozen import load_frozen
 from nopsd.engine.student import load_student
@@ -38,15 +41,17 @@ def train(
     teacher_prompts: Mapping[str, TeacherPrompt], model_path: Path, client: Any, ranks: Ranks,
     folder: Path, open_log: Callable[[int], Log] | None = None, progress: Callable[..., None] | None = None,
     probe: Callable[[int], dict[str, float]] | None = None,
-    style_ids: Sequence[int] = (),
+    style_ids: Sequence[int] = (), aux_prompts: Mapping[str, Mapping[str, list[int]]] | None = None,
 ) -> None:
     """Distil into FOLDER/export; goes on from the newest whole checkpoint, and does nothing if the export is there.
 
-    `client` (a RolloutClient) and `open_log(resume_step)` are used on rank 0 alone. Collective. Raises
+    `client` (a RolloutClient) and `open_log(resume_step)` are used on rank 0 alone. `aux_prompts`: for the objective's
+    further distributions (`targets.OTHER_PROMPTS`), name -> uid -> ids. Collective. Raises
     UserErrors: no questions, artefacts of another run, a server that fails or holds other weights.
     """
     check_prompts(selected, student_prompts, teacher_prompts)
-    identity = identity_of(config, selected, student_prompts, teacher_prompts)
+    aux_prompts = needed_aux_prompts(config, selected, aux_prompts or {})
+    identity = identity_of(config, selected, student_prompts, teacher_prompts, aux_prompts)
     if already_exported(folder / "export", identity, ranks):
         return
     student, teacher, ema = load_engines(config, model_path, ranks)
@@ -63,37 +68,59 @@ def train(
                 folder, log, progress, identity, pad=pad_id(student.module.lm),
                 probe=probe,
                 style_ids=tuple(style_ids),
+                aux_prompts=aux_prompts,
             ),
             step, skipped,
         )
     finally:
         sync.close()
+    steps = take_best(config, student, ema, folder / "checkpoints", identity, ranks)
     shortest = min(student_prompts.values(), key=lambda ids: (len(ids), ids))[:PROBE_TOKENS]
-    facts = {"identity": sha256_json(identity), "steps": config.train.steps, "base_model": str(model_path)}
+    facts = {"identity": sha256_json(identity), "steps": steps, "base_model": str(model_path)}
     export_model(
         student.module.lm, model_path, folder / "export", shortest, ranks, facts=facts,
-        trust_remote_code=config.model.trust_remote_code,
+        trust_remote_code=config.model.trust_remote_code, lora=config.train.lora,
     )
 
 
 def load_engines(config: Config, model_path: Path, ranks: Ranks) -> tuple[Any, Any, ShardedEma | None]:
-    """Student engine, teacher engine, and the teacher's moving average (None if it is frozen)."""
+    """Student engine, the teacher's own engine if it has one, and its moving average if it follows the student.
+
+    A live teacher needs no second model, nor does any teacher under LoRA (`nopsd.distill.teachers`).
+    """
     train, dist, dtype = config.train, config.dist, config.model.dtype
     device = "cpu" if ranks.device.type == "cpu" else "gpu"
-    torch.manual_seed((config.train.seed or config.seed) + ranks.rank)
+    seed = config.train.seed or config.seed
+    torch.manual_seed(seed + ranks.rank)
     accumulation = micro_batches_per_rank(train.batch * train.n, ranks.world, train.micro)
-    teacher_config = load_ds_config(dist.teacher_config, "teacher", device, train.micro, 1, 0.0, dtype)
+    host = host_values(dist)
+    teacher_config = load_ds_config(dist.teacher_config, "teacher", device, train.micro, 1, 0.0, dtype, host=host)
     student_config = load_ds_config(
-        dist.student_config, "student", device, train.micro, accumulation, train.clip, dtype
+        dist.student_config, "student", device, train.micro, accumulation, train.clip, dtype, host=host
     )
     trusted = config.model.trust_remote_code
-    teacher = load_frozen(str(model_path), dtype, teacher_config, trusted)
+    kind = config.teacher.kind
+    teacher = None
+    if kind != "live" and not train.lora.r:
+        teacher = load_frozen(str(model_path), dtype, teacher_config, trusted)
     student = load_student(
-        model_path, dtype, student_config, train, lambda lm: DistillModel(lm, config.distill), trusted
+        model_path, dtype, student_config, train, lambda lm: DistillModel(lm, config.distill), trusted, seed,
+        with_teacher_adapter=kind == "ema",
     )
-    if config.teacher.kind == "frozen":
+    if kind != "ema":
         return student, teacher, None
-    return student, teacher, ShardedEma(student.module.lm, teacher.module, config.teacher.rate)
+    return student, teacher, ShardedEma(*follower(student.module.lm, teacher), config.teacher.rate)
+
+
+def take_best(
+    config: Config, student: Any, ema: ShardedEma | None, folder: Path, identity: Mapping[str, Any], ranks: Ranks
+) -> int:
+    """With `train.export: best`, load the best checkpoint. Returns how many steps the engines now hold. Collective."""
+    if config.train.export == "last":
+        return config.train.steps
+    best = checkpoint.best_valid(folder, identity, keep_of(config.train), ranks)
+    checkpoint.load(student, ema, best, ranks)
+    return best.step
 
 
 def pad_id(lm: torch.nn.Module) -> int:
@@ -112,13 +139,31 @@ def check_prompts(
             raise DataError(f"question {uid} was selected but has no prompt: run the select stage again")
 
 
+def needed_aux_prompts(
+    config: Config, selected: Sequence[str], given: Mapping[str, Mapping[str, list[int]]]
+) -> dict[str, dict[str, list[int]]]:
+    """Those of the given prompts that the objective reads. DataError if one is missing."""
+    names = [name for name in auxiliaries(config.distill) if name in OTHER_PROMPTS]
+    for name in names:
+        for uid in selected:
+            if not given.get(name, {}).get(uid):
+                raise DataError(
+                    f"question {uid} has no {name} prompt, which distill.target={config.distill.target} and "
+                    f"distill.contrast={config.distill.contrast} need: set them back to teacher and null"
+                )
+    return {name: {uid: given[name][uid] for uid in selected} for name in names}
+
+
 def identity_of(
     config: Config, selected: Sequence[str], student_prompts: Mapping[str, list[int]],
-    teacher_prompts: Mapping[str, TeacherPrompt],
+    teacher_prompts: Mapping[str, TeacherPrompt], aux_prompts: Mapping[str, Mapping[str, list[int]]],
 ) -> dict[str, Any]:
     """What a checkpoint or export was made from, as far as this stage sees it."""
     train = {k: v for k, v in to_plain(config.train).items() if k not in TRAIN_CONDUCT}
-    prompts = [[uid, student_prompts[uid], teacher_prompts[uid].ids] for uid in sorted(selected)]
+    prompts = [
+        [uid, student_prompts[uid], teacher_prompts[uid].ids, *(aux_prompts[name][uid] for name in sorted(aux_prompts))]
+        for uid in sorted(selected)
+    ]
     return {
         "train": train, "distill": to_plain(config.distill), "teacher": to_plain(config.teacher), "seed": config.seed,
         "dtype": config.model.dtype, "prompts": sha256_json(prompts),

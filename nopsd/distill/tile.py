@@ -37,6 +37,11 @@ STATISTICS = (
     "top16_overlap",  # |top16(p) ∩ top16(q)| / 16
     "top16_student_mass",  # Σ p over that intersection
     "top16_teacher_mass",  # Σ q over it
+    "base_kl",  # KL(p ‖ p_base), with distill.kl_base_coef
+    "clip_frac",  # tokens with a term capped by pointwise_clip, or capped by token_clip
+    "neg_frac",  # tokens of a loss below 0, after the clips
+    "mask_frac",  # tokens left out by mask_high_entropy
+    "is_ratio",  # the importance ratio, as capped by is_clip
 )
 
 
@@ -51,12 +56,16 @@ class Tile:
 
 @dataclass
 class TileValues:
-    """Per token `[n]`: the loss and both KLs (None if not asked for). `grad` `[n, V]` is one of the tile's buffers."""
+    """Per token `[n]`: the loss, both KLs (None if not asked for), whether a term of it was capped (None: can't be).
+
+    `grad` `[n, V]` is one of the tile's buffers.
+    """
 
     loss: Tensor
     grad: Tensor
     reverse: Tensor | None
     forward: Tensor | None
+    capped: Tensor | None = None
 
 
 def divergence_and_gradient(tile: Tile, kind: str, beta: float, both: bool = False) -> TileValues:
@@ -65,11 +74,11 @@ def divergence_and_gradient(tile: Tile, kind: str, beta: float, both: bool = Fal
     p, d, q = torch.exp(tile.student, out=tile.scratch), tile.student.sub_(tile.teacher), tile.teacher.exp_()
     excess = q.sum(-1) - p.sum(-1)
     if kind == "reverse_kl":
-        forward = -_dot(q, d) - excess if both else None
-        raw = _dot(p, d)  # not corrected: it and d hold the same normaliser error, which cancels in the gradient
+        forward = -dot(q, d) - excess if both else None
+        raw = dot(p, d)  # not corrected: it and d hold the same normaliser error, which cancels in the gradient
         return TileValues(raw + excess, d.sub_(raw[:, None]).mul_(p), raw + excess, forward)
-    reverse = _dot(p, d) + excess if both else None
-    raw = -_dot(q, d)
+    reverse = dot(p, d) + excess if both else None
+    raw = -dot(q, d)
     if kind == "forward_kl":
         return TileValues(raw - excess, p.sub_(q), reverse, raw - excess)
     loss, grad = _jsd(p, q, d, raw, beta)
@@ -79,8 +88,8 @@ def divergence_and_gradient(tile: Tile, kind: str, beta: float, both: bool = Fal
 def statistics(tile: Tile, target_n: Tensor | None) -> dict[str, Tensor]:
     """What has to be read from the log-probabilities before they are overwritten; each `[n]`. Uses the scratch."""
     found = {
-        "teacher_entropy": -_dot(torch.exp(tile.teacher, out=tile.scratch), tile.teacher),
-        "student_entropy": -_dot(torch.exp(tile.student, out=tile.scratch), tile.student),
+        "teacher_entropy": -dot(torch.exp(tile.teacher, out=tile.scratch), tile.teacher),
+        "student_entropy": -dot(torch.exp(tile.student, out=tile.scratch), tile.student),
     }
     if target_n is not None:
         found["student_logprob"] = tile.student.gather(-1, target_n[:, None])[:, 0]
@@ -105,12 +114,12 @@ def _jsd(p: Tensor, q: Tensor, d: Tensor, forward_raw: Tensor, beta: float) -> t
     log_ratio = d.neg_().add_(math.log(beta))  # in place: log p/m
     torch.logaddexp(log_ratio, log_ratio.new_tensor(math.log1p(-beta)), out=log_ratio)
     log_ratio.neg_()
-    student_part = _dot(p, log_ratio)  # KL(p‖m)
-    teacher_part = _dot(q, log_ratio) + forward_raw  # KL(q‖m), log q/m = log p/m − d
+    student_part = dot(p, log_ratio)  # KL(p‖m)
+    teacher_part = dot(q, log_ratio) + forward_raw  # KL(q‖m), log q/m = log p/m − d
     loss = beta * teacher_part + (1 - beta) * student_part
     return loss, log_ratio.sub_(student_part[:, None]).mul_(p).mul_(1 - beta)
 
 
-def _dot(a_nV: Tensor, b_nV: Tensor) -> Tensor:
+def dot(a_nV: Tensor, b_nV: Tensor) -> Tensor:
     """Σ_v a b without the product's buffer."""
     return torch.einsum("nv,nv->n", a_nV, b_nV)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import nopsd
+from nopsd.config import DistConfig
 from nopsd.errors import ConfigError
 
 _PACKAGE = Path(nopsd.__file__).resolve().parent
@@ -23,6 +24,8 @@ _NAMES = {  # the main config's name of what DeepSpeed calls otherwise
     "gradient_clipping": "train.clip",
     "bf16.enabled": "model.dtype",
     "fp16.enabled": "model.dtype",
+    "zero_optimization.offload_optimizer.nvme_path": "dist.nvme_path",
+    "zero_optimization.zero_hpz_partition_size": "dist.ranks",
 }
 
 
@@ -35,11 +38,13 @@ def load_ds_config(
     clip: float,
     dtype: str,
     stated: Mapping[str, Any] | None = None,
+    host: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The DeepSpeed configuration of the `student` or the `teacher` on `cpu` or `gpu`.
 
     `stated` are further dotted keys the main config rules (such as "optimizer.params.lr"): checked and
-    filled only where the JSON has them. Raises ConfigError naming file and key.
+    filled only where the JSON has them. `host` (from `host_values`) fills "auto" alone: the JSON may say
+    otherwise. Raises ConfigError naming file and key.
     """
     file = Path(path) if path else _default_file(role, device)
     config = _without_comments(_read(file))
@@ -52,8 +57,19 @@ def load_ds_config(
         _settle(config, key, value, file, required=True)
     for key, value in {"fp16.enabled": False, **(stated or {})}.items():
         _settle(config, key, value, file, required=False)
+    for key, value in (host or {}).items():
+        _fill_auto(config, key, value)
     _refuse_unfilled(config, file)
+    _refuse_what_cannot_start(config, file, device)
     return config
+
+
+def host_values(config: DistConfig) -> dict[str, Any]:
+    """What a DeepSpeed JSON leaves "auto" because it is the host's: its NVMe folder, how many ranks it runs."""
+    values: dict[str, Any] = {"zero_optimization.zero_hpz_partition_size": config.ranks}
+    if config.nvme_path:
+        values["zero_optimization.offload_optimizer.nvme_path"] = config.nvme_path
+    return values
 
 
 def zero_stage(ds_config: Mapping[str, Any]) -> int:
@@ -118,9 +134,43 @@ def _settle(config: dict[str, Any], key: str, value: Any, file: Path, required: 
     node[leaf] = value
 
 
+def _fill_auto(config: dict[str, Any], key: str, value: Any) -> None:
+    *parents, leaf = key.split(".")
+    node = config
+    for name in parents:
+        node = node.get(name, {})
+    if node.get(leaf) == "auto":
+        node[leaf] = value
+
+
 def _refuse_unfilled(config: Mapping[str, Any], file: Path, prefix: str = "") -> None:
     for key, value in config.items():
         if isinstance(value, dict):
             _refuse_unfilled(value, file, f"{prefix}{key}.")
         elif value == "auto":
-            raise ConfigError(f'{file}: {prefix}{key}="auto" has nothing to fill it from: state a value')
+            source = _NAMES.get(f"{prefix}{key}")
+            remedy = f"set {source}, or state a value" if source else "state a value"
+            raise ConfigError(f'{file}: {prefix}{key}="auto" has nothing to fill it from: {remedy}')
+
+
+def _refuse_what_cannot_start(config: Mapping[str, Any], file: Path, device: str) -> None:
+    """DeepSpeed itself would fail late, and in other words: while the model's weights are read."""
+    zero = config.get("zero_optimization", {})
+    for key, value in zero.items():
+        if device == "cpu" and key.startswith("zero_quantized_") and value:
+            where = f"{file}: zero_optimization.{key}"
+            raise ConfigError(f"{where}: DeepSpeed's quantizer runs on GPUs alone: set it to false")
+    if zero.get("offload_param", {}).get("device") == "nvme":
+        raise ConfigError(f"{file}: zero_optimization.offload_param.device=nvme: nopsd reads shards itself: use cpu")
+    if zero.get("offload_optimizer", {}).get("device") == "nvme":
+        folder = Path(zero["offload_optimizer"].get("nvme_path") or "")
+        _check_nvme(folder, f"{file}: zero_optimization.offload_optimizer")
+
+
+def _check_nvme(folder: Path, where: str) -> None:
+    from deepspeed.ops.op_builder import AsyncIOBuilder
+
+    if not folder.is_absolute() or not folder.is_dir():
+        raise ConfigError(f"{where}.nvme_path={folder} is no absolute path of a folder: set dist.nvme_path")
+    if not AsyncIOBuilder().is_compatible():
+        raise ConfigError(f"{where}.device=nvme needs libaio and its headers: install libaio-dev, or use device=cpu")

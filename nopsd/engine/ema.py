@@ -7,7 +7,7 @@ lose nearly every update at ρ = 0.01: only the copy the teacher computes with i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -26,14 +26,13 @@ def ema_update(master: Sequence[Tensor], current: Sequence[Tensor], rate: float)
 class ShardedEma:
     """The float32 master of a ZeRO-3 teacher that follows a ZeRO-3 student.
 
-    `student` and `teacher` are the models inside their engines, with equal parameter names and
-    partitions (checked). Starts as a copy of the student.
+    `student` and `teacher` are parameters by name, equal in names and partitions (checked): of two models, or of
+    two adapters of one. Starts as a copy of the student.
     """
 
-    def __init__(self, student: torch.nn.Module, teacher: torch.nn.Module, rate: float) -> None:
+    def __init__(self, student: Mapping[str, Any], teacher: Mapping[str, Any], rate: float) -> None:
         self.rate = rate
-        self.student = dict(student.named_parameters())
-        self.teacher = dict(teacher.named_parameters())
+        self.student, self.teacher = dict(student), dict(teacher)
         check_same_partition(self.student, self.teacher)
         self.master = {name: shard.clone() for name, shard in student_shards(self.student)}
 
@@ -60,7 +59,7 @@ class ShardedEma:
         self.write_teacher()
 
 
-def student_shards(parameters: dict[str, Any]) -> Iterator[tuple[str, Tensor]]:
+def student_shards(parameters: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:
     """This rank's float32 shard of each trained parameter (the optimizer's own master where there is one)."""
     from deepspeed.utils import safe_get_local_fp32_param
 
@@ -75,14 +74,12 @@ def own_elements(parameter: Any, rank: int) -> int:
 
 
 @torch.no_grad()
-def squared_distance(student: torch.nn.Module, teacher: torch.nn.Module, rank: int) -> float:
+def squared_distance(student: Mapping[str, Any], teacher: Mapping[str, Any], rank: int) -> float:
     """This rank's share of ‖θ − θ̄‖², from the shards both hold; the sum over ranks is the whole."""
     total = 0.0
-    others = dict(teacher.named_parameters())
-    own = dict(student.named_parameters())
-    for name, shard in student_shards(own):
-        count = own_elements(own[name], rank)
-        other = others[name].ds_tensor[:count].to(device=shard.device, dtype=torch.float32)
+    for name, shard in student_shards(student):
+        count = own_elements(student[name], rank)
+        other = teacher[name].ds_tensor[:count].to(device=shard.device, dtype=torch.float32)
         total += float((shard[:count] - other).double().pow(2).sum())
     return total
 
@@ -101,7 +98,7 @@ def write_shard(parameter: Any, shard: Tensor) -> None:
         parameter.partition()
 
 
-def check_same_partition(student: dict[str, Any], teacher: dict[str, Any]) -> None:
+def check_same_partition(student: Mapping[str, Any], teacher: Mapping[str, Any]) -> None:
     """ConfigError if the two engines cut a parameter differently: their shards couldn't be averaged."""
     if student.keys() != teacher.keys():
         raise ConfigError("student and teacher have different parameters: load both from one model")

@@ -1,4 +1,4 @@
-"""The trained model θ as a DeepSpeed ZeRO-3 engine: full fine-tuning with AdamW (SPEC §6.2, §10).
+"""The trained model θ as a DeepSpeed ZeRO-3 engine: all weights, or LoRA's alone, with AdamW (SPEC §6.2, §10).
 
 The weights are cut into shards while they are loaded; no rank ever holds the whole model. The learning rate
 is a pure function of the step, set before each step, so that a resumed run needs no scheduler state.
@@ -15,6 +15,8 @@ import torch
 
 from nopsd.config import TrainConfig
 from nopsd.engine.frozen import load_causal_lm
+from nopsd.engine.lora import add_lora
+from nopsd.engine.memory import save_memory
 
 
 def lr_at(step: int, config: TrainConfig) -> float:
@@ -35,20 +37,26 @@ def set_lr(engine: Any, lr: float) -> None:
 
 def load_student(
     model_path: Path | str, dtype: str, ds_config: dict[str, Any], config: TrainConfig,
-    wrap: Callable[[torch.nn.Module], torch.nn.Module], trust_remote_code: bool = False,
+    wrap: Callable[[torch.nn.Module], torch.nn.Module], trust_remote_code: bool = False, seed: int = 0,
+    with_teacher_adapter: bool = False,
 ) -> Any:
     """The student's engine, in training mode.
 
     `ds_config` is filled by `load_ds_config(role="student")`. `wrap` puts the model into the module whose
     forward is the loss: under ZeRO-3 the head's weight may be read inside the engine's forward alone.
-    Raises UserError if the model can't be loaded.
+    With `config.lora.r` adapters are injected, drawn by `seed`, and nothing else is trained; `with_teacher_adapter`
+    adds the one a moving average writes to. UserError if the model can't be loaded, ConfigError for unfit targets.
     """
     import deepspeed
 
     model = load_causal_lm(str(model_path), dtype, ds_config, trust_remote_code)
     model.config.use_cache = False
+    if config.lora.r:
+        add_lora(model, config.lora, seed, with_teacher_adapter)
+    save_memory(model, config)
+    trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=config.lr, betas=(config.betas[0], config.betas[1]), weight_decay=config.weight_decay
+        trained, lr=config.lr, betas=(config.betas[0], config.betas[1]), weight_decay=config.weight_decay
     )
     engine, *_ = deepspeed.initialize(model=wrap(model), optimizer=optimizer, config=ds_config)
     engine.train()

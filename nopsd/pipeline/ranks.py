@@ -14,8 +14,9 @@ from nopsd.data.prompts import TeacherPrompt
 from nopsd.data.records import Question
 from nopsd.data.wording import question_text
 from nopsd.distill.probe import probe_metrics
+from nopsd.distill.targets import auxiliaries
 from nopsd.engine.distributed import Ranks
-from nopsd.engine.ds_config import load_ds_config
+from nopsd.engine.ds_config import host_values, load_ds_config
 from nopsd.engine.frozen import load_frozen
 from nopsd.monitor.metrics_log import MetricsLog
 from nopsd.neurons.stage import load_rank_neurons, score_rollouts
@@ -54,12 +55,13 @@ def score_neurons(session: Session, folder: Path, progress: Progress) -> None:
 
 def base_engine(session: Session) -> Any:
     """The frozen base model, sharded over the ranks."""
-    config = session.config
+    config, dtype = session.config, session.config.model.dtype
     ds_config = load_ds_config(
-        config.dist.teacher_config, "teacher", ds_device(), config.train.micro, 1, config.train.clip, config.model.dtype
-    )
+        config.dist.teacher_config, "teacher", ds_device(), config.train.micro, 1, config.train.clip, dtype,
+        host=host_values(config.dist),
+    )  # fmt: skip
     return load_frozen(
-        str(session.model.path), config.model.dtype, ds_config, config.model.trust_remote_code, config.model.revision
+        str(session.model.path), dtype, ds_config, config.model.trust_remote_code, config.model.revision
     )
 
 
@@ -178,7 +180,30 @@ def distill(session: Session, folder: Path, progress: Progress) -> None:
         progress,
         label_free_probe(session, client) if client else None,
         single_token_ids(session.tokenizer, session.config.train.style_words),
+        auxiliary_prompts(session, session.ranks, selected, questions),
     )
+
+
+def auxiliary_prompts(
+    session: Session, ranks: Ranks, selected: list[str], questions: dict[str, Question]
+) -> dict[str, dict[str, list[int]]]:
+    """Further prompts that distill.target and distill.contrast read the teacher at (SPEC §11 F1, F2). Collective."""
+    config, prompts = session.config, {}
+    wanted = auxiliaries(config.distill)
+    if "ctx_only" in wanted:
+        prompts["ctx_only"] = teacher_prompts(session, selected, questions, ask=False)
+    if "random_ctx" in wanted:
+        signals = read_signals(session.run.stage_dir("signals"))
+        seed = (config.context.seed or config.seed) + 1  # other draws than context.retriever=random's own
+        contexts = contexts_for(
+            selected, load_rank_neurons(session.run.stage_dir("neurons"), ranks),
+            {q.uid: question_text(q) for q in session.pool},
+            replace(config.context, retriever="random", pool="all", seed=seed), ranks,
+            exchange=config.dist.context_exchange, domains={q.uid: q.domain for q in session.pool},
+            signals=signals if signals.columns else None, block_mib=config.dist.block_mib,
+        )  # fmt: skip
+        prompts["random_ctx"] = teacher_prompts(session, selected, questions, contexts)
+    return {name: {uid: prompt.ids for uid, prompt in found.items()} for name, found in prompts.items()}
 
 
 def single_token_ids(tokenizer: Any, words: Sequence[str]) -> list[int]:
@@ -204,10 +229,11 @@ def label_free_probe(session: Session, client: RolloutClient) -> Callable[[int],
 
 
 def teacher_prompts(
-    session: Session, selected: list[str], questions: dict[str, Question], contexts: Contexts | None = None
-) -> dict[str, TeacherPrompt]:
+    session: Session, selected: list[str], questions: dict[str, Question], contexts: Contexts | None = None,
+    ask: bool = True,
+) -> dict[str, TeacherPrompt]:  # fmt: skip
     """Each selected question's prompt with its neighbours' own answers as demonstrations (SPEC §5); `contexts`: else
-    those of the select stage."""
+    those of the select stage; `ask=False`: the demonstrations without the question."""
     config = session.config.context
     contexts = read_contexts(session.run.stage_dir("select")) if contexts is None else contexts
     rollouts = read_rollouts(session.run.stage_dir("rollout") / "rollouts.parquet")
@@ -218,5 +244,5 @@ def teacher_prompts(
             [(n.uid, n.sample) for n in contexts[uid]], questions, responses, config.solution, session.think_open
         )
         order = display_order(len(shown), config.order, f"{config.seed or session.config.seed} {uid}")
-        prompts[uid] = session.renderer.teacher(questions[uid], shown, config.max_prompt, order)
+        prompts[uid] = session.renderer.teacher(questions[uid], shown, config.max_prompt, order, ask)
     return prompts

@@ -1,17 +1,19 @@
-"""A trained module's parameters, one whole tensor at a time, from ZeRO-3 shards or a plain module.
+"""A trained module's weights, one whole tensor at a time, from ZeRO-3 shards or a plain module.
 
-Input: an nn.Module in the Hugging Face layout. Output: for each parameter its name, dtype, shape, and,
-while it is gathered, its data on the sender. Never more than one parameter is whole (SPEC §13.4).
+Input: an nn.Module in the Hugging Face layout, with LoRA's adapters or without. Output: for each weight its name,
+dtype, shape, and, while it is gathered, its data on the sender, adapters merged in: the server holds a plain model.
+Never more than one weight (and its adapter) is whole (SPEC §13.4).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+
+from nopsd.engine.lora import PlainWeight, plain_weights
 
 
 @dataclass(frozen=True)
@@ -27,14 +29,13 @@ class WeightSource:
     """The parameters of `module` but for a tied output head, which the server makes from the embedding."""
 
     def __init__(self, module: torch.nn.Module, is_sender: bool) -> None:
-        self._named = _distinct_parameters(module)
+        self._weights = _distinct_weights(module)
         self._is_sender = is_sender
 
     def metas(self) -> list[WeightMeta]:
         """In the order of `stream`; gathers nothing."""
         return [
-            WeightMeta(name, str(p.dtype).removeprefix("torch."), tuple(getattr(p, "ds_shape", p.shape)))
-            for name, p in self._named
+            WeightMeta(w.name, str(w.parameter.dtype).removeprefix("torch."), w.shape) for w in self._weights
         ]
 
     def stream(self) -> Iterator[tuple[str, torch.Tensor | None]]:
@@ -43,22 +44,14 @@ class WeightSource:
         All ranks must exhaust it, in step: each item is a collective. The tensor is valid only until
         the next item: copy it.
         """
-        for name, parameter in self._named:
-            with _gathered(parameter):
-                yield name, parameter.data.detach() if self._is_sender else None
+        for weight in self._weights:
+            with weight.whole(wanted=self._is_sender) as whole:
+                yield weight.name, None if whole is None else whole.detach()
 
 
-def _distinct_parameters(module: torch.nn.Module) -> list[tuple[str, torch.nn.Parameter]]:
-    named = list(module.named_parameters())  # shared tensors come once
+def _distinct_weights(module: torch.nn.Module) -> list[PlainWeight]:
+    weights = plain_weights(module)  # shared tensors come once
     config: Any = getattr(module, "config", None)
     if getattr(config, "tie_word_embeddings", False):
-        named = [(n, p) for n, p in named if n != "lm_head.weight"]
-    return named
-
-
-def _gathered(parameter: torch.nn.Parameter) -> AbstractContextManager[Any]:
-    if not hasattr(parameter, "ds_id"):
-        return nullcontext()
-    import deepspeed
-
-    return deepspeed.zero.GatheredParameters([parameter])
+        weights = [w for w in weights if w.name != "lm_head.weight"]
+    return weights

@@ -18,6 +18,7 @@ from nopsd.distill.batches import (
     plan,
     rank_micro_batches,
     sequence_weights,
+    with_aux_prompts,
 )
 from nopsd.engine.student import lr_at
 
@@ -82,6 +83,19 @@ def test_another_response_on_the_teachers_side_is_refused():
     ids[0, -1] = 9
     with pytest.raises(ValueError, match="teacher"):
         check_alignment(batch.student, Side(ids, batch.teacher.rows_N), batch.targets_N)
+
+
+def test_auxiliary_prompts_are_followed_by_the_same_response():
+    """Their rows must predict the very tokens the student's do, in dummies too, or another position is compared."""
+    step = with_aux_prompts(examples(3), {"ctx_only": {f"q{i}": [90 + i] * (i + 1) for i in range(3)}}, ["ctx_only"])
+    for rank in range(4):  # the fourth runs a dummy
+        for batch in rank_micro_batches(step, rank, 4, 1, "token_mean", pad=0):
+            side = batch.to("cpu").aux["ctx_only"]
+            assert side.ids_BT.flatten()[side.rows_N + 1].tolist() == batch.targets_N.tolist()
+            if batch.weights_N.any():
+                index = int(side.ids_BT[0, 0]) - 90
+                assert side.rows_N[0] == index and batch.targets_N.tolist() == step[index].response
+    assert with_aux_prompts(examples(1), {"ctx_only": {"q0": [1]}}, [])[0].aux_prompts == {}
 
 
 def test_padding_is_on_the_right_where_causal_attention_never_looks():

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from nopsd.distill import checkpoint
+from nopsd.distill.checkpoint_files import write_mark
 from nopsd.engine.distributed import Ranks
 from nopsd.errors import ArtefactError
-from nopsd.runs import sha256_file, write_json
+from nopsd.runs import sha256_file
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
 
@@ -22,9 +24,10 @@ def make(folder: Path, step: int, ranks: int = 1, identity: dict[str, Any] | Non
     (path / "zero_pp_rank_0_mp_rank_00_optim_states.pt").write_bytes(b"weights")
     (path / "random_rank_00000.safetensors").write_bytes(b"random")
     files = {p.name: sha256_file(p) for p in path.iterdir()}
-    write_json(path / checkpoint.COMMITTED, {
-        "step": step, "skipped": 1, "ranks": ranks, "identity": identity or {"a": 1}, "files": files,
-    })
+    write_mark(path, {
+        "step": step, "skipped": 1, "ranks": ranks, "identity": identity or {"a": 1}, "files": files, "score": None,
+        "score_by": None,
+    })  # fmt: skip
     return path
 
 
@@ -59,10 +62,25 @@ def test_another_runs_checkpoint_is_refused_naming_the_difference(tmp_path: Path
         checkpoint.latest_valid(tmp_path, {"train": {"lr": 2.0}}, ALONE)
 
 
-def test_another_number_of_ranks_is_refused_with_the_remedy(tmp_path: Path):
+def test_another_number_of_ranks_is_told_to_the_loader_and_its_files_are_all_checked(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    """Broken if one rank would trust files that ranks which are no more have written."""
     make(tmp_path, 2, ranks=4)
+    found = checkpoint.latest_valid(tmp_path, {"a": 1}, ALONE)
+    assert found is not None and found.ranks == 4
+    (tmp_path / "step_00000002" / "zero_pp_rank_3_mp_rank_00_optim_states.pt").write_bytes(b"not of this checkpoint")
+    assert checkpoint.latest_valid(tmp_path, {"a": 1}, ALONE) is None and "zero_pp_rank_3" in caplog.text
+
+
+def test_another_number_of_ranks_is_refused_where_deepspeed_cannot_cut_anew(tmp_path: Path):
+    """Optimizer states on NVMe: broken if the run went on from fresh moments."""
+    make(tmp_path, 2, ranks=4)
+    found = checkpoint.latest_valid(tmp_path, {"a": 1}, ALONE)
+    assert found is not None
+    engine = SimpleNamespace(zero_nvme_offload_optimizer=lambda: True)
     with pytest.raises(ArtefactError, match=r"dist\.ranks=4"):
-        checkpoint.latest_valid(tmp_path, {"a": 1}, ALONE)
+        checkpoint.load(engine, None, found, ALONE)
 
 
 def test_each_rank_hashes_its_own_files_and_together_all(tmp_path: Path):

@@ -207,6 +207,7 @@ def test_statistics_against_naive_computation(kind, beta):
         "student_logprob": p[torch.arange(N), target][kept].sum(),
         "teacher_logprob": q[torch.arange(N), target][kept].sum(),
         **naive_overlap(p[kept], q[kept]),
+        **dict.fromkeys(("base_kl", "clip_frac", "neg_frac", "mask_frac", "is_ratio"), 0.0),  # all off
     }
     assert list(expected) == list(STATISTICS)
     for name, value in expected.items():
@@ -283,6 +284,25 @@ def test_no_tensor_larger_than_a_tile_and_four_products(kind, beta, with_statist
     assert whole.elements == chunk * tiles * 300
 
 
+@pytest.mark.parametrize("keys, products", [
+    ({"support": "topk", "topk": 20}, 4), ({"pointwise_clip": 0.1, "token_clip": 1.0}, 4), ({"kl_base_coef": 0.1}, 5),
+    ({"target": "pmi", "kl_base_coef": 0.1}, 6), ({"target": "barycenter"}, 4), ({"contrast": "random_ctx"}, 5),
+    ({"divergence": "sampled_rkl"}, 4),
+], ids=str)  # fmt: skip
+def test_other_objectives_stay_within_a_tile_and_project_each_side_once(keys, products):
+    """An auxiliary distribution costs one product and no [N, V]; clips and supports cost no product."""
+    chunk, tiles = 8, 6
+    hidden, weight, *teacher, token_weight, target = inputs(torch.float32, n=chunk * tiles, h=4, v=300)
+    leaves, c = (hidden.requires_grad_(), weight.requires_grad_()), DistillConfig(**keys, logit_chunk=chunk)
+    with Largest() as seen:
+        fused_linear_divergence(
+            *leaves, *teacher, token_weight, c, target_N=target, with_statistics=True,
+            aux=dict.fromkeys(("base", "ctx_only", "random_ctx"), tuple(teacher)),
+        ).loss.backward()  # fmt: skip
+    assert seen.elements == chunk * 300
+    assert seen.products == products * tiles
+
+
 def test_without_gradients_nothing_is_multiplied_back():
     hidden, weight, *teacher, token_weight, _ = inputs()
     leaves = hidden.requires_grad_(), weight.requires_grad_()
@@ -306,7 +326,7 @@ def test_gradient_is_scaled_by_what_follows_and_taken_once():
 
 def test_wrong_shapes_are_named():
     hidden, weight, teacher_hidden, teacher_weight, token_weight, target = inputs()
-    with pytest.raises(ValueError, match="40 output rows, teacher 39"):
+    with pytest.raises(ValueError, match="student 40, teacher 39"):
         fused_linear_divergence(hidden, weight, teacher_hidden, teacher_weight[:39], token_weight, config())
     with pytest.raises(ValueError, match="rows differ"):
         fused_linear_divergence(hidden, weight, teacher_hidden[1:], teacher_weight, token_weight, config())

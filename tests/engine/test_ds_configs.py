@@ -14,7 +14,13 @@ from deepspeed.runtime.zero.offload_config import DeepSpeedZeroOffloadOptimizerC
 
 FOLDER = Path(__file__).resolve().parents[2] / "ds_configs"
 FILES = sorted(FOLDER.glob("*.json"))
-NAMES = {"student_cpu", "student_gpu", "student_gpu_offload", "teacher_cpu", "teacher_gpu"}
+NAMES = {
+    "student_cpu", "student_gpu", "student_gpu_offload", "student_gpu_nvme", "student_gpu_hpz", "student_gpu_zeropp",
+    "teacher_cpu", "teacher_gpu", "teacher_gpu_offload",
+}  # fmt: skip
+OFFLOADED = {"student_gpu_offload": "cpu", "student_gpu_nvme": "nvme"}  # optimizer states
+WEIGHTS_OFFLOADED = {*OFFLOADED, "teacher_gpu_offload"}
+HOST = {"zero_hpz_partition_size": 8, "nvme_path": "/nvme"}
 FILLED_IN = {"train_micro_batch_size_per_gpu": 2, "gradient_accumulation_steps": 3, "gradient_clipping": 1.0}
 TOP_LEVEL = {value for name, value in vars(constants).items() if name.isupper() and isinstance(value, str)} | {
     "zero_optimization", "bf16", "wall_clock_breakdown",
@@ -67,6 +73,8 @@ def test_deepspeed_reads_it_once_filled_in(path):
     if "bf16" in config:
         assert config["bf16"] == {"enabled": "auto"}
         config["bf16"] = {"enabled": True}
+    for node in (zero := config["zero_optimization"], *(zero[k] for k in zero if k.startswith("offload_"))):
+        node |= {key: HOST[key] for key, value in node.items() if value == "auto"}
     read = DeepSpeedConfig(config)
     assert read.zero_optimization_stage == 3
     assert read.train_micro_batch_size_per_gpu == 2
@@ -77,9 +85,13 @@ def test_deepspeed_reads_it_once_filled_in(path):
     if path.stem.startswith("student"):
         assert (read.gradient_accumulation_steps, read.gradient_clipping) == (3, 1.0)
         assert read.zero_allow_untested_optimizer is True
-    offloads = path.stem.endswith("offload")
-    assert (read.zero_config.offload_optimizer is not None) is offloads
-    assert read.zero_force_ds_cpu_optimizer is not offloads
+    optimizer, weights = read.zero_config.offload_optimizer, read.zero_config.offload_param
+    assert (optimizer.device if optimizer else None) == OFFLOADED.get(path.stem)
+    assert (weights.device if weights else None) == ("cpu" if path.stem in WEIGHTS_OFFLOADED else None)
+    assert read.zero_force_ds_cpu_optimizer is (path.stem not in OFFLOADED)
+    assert (read.zero_config.zero_hpz_partition_size > 1) is (path.stem in ("student_gpu_hpz", "student_gpu_zeropp"))
+    quantized = (read.zero_config.zero_quantized_weights, read.zero_config.zero_quantized_gradients)
+    assert quantized == ((path.stem == "student_gpu_zeropp"),) * 2
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from nopsd.config import ServerConfig
+from nopsd.config import LoraConfig, ServerConfig
+from nopsd.engine.lora import STUDENT, adapter_parameters, add_lora
 from nopsd.errors import ServerError, StaleWeightsError, UserError
 from nopsd.rollout.client import RolloutClient
 from nopsd.rollout.server import VllmServer
@@ -51,6 +52,23 @@ def test_pushed_weights_are_the_served_ones(
         sync.push(version)
         assert client.policy_version() == version
         assert verify_served(client, prompts, RESPONSES, trained, TOLERANCE) <= TOLERANCE
+    sync.close()
+
+
+def test_adapters_are_served_merged(
+    client: RolloutClient, model: torch.nn.Module, prompts: list[list[int]], response_logprobs: Logprobs
+) -> None:
+    """The server samples from a plain model: adapters left out of the push would make every rollout the base's."""
+    add_lora(model, LoraConfig(r=4), seed=1)
+    sync = open_weight_sync(model, client, sync_config("gloo"), rank=0, device="cpu")
+    torch.manual_seed(3)
+    for parameter in adapter_parameters(model, STUDENT).values():
+        parameter.data.normal_(0, 0.05)
+    trained = response_logprobs(model, prompts, RESPONSES)
+    with pytest.raises(StaleWeightsError, match="differ by up to"):
+        verify_served(client, prompts, RESPONSES, trained, TOLERANCE)
+    sync.push(1)
+    assert verify_served(client, prompts, RESPONSES, trained, TOLERANCE) <= TOLERANCE
     sync.close()
 
 

@@ -1,0 +1,74 @@
+"""Which of the distillation objective's keys go together (SPEC §6.3, §11). In: a Config. Out: ConfigErrors."""
+
+from __future__ import annotations
+
+from nopsd.config.schema import Config, DistillConfig
+from nopsd.errors import ConfigError
+
+POSITIVE = (
+    "pointwise_clip", "token_clip", "is_clip", "mask_high_entropy", "pmi_clip", "pmi_beta", "barycenter_beta",
+    "temperature",
+)  # fmt: skip
+
+
+def check_distill(config: Config) -> None:
+    """ConfigError for an objective that is biased, undefined, or needs what the run hasn't got."""
+    distill = config.distill
+    for name in POSITIVE:
+        value = getattr(distill, name)
+        if value is not None and value <= 0:
+            raise ConfigError(f"distill.{name}={value:g}: must be above 0" + _off(distill, name))
+    if distill.contrast not in (None, "random_ctx"):
+        raise ConfigError(f"distill.contrast={distill.contrast}: use null or random_ctx")
+    if distill.contrast and distill.target != "teacher":
+        raise ConfigError(
+            f"distill.contrast={distill.contrast} and distill.target={distill.target} each define the target: "
+            "set one of them back (distill.contrast=null or distill.target=teacher)"
+        )
+    if distill.contrast and config.teacher.kind == "trust_region":
+        raise ConfigError(
+            "distill.contrast compares two prompts of one model, and teacher.kind=trust_region mixes two models: "
+            "set another teacher.kind, or distill.contrast=null"
+        )
+    _check_support(distill)
+    if distill.is_clip is not None and distill.temperature != 1.0:
+        raise ConfigError(
+            "distill.is_clip compares log-probs with the server's, which have temperature 1, and distill.temperature="
+            f"{distill.temperature:g}: set distill.temperature=1 or distill.is_clip=null"
+        )
+    wants_base = "distill.kl_base_coef" if distill.kl_base_coef > 0 else "distill.target=pmi"
+    if (distill.kl_base_coef > 0 or distill.target == "pmi") and config.teacher.kind != "frozen":
+        raise ConfigError(
+            f"{wants_base} reads the frozen base model, which teacher.kind={config.teacher.kind} doesn't hold: "
+            "set teacher.kind=frozen, or leave the key at its default"
+        )
+
+
+def _off(distill: DistillConfig, name: str) -> str:
+    return f" (distill.{name}=null turns it off)" if DistillConfig.__dataclass_fields__[name].default is None else ""
+
+
+def _check_support(distill: DistillConfig) -> None:
+    if distill.divergence == "sampled_rkl":
+        for name, off in (("support", "full"), ("pointwise_clip", None), ("token_clip", None)):
+            if getattr(distill, name) != off:
+                raise ConfigError(
+                    f"distill.{name}={getattr(distill, name)} has no meaning for distill.divergence=sampled_rkl, "
+                    f"which reads the sampled token alone and whose value is no divergence: "
+                    f"set distill.{name}={'null' if off is None else off}"
+                )
+        return
+    if distill.support != "topk":
+        return
+    reverse = distill.divergence == "reverse_kl" or (distill.divergence == "jsd" and distill.beta == 1)
+    if distill.tail == "none" and reverse:
+        raise ConfigError(
+            "distill.tail=none with a reverse KL is biased: its gradient at p = q is the gradient of the top-k's "
+            "mass and not 0, so it moves a student that already equals its teacher (SPEC §6.3): "
+            "set distill.tail=bucket, renorm or stopgrad, or distill.support=full"
+        )
+    if distill.tail == "stopgrad" and not reverse:
+        raise ConfigError(
+            f"distill.tail=stopgrad is a form of the reverse KL, and distill.divergence={distill.divergence}: "
+            "set distill.tail=bucket"
+        )

@@ -1,0 +1,142 @@
+"""One sequence over several ranks: Ulysses sequence parallelism by DeepSpeed (arXiv 2309.14509, 2506.13996; issue 4).
+
+In: a causal language model, before `deepspeed.initialize`, whose ranks r·P … r·P+P−1 are given the same batch.
+Out: the same model; each rank computes 1/P of the positions of every layer, and 1/P of the heads of every attention
+over all positions. Hidden states come out whole on every rank, so callers need not know. Weights stay sharded
+over all ranks.
+
+Shapes: B sequences, T positions, t = ceil(T / P) of this rank, H hidden.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from nopsd.engine.distributed import Ranks
+from nopsd.errors import ConfigError
+
+_CORE = "sdpa"
+
+
+@dataclass(frozen=True)
+class SequenceParallel:
+    """This rank's place among the `size` ranks that compute one batch together."""
+
+    group: Any  # torch's process group
+    rank: int
+    size: int
+
+    def own(self, tensor: Tensor) -> Tensor:
+        """This rank's share of a batch's rows: every size-th, so that each row's loss is computed once."""
+        return tensor[self.rank :: self.size]
+
+
+def join(ranks: Ranks, size: int) -> SequenceParallel:
+    """The group of this rank: ranks 0 … size−1, size … 2·size−1 and so on. Collective over all ranks.
+
+    ConfigError if the ranks can't be divided so.
+    """
+    if ranks.world % size:
+        raise ConfigError(f"dist.sequence_parallel={size} does not divide the {ranks.world} ranks")
+    groups = [dist.new_group(list(range(first, first + size))) for first in range(0, ranks.world, size)]
+    return SequenceParallel(groups[ranks.rank // size], ranks.rank % size, size)
+
+
+def split_sequences(lm: Any, parallel: SequenceParallel) -> None:
+    """Make `lm` compute its share of each sequence. Call it before `deepspeed.initialize`.
+
+    ConfigError if its heads can't be shared out or its attention isn't plain.
+    """
+    from deepspeed.runtime.sequence_parallel.ulysses_sp import UlyssesSPAttentionHF
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    config = lm.config.get_text_config()
+    _check(lm, config, parallel.size)
+    heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // heads
+    exchange = UlyssesSPAttentionHF(
+        attn=ALL_ATTENTION_FUNCTIONS[_CORE], batch_size=1, attn_head_count=heads, attn_head_size=width,
+        kv_head_count=kv_heads, num_hidden_layers=config.num_hidden_layers, process_group=parallel.group,
+        seq_length_is_variable=True,
+    )  # fmt: skip
+    # DeepSpeed's own registration replaces "sdpa" for every model of the process, the export's check too.
+    name = f"ulysses_{parallel.size}_{heads}_{kv_heads}_{width}"
+    ALL_ATTENTION_FUNCTIONS.register(name, _attention(exchange))
+    lm.set_attn_implementation(name)
+    base = lm.base_model
+    base.forward = types.MethodType(_split(type(base).forward, parallel), base)
+
+
+def _check(lm: Any, config: Any, size: int) -> None:
+    heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
+    if heads % size or (kv_heads % size and size % kv_heads):
+        raise ConfigError(
+            f"dist.sequence_parallel={size}: {type(lm).__name__} has {heads} attention and {kv_heads} key-value heads, "
+            "which so many ranks can't share evenly"
+        )
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    if kinds != {"full_attention"}:
+        raise ConfigError(
+            f"dist.sequence_parallel={size}: {type(lm).__name__} has layers of kind {', '.join(sorted(kinds))}; "
+            "only full attention can be split: set it to 1"
+        )
+
+
+def _attention(exchange: Any) -> Callable[..., Any]:
+    """The exchange as a Transformers attention function, for batches of any size."""
+
+    def attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, **options: Any) -> Any:
+        batch = query.shape[0]
+        exchange.batch_size = batch
+        for name in ("required_query_shape", "required_key_value_shape", "required_context_shape"):
+            length, _, *rest = getattr(exchange, name)
+            setattr(exchange, name, torch.Size([length, batch, *rest]))
+        return exchange(module, query, key, value, None, **options)  # causal; padding is on the right
+
+    return attention
+
+
+def _split(whole: Callable[..., Any], parallel: SequenceParallel) -> Callable[..., Any]:
+    """The base model's forward on whole ids, computed in parts; `whole` is the forward of its class."""
+
+    def forward(base: nn.Module, input_ids: Tensor, **options: Any) -> Any:
+        length = input_ids.shape[1]
+        part = -(-length // parallel.size)
+        padded_BT = nn.functional.pad(input_ids, (0, part * parallel.size - length))
+        positions_T = torch.arange(padded_BT.shape[1], device=input_ids.device)
+        own = slice(parallel.rank * part, (parallel.rank + 1) * part)
+        position_ids = positions_T[own].repeat(input_ids.shape[0], 1)
+        for name in ("position_ids", "attention_mask"):
+            if options.pop(name, None) is not None:
+                raise ValueError(f"split sequences are causal and count from 0: {name} can't be given")
+        output = whole(base, input_ids=padded_BT[:, own], position_ids=position_ids, **options)
+        output.last_hidden_state = _Gather.apply(output.last_hidden_state, parallel)[:, :length]
+        return output
+
+    return forward
+
+
+class _Gather(torch.autograd.Function):
+    """[B, t, H] of each rank to [B, P·t, H] on all; the gradient of a part is the sum over ranks."""
+
+    @staticmethod
+    def forward(ctx: Any, own_BtH: Tensor, parallel: SequenceParallel) -> Tensor:
+        ctx.parallel = parallel
+        parts = [torch.empty_like(own_BtH) for _ in range(parallel.size)]
+        dist.all_gather(parts, own_BtH.contiguous(), group=parallel.group)
+        return torch.cat(parts, dim=1)
+
+    @staticmethod
+    def backward(ctx: Any, grad_BTH: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        parallel = ctx.parallel
+        parts_PBtH = torch.stack(grad_BTH.chunk(parallel.size, dim=1))
+        received_PBtH = torch.empty_like(parts_PBtH)
+        dist.all_to_all_single(received_PBtH, parts_PBtH, group=parallel.group)
+        return received_PBtH.sum(0), None

@@ -1,0 +1,55 @@
+"""Objectives with auxiliary distributions, clips and supports on real ZeRO-3 engines: T-DIST at 1 and 2 ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+pytestmark = pytest.mark.slow
+WORKER = Path(__file__).with_name("worker_objectives.py")
+CASES = ("pmi", "contrast", "base_alone")
+
+
+@pytest.fixture(scope="module")
+def runs(
+    deepspeed_run: Callable[..., Any], tiny_models: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[int, dict[str, Any]]:
+    """By ranks and case: 1 rank with micro-batches of 4, 2 ranks with micro-batches of 1."""
+    found = {}
+    for ranks, micro in ((1, 4), (2, 1)):
+        out = tmp_path_factory.mktemp(f"objectives{ranks}")
+        deepspeed_run(WORKER, tiny_models, out, micro, *CASES, ranks=ranks, timeout=400)
+        found[ranks] = {case: torch.load(out / f"{case}.pt", weights_only=True) for case in CASES}
+    return found
+
+
+@pytest.mark.parametrize("case", CASES[:2])
+def test_t_dist_losses_gradients_and_log_do_not_depend_on_ranks_and_micro_batches(runs, case):
+    """An auxiliary prompt paired with another rollout, or a mask that looks at its micro-batch alone, shows here."""
+    one, two = runs[1][case], runs[2][case]
+    names = ("loss", "kl_reverse", "kl_base", "clip_frac", "neg_frac", "mask_frac", "is_ratio")
+    for row, other in zip(one["rows"], two["rows"], strict=True):
+        assert [other[name] for name in names] == pytest.approx([row[name] for name in names], abs=1e-5, rel=1e-5)
+    for name, gradient in one["gradient"].items():
+        assert float(gradient.norm()) > 0, name
+        assert float((gradient - two["gradient"][name]).norm()) < 2e-5 * float(gradient.norm()) + 1e-7, name
+    assert len({round(row["loss"], 4) for row in one["rows"]}) == 3
+
+
+def test_every_part_took_part(runs):
+    """The invariance above would hold for parts that are never computed."""
+    pmi, contrast = runs[2]["pmi"]["rows"], runs[2]["contrast"]["rows"]
+    assert abs(pmi[0]["kl_base"]) < 1e-6 < 1e-4 < pmi[-1]["kl_base"]  # the student starts as the base, and leaves it
+    assert all(0 < row["is_ratio"] < 1.5 for row in pmi)
+    assert any(0 < row["clip_frac"] < 1 for row in contrast) and any(0 < row["mask_frac"] < 1 for row in contrast)
+
+
+def test_t_align_with_the_base_on_top_there_is_still_nothing_to_learn(runs):
+    """Teacher = base = student at step 0: base rows one off, or another prompt's, would give a loss."""
+    for ranks in (1, 2):
+        first = runs[ranks]["base_alone"]["rows"][0]
+        assert abs(first["loss"]) < 1e-6 and abs(first["kl_base"]) < 1e-6

@@ -1,0 +1,118 @@
+"""Two optimizer steps of a tiny model under each means of memory; run by worker_ranks.py.
+
+job: model (folder), out (folder), nvme (folder), cases: {name: [DeepSpeed JSON's name, TrainConfig's keys,
+ranks that share a sequence (1)]}, teachers: {name: DeepSpeed JSON's name}.
+Each case leaves OUT/CASE-WORLD.pt: the losses and the first step's gradients; or a teacher's logits.
+"""
+
+import json
+from pathlib import Path
+
+import torch
+from deepspeed.utils import safe_get_full_grad
+
+from nopsd.config import DistConfig, LoraConfig, TrainConfig
+from nopsd.engine.ds_config import FOLDERS, host_values, load_ds_config
+from nopsd.engine.frozen import load_frozen
+from nopsd.engine.sequence_parallel import join, split_sequences
+from nopsd.engine.student import load_student
+
+VOCABULARY, LENGTHS = 300, (13, 7, 21, 10)
+
+
+class NextToken(torch.nn.Module):
+    """A causal LM whose forward is a loss: the sum of next-token cross-entropies."""
+
+    def __init__(self, lm):
+        super().__init__()
+        self.lm = lm
+
+    def forward(self, ids_BT, own):
+        hidden_BTH = self.lm.base_model(input_ids=ids_BT, use_cache=False).last_hidden_state
+        logits_NV = self.lm.get_output_embeddings()(own(hidden_BTH[:, :-1].flatten(0, 1)))
+        return torch.nn.functional.cross_entropy(logits_NV.float(), own(ids_BT[:, 1:].flatten()), reduction="sum")
+
+
+def ds_config_of(name, world, accumulation, nvme, folder, role="student"):
+    """The shipped file, but with every weight sharded: the tiny model would else stay whole on each rank."""
+    config = json.loads((FOLDERS[0] / name).read_text())
+    config["zero_optimization"]["stage3_param_persistence_threshold"] = 0
+    file = folder / name
+    file.write_text(json.dumps(config))
+    host = host_values(DistConfig(ranks=world, nvme_path=nvme))
+    return load_ds_config(str(file), role, "gpu", 2, accumulation, 0.0, "float32", host=host)
+
+
+def count_calls(module):
+    """A list that grows by one as each forward of the module starts (a checkpoint's second one may end early)."""
+    calls = []
+    module.register_forward_pre_hook(lambda *_: calls.append(1))
+    return calls
+
+
+def where(parameters):
+    """Is every weight in shards, and where do they rest?"""
+    return {
+        "sharded": all(p.ds_tensor.ds_numel < p.ds_numel for p in parameters),
+        "resting": sorted({str(p.ds_tensor.final_location) for p in parameters}),
+    }
+
+
+def run_teacher(ranks, job, folder, name):
+    config = ds_config_of(name, ranks.world, 1, job["nvme"], folder, role="teacher")
+    engine = load_frozen(job["model"], "float32", config)
+    with torch.no_grad():
+        logits = engine(input_ids=torch.arange(1, 20)[None], use_cache=False).logits
+    return {"logits": logits, **where(list(engine.module.parameters()))}
+
+
+def run_case(ranks, job, folder, name, keys, shared_by=1):
+    train = TrainConfig(lr=1e-2, warmup=0, **{**keys, "lora": LoraConfig(**keys.get("lora", {}))})
+    lanes = ranks.world // shared_by  # batches computed at a time
+    config = ds_config_of(name, ranks.world, len(LENGTHS) // lanes, job["nvme"], folder)
+    parallel = join(ranks, shared_by)
+
+    def wrap(lm):
+        if shared_by > 1:
+            split_sequences(lm, parallel)
+        return NextToken(lm)
+
+    engine = load_student(job["model"], "float32", config, train, wrap)
+    parameters = list(engine.module.parameters())
+    calls = count_calls(engine.module.lm.model.layers[0].mlp.gate_proj)
+    generator = torch.Generator().manual_seed(3)
+    batches = [torch.randint(1, VOCABULARY, (2, length), generator=generator) for length in LENGTHS]
+    losses, gradients, secondary = [], {}, []
+    for _ in range(2):
+        total = torch.zeros(())
+        for ids_BT in batches[ranks.rank // shared_by :: lanes]:
+            loss = engine(ids_BT, parallel.own)
+            engine.backward(loss * ranks.world / sum(LENGTHS), scale_wrt_gas=False)
+            total += loss.detach()
+            if not gradients and engine.is_gradient_accumulation_boundary():
+                named = engine.module.lm.named_parameters()
+                gradients = {n: safe_get_full_grad(p).clone() for n, p in named if p.requires_grad}
+                secondary = [p.ds_secondary_tensor is not None for p in parameters]  # the step drops them
+            engine.step()
+        losses.append(float(ranks.all_sum(total)))
+    facts = {
+        "losses": losses, "gradients": gradients, "calls": len(calls),
+        "secondary": any(secondary), **where(parameters),
+    }
+    engine.destroy()
+    return facts
+
+
+def main(ranks, job):
+    out = Path(job["out"])
+    folder = out / f"configs-{ranks.world}-{ranks.rank}"
+    folder.mkdir(exist_ok=True)
+
+    def keep(facts, case):
+        if ranks.is_main:
+            torch.save(facts, out / f"{case}-{ranks.world}.pt")
+
+    for teacher, name in job["teachers"].items():
+        keep(run_teacher(ranks, job, folder, name), teacher)
+    for case, (name, keys, *shared_by) in job["cases"].items():
+        keep(run_case(ranks, job, folder, name, keys, *shared_by), case)
