@@ -22,9 +22,9 @@ from torch.autograd.function import once_differentiable
 
 from nopsd.config import DistillConfig
 from nopsd.distill.objective import tile_loss
-from nopsd.distill.products import add_weight_gradient, project, pull_back
 from nopsd.distill.targets import auxiliaries
 from nopsd.distill.tile import STATISTICS, Tile
+from nopsd.engine.products import add_weight_gradient, project, pull_back
 
 Head = tuple[Tensor, Tensor]  # hidden states [N, H'] and the output weight [V, H'] that makes logits of them
 

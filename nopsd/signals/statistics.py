@@ -15,8 +15,9 @@ from typing import Any
 
 import torch
 
+from nopsd.engine import products
+
 NAMES = ("token_entropy", "self_certainty", "seq_nll")
-SLICE = 8192  # rows of a low-precision weight widened at a time
 LogitForm = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -44,12 +45,7 @@ def token_statistics(
 def project(hidden_CH: torch.Tensor, weight_VH: torch.Tensor, bias_V: torch.Tensor | None) -> torch.Tensor:
     """hidden · weightᵀ + bias as float32 [C, V], accumulated in float32 whatever the weight's dtype."""
     z_CV = torch.empty(len(hidden_CH), len(weight_VH), dtype=torch.float32, device=hidden_CH.device)
-    if weight_VH.is_cuda and weight_VH.dtype in (torch.bfloat16, torch.float16):
-        torch.mm(hidden_CH.to(weight_VH.dtype), weight_VH.t(), out_dtype=torch.float32, out=z_CV)
-    else:
-        for start in range(0, len(weight_VH), len(weight_VH) if weight_VH.dtype == torch.float32 else SLICE):
-            rows = slice(start, start + (len(weight_VH) if weight_VH.dtype == torch.float32 else SLICE))
-            torch.mm(hidden_CH.float(), weight_VH[rows].float().t(), out=z_CV[:, rows])
+    products.project(hidden_CH, weight_VH, z_CV)
     return z_CV if bias_V is None else z_CV.add_(bias_V.float())
 
 

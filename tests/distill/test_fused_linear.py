@@ -6,10 +6,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from nopsd.config import DistillConfig
-from nopsd.distill import products
 from nopsd.distill.divergence import divergence, entropy, forward_kl, reverse_kl
 from nopsd.distill.fused_linear import fused_linear_divergence, mean_statistics
 from nopsd.distill.tile import STATISTICS, Tile, divergence_and_gradient
+from nopsd.engine import products
 
 KINDS = [("reverse_kl", 0.5), ("forward_kl", 0.5), ("jsd", 0.5), ("jsd", 0.1), ("jsd", 0.0), ("jsd", 1.0)]
 N, H, V = 11, 5, 40

@@ -1,4 +1,4 @@
-"""The vocabulary-sized matrix products of the fused loss, accumulated in at least float32.
+"""The vocabulary-sized matrix products of the fused loss and of token statistics, accumulated in at least float32.
 
 float32 and float64 weights are multiplied as they are. bfloat16 weights: a GPU multiplies in bfloat16 and
 accumulates and returns float32 (`out_dtype`); elsewhere the weight is widened a slice of the vocabulary at a
