@@ -141,6 +141,7 @@ def test_real_sciknoweval_questions_go_through(shared_data, tmp_path):
     assert "Physics" in json.dumps(metrics) and "Biology" in json.dumps(metrics)
 
 
+@pytest.mark.soak
 def test_a_users_unlabeled_questions_train_too(tmp_path):
     from nopsd.lab.world import DOMAIN_BY_NAME, make_split
 
