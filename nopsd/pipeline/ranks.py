@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from nopsd.config import ContextConfig
 from nopsd.data.demonstrations import demonstrations_for, display_order
 from nopsd.data.prompts import TeacherPrompt
 from nopsd.data.records import Question
@@ -111,13 +112,8 @@ def reference_examples(session: Session) -> list[Rollout]:
 def demonstrated_answers(session: Session, signals: Signals, ranks: Ranks, folder: Path, progress: Progress) -> Answers:
     """Every pool question's answers with the demonstrations that context.retriever finds for it, sampled by rank 0."""
     config, questions = session.config, {q.uid: q for q in session.pool}
-    contexts = contexts_for(
-        signals.uids, load_rank_neurons(session.run.stage_dir("neurons"), ranks),
-        {q.uid: question_text(q) for q in session.pool},
-        replace(config.context, seed=config.context.seed or config.seed), ranks,
-        exchange=config.dist.context_exchange, domains={q.uid: q.domain for q in session.pool},
-        signals=signals if signals.columns else None, block_mib=config.dist.block_mib,
-    )  # fmt: skip
+    context = replace(config.context, seed=config.context.seed or config.seed)
+    contexts = contexts_without_selection(session, ranks, signals.uids, context, signals)
 
     def sample(sign: Callable[[], None]) -> Answers:
         def tell(done: int, total: int, **info: Any) -> None:
@@ -134,6 +130,18 @@ def demonstrated_answers(session: Session, signals: Signals, ranks: Ranks, folde
         return answers_of(rollouts, questions, session.think_open)
 
     return from_main_showing_signs(ranks, sample)
+
+
+def contexts_without_selection(
+    session: Session, ranks: Ranks, uids: Sequence[str], context: ContextConfig, signals: Signals
+) -> Contexts:
+    """Demonstrations of these pool questions by `context`, whatever was selected. Collective."""
+    dist, pool = session.config.dist, session.pool
+    return contexts_for(
+        uids, load_rank_neurons(session.run.stage_dir("neurons"), ranks), {q.uid: question_text(q) for q in pool},
+        context, ranks, exchange=dist.context_exchange, domains={q.uid: q.domain for q in pool},
+        signals=signals if signals.columns else None, block_mib=dist.block_mib,
+    )  # fmt: skip
 
 
 def select_contexts(session: Session, folder: Path, progress: Progress) -> None:
@@ -195,13 +203,8 @@ def auxiliary_prompts(
     if "random_ctx" in wanted:
         signals = read_signals(session.run.stage_dir("signals"))
         seed = (config.context.seed or config.seed) + 1  # other draws than context.retriever=random's own
-        contexts = contexts_for(
-            selected, load_rank_neurons(session.run.stage_dir("neurons"), ranks),
-            {q.uid: question_text(q) for q in session.pool},
-            replace(config.context, retriever="random", pool="all", seed=seed), ranks,
-            exchange=config.dist.context_exchange, domains={q.uid: q.domain for q in session.pool},
-            signals=signals if signals.columns else None, block_mib=config.dist.block_mib,
-        )  # fmt: skip
+        context = replace(config.context, retriever="random", pool="all", seed=seed)
+        contexts = contexts_without_selection(session, ranks, selected, context, signals)
         prompts["random_ctx"] = teacher_prompts(session, selected, questions, contexts)
     return {name: {uid: prompt.ids for uid, prompt in found.items()} for name, found in prompts.items()}
 

@@ -18,12 +18,13 @@ from nopsd.config import SignalConfig
 from nopsd.engine.distributed import Ranks
 from nopsd.errors import DataError
 from nopsd.neurons.adapters import find_sites
+from nopsd.neurons.parts import PartFolder
 from nopsd.rollout.types import Rollout
 from nopsd.runs import sha256_json
 from nopsd.signals.alignment import principal_direction
 from nopsd.signals.needs import FROM_FORWARD
 from nopsd.signals.observer import Observer
-from nopsd.signals.sharing import Shared, clear, parts_folder, share
+from nopsd.signals.sharing import Shared, share
 from nopsd.signals.store import Signals, question_means, write_signals
 
 Progress = Callable[..., None]
@@ -58,14 +59,14 @@ def forward_columns(
     made_from = {"model": model_hash, "batch": config.max_batch_tokens, "chunk": config.logit_chunk, "value": value}
     directions: list[np.ndarray] = []
     if examples:
-        parts = parts_folder(Path(folder), sha256_json({**made_from, "reference": _tokens(examples)}))
+        parts = PartFolder(Path(folder), sha256_json({**made_from, "reference": _tokens(examples)}))
         directions = _directions(observer, examples, config.max_batch_tokens, parts, ranks, tell)
         tell.before = len(examples)
     elif "nait" in wanted:
         raise DataError("nait without reference examples: set signal.reference")
     made_from |= {"columns": wanted, "rollouts": _tokens(rollouts), "reference": _tokens(examples)}
     shared = share(
-        rollouts, config.max_batch_tokens, parts_folder(Path(folder), sha256_json(made_from)),
+        rollouts, config.max_batch_tokens, PartFolder(Path(folder), sha256_json(made_from)),
         lambda batch: observer.measure(rollouts, batch, wanted, directions), observer.idle,
         _no_rows(wanted, engine), ranks, tell,
     )  # fmt: skip
@@ -82,11 +83,12 @@ def leave_signals(folder: str | Path, signals: Signals, ranks: Ranks) -> None:
     if ranks.is_main:
         write_signals(folder, signals)
     ranks.barrier()  # no rank's parts go before the file is there
-    clear(parts_folder(Path(folder), ""))
+    PartFolder(Path(folder), "").clear()
 
 
 def _directions(
-    observer: Observer, examples: Sequence[Rollout], max_tokens: int, parts: Path, ranks: Ranks, tell: _Teller
+    observer: Observer, examples: Sequence[Rollout], max_tokens: int, parts: PartFolder, ranks: Ranks,
+    tell: _Teller,
 ) -> list[np.ndarray]:
     """v_l of each layer, on every rank; a layer at a time, so that no rank ever holds all examples' activations."""
     widths = find_sites(observer.lm).widths
