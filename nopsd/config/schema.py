@@ -74,6 +74,15 @@ class ServerConfig:
 
 
 @dataclass
+class RolloutConfig:
+    """Where rollouts come from when one server on this host isn't all (issue 5)."""
+
+    hosts: list[str] = field(default_factory=list)  # hosts whose devices serve rollouts alone; empty: this host
+    servers_per_host: int = 1  # data-parallel servers on each of them, each of server.tensor_parallel devices
+    urls: list[str] = field(default_factory=list)  # servers already running, all with one key; instead of `hosts`
+
+
+@dataclass
 class NeuronConfig:
     value: str = "act_fn"  # act_fn|gated; G10 [P][A]
     align: str = "predict"  # predict|self; G9 [A]
@@ -140,6 +149,9 @@ class TrainConfig:
     steps: int = 150  # [P]
     batch: int = 16  # prompts a step, over all ranks [P]
     micro: int = 4  # sequences a micro-batch on a rank [P]
+    micro_tokens: Optional[int] = None  # token budget of a micro-batch on a rank, in place of `micro` sequences
+    packing: bool = True  # sequences end to end in one row; false: rectangles, padded on the right
+    ahead: int = 0  # 0: strictly on-policy [P]; 1: the next step's rollouts are sampled while this one trains
     n: int = 1  # rollouts per prompt (chosen) G4
     temperature: float = 1.0  # (chosen) G4
     top_p: float = 1.0  # (chosen)
@@ -193,6 +205,7 @@ class DistillConfig:
     skip_first_tokens: int = 0
     max_loss_tokens: Optional[int] = None
     logit_chunk: int = 512  # positions a chunk; (chosen) §6.4
+    kernel: str = "auto"  # auto|torch|triton: of the loss's element-wise part; auto: triton on a GPU that has it
 
 
 @dataclass
@@ -201,6 +214,25 @@ class TeacherConfig:
     rate: float = 0.01  # [P]
     every: int = 1
     mix: float = 0.5  # trust_region: c of lerp(frozen logits, live logits, c), §6.5; (chosen)
+    context_mib: int = 1024  # frozen teacher: a rank's memory for its prompts' keys and values over steps; (chosen)
+
+
+@dataclass
+class GuardConfig:
+    """Signs of collapse, measured on each step's own rollouts; all label-free. A limit that is null is not watched.
+
+    A limit passed for `patience` steps in a row stops the run and keeps the best checkpoint; the first passing warns.
+    """
+
+    patience: int = 5  # (chosen)
+    stop: bool = True  # false: warn only
+    min_length_ratio: Optional[float] = 0.2  # mean response length against that of the first `baseline_steps`; (chosen)
+    max_length_ratio: Optional[float] = 5.0  # (chosen)
+    min_entropy: Optional[float] = 1e-3  # nats, the student's mean over tokens; (chosen)
+    max_repeated: Optional[float] = 0.5  # share of a response's 4-grams that it holds more than once, mean; (chosen)
+    max_unparsed: Optional[float] = 0.9  # share of probe answers that can't be read; (chosen)
+    max_kl: Optional[float] = None  # nats a token, KL(student ‖ teacher)
+    baseline_steps: int = 5  # (chosen)
 
 
 @dataclass
@@ -222,9 +254,14 @@ class EvalConfig:
 class DistConfig:
     ranks: int = 1  # processes on this host
     threads: int = 1  # torch threads a rank on CPU
+    hostfile: Optional[str] = None  # DeepSpeed's hostfile; null: this host alone
+    launcher: str = "pdsh"  # pdsh|openmpi|mpich|slurm|no_ssh, with a hostfile
+    master_addr: Optional[str] = None  # null: the first host's address as the others see it
+    heartbeat_s: float = 20.0  # a rank silent for so long ends the run (watchdog); 0: no watchdog; (chosen)
     timeout_s: float = 900.0  # process-group timeout
     student_config: Optional[str] = None  # DeepSpeed JSON; null: ds_configs' for this device
     teacher_config: Optional[str] = None
+    sequence_parallel: int = 1  # ranks that compute one sequence together (Ulysses, arXiv 2309.14509); 1: none
     nvme_path: Optional[str] = None  # folder on a local NVMe disk, for a DeepSpeed JSON that offloads to it
     shard: str = "sample"  # sample|layer|neuron|position: how scoring is shared, §13.1-13.3
     topk_search: str = "bisect"  # bisect|gather: the global top-K of sharded neurons, §13.2
@@ -240,6 +277,7 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     prompt: PromptConfig = field(default_factory=PromptConfig)
     server: ServerConfig = field(default_factory=ServerConfig)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
     rollout_zs: SamplingConfig = field(default_factory=SamplingConfig)
     neuron: NeuronConfig = field(default_factory=NeuronConfig)
     signal: SignalConfig = field(default_factory=SignalConfig)
@@ -248,5 +286,6 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
     distill: DistillConfig = field(default_factory=DistillConfig)
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    guard: GuardConfig = field(default_factory=GuardConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     dist: DistConfig = field(default_factory=DistConfig)

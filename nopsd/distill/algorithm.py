@@ -77,7 +77,7 @@ def micro_batches(d: Distillation, examples: list[Any]) -> list[MicroBatch]:
     examples = with_aux_prompts(examples, d.aux_prompts, auxiliaries(loss))
     batches = rank_micro_batches(
         examples, d.ranks.rank, d.ranks.world, d.config.train.micro, loss.aggregation, d.pad, loss.skip_first_tokens,
-        loss.max_loss_tokens,
+        loss.max_loss_tokens, d.config.train.packing,
     )
     return [batch.to(d.ranks.device) for batch in batches]
 
@@ -104,7 +104,7 @@ def learn(
                 input_ids_BT=batch.student.ids_BT, rows_N=batch.student.rows_N, teacher_hidden_NH=taught.hidden_NH,
                 teacher_weight_VH=teacher_weight_VH, token_weight_N=batch.weights_N, target_N=batch.targets_N,
                 served_N=batch.served_N, aux_hidden=aux_hidden,
-                teacher_mix=taught.mix,
+                teacher_mix=taught.mix, segments=batch.student.segments,
             )
         # The weights hold the global mean: undo the averaging over ranks, leave out that over micro-batches.
         d.student.backward(result.loss * d.ranks.world, scale_wrt_gas=False)

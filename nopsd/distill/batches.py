@@ -1,18 +1,19 @@
 """From prompts and responses to the micro-batches of a step (SPEC §6.2, §13.4; T-ALIGN, T-DIST). Pure functions.
 
 In: the step's rollouts with both of their prompts, as token ids (`Example`). Out: for each rank the same
-number of `MicroBatch`es. In each, the student reads [prompt_S, y] and the teacher [prompt_T, y], padded on
-the right; `rows_N` picks from each model's hidden states the positions that predict the response's tokens
-(P−1 … P+T−2), so row j of the student and row j of the teacher predict the same token.
+number of `MicroBatch`es. In each, the student reads [prompt_S, y] and the teacher [prompt_T, y], laid end to end in
+one row (or padded on the right to a rectangle); `rows_N` picks from each model's hidden states the positions that
+predict the response's tokens (P−1 … P+T−2), so row j of the student and row j of the teacher predict the same token.
 
 Weights make the loss the whole step's: L = Σ_j weights_j · ℓ_j over all ranks and micro-batches, whatever
 the split. Every rank holds the ids of the whole step, so the global token count needs no collective.
 
-Shapes: B sequences, T positions of the padded sequence, N loss tokens.
+Shapes: B sequences, T positions of the padded sequence (packed: B = 1, T all tokens), N loss tokens.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,8 @@ from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
+
+from nopsd.engine.packed_attention import Segments
 
 Slots = list[list[list[int]]]  # rank -> micro-batch -> positions of examples
 
@@ -41,16 +44,26 @@ class Example:
 
 @dataclass(frozen=True)
 class Side:
-    """What one role reads: padded on the right (causal attention needs no mask then).
+    """What one role reads: one row of sequences end to end, or a rectangle padded on the right.
 
-    `rows_N`: flat positions in B·T of the hidden states that predict the loss tokens.
+    `rows_N`: flat positions in B·T of the hidden states that predict the loss tokens. `lengths`: tokens of each
+    sequence, in order; `prompts`: how many of them are its prompt; `names`: which prompt that is, for reuse.
     """
 
     ids_BT: Tensor
     rows_N: Tensor
+    lengths: tuple[int, ...] = ()
+    prompts: tuple[int, ...] = ()
+    names: tuple[str, ...] = ()
+    packed: bool = False
+
+    @property
+    def segments(self) -> Segments | None:
+        """What the packed attention is told; None for a rectangle, which needs no mask (causal, padded behind)."""
+        return Segments(self.lengths) if self.packed else None
 
     def to(self, device: torch.device | str) -> Side:
-        return Side(self.ids_BT.to(device), self.rows_N.to(device))
+        return replace(self, ids_BT=self.ids_BT.to(device), rows_N=self.rows_N.to(device))
 
 
 @dataclass(frozen=True)
@@ -137,7 +150,7 @@ def sequence_weights(loss_tokens: Sequence[int], aggregation: str) -> list[float
 
 def rank_micro_batches(
     examples: Sequence[Example], rank: int, ranks: int, micro: int, aggregation: str, pad: int,
-    skip_first: int = 0, max_tokens: int | None = None,
+    skip_first: int = 0, max_tokens: int | None = None, packed: bool = True,
 ) -> list[MicroBatch]:
     """This rank's micro-batches of the step, dummies of weight 0 included."""
     spans = [loss_span(len(e.response), skip_first, max_tokens) for e in examples]
@@ -150,7 +163,7 @@ def rank_micro_batches(
             parts = [(examples[i], spans[i], weights[i]) for i in carrying]
         else:
             parts = [(_dummy(examples[0]), range(1), 0.0)]
-        micro_batches.append(_micro_batch(parts, pad))
+        micro_batches.append(_micro_batch(parts, pad, packed))
     return micro_batches
 
 
@@ -161,29 +174,41 @@ def _dummy(example: Example) -> Example:
     return Example("", prompt, prompt, (example.response or prompt)[:1], aux_prompts=aux)
 
 
-def _micro_batch(parts: list[tuple[Example, range, float]], pad: int) -> MicroBatch:
+def _micro_batch(parts: list[tuple[Example, range, float]], pad: int, packed: bool) -> MicroBatch:
     examples, spans, weights = zip(*parts)
-    student = _side([e.student_prompt for e in examples], examples, spans, pad)
-    teacher = _side([e.teacher_prompt for e in examples], examples, spans, pad)
-    aux = {n: _side([e.aux_prompts[n] for e in examples], examples, spans, pad) for n in examples[0].aux_prompts}
+
+    def side(prompts: Sequence[list[int]]) -> Side:
+        return _side(prompts, examples, spans, pad, packed)
+
+    student, teacher = side([e.student_prompt for e in examples]), side([e.teacher_prompt for e in examples])
+    aux = {name: side([e.aux_prompts[name] for e in examples]) for name in examples[0].aux_prompts}
     targets = torch.tensor([e.response[t] for e, span in zip(examples, spans) for t in span])
     check_alignment(student, teacher, targets)
-    for side in aux.values():
-        check_alignment(student, side, targets)
+    for other in aux.values():
+        check_alignment(student, other, targets)
     weights_N = torch.tensor([w for w, span in zip(weights, spans) for _ in span], dtype=torch.float32)
     served_N = torch.tensor([e.served[t] if e.served else math.nan for e, span in zip(examples, spans) for t in span])
     return MicroBatch(student, teacher, targets, weights_N, served_N, aux)
 
 
-def _side(prompts: Sequence[list[int]], examples: Sequence[Example], spans: Sequence[range], pad: int) -> Side:
-    width = max(len(p) + len(e.response) for p, e in zip(prompts, examples))
-    ids = torch.full((len(prompts), width), pad, dtype=torch.long)
-    rows = []
-    for row, (prompt, example, span) in enumerate(zip(prompts, examples, spans)):
-        sequence = prompt + example.response
-        ids[row, : len(sequence)] = torch.tensor(sequence)
-        rows += [row * width + len(prompt) - 1 + t for t in span]
-    return Side(ids, torch.tensor(rows, dtype=torch.long))
+def _side(
+    prompts: Sequence[list[int]], examples: Sequence[Example], spans: Sequence[range], pad: int, packed: bool
+) -> Side:
+    sequences = [prompt + example.response for prompt, example in zip(prompts, examples)]
+    lengths = tuple(len(s) for s in sequences)
+    if packed:
+        ids_BT = torch.tensor([[i for s in sequences for i in s]], dtype=torch.long)
+        starts = [0, *itertools.accumulate(lengths)]
+    else:
+        ids_BT = torch.full((len(prompts), max(lengths)), pad, dtype=torch.long)
+        for row, sequence in enumerate(sequences):
+            ids_BT[row, : len(sequence)] = torch.tensor(sequence)
+        starts = [row * max(lengths) for row in range(len(prompts))]
+    rows = [start + len(prompt) - 1 + t for start, prompt, span in zip(starts, prompts, spans) for t in span]
+    return Side(
+        ids_BT, torch.tensor(rows, dtype=torch.long), lengths, tuple(len(p) for p in prompts),
+        tuple(e.uid for e in examples), packed,
+    )  # fmt: skip
 
 
 def check_alignment(student: Side, teacher: Side, targets_N: Tensor) -> None:

@@ -4,10 +4,11 @@ Under ZeRO-3 a weight has 0 elements except while its own module runs forward or
 outside `lm_head` therefore sees an empty weight, in the forward and again in the backward. Here the loss runs
 *as* `lm_head`'s forward, so the engine's own hooks gather the weight both times.
 
-No attention mask is needed anywhere here: sequences are padded on the right, attention is causal and
-positions count from 0, so no real token ever sees a padded one, and no padded position is read.
+No attention mask is needed anywhere here: sequences lie end to end (`engine.packed_attention`), or are padded on the
+right, where attention is causal and no real token ever sees a padded one.
 
-Shapes: B sequences, T positions (prompt, response, padding), N response tokens of the batch, H hidden, V vocabulary.
+Shapes: B sequences (packed: 1), T positions (prompt, response, padding), N response tokens of the batch, H hidden,
+V vocabulary.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 
 from nopsd.config import DistillConfig
 from nopsd.distill.fused_linear import FusedResult, fused_linear_divergence
+from nopsd.engine.packed_attention import Segments, inputs_of
 from nopsd.errors import ConfigError
 
 # Config keys of models whose logits are more than hidden · weightᵀ (Gemma, Granite, Cohere).
@@ -124,13 +126,14 @@ class DistillModel(nn.Module):
         aux_hidden: Mapping[str, Tensor] | None = None,
         teacher_mix: tuple[Tensor, Tensor | None, float] | None = None,
         states_only: bool = False,
+        segments: Segments | None = None,
     ) -> FusedResult | Tensor:
         """Loss over the positions `rows_N`, flat indices in B·T: P−1 … P+T−2 of each sequence predict its response.
 
         A rank without tokens passes any one id and no rows. `states_only`: the hidden states `[N, H]` and no loss,
-        for a teacher that is the student itself.
+        for a teacher that is the student itself. `segments`: the sequences of a packed row.
         """
-        hidden_BTH = self.lm.base_model(input_ids=input_ids_BT, use_cache=False).last_hidden_state
+        hidden_BTH = self.lm.base_model(**inputs_of(input_ids_BT, segments)).last_hidden_state
         inputs = DistillInputs(
             teacher_hidden_NH, teacher_weight_VH, token_weight_N, target_N, with_statistics, served_N, aux_hidden,
             teacher_mix,
@@ -143,7 +146,9 @@ class DistillModel(nn.Module):
 
 
 @torch.no_grad()
-def response_hidden(model: nn.Module, input_ids_BT: Tensor, rows_N: Tensor) -> Tensor:
+def response_hidden(
+    model: nn.Module, input_ids_BT: Tensor, rows_N: Tensor, segments: Segments | None = None
+) -> Tensor:
     """The teacher's final hidden states `[N, H]` at `rows_N`: no gradient, no logits.
 
     `model`: a causal LM or a DeepSpeed engine around one. It is run from its root, as ZeRO-3's parameter
@@ -154,7 +159,7 @@ def response_hidden(model: nn.Module, input_ids_BT: Tensor, rows_N: Tensor) -> T
     hook = lm.base_model.register_forward_hook(lambda _module, _args, output: caught.append(output.last_hidden_state))
     try:
         nothing = torch.empty(0, dtype=torch.int64, device=input_ids_BT.device)
-        model(input_ids=input_ids_BT, use_cache=False, logits_to_keep=nothing)
+        model(**inputs_of(input_ids_BT, segments), logits_to_keep=nothing)
     finally:
         hook.remove()
     return caught[0].flatten(0, 1)[rows_N]

@@ -102,7 +102,7 @@ def load_engines(config: Config, model_path: Path, ranks: Ranks) -> tuple[Any, A
     kind = config.teacher.kind
     teacher = None
     if kind != "live" and not train.lora.r:
-        teacher = load_frozen(str(model_path), dtype, teacher_config, trusted)
+        teacher = load_frozen(str(model_path), dtype, teacher_config, trusted, packing=train.packing)
     student = load_student(
         model_path, dtype, student_config, train, lambda lm: DistillModel(lm, config.distill), trusted, seed,
         with_teacher_adapter=kind == "ema",

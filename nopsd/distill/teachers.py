@@ -68,7 +68,8 @@ class EngineTeacher:
     engine: Any
 
     def hidden(self, batch: MicroBatch) -> TeacherStates:
-        return TeacherStates(response_hidden(self.engine, batch.teacher.ids_BT, batch.teacher.rows_N))
+        side = batch.teacher
+        return TeacherStates(response_hidden(self.engine, side.ids_BT, side.rows_N, side.segments))
 
     def weight(self) -> AbstractContextManager[Tensor | None]:
         return gathered_weight(self.engine)
@@ -146,7 +147,7 @@ def own_hidden(student: Any, batch: MicroBatch) -> Tensor:
     try:
         return student(
             input_ids_BT=side.ids_BT, rows_N=side.rows_N, teacher_hidden_NH=nothing, teacher_weight_VH=None,
-            token_weight_N=nothing, states_only=True,
+            token_weight_N=nothing, states_only=True, segments=side.segments,
         )
     finally:
         student.train(training)

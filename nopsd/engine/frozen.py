@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from nopsd.engine.ds_config import zero_stage
+from nopsd.engine.packed_attention import use_packed_attention
 from nopsd.errors import UserError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -22,16 +23,19 @@ def load_frozen(
     ds_config: dict[str, Any],
     trust_remote_code: bool = False,
     revision: str | None = None,
+    packing: bool = False,
 ) -> Any:
     """A DeepSpeed engine over the causal language model at `model_path`: eval, no gradients, sharded as configured.
 
-    `ds_config` is filled by `load_ds_config(role="teacher")`. Raises UserError if the model can't be loaded,
-    RuntimeError if stage 3 was asked for and a parameter is not sharded.
+    `ds_config` is filled by `load_ds_config(role="teacher")`. `packing`: it takes `segments`. Raises UserError if the
+    model can't be loaded, RuntimeError if stage 3 was asked for and a parameter is not sharded.
     """
     import deepspeed
 
     model = load_causal_lm(model_path, dtype, ds_config, trust_remote_code, revision)
     model.requires_grad_(False).eval()
+    if packing:
+        use_packed_attention(model)
     engine, *_ = deepspeed.initialize(model=model, config=ds_config)
     engine.eval()
     return engine

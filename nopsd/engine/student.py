@@ -17,6 +17,7 @@ from nopsd.config import TrainConfig
 from nopsd.engine.frozen import load_causal_lm
 from nopsd.engine.lora import add_lora
 from nopsd.engine.memory import save_memory
+from nopsd.engine.packed_attention import use_packed_attention
 
 
 def lr_at(step: int, config: TrainConfig) -> float:
@@ -51,6 +52,8 @@ def load_student(
 
     model = load_causal_lm(str(model_path), dtype, ds_config, trust_remote_code)
     model.config.use_cache = False
+    if config.packing:
+        use_packed_attention(model)
     if config.lora.r:
         add_lora(model, config.lora, seed, with_teacher_adapter)
     save_memory(model, config)

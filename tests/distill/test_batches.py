@@ -98,11 +98,20 @@ def test_auxiliary_prompts_are_followed_by_the_same_response():
     assert with_aux_prompts(examples(1), {"ctx_only": {"q0": [1]}}, [])[0].aux_prompts == {}
 
 
-def test_padding_is_on_the_right_where_causal_attention_never_looks():
+def test_a_rectangle_is_padded_on_the_right_where_causal_attention_never_looks():
     step = [Example("a", [1], [1, 1], [2, 2, 2]), Example("b", [1], [1, 1], [2])]
-    side = rank_micro_batches(step, 0, 1, 2, "token_mean", pad=7)[0].student
-    assert side.ids_BT.tolist() == [[1, 2, 2, 2], [1, 2, 7, 7]]
+    side = rank_micro_batches(step, 0, 1, 2, "token_mean", pad=7, packed=False)[0].student
+    assert side.ids_BT.tolist() == [[1, 2, 2, 2], [1, 2, 7, 7]] and side.segments is None
     assert side.rows_N.tolist() == [0, 1, 2, 4]
+
+
+def test_a_packed_row_holds_no_padding():
+    step = [Example("a", [1], [1, 1], [2, 2, 2]), Example("b", [1], [1, 1], [2])]
+    batch = rank_micro_batches(step, 0, 1, 2, "token_mean", pad=7)[0]
+    assert batch.student.ids_BT.tolist() == [[1, 2, 2, 2, 1, 2]] and batch.student.rows_N.tolist() == [0, 1, 2, 4]
+    assert batch.teacher.rows_N.tolist() == [1, 2, 3, 6]
+    assert batch.teacher.segments is not None and batch.teacher.segments.lengths == (5, 3)
+    assert batch.teacher.prompts == (2, 2) and batch.teacher.names == ("a", "b")
 
 
 @pytest.mark.parametrize(("tokens", "skip", "most", "expected"), [

@@ -1,0 +1,159 @@
+"""Attention over sequences laid end to end in one row, each behind its own stored context (issue 4).
+
+In: a causal language model of Hugging Face's form, before `deepspeed.initialize`. Out: the same model, whose layers
+take a keyword `segments`; without it they compute as before. A sequence sees itself and its stored context alone, so
+no padding is computed. On a GPU in half precision one variable-length kernel does it (`torch.nn.attention.varlen`);
+elsewhere PyTorch's SDPA, a sequence at a time.
+
+Shapes: S tokens of the row (Σ t), t tokens of one sequence, C tokens of its context, A query heads, K key-value heads,
+D head width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+
+from nopsd.errors import ConfigError
+
+NAME = "nopsd_packed"
+KeysValues = tuple[Tensor, Tensor]  # two tensors [K, C, D], keys already rotated
+
+
+@dataclass
+class Context:
+    """Keys and values of one context, layer by layer; filled by a pass with `Segments.recorded`."""
+
+    tokens: int = 0
+    layers: dict[int, KeysValues] = field(default_factory=dict)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(t.numel() * t.element_size() for pair in self.layers.values() for t in pair)
+
+
+@dataclass(frozen=True)
+class Segments:
+    """The sequences of one row, in order. `contexts`: what stands before each (None: nothing); () for none at all.
+
+    `recorded`: one Context a sequence, to be filled with this pass's own keys and values; () for none.
+    """
+
+    lengths: tuple[int, ...]
+    contexts: tuple[Context | None, ...] = ()
+    recorded: tuple[Context, ...] = ()
+
+    @property
+    def context_lengths(self) -> tuple[int, ...]:
+        """Tokens of context before each sequence."""
+        return tuple(c.tokens if c else 0 for c in self.contexts) or (0,) * len(self.lengths)
+
+    def positions(self, device: torch.device | str) -> Tensor:
+        """[1, S]: each sequence counts on from the end of its context."""
+        spans = [torch.arange(c, c + t, device=device) for c, t in zip(self.context_lengths, self.lengths)]
+        return torch.cat(spans)[None]
+
+
+def use_packed_attention(lm: Any) -> None:
+    """Let `lm` take `segments`. ConfigError if one of its layers is no plain causal attention."""
+    from transformers.masking_utils import AttentionMaskInterface
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    kinds = set(getattr(lm.config.get_text_config(), "layer_types", None) or ["full_attention"])
+    if kinds != {"full_attention"}:
+        raise ConfigError(
+            f"{type(lm).__name__} has layers of kind {', '.join(sorted(kinds))}, and sequences are packed for full "
+            "attention alone: set train.packing=false"
+        )
+    ALL_ATTENTION_FUNCTIONS.register(NAME, packed_attention)
+    # With no mask given, as here, it makes none, and attention is causal by itself.
+    AttentionMaskInterface.register(NAME, AttentionMaskInterface._global_mapping["sdpa"])
+    lm.set_attn_implementation(NAME)
+
+
+def inputs_of(ids: Tensor, segments: Segments | None) -> dict[str, Any]:
+    """Keyword arguments of the base model's forward for a packed row, or for a padded rectangle (no segments)."""
+    if segments is None:
+        return {"input_ids": ids, "use_cache": False}
+    return {
+        "input_ids": ids, "position_ids": segments.positions(ids.device), "segments": segments, "use_cache": False,
+    }  # fmt: skip
+
+
+def packed_attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None,
+    scaling: float | None = None, dropout: float = 0.0, segments: Segments | None = None, **options: Any,
+) -> tuple[Tensor, None]:
+    """A Transformers attention function. `query` [1, A, S, D], `key` and `value` [1, K, S, D]; gives [1, S, A, D]."""
+    if segments is None:
+        from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **options
+        )
+    layer = int(module.layer_idx)  # type: ignore[arg-type]
+    _record(segments, layer, key[0], value[0])
+    keys, values = _behind_contexts(segments, layer, key[0]), _behind_contexts(segments, layer, value[0], 1)
+    if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16) and not dropout:
+        out_SAD = _varlen(query[0], torch.cat(keys, 1), torch.cat(values, 1), segments, scaling)
+    else:
+        queries = query[0].split(segments.lengths, 1)
+        parts = [_one(q, k, v, scaling, dropout) for q, k, v in zip(queries, keys, values)]
+        out_SAD = torch.cat(parts, 1).transpose(0, 1)
+    return out_SAD[None].contiguous(), None
+
+
+def _record(segments: Segments, layer: int, key_KSD: Tensor, value_KSD: Tensor) -> None:
+    if not segments.recorded:
+        return
+    parts = zip(key_KSD.split(segments.lengths, 1), value_KSD.split(segments.lengths, 1))
+    for context, length, (k, v) in zip(segments.recorded, segments.lengths, parts, strict=True):
+        # copies, for a view would keep the whole row alive
+        context.layers[layer], context.tokens = (k.detach().clone(), v.detach().clone()), length
+
+
+def _behind_contexts(segments: Segments, layer: int, own_KSD: Tensor, which: int = 0) -> Sequence[Tensor]:
+    """Each sequence's keys (`which` 0) or values (1), those of its context first."""
+    own = own_KSD.split(segments.lengths, 1)
+    if not segments.contexts:
+        return own
+    return [torch.cat([c.layers[layer][which], o], 1) if c else o for c, o in zip(segments.contexts, own, strict=True)]
+
+
+def _one(query_AtD: Tensor, key_KTD: Tensor, value_KTD: Tensor, scaling: float | None, dropout: float) -> Tensor:
+    """Attention of one sequence's t tokens to the last t of T keys and all before them: [A, t, D]."""
+    asked, seen = query_AtD.shape[1], key_KTD.shape[1]
+    mask = None
+    if asked != seen:
+        rows = torch.arange(seen - asked, seen, device=query_AtD.device)
+        mask = torch.arange(seen, device=query_AtD.device) <= rows[:, None]
+    return scaled_dot_product_attention(
+        query_AtD[None], key_KTD[None], value_KTD[None], attn_mask=mask, dropout_p=dropout, is_causal=mask is None,
+        scale=scaling, enable_gqa=query_AtD.shape[0] != key_KTD.shape[0],
+    )[0]  # fmt: skip
+
+
+def _varlen(
+    query_ASD: Tensor, key_KTD: Tensor, value_KTD: Tensor, segments: Segments, scaling: float | None
+) -> Tensor:
+    """[S, A, D], by one kernel for all sequences. Causal from the right end, as a stored context wants."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    seen = [c + t for c, t in zip(segments.context_lengths, segments.lengths)]
+    out = varlen_attn(
+        query_ASD.transpose(0, 1), key_KTD.transpose(0, 1), value_KTD.transpose(0, 1),
+        _ends(segments.lengths, query_ASD), _ends(seen, query_ASD), max(segments.lengths), max(seen),
+        scale=scaling, window_size=(-1, 0), enable_gqa=query_ASD.shape[0] != key_KTD.shape[0],
+    )  # fmt: skip
+    assert isinstance(out, Tensor)
+    return out
+
+
+def _ends(lengths: Sequence[int], like: Tensor) -> Tensor:
+    """[0, l_0, l_0 + l_1, …] as the kernel wants it."""
+    return torch.tensor([0, *lengths], dtype=torch.int32, device=like.device).cumsum(0, dtype=torch.int32)

@@ -1,0 +1,91 @@
+"""Packed rows against one sequence at a time, and sequences behind a stored context against whole ones (issue 4)."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, Qwen3Config
+
+from nopsd.engine.packed_attention import Context, Segments, inputs_of, use_packed_attention
+from nopsd.errors import ConfigError
+
+LENGTHS = (5, 1, 9)
+
+
+def tiny(**other: object) -> torch.nn.Module:
+    torch.manual_seed(0)
+    config = Qwen3Config(
+        vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=8, max_position_embeddings=128, pad_token_id=None, **other,
+    )  # fmt: skip
+    return AutoModelForCausalLM.from_config(config).double().eval()
+
+
+@pytest.fixture(scope="module")
+def alone() -> tuple[torch.nn.Module, list[torch.Tensor], list[torch.Tensor]]:
+    """A model without packing, some sequences, and their hidden states."""
+    model = tiny()
+    sequences = [torch.randint(64, (n,)) for n in LENGTHS]
+    with torch.no_grad():
+        states = [model.base_model(input_ids=s[None]).last_hidden_state[0] for s in sequences]
+    return model, sequences, states
+
+
+def packed_copy(model: torch.nn.Module) -> torch.nn.Module:
+    copy = tiny()
+    copy.load_state_dict(model.state_dict())
+    use_packed_attention(copy)
+    return copy
+
+
+def test_a_packed_row_equals_its_sequences(alone: tuple) -> None:
+    """Else sequences of one row would read each other, or stand at wrong positions."""
+    model, sequences, states = alone
+    with torch.no_grad():
+        row = packed_copy(model).base_model(**inputs_of(torch.cat(sequences)[None], Segments(LENGTHS)))
+    torch.testing.assert_close(row.last_hidden_state[0], torch.cat(states), rtol=0, atol=1e-12)
+
+
+def test_without_segments_nothing_changes(alone: tuple) -> None:
+    """Else the same model could not be exported, probed or scored in plain rectangles."""
+    model, sequences, states = alone
+    with torch.no_grad():
+        found = packed_copy(model).base_model(input_ids=sequences[2][None]).last_hidden_state[0]
+    torch.testing.assert_close(found, states[2], rtol=0, atol=1e-12)
+
+
+def test_gradients_of_a_packed_row(alone: tuple) -> None:
+    """Else packing would train something else, with right losses."""
+    model, sequences, _ = alone
+    weights = [torch.randn(n, 32, dtype=torch.float64) for n in LENGTHS]
+    packed = packed_copy(model)
+    row = packed.base_model(**inputs_of(torch.cat(sequences)[None], Segments(LENGTHS))).last_hidden_state[0]
+    (row * torch.cat(weights)).sum().backward()
+    plain = packed_copy(model)
+    for s, w in zip(sequences, weights):
+        (plain.base_model(input_ids=s[None]).last_hidden_state[0] * w).sum().backward()
+    for (name, p), q in zip(packed.base_model.named_parameters(), plain.base_model.parameters()):
+        torch.testing.assert_close(p.grad, q.grad, rtol=0, atol=1e-11, msg=name)
+
+
+def test_behind_a_stored_context(alone: tuple) -> None:
+    """Else a teacher that reuses its prompt's keys and values would be another teacher."""
+    model, sequences, states = alone
+    packed = packed_copy(model)
+    cuts, contexts = (3, 0, 6), tuple(Context() for _ in LENGTHS)
+    heads = [s[:cut] for s, cut in zip(sequences, cuts) if cut]
+    with torch.no_grad():
+        kept = tuple(c for c, cut in zip(contexts, cuts) if cut)
+        packed.base_model(**inputs_of(torch.cat(heads)[None], Segments((3, 6), recorded=kept)))
+        before = tuple(c if cut else None for c, cut in zip(contexts, cuts))
+        tails = Segments((2, 1, 3), contexts=before)
+        row = packed.base_model(**inputs_of(torch.cat([s[c:] for s, c in zip(sequences, cuts)])[None], tails))
+    expected = torch.cat([s[c:] for s, c in zip(states, cuts)])
+    torch.testing.assert_close(row.last_hidden_state[0], expected, rtol=0, atol=1e-12)
+    assert contexts[2].tokens == 6 and contexts[2].nbytes == 3 * 2 * 2 * 6 * 8 * 8
+
+
+def test_other_attention_is_refused() -> None:
+    """Else a sliding window would silently become full attention."""
+    with pytest.raises(ConfigError, match="train.packing=false"):
+        use_packed_attention(tiny(use_sliding_window=True, sliding_window=4, max_window_layers=1))
