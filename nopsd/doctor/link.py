@@ -12,7 +12,10 @@ import sys
 import time
 from typing import Any
 
-from nopsd.rollout.transport import broadcast, gloo_group, join_store, open_store
+import torch
+import torch.distributed as dist
+
+from nopsd.rollout.transport import gloo_group, join_store, open_store
 
 TIMEOUT_S = 20.0
 NAME = "nopsd-doctor"
@@ -20,9 +23,7 @@ SMALL, LARGE, ROUNDS = 1, 64 * 2**20, 20
 
 
 def measure(group: Any) -> tuple[float, float]:
-    """Milliseconds of a one-byte broadcast there (half of there and back), GiB a second of a large one."""
-    import torch
-
+    """Milliseconds of half a one-byte sum over both, GiB a second of a large broadcast."""
     small, large = torch.zeros(SMALL, dtype=torch.uint8), torch.zeros(LARGE, dtype=torch.uint8)
     for buffer in (small, large):  # connections are made at first use
         _barrier(group, buffer)
@@ -31,7 +32,7 @@ def measure(group: Any) -> tuple[float, float]:
         _barrier(group, small)
     latency = (time.perf_counter() - start) / ROUNDS / 2
     start = time.perf_counter()
-    broadcast(group, large)
+    group.broadcast([large], dist.BroadcastOptions()).wait()
     _barrier(group, small)
     return 1e3 * latency, LARGE / 2**30 / (time.perf_counter() - start)
 
@@ -42,8 +43,6 @@ def _barrier(group: Any, buffer: Any) -> None:
 
 
 def main() -> None:
-    import torch.distributed  # noqa: F401
-
     asked = json.loads(sys.stdin.readline())
     opens = "peer" not in asked
     if opens:
