@@ -7,6 +7,9 @@ nopsd score --preset lab                  the neurons stage by another name
 nopsd inspect --preset lab                look at the scored pool: figures, overlap, nearest questions as text
 nopsd config --preset lab                 the resolved configuration
 nopsd status --preset lab                 which stages of the run are done
+nopsd serve --preset lab                  this host's rollout servers, for a run on another host
+nopsd doctor --preset lab                 everything the run stands on, looked at before it costs anything
+nopsd launch --hostfile HOSTS run key=value   the same on several hosts: nopsd launch --help
 """
 
 from __future__ import annotations
@@ -19,7 +22,9 @@ import time
 import traceback
 from pathlib import Path
 
-from nopsd.errors import ConfigError, UserError
+from nopsd.cluster import rank
+from nopsd.engine.stopping import NOTICE
+from nopsd.errors import ConfigError, Stopped, UserError
 from nopsd.pipeline.names import ALIASES, COMMANDS
 
 # The launcher ends all ranks when the first ends: what rank 0 has to say comes first.
@@ -41,22 +46,36 @@ def parser() -> argparse.ArgumentParser:
                      help="inspect: show the nearest neighbours of this question (may be repeated)")  # fmt: skip
     top.add_argument("--correct", metavar="FILE", type=Path,
                      help="inspect: an evaluation of the pool's answers (pool_correct.json, eval_*.jsonl)")  # fmt: skip
+    top.add_argument("--hostfile", help="doctor: the hosts to look at (dist.hostfile)")
+    top.add_argument("--json", action="store_true", help="doctor: print JSON")
     top.add_argument("--local_rank", type=int, default=-1, help=argparse.SUPPRESS)  # given by some launchers
     return top
 
 
 def main(argv: list[str] | None = None) -> int:
-    arguments = parser().parse_intermixed_args(argv)
+    argv = sys.argv[1:] if argv is None else argv
+    launches = argv[:1] == ["launch"]
+    arguments = parser().parse_intermixed_args(["run"] if launches else argv)
     presets = [item.split("=", 1)[1] for item in arguments.overrides if item.startswith("preset=")]
     overrides = [item for item in arguments.overrides if not item.startswith("preset=")]
     try:
-        return dispatch(arguments, arguments.config or arguments.preset or (presets or [None])[-1], overrides)
+        rank.enter(arguments.command)
+        if launches:
+            return launch(argv[1:])
+        code = dispatch(arguments, arguments.config or arguments.preset or (presets or [None])[-1], overrides)
+        rank.leave()
+        return code
     except UserError as error:
         return _fail(str(error))
+    except Stopped as stopped:
+        rank.leave()
+        print(f"nopsd: {stopped}; the same command continues", file=sys.stderr, flush=True)
+        return 0
     except Exception:
         if "RANK" not in os.environ:
             raise
         traceback.print_exc()  # an orderly exit might wait for the other ranks, who wait for this one
+        rank.report(traceback.format_exc().strip().splitlines()[-1])
         sys.stderr.flush()
         os._exit(1)
     except KeyboardInterrupt:
@@ -68,17 +87,31 @@ def dispatch(arguments: argparse.Namespace, preset: str | None, overrides: list[
 
     if arguments.command != "inspect" and (arguments.question or arguments.correct):
         raise ConfigError("--question and --correct belong to `nopsd inspect`")
+    if arguments.command != "doctor" and (arguments.hostfile or arguments.json):
+        raise ConfigError("--json and --hostfile belong to `nopsd doctor` (other commands: dist.hostfile=FILE)")
+    if arguments.hostfile:
+        overrides = [*overrides, f"dist.hostfile={arguments.hostfile}"]
     config = load_config(preset, overrides)
     if arguments.command == "config":
         print(to_yaml(config), end="")
         return 0
     quiet()
-    # An orderly end on SIGTERM too (schedulers send it first): the server and the ranks are taken down.
-    signal.signal(signal.SIGTERM, _interrupt)
+    take_sigterm(arguments.command)
     if arguments.command == "inspect":
         from nopsd.pipeline.inspect import inspect
 
         print(inspect(config, arguments.question, arguments.correct))
+        return 0
+    if arguments.command == "doctor":
+        from nopsd.pipeline.doctor import doctor
+
+        text, code = doctor(config, arguments.json)
+        print(text)
+        return code
+    if arguments.command == "serve":
+        from nopsd.pipeline.session import serve_here
+
+        serve_here(config)
         return 0
     from nopsd.pipeline import runner
 
@@ -90,6 +123,24 @@ def dispatch(arguments: argparse.Namespace, preset: str | None, overrides: list[
     else:
         runner.run_one(config, ALIASES.get(arguments.command, arguments.command), redo)
     return 0
+
+
+def take_sigterm(command: str) -> None:
+    """Schedulers send it before they kill. A rank that trains notes it, to save first; all else ends in an orderly way:
+    the server and the ranks are taken down."""
+    if command == "train" and "RANK" in os.environ:
+        NOTICE.listen()
+        return
+    signal.signal(signal.SIGTERM, _interrupt)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+
+
+def launch(argv: list[str]) -> int:
+    quiet()
+    take_sigterm("launch")
+    from nopsd.pipeline.front import launch as start
+
+    return start(argv)
 
 
 def quiet() -> None:
@@ -106,11 +157,13 @@ def _interrupt(number: int, frame: object) -> None:
 def _fail(message: str, code: int = 1) -> int:
     from nopsd.pipeline.launch import ERROR_PREFIX, RANK_TAG, under_launcher
 
-    rank = os.environ.get("RANK", "0") if under_launcher() else "0"
-    tag = "" if rank == "0" else f"{RANK_TAG}{rank}] "
+    number = os.environ.get("RANK", "0") if under_launcher() else "0"
+    tag = "" if number == "0" else f"{RANK_TAG}{number}] "
     print(f"{ERROR_PREFIX}{tag}{message}", file=sys.stderr, flush=True)
     if under_launcher():
-        if rank != "0":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # DeepSpeed's launcher sends it when another rank has ended
+        rank.report(message)
+        if number != "0":
             time.sleep(OTHERS_SPEAK_S)
         # The other ranks may wait in a collective, and so would an orderly exit.
         os._exit(code)

@@ -23,3 +23,7 @@ class ServerError(UserError):
 
 class StaleWeightsError(ServerError):
     """The server holds, or answered with, another policy version than was asked for."""
+
+
+class Stopped(Exception):
+    """Not an error: work was left early, as was asked, with all that was done saved. The message says where."""

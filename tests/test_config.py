@@ -20,7 +20,9 @@ from nopsd.errors import ConfigError
         ("train.lora.dropout=1", "below 1"),
         ("train.steps=0", "at least 1"),
         ("select.fraction=1.5", "at most 1"),
-        ("train.batch=3", "dist.ranks"),
+        ("train.batch=1", "dist.ranks"),
+        ("dist.sequence_parallel=3", "dist.ranks"),
+        ("train.micro_tokens=0", "at least 1"),
         ("train.steps", "key=value"),
     ],
 )

@@ -5,7 +5,16 @@ Load with `load_config(preset, overrides)`: the schema's defaults, then a YAML p
 """
 
 from nopsd.config.loading import PRESETS, all_keys, load_config, preset_names, to_plain, to_yaml
-from nopsd.config.rules import CHOICES, FRACTIONS, IMPORTABLE, MINIMA, TRAIN_CONDUCT, validate
+from nopsd.config.rules import (
+    CHOICES,
+    DISTILL_CONDUCT,
+    FRACTIONS,
+    IMPORTABLE,
+    MINIMA,
+    TEACHER_CONDUCT,
+    TRAIN_CONDUCT,
+    validate,
+)
 from nopsd.config.schema import (
     STYLE_WORDS,
     Config,
@@ -51,6 +60,8 @@ __all__ = [
     "SelectConfig",
     "ServerConfig",
     "SignalConfig",
+    "DISTILL_CONDUCT",
+    "TEACHER_CONDUCT",
     "TRAIN_CONDUCT",
     "TeacherConfig",
     "TrainConfig",

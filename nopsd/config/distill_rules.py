@@ -14,6 +14,10 @@ POSITIVE = (
 def check_distill(config: Config) -> None:
     """ConfigError for an objective that is biased, undefined, or needs what the run hasn't got."""
     distill = config.distill
+    if config.train.ahead > 1:
+        raise ConfigError(
+            f"train.ahead={config.train.ahead}: the weights that sample may be one step behind at most: use 0 or 1"
+        )
     for name in POSITIVE:
         value = getattr(distill, name)
         if value is not None and value <= 0:
@@ -31,6 +35,12 @@ def check_distill(config: Config) -> None:
             "set another teacher.kind, or distill.contrast=null"
         )
     _check_support(distill)
+    if distill.logit_chunk is not None and distill.logit_chunk < 1:
+        raise ConfigError(f"distill.logit_chunk={distill.logit_chunk}: must be at least 1, or null")
+    if distill.kernel in ("numba", "triton") and (others := beyond_kernels(distill)):
+        raise ConfigError(
+            f"distill.kernel={distill.kernel} has no code for {', '.join(others)}: set distill.kernel=auto or torch"
+        )
     if distill.is_clip is not None and distill.temperature != 1.0:
         raise ConfigError(
             "distill.is_clip compares log-probs with the server's, which have temperature 1, and distill.temperature="
@@ -42,6 +52,17 @@ def check_distill(config: Config) -> None:
             f"{wants_base} reads the frozen base model, which teacher.kind={config.teacher.kind} doesn't hold: "
             "set teacher.kind=frozen, or leave the key at its default"
         )
+
+
+def beyond_kernels(distill: DistillConfig) -> list[str]:
+    """The keys, as set, by which the objective is more than a compiled kernel does (`nopsd.distill.full_support`)."""
+    plain = {"support": "full", "pointwise_clip": None, "target": "teacher", "contrast": None, "kl_base_coef": 0.0}
+    found = [(key, getattr(distill, key)) for key, value in plain.items() if getattr(distill, key) != value]
+    if distill.divergence == "sampled_rkl":
+        found.append(("divergence", distill.divergence))
+    if distill.kernel == "numba" and distill.divergence == "jsd" and distill.beta not in (0.0, 1.0):
+        found.append(("divergence", distill.divergence))
+    return [f"distill.{key}={value}" for key, value in found]
 
 
 def _off(distill: DistillConfig, name: str) -> str:

@@ -13,6 +13,7 @@ from nopsd.errors import ConfigError
 
 # Keys of `train` that don't change what is trained: a run may be continued with others.
 TRAIN_CONDUCT = (
+    "max_skipped",
     "checkpoint_every",
     "keep_checkpoints",
     "keep_best",
@@ -27,6 +28,8 @@ TRAIN_CONDUCT = (
     "sync_check_every",
     "sync_tolerance",
 )
+TEACHER_CONDUCT = ("context_mib",)  # the same of `teacher`
+DISTILL_CONDUCT = ("kernel",)  # and of `distill`
 # Values of the keys that name a choice.
 CHOICES: dict[str, tuple[str, ...]] = {
     "model.dtype": ("float32", "bfloat16"),
@@ -55,7 +58,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "distill.topk_of": ("student", "teacher"),
     "distill.tail": ("bucket", "renorm", "stopgrad", "none"),
     "distill.target": ("teacher", "pmi", "barycenter"),
-    "distill.kernel": ("auto", "torch", "triton"),
+    "distill.kernel": ("auto", "torch", "numba", "triton"),
     "distill.aggregation": ("token_mean", "seq_mean_token_mean", "seq_mean_token_sum"),
     "teacher.kind": ("frozen", "ema", "live", "trust_region"),
     "eval.extract": ("strict", "lenient"),
@@ -88,6 +91,7 @@ MINIMA: dict[str, float] = {
     "train.ahead": 0,
     "train.n": 1,
     "train.max_response": 1,
+    "train.max_skipped": 1,
     "train.lr": 0,
     "train.warmup": 0,
     "train.clip": 0,
@@ -99,7 +103,6 @@ MINIMA: dict[str, float] = {
     "train.probe_samples": 2,
     "train.keep_checkpoints": 1,
     "train.keep_best": 0,
-    "distill.logit_chunk": 1,
     "distill.skip_first_tokens": 0,
     "distill.topk": 1,
     "distill.kl_base_coef": 0,
@@ -119,6 +122,7 @@ MINIMA: dict[str, float] = {
     "dist.block_mib": 1,
     "server.max_model_len": 1,
     "server.kv_cache_mib": 1,
+    "server.stall_timeout_s": 0,
 }
 FRACTIONS = (
     "data.test_ratio", "select.fraction", "select.tau", "teacher.rate", "teacher.mix",
@@ -167,11 +171,39 @@ def validate(config: Config) -> None:
     if not 0 <= config.train.lora.dropout < 1:
         raise ConfigError(f"train.lora.dropout={config.train.lora.dropout}: must be at least 0 and below 1")
     check_distill(config)
-    if config.train.batch * config.train.n % config.dist.ranks:
+    if train.micro_tokens is not None and train.micro_tokens < 1:
+        raise ConfigError(f"train.micro_tokens={train.micro_tokens}: must be at least 1, or null")
+    _check_sharing(config)
+    _check_servers(config)
+
+
+def _check_sharing(config: Config) -> None:
+    """ConfigError for ranks that no sequence, or no whole group of ranks, would come to."""
+    dist, sequences = config.dist, config.train.batch * config.train.n
+    if dist.hostfile is None and dist.ranks % dist.sequence_parallel:
         raise ConfigError(
-            f"train.batch={config.train.batch} x train.n={config.train.n} sequences can't be shared evenly by "
-            f"dist.ranks={config.dist.ranks}: make the product a multiple of the ranks"
+            f"dist.sequence_parallel={dist.sequence_parallel} doesn't divide dist.ranks={dist.ranks}: "
+            "make one a multiple of the other"
         )
+    lanes = max(1, dist.ranks // dist.sequence_parallel)
+    if sequences < lanes:
+        raise ConfigError(
+            f"train.batch={config.train.batch} x train.n={config.train.n} sequences are fewer than the {lanes} groups "
+            f"of dist.sequence_parallel={dist.sequence_parallel} ranks: some would always be idle; raise train.batch, "
+            "or lower dist.ranks"
+        )
+
+
+def _check_servers(config: Config) -> None:
+    """ConfigError if servers are said to be in two places."""
+    rollout = config.rollout
+    given = {"server.url": config.server.url, "rollout.urls": rollout.urls, "rollout.hosts": rollout.hosts}
+    named = [key for key, value in given.items() if value]
+    if len(named) > 1:
+        raise ConfigError(f"{' and '.join(named)} both say where the rollout servers are: keep one")
+    bucket = config.server.sync_bucket_mib
+    if bucket is not None and bucket < 1:
+        raise ConfigError(f"server.sync_bucket_mib={bucket}: must be at least 1, or null")
 
 
 def _own_code(key: str, value: str) -> bool:

@@ -68,8 +68,10 @@ class ServerConfig:
     seed: int = 0
     startup_timeout_s: float = 600.0
     request_timeout_s: float = 600.0
+    stall_timeout_s: float = 120.0  # of several servers, one that gives no token for so long is lost; 0: never
     weight_sync: str = "auto"  # auto|gloo|nccl|disk; auto: nccl to a GPU server on another host, else gloo
-    sync_bucket_mib: int = 256
+    sync_bucket_mib: Optional[int] = None  # bytes sent, or written, at a time; null: 8 by gloo, 256 by nccl and disk
+    sync_folder: Optional[str] = None  # weight_sync=disk: a folder that servers on other hosts see too
     sync_timeout_s: float = 300.0
 
 
@@ -167,6 +169,7 @@ class TrainConfig:
     gradient_checkpointing: bool = False  # keep each layer's input alone, compute the layer again in the backward
     mlp_tile: int = 0  # token rows of an MLP at a time (DeepSpeed's TiledMLP, arXiv 2506.13996); 0: all
     seed: int = 0
+    max_skipped: int = 10  # steps skipped in a row (a loss or gradient not finite) that end the run; (chosen)
     checkpoint_every: int = 25
     keep_checkpoints: int = 2
     keep_best: int = 0  # so many more checkpoints, the best by the mean of `best_by` since the one before; (chosen)
@@ -204,8 +207,8 @@ class DistillConfig:
     temperature: float = 1.0  # §6.1
     skip_first_tokens: int = 0
     max_loss_tokens: Optional[int] = None
-    logit_chunk: int = 512  # positions a chunk; (chosen) §6.4
-    kernel: str = "auto"  # auto|torch|triton: of the loss's element-wise part; auto: triton on a GPU that has it
+    logit_chunk: Optional[int] = None  # positions a chunk; null (chosen): 128 on CPUs, 512 on GPUs; §6.4
+    kernel: str = "auto"  # auto|torch|numba|triton: the loss's element-wise part; auto: the fastest there is for it
 
 
 @dataclass
@@ -219,20 +222,23 @@ class TeacherConfig:
 
 @dataclass
 class GuardConfig:
-    """Signs of collapse, measured on each step's own rollouts; all label-free. A limit that is null is not watched.
+    """Signs of collapse, measured on each step's own rollouts; all label-free (`nopsd.distill.guards`).
 
-    A limit passed for `patience` steps in a row stops the run and keeps the best checkpoint; the first passing warns.
+    A limit that is null is not watched. The first time that one is passed warns; `patience` times in a row stop the
+    run, and the best checkpoint from before is exported. "First steps": the first `baseline_steps`.
     """
 
-    patience: int = 5  # (chosen)
+    patience: int = 5  # steps, or probes where a probe gives the number; (chosen)
     stop: bool = True  # false: warn only
-    min_length_ratio: Optional[float] = 0.2  # mean response length against that of the first `baseline_steps`; (chosen)
-    max_length_ratio: Optional[float] = 5.0  # (chosen)
-    min_entropy: Optional[float] = 1e-3  # nats, the student's mean over tokens; (chosen)
-    max_repeated: Optional[float] = 0.5  # share of a response's 4-grams that it holds more than once, mean; (chosen)
-    max_unparsed: Optional[float] = 0.9  # share of probe answers that can't be read; (chosen)
-    max_kl: Optional[float] = None  # nats a token, KL(student ‖ teacher)
     baseline_steps: int = 5  # (chosen)
+    min_length_ratio: Optional[float] = 0.2  # mean response length against the first steps'; (chosen), F1
+    max_length_ratio: Optional[float] = 5.0  # (chosen)
+    min_entropy: Optional[float] = 1e-4  # nats, the student's mean over tokens; (chosen): sound lab models have 4e-3
+    max_entropy_ratio: Optional[float] = 10.0  # against the first steps' (counted as 0.1 nats or more); (chosen), F1
+    max_repeated: Optional[float] = 0.5  # mean share of a response's 4-grams that it repeats; (chosen), F8
+    max_unparsed: Optional[float] = 0.9  # share of probe answers that can't be read, if the first can; (chosen), F8
+    max_kl_ratio: Optional[float] = 10.0  # KL(student ‖ teacher) against the first steps' (0.1 nats or more); (chosen)
+    max_kl_base: Optional[float] = None  # nats a token from the base, where distill.kl_base_coef measures it; F9
 
 
 @dataclass

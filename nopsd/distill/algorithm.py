@@ -3,65 +3,98 @@
     for each step: B ← questions of S; y ← π_θ(·|x), zero-shot, from the server; teacher reads [C(x), x, y];
     L = mean over tokens of KL(π_θ(·|x, y_<t) ‖ π_θ̄(·|C(x), x, y_<t)); θ by AdamW; θ̄ by the average; server ← θ
 
-Every rank runs it in step with the others. The server always holds version `step` when step `step` samples.
+Every rank runs it in step with the others. The server always holds version `step` while step `step` trains.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+import math
 from typing import Any
 
 from torch import Tensor
 
 from nopsd.distill import checkpoint
 from nopsd.distill.batches import MicroBatch, batch_uids, rank_micro_batches, with_aux_prompts
+from nopsd.distill.context_states import SHORTEST
 from nopsd.distill.metrics import Clock, StepSums, step_metrics
-from nopsd.distill.sampling import pair, sample_step
+from nopsd.distill.planning import Limits
+from nopsd.distill.sampling import Sampler, pair
 from nopsd.distill.score import Score, keep_of
-from nopsd.distill.served import check_gap, check_probe
+from nopsd.distill.served import check_gap, check_held, check_probe
+from nopsd.distill.skipping import Skips
 from nopsd.distill.state import Distillation
 from nopsd.distill.targets import BASE, auxiliaries
 from nopsd.distill.teachers import TeacherStates
+from nopsd.engine.from_main import from_main
 from nopsd.engine.student import lr_at, set_lr
+from nopsd.errors import Stopped
 
 
 def distill(d: Distillation, step: int = 0, skipped: int = 0) -> None:
-    """Train from `step` (so many are done, `skipped` of them not taken) to `train.steps`."""
+    """Train from `step` (so many are done, `skipped` of them not taken) to `train.steps`, or to `d.guards.stopped`.
+
+    Raises Stopped on all ranks, with the step finished and saved, if any was asked to end (`d.stop`).
+    """
     train, ranks, score = d.config.train, d.ranks, Score(d.config.train.best_by)
-    d.sync.push(version=step)
-    while step < train.steps:
-        clock = Clock()
-        uids = batch_uids(d.selected, step, train.batch, d.seed)
-        with clock("rollout"):
-            rollouts = sample_step(d.client, uids, d.student_prompts, train, d.seed, step, ranks)
-        batches = micro_batches(d, pair(rollouts, uids, train.n, d.teacher_prompts))
-        with clock("teacher"):
-            states = [d.teaching.hidden(b) for b in batches]
-            others = [auxiliary_hidden(d, b) for b in batches]
-        with clock("student"):
-            set_lr(d.student, lr_at(step, train))
-            sums = learn(d, batches, states, step, others)
-        taken = d.student.was_step_applied()
-        skipped += not taken
-        if taken and d.ema is not None and (step + 1) % d.config.teacher.every == 0:
-            d.ema.update()
-            d.ema.write_teacher()
-        with clock("sync"):
-            d.sync.push(version=step + 1)
-            check_probe(d, rollouts[0], step + 1)
-        values = step_metrics(d, step, skipped, taken, sums, rollouts, uids, clock)
-        if d.log is not None:
-            values |= probed(d, step + 1)
-            d.log.log(step, values)
-        score.add(values)
-        step += 1
-        if step % train.checkpoint_every == 0 or step == train.steps:
-            checkpoint.save(
-                d.student, d.ema, d.folder / "checkpoints", step, skipped, d.identity, keep_of(train), ranks,
-                score.take(),
-            )
-        if d.progress is not None:
-            d.progress(step, train.steps, loss=round(values["loss"], 5))
+    skips = Skips(d.folder, train.max_skipped, skipped, d.extras)
+    if d.stop.made(ranks):
+        raise Stopped(f"stopped before step {step}")
+    with Sampler(d) as samples:
+        d.sync.push(version=step)
+        check_held(d, samples.held, step)
+        while step < train.steps:
+            clock = Clock()
+            uids = batch_uids(d.selected, step, train.batch, d.seed)
+            with clock("rollout"):
+                rollouts = samples.of(step)
+            samples.begin(step + 1)
+            batches = micro_batches(d, pair(rollouts, uids, train.n, d.teacher_prompts))
+            with clock("teacher"):
+                states = d.teaching.hidden([batch.teacher for batch in batches])
+                others = auxiliary_hidden(d, batches)
+            with clock("student"):
+                set_lr(d.student, lr_at(step, train))
+                sums = learn(d, batches, states, step, others)
+            taken = d.student.was_step_applied()
+            skips.add(taken, step, uids, sums, ranks)
+            if taken and d.ema is not None and (step + 1) % d.config.teacher.every == 0:
+                d.ema.update()
+                d.ema.write_teacher()
+            with clock("rollout"):
+                samples.finish()
+            with clock("sync"):
+                d.sync.push(version=step + 1)
+                check_probe(d, rollouts[0], step + 1)
+            values = step_metrics(d, step, skips.total, taken, sums, rollouts, uids, clock)
+            values = watched(d, step, values)
+            if d.log is not None:
+                d.log.log(step, values)
+            if d.guards.stopped:
+                return
+            score.add(values)
+            step += 1
+            stop = d.stop.made(ranks)
+            if stop or step % train.checkpoint_every == 0 or step == train.steps:
+                save(d, step, skips, score, samples)
+            if d.progress is not None:
+                d.progress(step, train.steps, loss=round(values["loss"], 5), **d.guards.told())
+            if stop and step < train.steps:
+                raise Stopped(f"stopped after step {step} of {train.steps}, which is saved")
+
+
+def save(d: Distillation, step: int, skips: Skips, score: Score, samples: Sampler) -> None:
+    """A checkpoint of all that the next step needs. Collective."""
+    mean, d.extras = score.take(), {"guards": d.guards.state(step), **skips.extras(), **samples.extras()}
+    checkpoint.save(
+        d.student, d.ema, d.folder / "checkpoints", step, skips.total, d.identity,
+        keep_of(d.config.train, d.guards.sound_step), d.ranks, mean if d.guards.sound else None, d.extras,
+    )
+
+
+def watched(d: Distillation, step: int, values: dict[str, float]) -> dict[str, float]:
+    """The step's row with the probe's and the guards' numbers, rank 0's on every rank: all decide alike. Collective."""
+    row: dict[str, float] = from_main(d.ranks, lambda: {**values, **probed(d, step + 1)})
+    return {**row, **d.guards.observe(step, row, d.ranks.is_main)}
 
 
 def probed(d: Distillation, version: int) -> dict[str, float]:
@@ -73,20 +106,26 @@ def probed(d: Distillation, version: int) -> dict[str, float]:
 
 def micro_batches(d: Distillation, examples: list[Any]) -> list[MicroBatch]:
     """This rank's share of the step, on its device."""
-    loss = d.config.distill
+    loss, train = d.config.distill, d.config.train
     examples = with_aux_prompts(examples, d.aux_prompts, auxiliaries(loss))
+    once_from = SHORTEST + 1 if train.n > 1 else None  # of a prompt's tokens the last is computed with the response
+    owners = any(reader.kept is not None for reader in d.teaching.readers)
+    limits = Limits(train.micro, train.micro_tokens, train.packing, once_from, owners)
     batches = rank_micro_batches(
-        examples, d.ranks.rank, d.ranks.world, d.config.train.micro, loss.aggregation, d.pad, loss.skip_first_tokens,
-        loss.max_loss_tokens, d.config.train.packing,
+        examples, d.ranks.rank // d.parallel.size, d.ranks.world // d.parallel.size, limits, loss.aggregation, d.pad,
+        loss.skip_first_tokens, loss.max_loss_tokens,
     )
-    return [batch.to(d.ranks.device) for batch in batches]
+    return [batch.share(d.parallel).to(d.ranks.device) for batch in batches]
 
 
-def auxiliary_hidden(d: Distillation, batch: MicroBatch) -> dict[str, Tensor]:
-    """Hidden states `[N, H]` of the teacher's weights on the other prompts the objective reads. Collective."""
-    sides = {BASE: batch.student, **batch.aux}
-    names = auxiliaries(d.config.distill)
-    return {name: d.teaching.hidden(replace(batch, teacher=sides[name])).hidden_NH for name in names}
+def auxiliary_hidden(d: Distillation, batches: list[MicroBatch]) -> list[dict[str, Tensor]]:
+    """Each batch's hidden states `[N, H]` of the teacher's weights on the objective's other prompts. Collective."""
+    read: list[dict[str, Tensor]] = [{} for _ in batches]
+    for name in auxiliaries(d.config.distill):
+        sides = [batch.student if name == BASE else batch.aux[name] for batch in batches]
+        for found, states in zip(read, d.teaching.hidden(sides), strict=True):
+            found[name] = states.hidden_NH
+    return read
 
 
 def learn(
@@ -99,6 +138,8 @@ def learn(
     """
     sums = StepSums(d.ranks.device, d.style_ids)
     for index, (batch, taught, aux_hidden) in enumerate(zip(batches, states, others, strict=True)):
+        # by hand, for the number of micro-batches changes from step to step
+        d.student.set_gradient_accumulation_boundary(index == len(batches) - 1)
         with d.teaching.weight() as teacher_weight_VH:
             result = d.student(
                 input_ids_BT=batch.student.ids_BT, rows_N=batch.student.rows_N, teacher_hidden_NH=taught.hidden_NH,
@@ -106,11 +147,14 @@ def learn(
                 served_N=batch.served_N, aux_hidden=aux_hidden,
                 teacher_mix=taught.mix, segments=batch.student.segments,
             )
-        # The weights hold the global mean: undo the averaging over ranks, leave out that over micro-batches.
-        d.student.backward(result.loss * d.ranks.world, scale_wrt_gas=False)
         sums.add(batch, result)
+        # The weights hold the global mean: undo the averaging over ranks, leave out that over micro-batches.
+        loss = result.loss * d.ranks.world
         if index == len(batches) - 1:
             sums = sums.over_ranks(d.ranks)
             check_gap(d.config, sums, step)
+            if not math.isfinite(sums.loss):  # of any rank: DeepSpeed looks at the gradient alone
+                loss = loss * math.nan
+        d.student.backward(loss, scale_wrt_gas=False)
         d.student.step()
     return sums

@@ -1,9 +1,10 @@
 """From prompts and responses to the micro-batches of a step (SPEC §6.2, §13.4; T-ALIGN, T-DIST). Pure functions.
 
-In: the step's rollouts with both of their prompts, as token ids (`Example`). Out: for each rank the same
-number of `MicroBatch`es. In each, the student reads [prompt_S, y] and the teacher [prompt_T, y], laid end to end in
-one row (or padded on the right to a rectangle); `rows_N` picks from each model's hidden states the positions that
-predict the response's tokens (P−1 … P+T−2), so row j of the student and row j of the teacher predict the same token.
+In: the step's rollouts with both of their prompts, as token ids (`Example`). Out: for each lane of ranks the same
+number of `MicroBatch`es, as `planning` deals them. In each, the student reads [prompt_S, y] and the teacher
+[prompt_T, y], laid end to end in one row (or padded on the right to a rectangle); `rows_N` picks from each model's
+hidden states the positions that predict the response's tokens (P−1 … P+T−2), so row j of the student and row j of the
+teacher predict the same token.
 
 Weights make the loss the whole step's: L = Σ_j weights_j · ℓ_j over all ranks and micro-batches, whatever
 the split. Every rank holds the ids of the whole step, so the global token count needs no collective.
@@ -22,9 +23,9 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from nopsd.distill.planning import Item, Limits, plan
 from nopsd.engine.packed_attention import Segments
-
-Slots = list[list[list[int]]]  # rank -> micro-batch -> positions of examples
+from nopsd.engine.sequence_parallel import SequenceParallel
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,10 @@ class Side:
     def to(self, device: torch.device | str) -> Side:
         return replace(self, ids_BT=self.ids_BT.to(device), rows_N=self.rows_N.to(device))
 
+    def share(self, parallel: SequenceParallel) -> Side:
+        """The same sequences, and of the loss rows this rank's."""
+        return replace(self, rows_N=parallel.own(self.rows_N))
+
 
 @dataclass(frozen=True)
 class MicroBatch:
@@ -85,6 +90,12 @@ class MicroBatch:
         aux = {name: side.to(device) for name, side in self.aux.items()}
         return MicroBatch(self.student.to(device), self.teacher.to(device), *rest, aux)
 
+    def share(self, parallel: SequenceParallel) -> MicroBatch:
+        """The same sequences with this rank's share of the loss rows, maybe none: each row's loss is computed once."""
+        rest = (parallel.own(self.targets_N), parallel.own(self.weights_N), parallel.own(self.served_N))
+        aux = {name: side.share(parallel) for name, side in self.aux.items()}
+        return MicroBatch(self.student.share(parallel), self.teacher.share(parallel), *rest, aux)
+
 
 def with_aux_prompts(
     examples: Sequence[Example], prompts: Mapping[str, Mapping[str, list[int]]], wanted: Sequence[str]
@@ -104,24 +115,6 @@ def batch_uids(selected: Sequence[str], step: int, batch: int, seed: int) -> lis
     places = [divmod(place, len(ordered)) for place in range(step * batch, (step + 1) * batch)]
     orders = {epoch: random.Random(f"{seed}/{epoch}").sample(ordered, len(ordered)) for epoch, _ in places}
     return [orders[epoch][within] for epoch, within in places]
-
-
-def micro_batches_per_rank(sequences: int, ranks: int, micro: int) -> int:
-    """The number of micro-batches every rank runs: its gradient accumulation steps."""
-    return -(-(-(-sequences // ranks)) // micro)
-
-
-def plan(lengths: Sequence[int], ranks: int, micro: int) -> Slots:
-    """Deal a step's sequences out: the longest first, neighbours in length side by side in one micro-batch.
-
-    Every rank gets the same number of micro-batches; a micro-batch may be empty (then a dummy runs).
-    """
-    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
-    count = micro_batches_per_rank(len(lengths), ranks, micro)
-    slots: Slots = [[[] for _ in range(count)] for _ in range(ranks)]
-    for place, index in enumerate(order):
-        slots[place % ranks][place // (ranks * micro)].append(index)
-    return slots
 
 
 def loss_span(tokens: int, skip_first: int, max_tokens: int | None) -> range:
@@ -149,22 +142,25 @@ def sequence_weights(loss_tokens: Sequence[int], aggregation: str) -> list[float
 
 
 def rank_micro_batches(
-    examples: Sequence[Example], rank: int, ranks: int, micro: int, aggregation: str, pad: int,
-    skip_first: int = 0, max_tokens: int | None = None, packed: bool = True,
+    examples: Sequence[Example], lane: int, lanes: int, limits: Limits, aggregation: str, pad: int,
+    skip_first: int = 0, max_tokens: int | None = None,
 ) -> list[MicroBatch]:
-    """This rank's micro-batches of the step, dummies of weight 0 included."""
+    """This lane's micro-batches of the step (`planning`), dummies of weight 0 included. At least one."""
     spans = [loss_span(len(e.response), skip_first, max_tokens) for e in examples]
     weights = sequence_weights([len(s) for s in spans], aggregation)
-    slots = plan([len(e.teacher_prompt) + len(e.response) for e in examples], ranks, micro)[rank]
+    carrying = [i for i, span in enumerate(spans) if span]
+    slots = plan([item_of(examples[i]) for i in carrying], lanes, limits)
     micro_batches = []
-    for slot in slots:
-        carrying = [i for i in slot if spans[i]]
-        if carrying:
-            parts = [(examples[i], spans[i], weights[i]) for i in carrying]
-        else:
-            parts = [(_dummy(examples[0]), range(1), 0.0)]
-        micro_batches.append(_micro_batch(parts, pad, packed))
+    for slot in slots[lane]:
+        parts = [(examples[i], spans[i], weights[i]) for i in (carrying[place] for place in slot)]
+        micro_batches.append(_micro_batch(parts or [(_dummy(examples[0]), range(1), 0.0)], pad, limits.packed))
     return micro_batches
+
+
+def item_of(example: Example) -> Item:
+    """What planning knows of a rollout."""
+    prompts = (example.student_prompt, example.teacher_prompt, *example.aux_prompts.values())
+    return Item(example.uid, tuple(len(p) for p in prompts), len(example.response))
 
 
 def _dummy(example: Example) -> Example:

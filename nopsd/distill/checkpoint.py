@@ -12,7 +12,7 @@ import json
 import logging
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,34 +28,36 @@ from nopsd.engine.from_main import from_main
 from nopsd.errors import ArtefactError, UserError
 from nopsd.runs import flatten
 
-__all__ = ["COMMITTED", "Checkpoint", "Keep", "best_valid", "latest_valid", "load", "own_files", "save", "tag_of"]
+__all__ = ["COMMITTED", "Checkpoint", "Keep", "best_valid", "latest_valid", "load", "own_files", "save",
+           "sound_valid", "tag_of"]  # fmt: skip
 BYTES_A_PARAMETER = 12  # float32 master and AdamW's two moments
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A committed checkpoint: where it is, how many steps it holds, how many ranks wrote it."""
+    """A committed checkpoint: where it is, how many steps it holds, how many ranks wrote it, its extras."""
 
     path: Path
     step: int
     skipped: int
     ranks: int
+    extras: dict[str, Any] = field(default_factory=dict)
 
 
 def save(
     engine: Any, ema: Any, folder: Path, step: int, skipped: int, identity: Mapping[str, Any], keep: Keep, ranks: Ranks,
-    score: float | None = None,
+    score: float | None = None, extras: Mapping[str, Any] | None = None,
 ) -> None:
     """Write and commit the state after `step` steps; then remove what `keep` doesn't name. Collective.
 
-    `score` (of rank 0) is what `keep.by` names. Raises UserError on every rank, with older checkpoints as they were,
-    if the disk is full or can't be written to.
+    Of rank 0: `score` is what `keep.by` names, and `extras`, JSON values, come back as `Checkpoint.extras`. Raises
+    UserError on every rank, with older checkpoints as they were, if the disk is full or can't be written to.
     """
     path = folder / tag_of(step)
     sizes = ranks.all_gather_json(bytes_to_write(engine, ema))
     from_main(ranks, lambda: _make_room(path, sum(sizes)))
-    problem = _write(engine, ema, folder, path, step, ranks)
+    problem = _write(engine, ema, folder, path, step, ranks, extras or {})
     told = ranks.all_gather_json({"problem": problem, "files": {} if problem else files.hashes(path, ranks.rank)})
     problems = [each["problem"] for each in told if each["problem"]]
     mark = {
@@ -85,6 +87,17 @@ def best_valid(folder: Path, identity: Mapping[str, Any], keep: Keep, ranks: Ran
             f"no whole checkpoint in {folder} has a score by {keep.by} (train.best_by): set train.export=last"
         )
     return best
+
+
+def sound_valid(folder: Path, identity: Mapping[str, Any], keep: Keep, ranks: Ranks) -> Checkpoint | None:
+    """The whole checkpoint to fall back on: the best by its score if `keep` keeps any, else the newest one of step
+    `keep.sound` or before. Collective."""
+
+    def order(found: list[dict[str, Any]]) -> list[Mapping[str, Any]]:
+        best = files.best_first(found, keep) if keep.best else []
+        return [*best, *(m for m in found if keep.sound is not None and m["step"] <= keep.sound)]
+
+    return _first_whole(folder, identity, ranks, order)
 
 
 def load(engine: Any, ema: Any, checkpoint: Checkpoint, ranks: Ranks) -> None:
@@ -139,7 +152,9 @@ def _make_room(path: Path, size: int) -> None:
         raise _not_written(path, f"{free / 2**20:.0f} MiB are free", size)
 
 
-def _write(engine: Any, ema: Any, folder: Path, path: Path, step: int, ranks: Ranks) -> str:
+def _write(
+    engine: Any, ema: Any, folder: Path, path: Path, step: int, ranks: Ranks, extras: Mapping[str, Any]
+) -> str:
     """This rank's files, onto the disk. Returns what went wrong, if anything, once all ranks are through."""
     problems: list[str] = []
     writer = engine.checkpoint_engine
@@ -160,6 +175,8 @@ def _write(engine: Any, ema: Any, folder: Path, path: Path, step: int, ranks: Ra
     finally:
         writer.save = true_save
     attempt(save_rank_state, path, ranks.rank, ema)
+    if ranks.is_main:
+        attempt(files.write_extras, path, extras)
     ranks.barrier()  # rank 0 also hashes what names no rank
     attempt(files.sync_to_disk, path, ranks.rank)
     return "; ".join(problems)
@@ -198,7 +215,8 @@ def _first_whole(
         if problems:
             continue
         _refuse_other(path, mark, identity)
-        return Checkpoint(path, mark["step"], mark["skipped"], mark["ranks"])
+        extras = from_main(ranks, partial(files.read_extras, path))
+        return Checkpoint(path, mark["step"], mark["skipped"], mark["ranks"], extras)
     return None
 
 

@@ -1,6 +1,7 @@
 """A checkpoint's folder on disk: its commit mark, whether it is whole, and which ones are kept (SPEC §6.2). No engines.
 
     FOLDER/step_00000025/                 a file a rank: DeepSpeed's shards, EMA shards, random states
+    FOLDER/step_00000025/extras.json      what else the loop wants back (JSON), if anything
     FOLDER/step_00000025/COMMITTED.json   written last: step, ranks, identity, score, SHA-256 of all files
 
 In: a folder of such checkpoints. Out: readable marks, newest first, and what is wrong with a rank's files.
@@ -9,6 +10,7 @@ Files are checked by content, so a torn, shortened, flipped or missing one is fo
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
@@ -18,9 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from nopsd.errors import ArtefactError
-from nopsd.runs import read_json, sha256_file, sha256_json, write_json
+from nopsd.runs import read_json, sha256_file, sha256_json, write_atomic, write_json
 
 COMMITTED = "COMMITTED.json"
+EXTRAS = "extras.json"
 FIELDS: dict[str, tuple[type, ...]] = {
     "step": (int,), "skipped": (int,), "ranks": (int,), "identity": (dict,), "files": (dict,),
     "score": (int, float, type(None)), "score_by": (str, type(None)),
@@ -30,12 +33,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Keep:
-    """How many checkpoints stay: the `newest`, and the `best` by the score named `by` (`lower` is better, or not)."""
+    """How many checkpoints stay: the `newest`, and the `best` by the score named `by` (`lower` is better, or not);
+    besides, the one of step `sound`, the last before a sign of collapse."""
 
     newest: int
     best: int = 0
     by: str | None = None
     lower: bool = True
+    sound: int | None = None
 
 
 def tag_of(step: int) -> str:
@@ -60,6 +65,18 @@ def read_mark(path: Path) -> dict[str, Any]:
     if not fits or told != sha256_json(mark) or path.name != tag_of(mark["step"]):
         raise ArtefactError(f"{path / COMMITTED} is damaged (its content is not what was written)")
     return mark
+
+
+def write_extras(path: Path, extras: Mapping[str, Any]) -> None:
+    """Leave `extras` in the checkpoint at `path`, hashed like its other files; nothing if there are none."""
+    if extras:
+        write_atomic(path / EXTRAS, json.dumps(dict(extras)))  # token ids: not a line each
+
+
+def read_extras(path: Path) -> dict[str, Any]:
+    """What `write_extras` left in a checkpoint that is whole."""
+    extras: dict[str, Any] = read_json(path / EXTRAS) if (path / EXTRAS).is_file() else {}
+    return extras
 
 
 def marks(folder: Path) -> list[dict[str, Any]]:
@@ -90,7 +107,7 @@ def prune(folder: Path, step: int, keep: Keep) -> None:
     """
     found = [m for m in marks(folder) if m["step"] <= step]
     kept = [*found[: keep.newest], *best_first(found, keep)[: keep.best]]
-    names = {tag_of(m["step"]) for m in kept}
+    names = {tag_of(m["step"]) for m in found if m in kept or m["step"] == keep.sound}
     for path in folder.glob("step_*"):
         if path.name not in names:
             remove(path)

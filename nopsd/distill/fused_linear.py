@@ -3,17 +3,17 @@
     loss = Σ_n token_weight_n · D(softmax(h_n Wᵀ/τ), softmax(h'_n W'ᵀ/τ))
 
 h, W the student's hidden states and output weight, h', W' the teacher's. For each tile of `logit_chunk` tokens
-both sides are projected, the loss and ∂loss/∂logits are formed in place (`objective`), and at once multiplied into
-∂loss/∂h and ∂loss/∂W: four vocabulary products in all and none in the backward, which only scales. Each auxiliary
-distribution (`targets`) and a mixed teacher is one product and one tile buffer more. No `[N, V]` tensor with N
-above the chunk exists. bfloat16 inputs are projected and normalised in float32.
+both sides are projected, the loss and ∂loss/∂logits are formed in place (`objective`, a block of rows at a time), and
+at once multiplied into ∂loss/∂h and ∂loss/∂W: four vocabulary products in all and none in the backward, which only
+scales. Two tile buffers; each auxiliary distribution (`targets`) and a mixed teacher is one product and one tile
+buffer more. No `[N, V]` tensor with N above the chunk exists. bfloat16 inputs are projected and normalised in float32.
 
 Shapes: N response tokens, H hidden, V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -21,10 +21,16 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from nopsd.config import DistillConfig
-from nopsd.distill.objective import tile_loss
+from nopsd.distill.full_support import block_rows, kernel_of
+from nopsd.distill.objective import TileLoss, tile_loss
 from nopsd.distill.targets import auxiliaries
 from nopsd.distill.tile import STATISTICS, Tile
 from nopsd.engine.products import add_weight_gradient, project, pull_back
+
+# Tokens a tile where distill.logit_chunk is null: on a CPU more would cost memory and no less time (README), on a GPU
+# fewer would leave the products waiting for the weight to be read.
+CHUNK = {"cpu": 128}
+GPU_CHUNK = 512
 
 Head = tuple[Tensor, Tensor]  # hidden states [N, H'] and the output weight [V, H'] that makes logits of them
 
@@ -122,34 +128,28 @@ class _FusedLinearDivergence(torch.autograd.Function):
         grad_enabled: bool,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         dtype = torch.promote_types(hidden_NH.dtype, torch.float32)
-        N, config = hidden_NH.shape[0], constants.config
-        buffers = _Buffers(hidden_NH, min(config.logit_chunk, N), vocab_size, dtype, constants.aux)
-        student_VH = weight_VH[:vocab_size]
+        N = hidden_NH.shape[0]
+        buffers = _Buffers(hidden_NH, vocab_size, dtype, constants)
+        student_VH, token_weight_N = weight_VH[:vocab_size], constants.token_weight_N.to(dtype)
         loss = hidden_NH.new_zeros((), dtype=dtype)
-        sums = hidden_NH.new_zeros(len(STATISTICS), dtype=torch.float64)
-        logprob_N, reverse_kl_N = (hidden_NH.new_zeros(N if with_statistics else 0, dtype=dtype) for _ in range(2))
         needs_hidden, needs_weight = (grad_enabled and needed for needed in ctx.needs_input_grad[:2])
         grad_hidden_NH = torch.empty_like(hidden_NH) if needs_hidden else None
         grad_weight_VH = torch.zeros_like(weight_VH, dtype=dtype) if needs_weight else None
+        found: list[dict[str, Tensor]] = []
 
         for start in range(0, N, buffers.chunk):
             rows = slice(start, min(start + buffers.chunk, N))
-            tile, aux = _project_tile(hidden_NH, student_VH, constants, rows, buffers)
-            token_weight_n = constants.token_weight_N[rows].to(dtype)
-            part = tile_loss(
-                tile, aux, token_weight_n, config, target_n=_rows(constants.target_N, rows),
-                served_n=_rows(constants.served_N, rows), with_statistics=with_statistics,
-            )  # fmt: skip
-            loss += part.loss
-            if with_statistics:
-                _add_statistics(sums, part.found, token_weight_n)
-                logprob_N[rows] = part.found.get("student_logprob", 0.0)
-                reverse_kl_N[rows] = part.found["reverse_kl"]
+            logits = _project_tile(hidden_NH, student_VH, constants, rows, buffers)
+            for block in _blocks(rows, buffers.block):
+                part = _block_loss(logits, block, start, buffers, constants, token_weight_N[block], with_statistics)
+                loss += part.loss
+                found.append(part.found)
             if grad_hidden_NH is not None:
-                _pull_back(part.grad, student_VH, grad_hidden_NH[rows])
+                _pull_back(logits["student"], student_VH, grad_hidden_NH[rows])
             if grad_weight_VH is not None:
-                add_weight_gradient(part.grad, hidden_NH[rows], grad_weight_VH[:vocab_size])
+                add_weight_gradient(logits["student"], hidden_NH[rows], grad_weight_VH[:vocab_size])
 
+        sums, logprob_N, reverse_kl_N = _told(found, token_weight_N) if with_statistics else [loss.new_empty(0)] * 3
         ctx.gradients, ctx.weight_dtype = (grad_hidden_NH, grad_weight_VH), weight_VH.dtype
         ctx.mark_non_differentiable(sums, logprob_N, reverse_kl_N)
         return loss, sums, logprob_N, reverse_kl_N
@@ -160,44 +160,62 @@ class _FusedLinearDivergence(torch.autograd.Function):
         if ctx.gradients is None:
             raise RuntimeError("the fused loss's gradient was taken already: run the forward again")
         (grad_hidden_NH, grad_weight_VH), ctx.gradients = ctx.gradients, None
-        if grad_hidden_NH is not None:
-            grad_hidden_NH = grad_hidden_NH.mul_(grad_loss)
+        if grad_loss.is_cuda or grad_loss.item() != 1:  # a GPU would have to be waited for
+            for grad in (grad_hidden_NH, grad_weight_VH):
+                if grad is not None:
+                    grad.mul_(grad_loss)
         if grad_weight_VH is not None:
-            grad_weight_VH = grad_weight_VH.mul_(grad_loss).to(ctx.weight_dtype)
+            grad_weight_VH = grad_weight_VH.to(ctx.weight_dtype)
         return (grad_hidden_NH, grad_weight_VH, *[None] * 4)
 
 
 class _Buffers:
-    """The tile-sized memory `[chunk, V]`, used again by every tile: scratch, student, teacher, each auxiliary one."""
+    """The memory every tile uses again: `[chunk, V]` for each side's logits, and scratch for a block of rows."""
 
-    def __init__(self, like: Tensor, chunk: int, vocab_size: int, dtype: torch.dtype, aux: tuple[str, ...]) -> None:
-        self.chunk = max(1, chunk)
-        names = ("scratch", "student", "teacher", *aux)
-        self.of = {name: like.new_empty(self.chunk, vocab_size, dtype=dtype) for name in names}
+    def __init__(self, like: Tensor, vocab_size: int, dtype: torch.dtype, constants: _Constants) -> None:
+        N, config = like.shape[0], constants.config
+        self.chunk = max(1, min(config.logit_chunk or CHUNK.get(like.device.type, GPU_CHUNK), N))
+        sides = ["student", "teacher", *constants.aux] + ["mixed teacher"] * ("mixed teacher" in constants.heads)
+        self.of = {name: like.new_empty(self.chunk, vocab_size, dtype=dtype) for name in sides}
+        self.kernel = kernel_of(config, self.of["student"], N * vocab_size)
+        self.block = block_rows(self.kernel, vocab_size, like.device, self.chunk)
+        scratch_rows = self.block if self.kernel in (None, "torch") else 0
+        self.scratch = [like.new_empty(scratch_rows, vocab_size, dtype=dtype) for _ in range(2)]
 
 
 def _project_tile(
     hidden_NH: Tensor, student_VH: Tensor, constants: _Constants, rows: slice, buffers: _Buffers
-) -> tuple[Tile, dict[str, Tensor]]:
-    """Log-probabilities of the tile's tokens, the student's and all others."""
-    n, temperature = rows.stop - rows.start, constants.config.temperature
-    raw_nV = buffers.of["scratch"][:n]
+) -> dict[str, Tensor]:
+    """Logits `[n, V]` of the tile's tokens by name: student, teacher, each auxiliary distribution."""
+    heads = {"student": (hidden_NH, student_VH), **constants.heads}
+    logits = {name: buffers.of[name][: rows.stop - rows.start] for name in heads}
+    for name, (hidden, weight_VH) in heads.items():
+        project(hidden[rows], weight_VH, logits[name])
+    if "mixed teacher" in heads:
+        logits["teacher"].lerp_(logits.pop("mixed teacher"), constants.mix)
+    return logits
 
-    def log_probs(name: str, hidden_nH: Tensor, weight_VH: Tensor, mixed: Head | None = None) -> Tensor:
-        out_nV = buffers.of[name][:n]
-        project(hidden_nH, weight_VH, raw_nV)
-        if mixed is not None:
-            project(mixed[0][rows], mixed[1], out_nV)
-            raw_nV.lerp_(out_nV, constants.mix)
-        if temperature != 1.0:
-            raw_nV.div_(temperature)
-        return torch.log_softmax(raw_nV, dim=-1, out=out_nV)
 
-    heads = constants.heads
-    student_nV = log_probs("student", hidden_NH[rows], student_VH)
-    teacher_nV = log_probs("teacher", heads["teacher"][0][rows], heads["teacher"][1], heads.get("mixed teacher"))
-    aux = {name: log_probs(name, heads[name][0][rows], heads[name][1]) for name in constants.aux}
-    return Tile(student=student_nV, teacher=teacher_nV, scratch=raw_nV), aux
+def _blocks(rows: slice, size: int) -> Iterator[slice]:
+    for start in range(rows.start, rows.stop, size):
+        yield slice(start, min(start + size, rows.stop))
+
+
+def _block_loss(
+    logits: dict[str, Tensor], block: slice, tile_start: int, buffers: _Buffers, constants: _Constants,
+    token_weight_n: Tensor, with_statistics: bool,
+) -> TileLoss:
+    """The loss of some of the tile's rows; their student logits become the gradient."""
+    of = {name: side_nV[block.start - tile_start : block.stop - tile_start] for name, side_nV in logits.items()}
+    tile = Tile(of["student"], of["teacher"], *(scratch[: block.stop - block.start] for scratch in buffers.scratch))
+    part = tile_loss(
+        tile, {name: of[name] for name in constants.aux}, token_weight_n, constants.config, buffers.kernel,
+        target_n=_rows(constants.target_N, block), served_n=_rows(constants.served_N, block),
+        with_statistics=with_statistics,
+    )  # fmt: skip
+    if part.grad.data_ptr() != of["student"].data_ptr():
+        of["student"].copy_(part.grad)
+    return part
 
 
 def _rows(values_N: Tensor | None, rows: slice) -> Tensor | None:
@@ -214,12 +232,17 @@ def _pull_back(grad_nV: Tensor, weight_VH: Tensor, out_nH: Tensor) -> None:
     out_nH.copy_(wide_nH)
 
 
-def _add_statistics(sums: Tensor, found: dict[str, Tensor], token_weight_n: Tensor) -> None:
-    counted_n = token_weight_n > 0
-    sums[0] += counted_n.sum()
+def _told(found: list[dict[str, Tensor]], token_weight_N: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Sums of the statistics, and the tokens' log-probs and reverse KLs, from those of all blocks in order."""
+    counted_N = token_weight_N > 0
+    sums = token_weight_N.new_zeros(len(STATISTICS), dtype=torch.float64)
+    sums[0] = counted_N.sum()
+    whole = {name: torch.cat([part[name] for part in found]) for name in (found[0] if found else ())}
     for index, name in enumerate(STATISTICS[1:], start=1):
-        if name in found:
-            sums[index] += (found[name].double() * counted_n).sum()
+        if name in whole:
+            sums[index] = (whole[name].double() * counted_N).sum()
+    nothing_N = torch.zeros_like(token_weight_N)
+    return sums, whole.get("student_logprob", nothing_N), whole.get("reverse_kl", nothing_N)
 
 
 def _check_inputs(

@@ -10,8 +10,16 @@
     logprob_gap, logprob_gap_max  |served − trained| log-prob of the sampled tokens (mean, max)
     style_token_share             of the reverse KL, how much sits on style tokens (train.style_words; F1)
     response_length_mean|max, truncated_share, loss_tokens
+    repeated_4grams               mean share of a response's 4-grams of token ids that occur in it more than once (F8)
+    distinct_4grams               different 4-grams of the step's responses over all of them (F3)
     demos_kept_mean, demos_offered_mean, teacher_prompt_length
     grad_norm, lr, skipped_fraction, ema_distance (‖θ − θ̄‖), policy_version, time/rollout|teacher|student|sync
+    staleness                     versions between the weights that sampled and those that train: 0, or with
+                                  train.ahead 1 (time/rollout is then what the step had to wait for them)
+    context/fills|hits|mib        the teacher's prompts: computed, found computed already, MiB held by the fullest rank;
+                                  of this start alone, so not the same after a resume
+    guard/KEY                     steps (probes) in a row beyond the limit guard.KEY (`nopsd.distill.guards`)
+    probe/…                       after every train.probe_every-th step (`nopsd.distill.probe`)
 """
 
 from __future__ import annotations
@@ -24,7 +32,9 @@ from contextlib import contextmanager
 import torch
 
 from nopsd.distill.batches import MicroBatch
+from nopsd.distill.context_states import context_metrics
 from nopsd.distill.fused_linear import FusedResult, mean_statistics
+from nopsd.distill.guards import distinct_ngrams, repeated_ngrams
 from nopsd.distill.state import Distillation
 from nopsd.distill.tile import STATISTICS
 from nopsd.engine.distributed import Ranks
@@ -61,10 +71,12 @@ class StepSums:
         self.sums = torch.zeros(4 + len(STATISTICS), dtype=torch.float64, device=device)
         self.style_ids = torch.tensor(style_ids, dtype=torch.long, device=device)
         self.max = torch.zeros(1, dtype=torch.float64, device=device)
+        self.losses: list[tuple[torch.Tensor, tuple[str, ...]]] = []  # of this rank: a micro-batch's loss and its uids
 
     def add(self, batch: MicroBatch, result: FusedResult) -> None:
         assert result.sums is not None and result.student_logprob_N is not None and result.reverse_kl_N is not None
         self.sums[0] += result.loss.detach()
+        self.losses.append((result.loss.detach(), batch.student.names))
         self.sums[4:] += result.sums
         known = (batch.weights_N > 0) & ~batch.served_N.isnan()
         gap = (result.student_logprob_N - batch.served_N).abs().double()[known]
@@ -78,7 +90,16 @@ class StepSums:
     def over_ranks(self, ranks: Ranks) -> StepSums:
         whole = StepSums(self.sums.device, self.style_ids.tolist())
         whole.sums, whole.max = ranks.all_sum(self.sums), ranks.all_max(self.max)
+        whole.losses = self.losses
         return whole
+
+    @property
+    def loss(self) -> float:
+        return float(self.sums[0])
+
+    def not_finite(self) -> list[str]:
+        """The uids of this rank's micro-batches whose loss is not finite."""
+        return [uid for loss, uids in self.losses if not math.isfinite(float(loss)) for uid in uids]
 
     @property
     def gap_max(self) -> float:
@@ -99,7 +120,8 @@ def step_metrics(
     uids: Sequence[str], clock: Clock,
 ) -> dict[str, float]:
     """The row of a step, equal on all ranks but for the times. Collective."""
-    lengths = [len(r.response_ids) for r in rollouts]
+    responses = [r.response_ids for r in rollouts]
+    lengths = [len(ids) for ids in responses]
     prompts = [d.teacher_prompts[uid] for uid in uids]
     distance = d.teaching.squared_distance(d.ranks.rank)
     total = d.ranks.all_sum(torch.tensor([distance], dtype=torch.float64))
@@ -107,11 +129,14 @@ def step_metrics(
         **sums.values(),
         "response_length_mean": _mean(lengths), "response_length_max": max(lengths),
         "truncated_share": _mean([r.truncated for r in rollouts]),
+        "repeated_4grams": repeated_ngrams(responses), "distinct_4grams": distinct_ngrams(responses),
         "demos_kept_mean": _mean([p.kept for p in prompts]), "demos_offered_mean": _mean([p.offered for p in prompts]),
         "teacher_prompt_length": _mean([len(p.ids) for p in prompts]),
         "grad_norm": float(d.student.get_global_grad_norm()) if taken else math.nan,
         "lr": lr_at(step, d.config.train), "skipped_fraction": skipped / (step + 1),
         "ema_distance": math.sqrt(float(total)), "policy_version": step,
+        "staleness": step - rollouts[0].policy_version,
+        **context_metrics(d.teaching.readers, d.ranks),
         **{f"time/{phase}": seconds for phase, seconds in clock.seconds.items()},
     }
 

@@ -1,7 +1,8 @@
 """The label-free score that best checkpoints are kept by: the mean of one logged number since the last checkpoint.
 
 In: rows of the training log (`nopsd.distill.metrics`, `nopsd.distill.probe`). Out: one number a checkpoint, None where
-nothing was logged. No such number reads a label. None measures quality either: the loss falls where the teacher follows
+nothing was logged. A checkpoint made while a guard's limit is passed gets none either, and so is never the best.
+No such number reads a label. None measures quality either: the loss falls where the teacher follows
 the student fast (SPEC §11 F8), and the majority share rises in collapse (F3), so `train.export: last` is the default.
 """
 
@@ -16,9 +17,9 @@ from nopsd.distill.checkpoint_files import Keep
 LOWER_IS_BETTER = {"loss": True, "kl_reverse": True, "probe/majority_share": False, "probe/unparsed_share": True}
 
 
-def keep_of(config: TrainConfig) -> Keep:
-    """Which checkpoints a run keeps."""
-    return Keep(config.keep_checkpoints, config.keep_best, config.best_by, LOWER_IS_BETTER[config.best_by])
+def keep_of(config: TrainConfig, sound: int | None = None) -> Keep:
+    """Which checkpoints a run keeps, that of step `sound` whatever its age."""
+    return Keep(config.keep_checkpoints, config.keep_best, config.best_by, LOWER_IS_BETTER[config.best_by], sound)
 
 
 class Score:

@@ -2,12 +2,14 @@
 
 Each rollout carries the server's log-probs; the training forward gives the trainer's own for the same
 tokens, so every step compares all of them at no cost, before the weights move. What that can't cover (the
-sync after the last step; a distillation temperature other than 1) is probed with one short response.
+sync after the last step; a distillation temperature other than 1; responses sampled ahead, by other weights than those
+that train) is probed with one short response.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 
@@ -28,10 +30,16 @@ def due(config: Config, version: int) -> bool:
     return every > 0 and (version % every == 0 or version == config.train.steps)
 
 
+def covered(config: Config, version: int) -> bool:
+    """Whether a step trains on responses that the weights of this version sampled, at a temperature of 1."""
+    sampled_ahead = config.train.ahead > 0 and version > 0
+    return config.distill.temperature == 1.0 and version < config.train.steps and not sampled_ahead
+
+
 def check_gap(config: Config, sums: StepSums, version: int) -> None:
     """StaleWeightsError if served and trained log-probs of this step's responses differ by more than the tolerance."""
     gap = sums.gap_max
-    if config.distill.temperature != 1.0 or not due(config, version) or gap <= config.train.sync_tolerance:
+    if not covered(config, version) or not due(config, version) or gap <= config.train.sync_tolerance:
         return
     raise StaleWeightsError(
         f"step {version}: served and trained log-probs differ by up to {gap:.3g} (train.sync_tolerance="
@@ -40,11 +48,16 @@ def check_gap(config: Config, sums: StepSums, version: int) -> None:
     )
 
 
+def check_held(d: Distillation, held: Sequence[Rollout], version: int) -> None:
+    """After a resume with responses sampled ahead: compare on one of them, for no step's gap covers this sync."""
+    if held:
+        check_probe(d, held[0], version)
+
+
 def check_probe(d: Distillation, rollout: Rollout, version: int) -> None:
     """Compare served and trained log-probs of one short response, where the next step's can't. Collective."""
-    covered = d.config.distill.temperature == 1.0 and version < d.config.train.steps
     response = rollout.response_ids[:PROBE_TOKENS]
-    if covered or not due(d.config, version) or not response:
+    if covered(d.config, version) or not due(d.config, version) or not response:
         return
     from nopsd.rollout.weight_sync import verify_served
 

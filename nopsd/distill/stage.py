@@ -7,19 +7,22 @@ stage is done once export/ is there. Run by every rank.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from nopsd.config import TRAIN_CONDUCT, Config, to_plain
+from nopsd.config import DISTILL_CONDUCT, TEACHER_CONDUCT, TRAIN_CONDUCT, Config, to_plain
 from nopsd.data.prompts import TeacherPrompt
 from nopsd.distill import checkpoint
 from nopsd.distill.algorithm import distill
-from nopsd.distill.batches import micro_batches_per_rank
 from nopsd.distill.export import RECORD, export_model
+from nopsd.distill.guards import Stop
 from nopsd.distill.head import DistillModel
+from nopsd.distill.planning import check_budget
 from nopsd.distill.score import keep_of
 from nopsd.distill.state import Distillation, Log
 from nopsd.distill.targets import OTHER_PROMPTS, auxiliaries
@@ -28,12 +31,15 @@ from nopsd.engine.distributed import Ranks
 from nopsd.engine.ds_config import host_values, load_ds_config
 from nopsd.engine.ema import ShardedEma
 from nopsd.engine.frozen import load_frozen
+from nopsd.engine.sequence_parallel import ALONE, SequenceParallel, check_heads, join, split_sequences
+from nopsd.engine.stopping import StopRequest
 from nopsd.engine.student import load_student
-from nopsd.errors import ArtefactError, DataError
+from nopsd.errors import ArtefactError, DataError, UserError
 from nopsd.rollout.weight_sync import open_weight_sync
 from nopsd.runs import read_json, sha256_json
 
 PROBE_TOKENS = 64
+logger = logging.getLogger(__name__)
 
 
 def train(
@@ -42,19 +48,24 @@ def train(
     folder: Path, open_log: Callable[[int], Log] | None = None, progress: Callable[..., None] | None = None,
     probe: Callable[[int], dict[str, float]] | None = None,
     style_ids: Sequence[int] = (), aux_prompts: Mapping[str, Mapping[str, list[int]]] | None = None,
+    stop: StopRequest | None = None,
 ) -> None:
     """Distil into FOLDER/export; goes on from the newest whole checkpoint, and does nothing if the export is there.
 
     `client` (a RolloutClient) and `open_log(resume_step)` are used on rank 0 alone. `aux_prompts`: for the objective's
     further distributions (`targets.OTHER_PROMPTS`), name -> uid -> ids. Collective. Raises
-    UserErrors: no questions, artefacts of another run, a server that fails or holds other weights.
+    UserErrors: no questions, artefacts of another run, a server that fails or holds other weights; Stopped, with the
+    step saved, if `stop` is made.
     """
     check_prompts(selected, student_prompts, teacher_prompts)
+    lengths = [len(teacher_prompts[uid].ids) for uid in selected]
+    check_budget(config.train.micro_tokens, min(lengths), max(lengths), config.train.max_response)
     aux_prompts = needed_aux_prompts(config, selected, aux_prompts or {})
     identity = identity_of(config, selected, student_prompts, teacher_prompts, aux_prompts)
     if already_exported(folder / "export", identity, ranks):
         return
-    student, teacher, ema = load_engines(config, model_path, ranks)
+    parallel = join(ranks, config.dist.sequence_parallel)
+    student, teacher, ema = load_engines(config, model_path, ranks, parallel)
     sync = open_weight_sync(student.module.lm, client, config.server, ranks.rank, ranks.device)
     try:
         found = checkpoint.latest_valid(folder / "checkpoints", identity, ranks)
@@ -62,54 +73,80 @@ def train(
         if found:
             checkpoint.load(student, ema, found, ranks)
         log = open_log(step) if open_log and ranks.is_main else None
-        distill(
-            Distillation(
-                config, list(selected), student_prompts, teacher_prompts, student, teacher, ema, client, sync, ranks,
-                folder, log, progress, identity, pad=pad_id(student.module.lm),
-                probe=probe,
-                style_ids=tuple(style_ids),
-                aux_prompts=aux_prompts,
-            ),
-            step, skipped,
+        run = Distillation(
+            config, list(selected), student_prompts, teacher_prompts, student, teacher, ema, client, sync, ranks,
+            folder, log, progress, identity, pad=pad_id(student.module.lm),
+            probe=probe,
+            style_ids=tuple(style_ids),
+            aux_prompts=aux_prompts,
+            extras=found.extras if found else {},
+            stop=stop or StopRequest(),
+            parallel=parallel,
         )
+        distill(run, step, skipped)
     finally:
         sync.close()
-    steps = take_best(config, student, ema, folder / "checkpoints", identity, ranks)
+    stopped = run.guards.stopped
+    checkpoints = folder / "checkpoints"
+    if stopped:
+        steps = take_sound(stopped, run.guards.sound_step, config, student, ema, checkpoints, identity, ranks)
+    else:
+        steps = take_best(config, student, ema, checkpoints, identity, ranks)
     shortest = min(student_prompts.values(), key=lambda ids: (len(ids), ids))[:PROBE_TOKENS]
     facts = {"identity": sha256_json(identity), "steps": steps, "base_model": str(model_path)}
+    facts["stopped"] = asdict(stopped) if stopped else None
     export_model(
         student.module.lm, model_path, folder / "export", shortest, ranks, facts=facts,
         trust_remote_code=config.model.trust_remote_code, lora=config.train.lora,
     )
 
 
-def load_engines(config: Config, model_path: Path, ranks: Ranks) -> tuple[Any, Any, ShardedEma | None]:
+def load_engines(
+    config: Config, model_path: Path, ranks: Ranks, parallel: SequenceParallel = ALONE
+) -> tuple[Any, Any, ShardedEma | None]:
     """Student engine, the teacher's own engine if it has one, and its moving average if it follows the student.
 
-    A live teacher needs no second model, nor does any teacher under LoRA (`nopsd.distill.teachers`).
+    A live teacher needs no second model, nor does any teacher under LoRA (`nopsd.distill.teachers`). `parallel`: the
+    ranks that compute a sequence together (`join`). ConfigError, before any weight is read, if they can't.
     """
     train, dist, dtype = config.train, config.dist, config.model.dtype
+    check_shareable(model_path, parallel, config.model.trust_remote_code)
     device = "cpu" if ranks.device.type == "cpu" else "gpu"
     seed = config.train.seed or config.seed
     torch.manual_seed(seed + ranks.rank)
-    accumulation = micro_batches_per_rank(train.batch * train.n, ranks.world, train.micro)
     host = host_values(dist)
     teacher_config = load_ds_config(dist.teacher_config, "teacher", device, train.micro, 1, 0.0, dtype, host=host)
     student_config = load_ds_config(
-        dist.student_config, "student", device, train.micro, accumulation, train.clip, dtype, host=host
+        # accumulation of 1: `learn` says itself which micro-batch is a step's last
+        dist.student_config, "student", device, train.micro, 1, train.clip, dtype, host=host
     )
     trusted = config.model.trust_remote_code
     kind = config.teacher.kind
     teacher = None
     if kind != "live" and not train.lora.r:
-        teacher = load_frozen(str(model_path), dtype, teacher_config, trusted, packing=train.packing)
+        teacher = load_frozen(
+            str(model_path), dtype, teacher_config, trusted, packing=train.packing,
+            prepare=lambda lm: split_sequences(lm, parallel),
+        )
+
+    def wrap(lm: Any) -> DistillModel:
+        split_sequences(lm, parallel)
+        return DistillModel(lm, config.distill)
+
     student = load_student(
-        model_path, dtype, student_config, train, lambda lm: DistillModel(lm, config.distill), trusted, seed,
-        with_teacher_adapter=kind == "ema",
+        model_path, dtype, student_config, train, wrap, trusted, seed, with_teacher_adapter=kind == "ema"
     )
     if kind != "ema":
         return student, teacher, None
     return student, teacher, ShardedEma(*follower(student.module.lm, teacher), config.teacher.rate)
+
+
+def check_shareable(model_path: Path, parallel: SequenceParallel, trust_remote_code: bool) -> None:
+    """ConfigError if dist.sequence_parallel doesn't fit the model's attention; reads its config alone."""
+    if parallel.size > 1:
+        from transformers import AutoConfig
+
+        check_heads(AutoConfig.from_pretrained(model_path, trust_remote_code=trust_remote_code), parallel.size)
 
 
 def take_best(
@@ -121,6 +158,27 @@ def take_best(
     best = checkpoint.best_valid(folder, identity, keep_of(config.train), ranks)
     checkpoint.load(student, ema, best, ranks)
     return best.step
+
+
+def take_sound(
+    stopped: Stop, sound: int | None, config: Config, student: Any, ema: ShardedEma | None, folder: Path,
+    identity: Mapping[str, Any], ranks: Ranks,
+) -> int:
+    """After a stop, load the best checkpoint, or the last of before the first sign. Returns its steps. Collective.
+
+    UserError if the run was stopped before it had one.
+    """
+    found = checkpoint.sound_valid(folder, identity, keep_of(config.train, sound), ranks)
+    if found is None:
+        raise UserError(
+            f"training was stopped after {stopped.step} steps, and there is no checkpoint from before to keep: "
+            f"{stopped.reason}. Try a smaller train.lr or another objective; a smaller train.checkpoint_every keeps "
+            f"earlier weights; guard.stop=false only warns. Then start again with --redo train"
+        )
+    checkpoint.load(student, ema, found, ranks)
+    if ranks.is_main:
+        logger.warning("exporting the checkpoint of step %d", found.step)
+    return found.step
 
 
 def pad_id(lm: torch.nn.Module) -> int:
@@ -160,12 +218,14 @@ def identity_of(
 ) -> dict[str, Any]:
     """What a checkpoint or export was made from, as far as this stage sees it."""
     train = {k: v for k, v in to_plain(config.train).items() if k not in TRAIN_CONDUCT}
+    distill = {k: v for k, v in to_plain(config.distill).items() if k not in DISTILL_CONDUCT}
+    teacher = {k: v for k, v in to_plain(config.teacher).items() if k not in TEACHER_CONDUCT}
     prompts = [
         [uid, student_prompts[uid], teacher_prompts[uid].ids, *(aux_prompts[name][uid] for name in sorted(aux_prompts))]
         for uid in sorted(selected)
     ]
     return {
-        "train": train, "distill": to_plain(config.distill), "teacher": to_plain(config.teacher), "seed": config.seed,
+        "train": train, "distill": distill, "teacher": teacher, "seed": config.seed,
         "dtype": config.model.dtype, "prompts": sha256_json(prompts),
     }
 

@@ -5,29 +5,34 @@
     live          θ itself without gradient: the student's own engine
     trust_region  logits (1−c)·z_0 + c·z_θ, c = `teacher.mix` (SDPO)
 
-In: a micro-batch, whose teacher side holds the demonstrations. Out: hidden states at the loss rows (never logits),
-and the output weight that makes logits of them. Every rank takes part, in step: each call is a collective.
+In: a step's sides, which hold the demonstrations. Out: hidden states at their loss rows (never logits), a prompt that
+several sequences share computed once (`context_states`), and the output weight that makes logits of them. Every rank
+takes part, in step: each call is a collective.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from nopsd.config import Config
-from nopsd.distill.batches import MicroBatch
+from nopsd.distill.batches import Side
+from nopsd.distill.context_states import Kept, Reader
 from nopsd.distill.head import gathered_weight, response_hidden
+from nopsd.engine.distributed import Ranks
 from nopsd.engine.ema import squared_distance
 from nopsd.engine.lora import STUDENT, TEACHER, adapter_parameters, computing_with, lora_layers, squared_change
+from nopsd.engine.packed_attention import Segments
 
 
 class TeacherStates(NamedTuple):
-    """Final hidden states `[N, H]` at a micro-batch's loss rows.
+    """Final hidden states `[N, H]` at a side's loss rows.
 
     `mix`: others to mix in, the weight that makes their logits (None: the student's own), and their share c.
     """
@@ -39,7 +44,9 @@ class TeacherStates(NamedTuple):
 class Teacher(Protocol):
     """What the loop asks of a teacher."""
 
-    def hidden(self, batch: MicroBatch) -> TeacherStates: ...
+    def hidden(self, sides: Sequence[Side]) -> list[TeacherStates]:
+        """Of one prompt's sides, the teacher's own or another's, in all the micro-batches of a step."""
+        ...
 
     def weight(self) -> AbstractContextManager[Tensor | None]:
         """The whole output weight `[V, H]` while the block lasts; None if it is the student's own."""
@@ -49,27 +56,55 @@ class Teacher(Protocol):
         """This rank's share of ‖θ − teacher‖²; the sum over ranks is the whole. A mixed teacher counts as its base."""
         ...
 
+    @property
+    def readers(self) -> tuple[Reader, ...]:
+        """What it computes hidden states with, for the log."""
+        ...
 
-def teacher_of(config: Config, student: Any, engine: Any | None) -> Teacher:
-    """The configured teacher. `student`: the engine around a DistillModel; `engine`: the second one, or None."""
-    kind = config.teacher.kind
+
+def teacher_of(
+    config: Config, student: Any, engine: Any | None, ranks: Ranks, prompts: Sequence[Sequence[int]] = (),
+    lanes: int = 1,
+) -> Teacher:
+    """The configured teacher. `student`: the engine around a DistillModel; `engine`: the second one, or None.
+
+    `prompts`: all that it may be asked to read, and `lanes`, for what is kept over steps (`context_states.Kept`).
+    """
+    kind, several = config.teacher.kind, config.train.n > 1
+    own = Reader(partial(own_hidden, student), ranks, several)
     if kind == "live":
-        return LiveTeacher(student)
-    adapter = TEACHER if kind == "ema" else None
-    base: Teacher = AdapterTeacher(student, adapter) if engine is None else EngineTeacher(student, engine)
-    return TrustRegionTeacher(base, student, config.teacher.mix) if kind == "trust_region" else base
+        return LiveTeacher(student, own)
+    budget = config.teacher.context_mib * 2**20
+    kept = Kept(prompts, budget, lanes) if budget and kind != "ema" and config.train.packing else None
+    base: Teacher
+    if engine is not None:
+        base = EngineTeacher(student, Reader(partial(response_hidden, engine), ranks, several, kept), engine)
+    else:
+        adapter = TEACHER if kind == "ema" else None
+        base = AdapterTeacher(student, Reader(partial(adapter_hidden, student, adapter), ranks, several, kept), adapter)
+    return TrustRegionTeacher(base, own, config.teacher.mix) if kind == "trust_region" else base
 
 
 @dataclass(frozen=True)
-class EngineTeacher:
-    """A second engine, frozen or following."""
+class OneModel:
+    """A teacher that reads with one model's weights."""
 
     student: Any
-    engine: Any
+    reader: Reader
 
-    def hidden(self, batch: MicroBatch) -> TeacherStates:
-        side = batch.teacher
-        return TeacherStates(response_hidden(self.engine, side.ids_BT, side.rows_N, side.segments))
+    def hidden(self, sides: Sequence[Side]) -> list[TeacherStates]:
+        return [TeacherStates(hidden_NH) for hidden_NH in self.reader.read(sides)]
+
+    @property
+    def readers(self) -> tuple[Reader, ...]:
+        return (self.reader,)
+
+
+@dataclass(frozen=True)
+class EngineTeacher(OneModel):
+    """A second engine, frozen or following."""
+
+    engine: Any
 
     def weight(self) -> AbstractContextManager[Tensor | None]:
         return gathered_weight(self.engine)
@@ -79,13 +114,8 @@ class EngineTeacher:
 
 
 @dataclass(frozen=True)
-class LiveTeacher:
+class LiveTeacher(OneModel):
     """The student itself, under the teacher's prompt."""
-
-    student: Any
-
-    def hidden(self, batch: MicroBatch) -> TeacherStates:
-        return TeacherStates(own_hidden(self.student, batch))
 
     def weight(self) -> AbstractContextManager[Tensor | None]:
         return no_weight()
@@ -95,15 +125,10 @@ class LiveTeacher:
 
 
 @dataclass(frozen=True)
-class AdapterTeacher:
+class AdapterTeacher(OneModel):
     """The student's engine with another adapter, or with none (the base model). Its head is never adapted."""
 
-    student: Any
     adapter: str | None
-
-    def hidden(self, batch: MicroBatch) -> TeacherStates:
-        with computing_with(self.student.module.lm, self.adapter):
-            return TeacherStates(own_hidden(self.student, batch))
 
     def weight(self) -> AbstractContextManager[Tensor | None]:
         return no_weight()
@@ -122,11 +147,12 @@ class TrustRegionTeacher:
     """The frozen teacher's logits, drawn towards the student's by `mix`."""
 
     base: Teacher
-    student: Any
+    own: Reader
     mix: float
 
-    def hidden(self, batch: MicroBatch) -> TeacherStates:
-        return TeacherStates(self.base.hidden(batch).hidden_NH, (own_hidden(self.student, batch), None, self.mix))
+    def hidden(self, sides: Sequence[Side]) -> list[TeacherStates]:
+        pairs = zip(self.base.hidden(sides), self.own.read(sides), strict=True)
+        return [TeacherStates(base.hidden_NH, (own_NH, None, self.mix)) for base, own_NH in pairs]
 
     def weight(self) -> AbstractContextManager[Tensor | None]:
         return self.base.weight()
@@ -134,23 +160,34 @@ class TrustRegionTeacher:
     def squared_distance(self, rank: int) -> float:
         return self.base.squared_distance(rank)
 
+    @property
+    def readers(self) -> tuple[Reader, ...]:
+        return (*self.base.readers, self.own)
+
 
 @torch.no_grad()
-def own_hidden(student: Any, batch: MicroBatch) -> Tensor:
-    """The student's final hidden states `[N, H]` at the teacher's rows: evaluation mode, no gradient, no logits.
+def own_hidden(student: Any, ids_BT: Tensor, rows_N: Tensor, segments: Segments | None = None) -> Tensor:
+    """The student's final hidden states `[N, H]` at such rows: evaluation mode, no gradient, no logits.
 
     The engine is run from its root, as ZeRO-3 wants.
     """
-    side, training = batch.teacher, student.training
-    nothing = side.ids_BT.new_empty(0, dtype=torch.float32)
+    training, nothing = student.training, ids_BT.new_empty(0, dtype=torch.float32)
     student.eval()  # without LoRA's dropout
     try:
         return student(
-            input_ids_BT=side.ids_BT, rows_N=side.rows_N, teacher_hidden_NH=nothing, teacher_weight_VH=None,
-            token_weight_N=nothing, states_only=True, segments=side.segments,
+            input_ids_BT=ids_BT, rows_N=rows_N, teacher_hidden_NH=nothing, teacher_weight_VH=None,
+            token_weight_N=nothing, states_only=True, segments=segments,
         )
     finally:
         student.train(training)
+
+
+def adapter_hidden(
+    student: Any, adapter: str | None, ids_BT: Tensor, rows_N: Tensor, segments: Segments | None = None
+) -> Tensor:
+    """The same with another adapter, or with the base weights alone (None)."""
+    with computing_with(student.module.lm, adapter):
+        return own_hidden(student, ids_BT, rows_N, segments)
 
 
 @contextmanager

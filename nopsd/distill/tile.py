@@ -1,8 +1,8 @@
 """One tile of the fused loss: divergence, its gradient in closed form and the log's statistics, in place.
 
 A tile is n tokens by the whole vocabulary. Three buffers `[n, V]` are all that is ever held: the student's
-log-probabilities, the teacher's, and one of scratch. With d = log p − log q, the gradients with respect to
-the student's scaled logits z are (SPEC §6.1, §6.3):
+log-probabilities, the teacher's, and one of scratch; `full_support` has the usual objectives from raw logits. With
+d = log p − log q, the gradients with respect to the student's scaled logits z are (SPEC §6.1, §6.3):
 
     reverse KL   p (d − KL(p‖q))
     forward KL   p − q
@@ -16,14 +16,14 @@ that equal distributions give 0 and not ±1e-6.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from nopsd.distill.divergence import canonical
-
-OVERLAP_K = 16  # SPEC §9.5
+from nopsd.distill.overlap import largest, overlap
 
 # What the training log sums over tokens (SPEC §9.5), in the order of FusedResult.sums.
 STATISTICS = (
@@ -47,11 +47,20 @@ STATISTICS = (
 
 @dataclass
 class Tile:
-    """Log-probabilities of n tokens: student, teacher, and scratch of the same shape `[n, V]`."""
+    """Logits or log-probabilities of n tokens, and scratch of the same shape `[n, V]`; no rows where none is needed."""
 
     student: Tensor
     teacher: Tensor
     scratch: Tensor
+    second_scratch: Tensor | None = None
+
+    def normalise(self, temperature: float, others: Iterable[Tensor] = ()) -> None:
+        """In place, logits to log-probabilities; also those of `others`. Uses the scratch."""
+        for logits_nV in (self.student, self.teacher, *others):
+            logits_nV.sub_(logits_nV.amax(-1, keepdim=True))
+            if temperature != 1.0:
+                logits_nV.div_(temperature)
+            logits_nV.sub_(torch.exp(logits_nV, out=self.scratch).sum(-1, keepdim=True).log_())
 
 
 @dataclass
@@ -94,19 +103,8 @@ def statistics(tile: Tile, target_n: Tensor | None) -> dict[str, Tensor]:
     if target_n is not None:
         found["student_logprob"] = tile.student.gather(-1, target_n[:, None])[:, 0]
         found["teacher_logprob"] = tile.teacher.gather(-1, target_n[:, None])[:, 0]
-    return found | _overlap(tile)
-
-
-def _overlap(tile: Tile) -> dict[str, Tensor]:
-    k = min(OVERLAP_K, tile.student.shape[-1])
-    student, teacher = tile.student.topk(k), tile.teacher.topk(k)
-    shared_nkk = student.indices[:, :, None] == teacher.indices[:, None, :]
-    in_teacher, in_student = shared_nkk.any(2), shared_nkk.any(1)
-    return {
-        "top16_overlap": in_teacher.to(student.values.dtype).mean(-1),
-        "top16_student_mass": (student.values.exp() * in_teacher).sum(-1),
-        "top16_teacher_mass": (teacher.values.exp() * in_student).sum(-1),
-    }
+    student, teacher = largest(tile.student), largest(tile.teacher)
+    return found | overlap(student.ids, teacher.ids, student.values, teacher.values)
 
 
 def _jsd(p: Tensor, q: Tensor, d: Tensor, forward_raw: Tensor, beta: float) -> tuple[Tensor, Tensor]:
@@ -122,4 +120,6 @@ def _jsd(p: Tensor, q: Tensor, d: Tensor, forward_raw: Tensor, beta: float) -> t
 
 def dot(a_nV: Tensor, b_nV: Tensor) -> Tensor:
     """Σ_v a b without the product's buffer."""
+    if a_nV.device.type == "cpu" and len(a_nV):  # a CPU's batched product takes four times as long
+        return torch.stack([torch.dot(a_V, b_V) for a_V, b_V in zip(a_nV, b_nV)])
     return torch.einsum("nv,nv->n", a_nV, b_nV)

@@ -19,6 +19,7 @@ from nopsd.config import Config
 FLOAT = 4
 MIB = 2**20
 BYTES = {"float32": 4, "bfloat16": 2}
+LARGEST_CHUNK = 512  # positions of a tile where distill.logit_chunk leaves it to the device
 TILE_BUFFERS = 3  # vocabulary-sized tiles of the fused loss: both sides' logits and one to work in
 
 
@@ -154,7 +155,8 @@ def _loss(config: Config, shape: ModelShape, b: int) -> int:
     """The fused loss: the teacher's whole output weight, the gradient of the student's, and its tiles."""
     head = shape.vocabulary * shape.hidden
     whole = 0 if config.train.lora.r or config.teacher.kind == "live" else b * head
-    return whole + FLOAT * head + TILE_BUFFERS * FLOAT * config.distill.logit_chunk * shape.vocabulary
+    chunk = config.distill.logit_chunk or LARGEST_CHUNK
+    return whole + FLOAT * head + TILE_BUFFERS * FLOAT * chunk * shape.vocabulary
 
 
 def _offloaded(student: Mapping[str, Any], teacher: Mapping[str, Any], to: str) -> list[str]:

@@ -8,6 +8,7 @@ Every method but `is_main` is collective: all ranks must call it, in the same or
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import socket
@@ -20,6 +21,10 @@ import torch.distributed as dist
 
 from nopsd.config import DistConfig
 from nopsd.errors import UserError
+
+STORE_WAIT_S = 60.0
+# Numbers the calls of `after_main`, which all ranks make in the same order.
+_turns = itertools.count()
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,23 @@ class Ranks:
     def barrier(self) -> None:
         if self.world > 1:
             dist.barrier()
+
+    def after_main(self) -> None:
+        """Go on when rank 0 has come here too, however long that takes: without a time-out, and without a collective.
+
+        RuntimeError if the store, which is rank 0's, is gone.
+        """
+        if self.world == 1:
+            return
+        store, key = dist.distributed_c10d._get_default_store(), f"nopsd/main/{next(_turns)}"
+        if self.is_main:
+            store.set(key, "done")
+            return
+        while True:
+            try:
+                return store.wait([key], timedelta(seconds=STORE_WAIT_S))
+            except dist.DistStoreError:  # a time-out; a store that is gone raises DistNetworkError
+                continue
 
     def all_sum(self, tensor: torch.Tensor) -> torch.Tensor:
         """Element-wise sum over ranks; same shape and device as `tensor`, which stays as it is."""

@@ -20,13 +20,14 @@ _PACKAGE = Path(nopsd.__file__).resolve().parent
 FOLDERS = (_PACKAGE.parent / "ds_configs", _PACKAGE / "ds_configs")
 _NAMES = {  # the main config's name of what DeepSpeed calls otherwise
     "train_micro_batch_size_per_gpu": "train.micro",
-    "gradient_accumulation_steps": "train.batch x train.n / (dist.ranks x train.micro)",
+    "gradient_accumulation_steps": "nopsd, which counts each step's micro-batches itself,",
     "gradient_clipping": "train.clip",
     "bf16.enabled": "model.dtype",
     "fp16.enabled": "model.dtype",
     "zero_optimization.offload_optimizer.nvme_path": "dist.nvme_path",
     "zero_optimization.zero_hpz_partition_size": "dist.ranks",
 }
+_OWN = ("gradient_accumulation_steps",)  # set by no key: the plan of each step rules it (nopsd.distill.planning)
 
 
 def load_ds_config(
@@ -127,9 +128,10 @@ def _settle(config: dict[str, Any], key: str, value: Any, file: Path, required: 
         return
     present = node.get(leaf, "auto")
     if present != "auto" and present != value:
+        remedy = "" if key in _OWN else f', or change {_NAMES.get(key, "the main config")}'
         raise ConfigError(
             f'{file}: {key}={present} contradicts the main config ({_NAMES.get(key, key)} gives {value}): '
-            f'write "auto" there, or change {_NAMES.get(key, "the main config")}'
+            f'write "auto" there{remedy}'
         )
     node[leaf] = value
 

@@ -6,6 +6,7 @@ optimizer and gradients. Every rank calls it; with stage 3 no rank ever holds th
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -24,11 +25,13 @@ def load_frozen(
     trust_remote_code: bool = False,
     revision: str | None = None,
     packing: bool = False,
+    prepare: Callable[[Any], None] | None = None,
 ) -> Any:
     """A DeepSpeed engine over the causal language model at `model_path`: eval, no gradients, sharded as configured.
 
-    `ds_config` is filled by `load_ds_config(role="teacher")`. `packing`: it takes `segments`. Raises UserError if the
-    model can't be loaded, RuntimeError if stage 3 was asked for and a parameter is not sharded.
+    `ds_config` is filled by `load_ds_config(role="teacher")`. `packing`: it takes `segments`. `prepare`: called on the
+    model before DeepSpeed wraps it. Raises UserError if the model can't be loaded, RuntimeError if stage 3 was asked
+    for and a parameter is not sharded.
     """
     import deepspeed
 
@@ -36,6 +39,8 @@ def load_frozen(
     model.requires_grad_(False).eval()
     if packing:
         use_packed_attention(model)
+    if prepare is not None:
+        prepare(model)
     engine, *_ = deepspeed.initialize(model=model, config=ds_config)
     engine.eval()
     return engine

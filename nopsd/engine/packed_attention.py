@@ -2,8 +2,9 @@
 
 In: a causal language model of Hugging Face's form, before `deepspeed.initialize`. Out: the same model, whose layers
 take a keyword `segments`; without it they compute as before. A sequence sees itself and its stored context alone, so
-no padding is computed. On a GPU in half precision one variable-length kernel does it (`torch.nn.attention.varlen`);
-elsewhere PyTorch's SDPA, a sequence at a time.
+no padding is computed. On a GPU in half precision one variable-length kernel does it (FlashAttention-2 in
+`torch.nn.attention.varlen`, arXiv 2307.08691: compute capability 8.0 and more, head widths to 256 by eights); elsewhere
+PyTorch's SDPA, a sequence at a time.
 
 Shapes: S tokens of the row (Σ t), t tokens of one sequence, C tokens of its context, A query heads, K key-value heads,
 D head width.
@@ -13,6 +14,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -98,14 +101,26 @@ def packed_attention(
         )
     layer = int(module.layer_idx)  # type: ignore[arg-type]
     _record(segments, layer, key[0], value[0])
-    keys, values = _behind_contexts(segments, layer, key[0]), _behind_contexts(segments, layer, value[0], 1)
-    if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16) and not dropout:
-        out_SAD = _varlen(query[0], torch.cat(keys, 1), torch.cat(values, 1), segments, scaling)
+    if not dropout and has_varlen(query):
+        keys_KTD, values_KTD = key[0], value[0]
+        if any(segments.contexts):
+            keys_KTD = torch.cat(_behind_contexts(segments, layer, key[0]), 1)
+            values_KTD = torch.cat(_behind_contexts(segments, layer, value[0], 1), 1)
+        out_SAD = _varlen(query[0], keys_KTD, values_KTD, segments, scaling)
     else:
+        keys, values = _behind_contexts(segments, layer, key[0]), _behind_contexts(segments, layer, value[0], 1)
         queries = query[0].split(segments.lengths, 1)
         parts = [_one(q, k, v, scaling, dropout) for q, k, v in zip(queries, keys, values)]
         out_SAD = torch.cat(parts, 1).transpose(0, 1)
     return out_SAD[None].contiguous(), None
+
+
+def has_varlen(query: Tensor) -> bool:
+    """Whether the variable-length kernel takes such queries [..., D]: half precision, on a GPU from Ampere on."""
+    width = query.shape[-1]
+    if not query.is_cuda or query.dtype not in (torch.bfloat16, torch.float16) or width % 8 or width > 256:
+        return False
+    return torch.cuda.get_device_capability(query.device) >= (8, 0)
 
 
 def _record(segments: Segments, layer: int, key_KSD: Tensor, value_KSD: Tensor) -> None:
@@ -141,19 +156,24 @@ def _one(query_AtD: Tensor, key_KTD: Tensor, value_KTD: Tensor, scaling: float |
 def _varlen(
     query_ASD: Tensor, key_KTD: Tensor, value_KTD: Tensor, segments: Segments, scaling: float | None
 ) -> Tensor:
-    """[S, A, D], by one kernel for all sequences. Causal from the right end, as a stored context wants."""
+    """[S, A, D], by one kernel for all sequences.
+
+    With fewer queries than keys its causal mask stands at the right end (FlashAttention from 2.1 on): query i of t
+    sees the first T − t + i + 1 keys, so all of a stored context.
+    """
     from torch.nn.attention.varlen import varlen_attn
 
-    seen = [c + t for c, t in zip(segments.context_lengths, segments.lengths)]
+    seen = tuple(c + t for c, t in zip(segments.context_lengths, segments.lengths))
     out = varlen_attn(
         query_ASD.transpose(0, 1), key_KTD.transpose(0, 1), value_KTD.transpose(0, 1),
-        _ends(segments.lengths, query_ASD), _ends(seen, query_ASD), max(segments.lengths), max(seen),
+        _ends(segments.lengths, query_ASD.device), _ends(seen, query_ASD.device), max(segments.lengths), max(seen),
         scale=scaling, window_size=(-1, 0), enable_gqa=query_ASD.shape[0] != key_KTD.shape[0],
     )  # fmt: skip
     assert isinstance(out, Tensor)
     return out
 
 
-def _ends(lengths: Sequence[int], like: Tensor) -> Tensor:
+@lru_cache(maxsize=16)  # the same for every layer: else each would wait for the device
+def _ends(lengths: tuple[int, ...], device: torch.device) -> Tensor:
     """[0, l_0, l_0 + l_1, …] as the kernel wants it."""
-    return torch.tensor([0, *lengths], dtype=torch.int32, device=like.device).cumsum(0, dtype=torch.int32)
+    return torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device)

@@ -20,9 +20,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from nopsd.engine.distributed import Ranks
+from nopsd.engine.packed_attention import Context, Segments, packed_attention
 from nopsd.errors import ConfigError
-
-_CORE = "sdpa"
 
 
 @dataclass(frozen=True)
@@ -38,11 +37,16 @@ class SequenceParallel:
         return tensor[self.rank :: self.size]
 
 
+ALONE = SequenceParallel(None, 0, 1)
+
+
 def join(ranks: Ranks, size: int) -> SequenceParallel:
     """The group of this rank: ranks 0 … size−1, size … 2·size−1 and so on. Collective over all ranks.
 
     ConfigError if the ranks can't be divided so.
     """
+    if size == 1:
+        return ALONE
     if ranks.world % size:
         raise ConfigError(f"dist.sequence_parallel={size} does not divide the {ranks.world} ranks")
     groups = [dist.new_group(list(range(first, first + size))) for first in range(0, ranks.world, size)]
@@ -50,19 +54,21 @@ def join(ranks: Ranks, size: int) -> SequenceParallel:
 
 
 def split_sequences(lm: Any, parallel: SequenceParallel) -> None:
-    """Make `lm` compute its share of each sequence. Call it before `deepspeed.initialize`.
+    """Make `lm` compute its share of each sequence, of a packed row (`segments`) too; nothing to do for one rank.
 
-    ConfigError if its heads can't be shared out or its attention isn't plain.
+    Call it before `deepspeed.initialize`. ConfigError if its heads can't be shared out or its attention isn't plain.
     """
+    if parallel.size == 1:
+        return
     from deepspeed.runtime.sequence_parallel.ulysses_sp import UlyssesSPAttentionHF
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+    check_heads(lm.config, parallel.size)
     config = lm.config.get_text_config()
-    _check(lm, config, parallel.size)
     heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // heads
     exchange = UlyssesSPAttentionHF(
-        attn=ALL_ATTENTION_FUNCTIONS[_CORE], batch_size=1, attn_head_count=heads, attn_head_size=width,
+        attn=packed_attention, batch_size=1, attn_head_count=heads, attn_head_size=width,
         kv_head_count=kv_heads, num_hidden_layers=config.num_hidden_layers, process_group=parallel.group,
         seq_length_is_variable=True,
     )  # fmt: skip
@@ -74,23 +80,31 @@ def split_sequences(lm: Any, parallel: SequenceParallel) -> None:
     base.forward = types.MethodType(_split(type(base).forward, parallel), base)
 
 
-def _check(lm: Any, config: Any, size: int) -> None:
+def check_heads(model_config: Any, size: int) -> None:
+    """ConfigError if so many ranks can't share the attention heads of a Transformers config, or its layers differ."""
+    if size == 1:
+        return
+    config, name = model_config.get_text_config(), model_config.model_type
     heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
     if heads % size or (kv_heads % size and size % kv_heads):
         raise ConfigError(
-            f"dist.sequence_parallel={size}: {type(lm).__name__} has {heads} attention and {kv_heads} key-value heads, "
-            "which so many ranks can't share evenly"
+            f"dist.sequence_parallel={size}: {name} has {heads} attention and {kv_heads} key-value heads, which so "
+            "many ranks can't share evenly: set a common divisor"
         )
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     if kinds != {"full_attention"}:
         raise ConfigError(
-            f"dist.sequence_parallel={size}: {type(lm).__name__} has layers of kind {', '.join(sorted(kinds))}; "
+            f"dist.sequence_parallel={size}: {name} has layers of kind {', '.join(sorted(kinds))}; "
             "only full attention can be split: set it to 1"
         )
 
 
 def _attention(exchange: Any) -> Callable[..., Any]:
-    """The exchange as a Transformers attention function, for batches of any size."""
+    """The exchange as a Transformers attention function, for batches of any size.
+
+    Between its two all-to-alls a rank has all positions and a share of the heads, so that `segments` of the whole row
+    hold there, and the contexts it records or reads are of its heads alone.
+    """
 
     def attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, **options: Any) -> Any:
         batch = query.shape[0]
@@ -106,21 +120,37 @@ def _attention(exchange: Any) -> Callable[..., Any]:
 def _split(whole: Callable[..., Any], parallel: SequenceParallel) -> Callable[..., Any]:
     """The base model's forward on whole ids, computed in parts; `whole` is the forward of its class."""
 
-    def forward(base: nn.Module, input_ids: Tensor, **options: Any) -> Any:
+    def forward(
+        base: nn.Module, input_ids: Tensor, position_ids: Tensor | None = None, attention_mask: Tensor | None = None,
+        segments: Segments | None = None, **options: Any,
+    ) -> Any:
+        if attention_mask is not None or (position_ids is not None and segments is None):
+            raise ValueError("split sequences are causal and count from 0: give no mask, and positions in `segments`")
         length = input_ids.shape[1]
         part = -(-length // parallel.size)
-        padded_BT = nn.functional.pad(input_ids, (0, part * parallel.size - length))
-        positions_T = torch.arange(padded_BT.shape[1], device=input_ids.device)
+        missing = part * parallel.size - length
+        padded_BT = nn.functional.pad(input_ids, (0, missing))
+        if segments is None:
+            positions_BT = torch.arange(padded_BT.shape[1], device=input_ids.device).repeat(input_ids.shape[0], 1)
+        else:
+            segments = _with_padding(segments, missing)
+            positions_BT, options = segments.positions(input_ids.device), {**options, "segments": segments}
         own = slice(parallel.rank * part, (parallel.rank + 1) * part)
-        position_ids = positions_T[own].repeat(input_ids.shape[0], 1)
-        for name in ("position_ids", "attention_mask"):
-            if options.pop(name, None) is not None:
-                raise ValueError(f"split sequences are causal and count from 0: {name} can't be given")
-        output = whole(base, input_ids=padded_BT[:, own], position_ids=position_ids, **options)
+        output = whole(base, input_ids=padded_BT[:, own], position_ids=positions_BT[:, own], **options)
         output.last_hidden_state = _Gather.apply(output.last_hidden_state, parallel)[:, :length]
         return output
 
     return forward
+
+
+def _with_padding(segments: Segments, missing: int) -> Segments:
+    """The row with so many tokens behind it as a sequence of their own, which no other sees."""
+    if not missing:
+        return segments
+    return Segments(
+        (*segments.lengths, missing), segments.contexts and (*segments.contexts, None),
+        segments.recorded and (*segments.recorded, Context()),
+    )  # fmt: skip
 
 
 class _Gather(torch.autograd.Function):

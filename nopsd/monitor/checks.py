@@ -13,6 +13,8 @@ from nopsd.evaluation.bootstrap import Interval, paired_differences
 from nopsd.evaluation.metrics import pearson
 from nopsd.monitor.views import PoolView, ReportInputs
 
+GUARD = "guard/"  # names of the guards' counts in the training log
+
 
 def observations(inputs: ReportInputs) -> list[str]:
     """What stands out in this run, worst failures of measurement first."""
@@ -48,9 +50,21 @@ def _training(inputs: ReportInputs) -> Iterator[str]:
     if gaps and np.mean(gaps) >= 0:
         yield (f"The teacher with demonstrations was not surer than the student (ΔH {np.mean(gaps):+.4f} nats over the "
                "first steps): little was there to be learnt from the context (F14).")  # fmt: skip
+    yield from _guards(inputs)
     lost = sum(row.get("loss", 0) is None for row in inputs.training)
     if lost:
         yield f"The loss was not a finite number in {lost} of {len(inputs.training)} steps."
+
+
+def _guards(inputs: ReportInputs) -> Iterator[str]:
+    """Guards that were passed: how often and when, of the steps at which the count changed."""
+    for name in sorted({name for row in inputs.training for name in row if name.startswith(GUARD)}):
+        counts = [(row["step"], row[name]) for row in inputs.training if name in row]
+        passed = [step for (step, count), (_, before) in zip(counts, [(-1, 0), *counts]) if count and count != before]
+        if passed:
+            yield (f"guard.{name.removeprefix(GUARD)} was passed {len(passed)} times in {len(inputs.training)} steps, "
+                   f"first at step {passed[0]}, {max(count for _, count in counts):.0f} in a row at most: "
+                   "signs of collapse.")  # fmt: skip
 
 
 def _pool(pool: PoolView | None) -> Iterator[str]:

@@ -20,6 +20,8 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
+from nopsd.errors import Stopped
+
 PLAIN_SECONDS = 10.0  # without a new line for longer than this, print one
 PLAIN_SHARE = 0.1  # and one each tenth of the way,
 PLAIN_LEAST_SECONDS = 2.0  # but never faster than this
@@ -57,7 +59,8 @@ class StageProgress:
         if kind is None:
             outcome = self._outcome or f"done in {elapsed}"
         else:
-            outcome = f"{'interrupted' if issubclass(kind, KeyboardInterrupt) else 'failed'} after {elapsed}"
+            asked = issubclass(kind, (KeyboardInterrupt, Stopped))
+            outcome = f"{'interrupted' if asked else 'failed'} after {elapsed}"
         print((" " if self._head_open else self._margin) + outcome, file=self._stream, flush=True)
 
     def up_to_date(self) -> None:

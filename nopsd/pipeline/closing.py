@@ -35,7 +35,7 @@ def report(session: Session, folder: Path) -> None:
         demos=demo_view(config.context.retriever, contexts, selected),
         config=to_plain(config),
         provenance=read_json(run.root / "environment.json"),
-        notes=() if session.tests else (UNLABELLED,),
+        notes=[*filter(None, [stop_note(session)]), *(() if session.tests else (UNLABELLED,))],
     )
     write_report(folder, inputs)
 
@@ -71,6 +71,21 @@ def pool_view(session: Session, selected: Selection) -> PoolView:
     )
 
 
+def stop_note(session: Session) -> str:
+    """If a guard ended the training: when, why, and which weights are the result. Else nothing."""
+    from nopsd.distill.export import RECORD  # torch: only once there is something to look for
+
+    file = session.run.stage_dir("train") / "export" / RECORD
+    record = read_json(file) if file.exists() else {}
+    stopped = record.get("stopped")
+    if not stopped:
+        return ""
+    return (
+        f"Training was stopped after {stopped['step']} of {session.config.train.steps} steps: {stopped['reason']}. "
+        f"The model is the checkpoint of step {record['steps']}, from before."
+    )
+
+
 def closing_words(session: Session) -> str:
     """What `nopsd run` ends with: the table, and where everything is and how to open it."""
     run = session.run
@@ -84,4 +99,4 @@ def closing_words(session: Session) -> str:
         ("training", board, f"tensorboard --logdir {board}"),
     )
     lines = [f"{name:9} {path}\n          {how}" for name, path, how in places]
-    return "\n".join(["", table, *lines])
+    return "\n".join(["", table, *filter(None, [stop_note(session)]), *lines])

@@ -2,5 +2,5 @@
 
 STAGE_NAMES = ("data", "rollout", "evaluate_base", "neurons", "signals", "select", "train", "evaluate", "report")
 ALIASES = {"score": "neurons"}  # other names of a stage's command
-OTHER_COMMANDS = ("run", "inspect", "config", "status")
+OTHER_COMMANDS = ("run", "inspect", "config", "status", "serve", "doctor")
 COMMANDS = (*OTHER_COMMANDS, *STAGE_NAMES, *ALIASES)

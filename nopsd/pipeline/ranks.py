@@ -19,6 +19,7 @@ from nopsd.distill.targets import auxiliaries
 from nopsd.engine.distributed import Ranks
 from nopsd.engine.ds_config import host_values, load_ds_config
 from nopsd.engine.frozen import load_frozen
+from nopsd.engine.stopping import StopRequest
 from nopsd.monitor.metrics_log import MetricsLog
 from nopsd.neurons.stage import load_rank_neurons, score_rollouts
 from nopsd.pipeline.session import Session, device, eval_sampling
@@ -189,6 +190,7 @@ def distill(session: Session, folder: Path, progress: Progress) -> None:
         label_free_probe(session, client) if client else None,
         single_token_ids(session.tokenizer, session.config.train.style_words),
         auxiliary_prompts(session, session.ranks, selected, questions),
+        StopRequest.of_this_process(),
     )
 
 

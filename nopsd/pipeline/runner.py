@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from nopsd import __version__
+from nopsd.cluster import rank
+from nopsd.cluster.planning import check_hosts, make_plan
 from nopsd.config import Config, to_yaml
-from nopsd.errors import ConfigError, UserError
+from nopsd.engine.distributed import Ranks
+from nopsd.errors import ConfigError, Stopped, UserError
 from nopsd.evaluation.stage import check_answers_known
 from nopsd.monitor.progress import StageProgress
-from nopsd.pipeline.closing import closing_words
-from nopsd.pipeline.launch import launch_stage, rank_progress, under_launcher
+from nopsd.pipeline.closing import closing_words, stop_note
+from nopsd.pipeline.launch import launch_stage, rank_progress, tell_stopped, under_launcher
 from nopsd.pipeline.session import Session
 from nopsd.pipeline.stages import STAGE_BY_NAME, STAGES, Stage, asks_server, fingerprint, works_here
 from nopsd.pipeline.subset import write_subset
@@ -63,11 +66,15 @@ def bring_up(session: Session, stages: Sequence[Stage], redo: str | None) -> Non
         check_answers_known(session.config)
     if any(stage.name == "select" for stage in stages):
         check_names(session.config)
+    if not all(works_here(stage, session.config) for stage in stages):
+        check_hosts(session.config, session.run.root)
     forget_from(session, redo)
     for stage in stages:
         run_stage(session, stage)
         if stage.name == "select":
             print(f"      {write_subset(session)}", flush=True)
+        if stage.name == "train" and (note := stop_note(session)):
+            print(f"      WARNING: {note} `--redo train`, with guard.stop=false, trains on regardless.", flush=True)
 
 
 def forget_from(session: Session, redo: str | None) -> None:
@@ -108,11 +115,13 @@ def run_stage(session: Session, stage: Stage) -> None:
             launch_stage(
                 stage.name,
                 session.run.root / "config.yaml",
-                session.config.dist.ranks,
+                make_plan(session.config, session.run.root),
                 session.config.dist.threads,
                 session.log_path(stage.name),
                 environment,
                 progress,
+                patience_s=session.config.dist.timeout_s,
+                heartbeat_s=session.config.dist.heartbeat_s,
             )
         else:
             stage.work(session, folder, progress)
@@ -126,9 +135,12 @@ def run_as_rank(session: Session, stage: Stage) -> None:
         if is_main:
             run_stage(session, stage)
         return
+    from nopsd.cluster.agreement import check_agreement
     from nopsd.engine.distributed import init_distributed, shutdown_distributed
 
     ranks = init_distributed(session.config.dist)
+    watch_by_hand(ranks, session.config, stage.name)
+    check_agreement(ranks, session.config)
     made = fingerprint(session, stage)
     current = ranks.broadcast_json(session.run.is_current(stage.name, made) if is_main else None)
     if not current:
@@ -137,7 +149,12 @@ def run_as_rank(session: Session, stage: Stage) -> None:
             record_run(session)
         ranks.barrier()
         session.ranks = ranks
-        stage.work(session, session.run.stage_dir(stage.name), rank_progress())
+        try:
+            stage.work(session, session.run.stage_dir(stage.name), rank_progress())
+        except Stopped as stopped:
+            tell_stopped(stopped)
+            shutdown_distributed()
+            raise
         ranks.barrier()
         if is_main:
             session.run.commit(stage.name, made)
@@ -145,6 +162,15 @@ def run_as_rank(session: Session, stage: Stage) -> None:
                 write_subset(session)
         ranks.barrier()
     shutdown_distributed()
+
+
+def watch_by_hand(ranks: Ranks, config: Config, phase: str) -> None:
+    """Ranks of a `deepspeed` command typed by hand: nobody watches them yet, so rank 0 will. Collective."""
+    heartbeat_s = config.dist.heartbeat_s
+    if heartbeat_s and rank.needs_host():
+        where = ranks.broadcast_json(rank.host_coordinator(heartbeat_s, phase) if ranks.is_main else None)
+        if not ranks.is_main:
+            rank.join_coordinator(**where)
 
 
 def check_writable(session: Session) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from nopsd.config import TRAIN_CONDUCT, Config, to_plain
+from nopsd.config import DISTILL_CONDUCT, TEACHER_CONDUCT, TRAIN_CONDUCT, Config, to_plain
 from nopsd.data.records import questions_hash
 from nopsd.errors import ConfigError
 from nopsd.evaluation.stage import evaluate_policy, judge_pool
@@ -180,6 +180,8 @@ def _report(session: Session, folder: Path, progress: Progress) -> None:
 
 
 TRAIN_KEYS = tuple(f"train.{key}" for key in to_plain(Config())["train"] if key not in TRAIN_CONDUCT)
+DISTILL_KEYS = tuple(f"distill.{key}" for key in to_plain(Config())["distill"] if key not in DISTILL_CONDUCT)
+TEACHER_KEYS = tuple(f"teacher.{key}" for key in to_plain(Config())["teacher"] if key not in TEACHER_CONDUCT)
 SERVED = ("model.dtype", "server.dtype")  # numbers of the weights that sample
 STAGES = (
     Stage(
@@ -234,8 +236,8 @@ STAGES = (
         ("data", "rollout", "select"),
         (
             *TRAIN_KEYS,
-            "distill",
-            "teacher",
+            *DISTILL_KEYS,
+            *TEACHER_KEYS,
             "context",
             "prompt",
             "model.dtype",

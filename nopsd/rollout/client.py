@@ -6,57 +6,55 @@ client serves the CPU and the GPU build, started by us or by others. SPEC §3.1,
 
 from __future__ import annotations
 
-import hashlib
-import os
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, TypeVar
 
 import httpx
 
-from nopsd.config import SamplingConfig, ServerConfig
-from nopsd.errors import ServerError, StaleWeightsError, UserError
+from nopsd.config import SamplingConfig
+from nopsd.errors import ServerError
+from nopsd.rollout.service import RolloutService, request_seed
 from nopsd.rollout.types import Rollout
 
 KEY_VARIABLE = "NOPSD_SERVER_KEY"
 RETRY_DELAYS_S = (0.5, 1.0, 2.0, 4.0)
-SEQUENCES_IN_FLIGHT = 256
+CONNECT_TIMEOUT_S = 10.0
 FINISH_REASONS = ("stop", "length", "abort")
-Progress = Callable[..., None]
+# Counters that move while a server works, whatever it works at.
+WORK_COUNTERS = ("vllm:prompt_tokens_total", "vllm:generation_tokens_total")
 T = TypeVar("T")
 
 
-def connect(config: ServerConfig) -> RolloutClient:
-    """A checked client of the server already running at `server.url`."""
-    if not config.url:
-        raise UserError("server.url is null: give the URL of a running server, or let the launcher start one")
-    client = RolloutClient(config.url, config.api_key or os.environ.get(KEY_VARIABLE), config.request_timeout_s)
-    client.check()
-    return client
+class UnansweredError(ServerError):
+    """No answer came, so that the same request may be sent again, and elsewhere."""
 
 
-def request_seed(seed: int, uid: str) -> int:
-    """Seed of a question's first sample (62 bits); sample i has this plus i, as vLLM counts.
-
-    A function of (seed, uid) alone, so a response doesn't depend on what it was batched with.
-    """
-    return int.from_bytes(hashlib.sha256(f"{seed}\0{uid}".encode()).digest()[:8], "big") >> 2
+class DeadlineError(UnansweredError):
+    """No answer came within the request's time."""
 
 
-class RolloutClient:
-    """Thread-safe. Every failure is a ServerError that names the URL."""
+class FailedError(ServerError):
+    """The server answered 5xx: it is broken, or the request is."""
 
-    def __init__(self, url: str, api_key: str | None = None, timeout_s: float = 600.0) -> None:
+
+class RolloutClient(RolloutService):
+    """One server. Thread-safe. Every failure is a ServerError that names the URL."""
+
+    def __init__(
+        self, url: str, api_key: str | None = None, timeout_s: float = 600.0,
+        retry_delays_s: tuple[float, ...] | None = None,
+    ) -> None:
         self.url = url.rstrip("/")
         self.api_key = api_key
         self.timeout_s = timeout_s
+        self._retry_delays_s = retry_delays_s
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         limits = httpx.Limits(max_connections=None)
         self._http = httpx.Client(
-            base_url=self.url, headers=headers, timeout=httpx.Timeout(timeout_s, connect=10.0), limits=limits,
-            trust_env=False,
+            base_url=self.url, headers=headers, timeout=httpx.Timeout(timeout_s, connect=CONNECT_TIMEOUT_S),
+            limits=limits, trust_env=False,
         )
         self._model: tuple[str, int] | None = None
 
@@ -71,6 +69,20 @@ class RolloutClient:
     def close(self) -> None:
         self._http.close()
 
+    # ------------------------------------------------------------------ the service of one server
+
+    def servers(self) -> list[RolloutClient]:
+        return [self]
+
+    def policy_versions(self) -> dict[str, int]:
+        return {self.url: self.held_version()}
+
+    def call(self, ask: Callable[[RolloutClient], T], sequences: int = 1) -> T:
+        return ask(self)
+
+    def drop(self, server: RolloutClient, error: Exception) -> None:
+        raise error
+
     # ------------------------------------------------------------------ state
 
     def check(self) -> None:
@@ -80,7 +92,15 @@ class RolloutClient:
         self._served()
         self.policy_version()
 
-    def policy_version(self) -> int:
+    def is_healthy(self, timeout_s: float) -> bool:
+        """Whether /health is answered by 200 within `timeout_s`, at the first try."""
+        try:
+            self.request("GET", "/health", timeout_s=timeout_s)
+        except ServerError:
+            return False
+        return True
+
+    def held_version(self) -> int:
         """Version of the weights being served; 0 for those the server was started with."""
         version = self.request("GET", "/weight_info", retry=True)["weight_version"]
         if version == "default":  # vLLM's name before any update
@@ -90,16 +110,28 @@ class RolloutClient:
         except ValueError as error:
             raise ServerError(f"the server at {self.url} holds weight version {version!r}, not set by nopsd") from error
 
-    def set_policy_version(self, version: int) -> None:
-        self.request("POST", "/update_weight_version", {"new_version": str(version)})
+    def set_policy_version(self, version: int, timeout_s: float | None = None) -> None:
+        self.request("POST", "/update_weight_version", {"new_version": str(version)}, timeout_s)
 
     def max_model_len(self) -> int:
-        """Longest prompt plus response, in tokens, that the server takes."""
         return self._served()[1]
 
     def world_size(self) -> int:
         """Worker processes that hold the served model."""
         return int(self.request("GET", "/get_world_size")["world_size"])
+
+    def weight_digests(self) -> dict[str, str]:
+        """SHA-256 of each weight as vLLM holds it, by worker and name.
+
+        On a GPU of all weights; the CPU build packs its linear layers away, and gives those of the rest.
+        """
+        return self.request("POST", "/weight_checker", {"action": "checksum"}, retry=True)["checksums"]
+
+    def tokens_done(self, timeout_s: float) -> float:
+        """Tokens read and written since the server's start: stands still only if the server does."""
+        text = self._send("GET", "/metrics", None, timeout_s, ()).text
+        lines = [line for line in text.splitlines() if line.startswith(WORK_COUNTERS)]
+        return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
 
     def pause(self, timeout_s: float | None = None) -> None:
         """Let running requests end and queue new ones."""
@@ -114,44 +146,10 @@ class RolloutClient:
 
     # ------------------------------------------------------------------ sampling
 
-    def generate(
-        self, prompts: Sequence[list[int]], uids: Sequence[str], sampling: SamplingConfig, seed: int,
-        expected_version: int | None = None, logprobs: bool = False, progress: Progress | None = None,
-    ) -> list[list[Rollout]]:
-        """`sampling.n` responses to each prompt (ids), in the order of the prompts.
-
-        Reproducible: seeds derive from (seed, uid, sample). `logprobs`: also the log-probs under the
-        served model itself (before temperature and truncation). Raises StaleWeightsError if the
-        weights aren't `expected_version` before or after, or changed meanwhile; UserError if a prompt
-        and its response can't fit the server's window.
-        """
-        self._refuse_misfits(prompts, uids, sampling)
-        before = self._expect_version(expected_version)
-
-        def one(i: int) -> list[Rollout]:
-            return self._sample(prompts[i], uids[i], sampling, seed, before, logprobs)
-
-        rows = self._concurrently(one, len(prompts), SEQUENCES_IN_FLIGHT // sampling.n, progress)
-        self._expect_version(before)
-        return rows
-
-    def score(self, prompts: Sequence[list[int]], responses: Sequence[list[int]]) -> list[list[float]]:
-        """Served log-probs of each response id given its prompt; lists as long as the responses.
-
-        A prompt and its response together must leave one position of the server's window free.
-        """
-        window = self.max_model_len()
-        for prompt, response in zip(prompts, responses, strict=True):
-            if len(prompt) + len(response) >= window:
-                raise UserError(
-                    f"{len(prompt) + len(response)} tokens can't be scored in the window of {window} at {self.url}: "
-                    "raise server.max_model_len"
-                )
-        return self._concurrently(lambda i: self._score(prompts[i], responses[i]), len(prompts), SEQUENCES_IN_FLIGHT)
-
-    def _sample(
+    def sample(
         self, prompt: list[int], uid: str, sampling: SamplingConfig, seed: int, version: int, logprobs: bool
     ) -> list[Rollout]:
+        """`sampling.n` responses to one prompt, in one request; `version` is what they are stamped with."""
         first_seed = request_seed(seed, uid)
         choices = self._complete({
             "prompt": prompt, "n": sampling.n, "seed": first_seed, "max_tokens": sampling.max_new,
@@ -173,7 +171,8 @@ class RolloutClient:
             ))
         return rollouts
 
-    def _score(self, prompt: list[int], response: list[int]) -> list[float]:
+    def score_one(self, prompt: list[int], response: list[int]) -> list[float]:
+        """Log-probs of the response ids given the prompt."""
         ids = prompt + response
         (choice,) = self._complete({"prompt": ids, "max_tokens": 1, "temperature": 0.0, "prompt_logprobs": 0})
         table = choice["prompt_logprobs"]
@@ -191,8 +190,6 @@ class RolloutClient:
                 )
         return choices
 
-    # ------------------------------------------------------------------ checks
-
     def _served(self) -> tuple[str, int]:
         """Name and window of the served model."""
         if self._model is None:
@@ -200,71 +197,49 @@ class RolloutClient:
             self._model = card["id"], int(card["max_model_len"])
         return self._model
 
-    def _expect_version(self, expected: int | None) -> int:
-        version = self.policy_version()
-        if expected is not None and version != expected:
-            raise StaleWeightsError(
-                f"the server at {self.url} holds policy version {version}, expected {expected}: "
-                "another run may be using it, or a weight sync was missed"
-            )
-        return version
-
-    def _refuse_misfits(self, prompts: Sequence[list[int]], uids: Sequence[str], sampling: SamplingConfig) -> None:
-        if sampling.temperature == 0 and sampling.n > 1:
-            raise UserError(f"temperature=0 gives one response, n={sampling.n} asked: set n=1 or a temperature above 0")
-        window = self.max_model_len()
-        for uid, prompt in zip(uids, prompts, strict=True):
-            if len(prompt) + sampling.max_new > window:
-                raise UserError(
-                    f"question {uid}: a prompt of {len(prompt)} tokens and max_new={sampling.max_new} exceed the "
-                    f"window of {window} at {self.url}: raise server.max_model_len or lower max_new"
-                )
-
     # ------------------------------------------------------------------ transport
-
-    def _concurrently(
-        self, one: Callable[[int], T], total: int, in_flight: int, progress: Progress | None = None
-    ) -> list[T]:
-        """[one(0), ..., one(total - 1)], `in_flight` at a time; the first failure ends the rest."""
-        pool = ThreadPoolExecutor(max(1, min(in_flight, 64, total)), thread_name_prefix="rollout")
-        try:
-            futures = [pool.submit(one, i) for i in range(total)]
-            for done, future in enumerate(as_completed(futures), 1):
-                future.result()
-                if progress is not None:
-                    progress(done, total)
-            return [f.result() for f in futures]
-        finally:
-            pool.shutdown(cancel_futures=True)
 
     def request(
         self, method: str, path: str, body: dict[str, Any] | None = None, timeout_s: float | None = None,
         retry: bool = False,
     ) -> dict[str, Any]:
         """One call; its JSON answer, or {}. Connection errors and 503 are retried if `retry`."""
-        delays = iter(RETRY_DELAYS_S if retry else ())
-        timeout = httpx.Timeout(timeout_s, connect=10.0) if timeout_s is not None else httpx.USE_CLIENT_DEFAULT
+        delays = RETRY_DELAYS_S if self._retry_delays_s is None else self._retry_delays_s
+        response = self._send(method, path, body, timeout_s, delays if retry else ())
+        return response.json() if response.content else {}
+
+    def _send(
+        self, method: str, path: str, body: dict[str, Any] | None, timeout_s: float | None,
+        delays_s: tuple[float, ...],
+    ) -> httpx.Response:
+        delays = iter(delays_s)
+        timeout = (
+            httpx.Timeout(timeout_s, connect=min(timeout_s, CONNECT_TIMEOUT_S))
+            if timeout_s is not None
+            else httpx.USE_CLIENT_DEFAULT
+        )
         while True:
             try:
                 response = self._http.request(method, path, json=body, timeout=timeout)
-            except httpx.TimeoutException as error:
-                raise ServerError(
-                    f"the server at {self.url} gave no answer to {path} within {timeout_s or self.timeout_s:g} s"
-                ) from error
             except httpx.TransportError as error:
+                if isinstance(error, httpx.TimeoutException) and not isinstance(error, httpx.ConnectTimeout):
+                    raise DeadlineError(
+                        f"the server at {self.url} gave no answer to {path} within {timeout_s or self.timeout_s:g} s"
+                    ) from error
                 reason = f"{type(error).__name__}: {error}"
                 if (delay := next(delays, None)) is None:
-                    raise ServerError(
+                    raise UnansweredError(
                         f"the server at {self.url} can't be reached ({path}: {reason}): see its log or check server.url"
                     ) from error
             else:
                 if response.status_code != 503:
-                    return self._answer(path, response)
+                    self._refuse_errors(path, response)
+                    return response
                 if (delay := next(delays, None)) is None:
-                    raise ServerError(f"the server at {self.url} is not available ({path}: 503): see its log")
+                    raise UnansweredError(f"the server at {self.url} is not available ({path}: 503): see its log")
             time.sleep(delay)
 
-    def _answer(self, path: str, response: httpx.Response) -> dict[str, Any]:
+    def _refuse_errors(self, path: str, response: httpx.Response) -> None:
         if response.status_code == 401:
             raise ServerError(
                 f"the server at {self.url} refuses our API key: set server.api_key, or the environment's {KEY_VARIABLE}"
@@ -275,6 +250,5 @@ class RolloutClient:
                 "--worker-extension-cls nopsd.rollout.vllm_plugin.WorkerExtension"
             )
         if response.is_error:
-            text = response.text[:500]
-            raise ServerError(f"the server at {self.url} answered {response.status_code} to {path}: {text}")
-        return response.json() if response.content else {}
+            kind = FailedError if response.status_code >= 500 else ServerError
+            raise kind(f"the server at {self.url} answered {response.status_code} to {path}: {response.text[:500]}")

@@ -1,8 +1,13 @@
-"""Runs one command and outlives neither it nor its own parent: `python guardian.py COMMAND...`.
+"""Runs one command and outlives neither it nor its own parent: `python guardian.py [--kill] COMMAND...`.
 
 The parent holds the other end of our standard input. At its end (the parent closed it, or died in any
-way, SIGKILL included) the command gets SIGTERM, after GRACE_S SIGKILL, and so does whatever else is
-left in our process group. Exits with the command's exit code. Standard library only; Linux.
+way, SIGKILL included) the command and all of our process group get SIGINT, and SIGKILL after GRACE_S;
+with --kill they get SIGKILL at once. Exits with the command's exit code. Standard library only; Linux.
+
+SIGTERM is ignored by us, and blocked in the command and in all that it starts: a scheduler sends it to
+every process of a job, and what the parent still needs (the rollout server, DeepSpeed's launchers, which
+would kill their ranks) must live until the parent is done. Who wants to know of it unblocks it
+(nopsd.engine.stopping).
 """
 
 import ctypes
@@ -39,12 +44,20 @@ def others_in_group() -> list[int]:
     return pids
 
 
-def wait_for_end(child: subprocess.Popen) -> None:
-    """Return when the command has ended, or SIGTERM it when standard input closes, and SIGKILL if it stays."""
+def signal_others(number: int) -> None:
+    for pid in others_in_group():
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:
+            pass  # it ended by itself meanwhile
+
+
+def wait_for_end(child: subprocess.Popen, kill: bool) -> None:
+    """Return when the command has ended; end it when standard input closes."""
     while child.poll() is None:
         readable, _, _ = select.select([sys.stdin], [], [], 0.25)
         if readable and not os.read(sys.stdin.fileno(), 1):
-            child.terminate()
+            signal_others(signal.SIGKILL if kill else signal.SIGINT)
             try:
                 child.wait(GRACE_S)
             except subprocess.TimeoutExpired:
@@ -55,12 +68,9 @@ def wait_for_end(child: subprocess.Popen) -> None:
 def end_others(grace_s: float = 5.0) -> None:
     """Wait for what the command left behind, then SIGKILL it; returns when it is gone."""
     deadline = time.monotonic() + grace_s
-    while pids := others_in_group():
-        for pid in pids if time.monotonic() > deadline else ():
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass  # it ended by itself meanwhile
+    while others_in_group():
+        if time.monotonic() > deadline:
+            signal_others(signal.SIGKILL)
         time.sleep(0.1)
     try:
         while os.waitpid(-1, os.WNOHANG) != (0, 0):
@@ -70,6 +80,8 @@ def end_others(grace_s: float = 5.0) -> None:
 
 
 def main() -> int:
+    kill = sys.argv[1] == "--kill"
+    command = sys.argv[2:] if kill else sys.argv[1:]
     prctl(PR_SET_CHILD_SUBREAPER, 1)  # the command's orphans come to us
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # the end of standard input is what ends us
@@ -77,10 +89,11 @@ def main() -> int:
     def before_exec() -> None:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)
-        prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        prctl(PR_SET_PDEATHSIG, signal.SIGKILL if kill else signal.SIGINT)
 
-    child = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL, preexec_fn=before_exec)
-    wait_for_end(child)
+    child = subprocess.Popen(command, stdin=subprocess.DEVNULL, preexec_fn=before_exec)
+    wait_for_end(child, kill)
     end_others()
     return child.returncode if child.returncode >= 0 else 128 - child.returncode
 

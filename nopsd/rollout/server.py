@@ -8,7 +8,6 @@ without its random key (see auth.py). The same code starts the CPU build and the
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import re
 import secrets
@@ -17,28 +16,21 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 
 import httpx
 
-import nopsd
 from nopsd.config import ServerConfig
 from nopsd.errors import ServerError, UserError
 from nopsd.rollout import guardian
-from nopsd.rollout.auth import KEY_VARIABLE
 from nopsd.rollout.client import RolloutClient
-from nopsd.rollout.weight_sync import choose_backend
+from nopsd.rollout.vllm_command import checked_model, devices_of, server_command, server_environment
 
-MODEL_NAME = "policy"
 # An exception's own line in vLLM's log, after `(Name pid=1)` and `ERROR date time [file:line]`.
 ERROR_LINE = re.compile(r"(?:^|[])] )((?:\w+\.)*\w*(?:Error|Exception): .+)")
 INITIAL_VERSION = 0
-# Set by training launchers; vLLM would take them for its own.
-LAUNCHER_VARIABLES = (
-    "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "CROSS_RANK", "CROSS_SIZE", "LOCAL_SIZE",
-    "MASTER_ADDR", "MASTER_PORT", "GROUP_RANK",
-)
 
 
 class VllmServer:
@@ -64,10 +56,14 @@ class VllmServer:
         if code is not None:
             raise ServerError(f"the rollout server at {self.url} died (exit code {code}); {log_tail(self.log_path)}")
 
-    def stop(self) -> None:
-        """End the server and all its processes; returns when they are gone. May be called twice."""
+    def begin_stop(self) -> None:
+        """Have the server end; `stop` waits for it."""
         assert self._process.stdin is not None
         self._process.stdin.close()
+
+    def stop(self) -> None:
+        """End the server and all its processes; returns when they are gone. May be called twice."""
+        self.begin_stop()
         try:
             self._process.wait(guardian.GRACE_S + 10)
         except subprocess.TimeoutExpired:  # the guardian itself hangs: its group is still ours, for it isn't reaped
@@ -92,29 +88,80 @@ def start_server(
     (vLLM not installed, no such model folder, port in use) before anything is started, and
     ServerError if the server dies or isn't healthy within `config.startup_timeout_s`.
     """
+    (server,) = start_servers(config, model_path, dtype, [log_path], device)
+    return server
+
+
+def start_servers(
+    config: ServerConfig, model_path: str, dtype: str, log_paths: Sequence[Path], device: str = "cpu",
+    key: str | None = None, ready: Callable[[VllmServer], None] | None = None,
+) -> list[VllmServer]:  # fmt: skip
+    """A server a log file, all on this host, at `config.port` and the ports after it (0: any), with one key.
+
+    As `start_server`; all or none. `key`: theirs, None for a random one. `ready` is called with each one that is up.
+    """
     require_vllm(device)
-    model = _checked_model(model_path)
-    port = free_port(config.host, config.port)
-    key = secrets.token_urlsafe(32)
-    log_path = Path(log_path)
+    refuse_wildcard(config.host)
+    model, count = checked_model(model_path), len(log_paths)
+    ports = _free_ports(config, count)
+    devices = [devices_of(i, count, config.tensor_parallel, device) for i in range(count)]
+    key = key or secrets.token_urlsafe(32)
+    servers: list[VllmServer] = []
+    try:
+        for port, own, log_path in zip(ports, devices, log_paths, strict=True):
+            command = server_command(config, model, config.dtype or dtype, port, device)
+            env = server_environment(key, model, device, own)
+            servers.append(_start(command, env, f"http://{_bracketed(config.host)}:{port}", key, Path(log_path)))
+        for server in servers:
+            _wait_until_healthy(server, config.startup_timeout_s)
+            with server.client() as client:
+                client.set_policy_version(INITIAL_VERSION)
+                client.check()
+            if ready is not None:
+                ready(server)
+    except BaseException:
+        stop_servers(servers)
+        raise
+    return servers
+
+
+def stop_servers(servers: Sequence[VllmServer]) -> None:
+    """End them all, at the same time; returns when they are gone."""
+    for server in servers:
+        server.begin_stop()
+    for server in servers:
+        server.stop()
+
+
+def _start(command: list[str], env: dict[str, str], url: str, key: str, log_path: Path) -> VllmServer:
     log_path.parent.mkdir(parents=True, exist_ok=True)
     guard = [sys.executable, "-I", "-S", guardian.__file__]
     with open(log_path, "wb") as log:
         process = subprocess.Popen(
-            [*guard, *server_command(config, model, config.dtype or dtype, port, device)],
-            stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT, env=_environment(key, model, device),
+            [*guard, *command], stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT, env=env,
             cwd=log_path.parent, start_new_session=True,
+        )  # fmt: skip
+    return VllmServer(process, url, key, log_path)
+
+
+def refuse_wildcard(host: str) -> None:
+    """UserError for an address that means every interface: who can reach a server is to be said."""
+    if host in ("", "0.0.0.0", "::"):
+        raise UserError(
+            f"server.host={host} would listen on every interface, and is no address to reach it by: give this host's "
+            "address on the network that the trainer is on"
         )
-    server = VllmServer(process, f"http://{_bracketed(config.host)}:{port}", key, log_path)
-    try:
-        _wait_until_healthy(server, config.startup_timeout_s)
-        with server.client() as client:
-            client.set_policy_version(INITIAL_VERSION)
-            client.check()
-    except BaseException:
-        server.stop()
-        raise
-    return server
+
+
+def _free_ports(config: ServerConfig, count: int) -> list[int]:
+    if config.port:
+        return [free_port(config.host, config.port + i) for i in range(count)]
+    ports: list[int] = []
+    while len(ports) < count:
+        port = free_port(config.host, 0)
+        if port not in ports:
+            ports.append(port)
+    return ports
 
 
 def require_vllm(device: str) -> None:
@@ -142,27 +189,6 @@ def free_port(host: str, port: int) -> int:
         return probe.getsockname()[1]
 
 
-def server_command(config: ServerConfig, model: str, dtype: str, port: int, device: str) -> list[str]:
-    """vLLM's command line. The API key isn't on it: others could read it there."""
-    command = [
-        sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model,
-        "--served-model-name", MODEL_NAME, "--host", config.host, "--port", str(port), "--dtype", dtype,
-        "--seed", str(config.seed), "--max-model-len", str(config.max_model_len),
-        "--max-num-seqs", str(config.max_num_seqs), "--max-logprobs", "-1",
-        "--tensor-parallel-size", str(config.tensor_parallel), "--uvicorn-log-level", "warning",
-        "--middleware", "nopsd.rollout.auth.RequireKey",
-        "--worker-extension-cls", "nopsd.rollout.vllm_plugin.WorkerExtension",
-        "--weight-transfer-config", json.dumps({"backend": _transfer_backend(config, device)}),
-    ]
-    if device == "cpu":
-        # Chunked prefill and per-request seeds don't go together in the CPU build (its engine dies).
-        command += ["--enforce-eager", "--no-enable-chunked-prefill"]
-        command += ["--kv-cache-memory-bytes", str(config.kv_cache_mib << 20)]
-    else:
-        command += ["--gpu-memory-utilization", str(config.gpu_memory_utilization)]
-    return command
-
-
 def log_tail(path: Path, lines: int = 12) -> str:
     """The first error in a log and its last lines, for an error message."""
     text = path.read_text(errors="replace").splitlines()
@@ -178,36 +204,6 @@ def _first_error(text: list[str]) -> str | None:
             cause = text[number + 1 : number + 2] if "validation error" in found.group(1) else []
             return " ".join([found.group(1), *(re.sub(r"^\(\w+ pid=\d+\)", "", c).strip() for c in cause)])
     return None
-
-
-def _transfer_backend(config: ServerConfig, device: str) -> str:
-    backend = choose_backend(config, device, config.host)
-    return "gloo" if backend == "disk" else backend
-
-
-def _checked_model(model_path: str) -> str:
-    path = Path(model_path)
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise UserError(f"{path} holds no config.json: give a model folder in the transformers format")
-        return str(path.resolve())
-    if path.is_absolute() or model_path.startswith("."):
-        raise UserError(f"model folder {model_path} does not exist: check model.path")
-    return model_path
-
-
-def _environment(key: str, model: str, device: str) -> dict[str, str]:
-    env = {k: v for k, v in os.environ.items() if k not in LAUNCHER_VARIABLES}
-    # An empty VLLM_CPU_KVCACHE_SPACE crashes the CPU build and a set one overrides our flag.
-    env.pop("VLLM_CPU_KVCACHE_SPACE", None)
-    env.update({KEY_VARIABLE: key, "VLLM_SERVER_DEV_MODE": "1", "VLLM_NO_USAGE_STATS": "1"})
-    source = str(Path(nopsd.__file__).resolve().parent.parent)
-    env["PYTHONPATH"] = os.pathsep.join(p for p in (source, env.get("PYTHONPATH")) if p)
-    if os.path.isdir(model):
-        env["HF_HUB_OFFLINE"] = "1"
-    if device == "cpu":
-        env["TORCHDYNAMO_DISABLE"] = "1"  # else the first request for log-probs compiles for 18 s
-    return env
 
 
 def _wait_until_healthy(server: VllmServer, timeout_s: float) -> None:

@@ -1,7 +1,11 @@
-"""How weights travel to the server over gloo: shared by the trainer and by vLLM's workers.
+"""How weights travel to a server over gloo: shared by the trainer and by vLLM's workers.
 
-A group of 1 trainer process and all of the server's workers; each bucket of parameters is one
-broadcast of bytes. Both sides compute the same buckets from the parameters' sizes. Needs torch alone.
+A group of 1 trainer process and all of one server's workers; each bucket of parameters is one broadcast of bytes.
+Both sides compute the same buckets, and the same places in them, from the parameters' sizes. Needs torch alone.
+
+Who can reach it: the meeting point listens on the one address that the server is reached from (a TCPStore left to
+itself listens on all), under a name that only the server is told, and closes once the group stands; gloo's own
+listening sockets are on that address too. What travels is neither encrypted nor signed: the hosts' network is trusted.
 """
 
 from __future__ import annotations
@@ -14,6 +18,9 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+
+ALIGNMENT = 64
+BACKLOG = 128
 
 
 def nbytes(dtype_name: str, shape: Sequence[int]) -> int:
@@ -34,6 +41,15 @@ def plan_buckets(sizes: Sequence[int], cap: int) -> list[list[int]]:
     return buckets
 
 
+def places(sizes: Sequence[int]) -> tuple[list[int], int]:
+    """Where each item of a bucket begins, fit for any dtype, and the bucket's size, in bytes."""
+    starts, end = [], 0
+    for size in sizes:
+        starts.append(end)
+        end += -(-size // ALIGNMENT) * ALIGNMENT
+    return starts, end
+
+
 def local_address(peer: str) -> str:
     """This host's address on the route to `peer`."""
     family, kind, _, _, address = socket.getaddrinfo(peer, 9, type=socket.SOCK_DGRAM)[0]
@@ -43,10 +59,16 @@ def local_address(peer: str) -> str:
 
 
 def open_store(address: str, timeout_s: float) -> dist.TCPStore:
-    """The meeting point, on the trainer's side, at a free port (`.port`)."""
-    return dist.TCPStore(
-        address, 0, None, is_master=True, timeout=timedelta(seconds=timeout_s), wait_for_workers=False
-    )
+    """The meeting point, on the trainer's side, at a free port (`.port`) of `address` alone; closed when let go."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as listening:
+        listening.bind((address, 0))
+        listening.listen(BACKLOG)
+        port = listening.getsockname()[1]
+        return dist.TCPStore(
+            address, port, None, is_master=True, timeout=timedelta(seconds=timeout_s), wait_for_workers=False,
+            master_listen_fd=listening.detach(),
+        )
 
 
 def join_store(address: str, port: int, timeout_s: float) -> dist.TCPStore:
@@ -63,13 +85,15 @@ def gloo_group(
     return dist.ProcessGroupGloo(dist.PrefixStore(name, store), rank, world, options)
 
 
-def broadcast(
-    group: dist.ProcessGroupGloo, buffer: torch.Tensor, watch: Callable[[], None] | None = None
-) -> None:
-    """Broadcast from rank 0. `watch` is called while waiting and may raise to give up."""
+def start_broadcast(group: dist.ProcessGroupGloo, buffer: torch.Tensor) -> dist.Work:
+    """Broadcast from rank 0, under way on a thread of gloo's; `buffer` must be left alone until it has ended."""
     options = dist.BroadcastOptions()
     options.rootRank = 0
-    work = group.broadcast([buffer], options)
+    return group.broadcast([buffer], options)
+
+
+def finish(work: dist.Work, watch: Callable[[], None] | None = None) -> None:
+    """Wait for a broadcast's end. `watch` is called while waiting and may raise to give up."""
     pause_s = 0.0002
     while watch is not None and not work.is_completed():
         watch()

@@ -19,7 +19,16 @@ from typing import Any
 
 import torch
 
-from nopsd.rollout.transport import broadcast, gloo_group, join_store, local_address, nbytes, plan_buckets
+from nopsd.rollout.transport import (
+    finish,
+    gloo_group,
+    join_store,
+    local_address,
+    nbytes,
+    places,
+    plan_buckets,
+    start_broadcast,
+)
 
 BACKEND = "gloo"
 
@@ -124,19 +133,27 @@ if importlib.util.find_spec("vllm") is not None:
             if self._group is None:
                 raise RuntimeError("call /init_weight_transfer_engine first")
             sizes = [nbytes(d, s) for d, s in zip(info.dtype_names, info.shapes, strict=True)]
-            for bucket in plan_buckets(sizes, self._bucket_bytes):
-                buffer = torch.empty(sum(sizes[i] for i in bucket), dtype=torch.uint8)
-                broadcast(self._group, buffer)
+            buckets = plan_buckets(sizes, self._bucket_bytes)
+            coming = [self._expect(bucket, sizes) for bucket in buckets[:1]]
+            for number, bucket in enumerate(buckets):
+                buffer, work = coming.pop()
+                finish(work)
+                if number + 1 < len(buckets):  # it comes while this one is loaded
+                    coming.append(self._expect(buckets[number + 1], sizes))
                 self._loaded |= set(self.model.load_weights(self._unpack(buffer, bucket, sizes, info)))
+
+        def _expect(self, bucket: list[int], sizes: list[int]) -> tuple[torch.Tensor, Any]:
+            buffer = torch.empty(places([sizes[i] for i in bucket])[1], dtype=torch.uint8)
+            return buffer, start_broadcast(self._group, buffer)
 
         def _unpack(
             self, buffer: torch.Tensor, bucket: list[int], sizes: list[int], info: GlooUpdateInfo
         ) -> list[tuple[str, torch.Tensor]]:
+            """Views of the buffer, which the loader keeps until their layers are whole: it isn't used again."""
             weights = []
-            for i, part in zip(bucket, buffer.split([sizes[i] for i in bucket]), strict=True):
-                dtype = getattr(torch, info.dtype_names[i])
-                # An owned copy: the loader keeps it until its layer is whole; a view may be misaligned.
-                weights.append((info.names[i], part.clone().view(dtype).view(info.shapes[i]).to(self.device)))
+            for i, start in zip(bucket, places([sizes[i] for i in bucket])[0], strict=True):
+                part = buffer[start : start + sizes[i]].view(getattr(torch, info.dtype_names[i]))
+                weights.append((info.names[i], part.view(info.shapes[i]).to(self.device)))
             return weights
 
         def finish_weight_update(self) -> None:

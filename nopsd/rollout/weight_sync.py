@@ -1,16 +1,19 @@
-"""Keeps the rollout server's weights equal to the trainer's, version by version (SPEC Alg. 1, F16).
+"""Keeps the rollout servers' weights equal to the trainer's, version by version (SPEC Alg. 1, F16; issue 5).
 
-`open_weight_sync(...)` on all ranks, then `.push(version)` after each optimizer step: pause, transfer,
-reset the prefix cache, resume. `load_folder` serves a checkpoint from disk. `verify_served` compares
-served with trained log-probs, the proof that a sync took.
+`open_weight_sync(...)` on all ranks, then `.push(version)` after each optimizer step: pause, transfer, reset of the
+prefix cache, resume, version read back; at every server at the same time, each phase with a deadline. Of several
+servers one that fails is dropped with a warning, and taken up again by a later push once it answers. `load_folder`
+serves a checkpoint from disk. `verify_served` compares served with trained log-probs, the proof that a sync took.
 """
 
 from __future__ import annotations
 
 import ipaddress
+import logging
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import torch
@@ -18,12 +21,21 @@ import torch.distributed as dist
 
 from nopsd.config import ServerConfig
 from nopsd.errors import ServerError, StaleWeightsError, UserError
+from nopsd.rollout.background import all_at_once
 from nopsd.rollout.client import RolloutClient
-from nopsd.rollout.senders import DiskSender, GlooSender, NcclSender, Sender, load_weights_folder
+from nopsd.rollout.gloo_sender import GlooSender
+from nopsd.rollout.senders import DiskSender, Failures, NcclSender, Sender, load_weights_folder
+from nopsd.rollout.service import RolloutService
 from nopsd.rollout.weight_source import WeightSource
 
+HALF_UPDATED = -1  # the version of a server whose weights are being replaced, or were left so
+BUCKET_MIB = {"gloo": 8, "nccl": 256, "disk": 256}  # gloo: measured by tools/bench_sync.py
+HEALTH_S = 20.0
+SCORE_S = 600.0
+log = logging.getLogger(__name__)
 
-def choose_backend(config: ServerConfig, device: str, host: str) -> str:
+
+def choose_backend(config: ServerConfig, device: str, hosts: Sequence[str]) -> str:
     """gloo|nccl|disk. `auto` is nccl only between GPUs of different hosts.
 
     A server on the trainer's own host shares its devices by default, and NCCL refuses two ranks on
@@ -31,16 +43,16 @@ def choose_backend(config: ServerConfig, device: str, host: str) -> str:
     """
     if config.weight_sync != "auto":
         return config.weight_sync
-    return "nccl" if device.startswith("cuda") and not _is_loopback(host) else "gloo"
+    return "nccl" if device.startswith("cuda") and not any(_is_loopback(host) for host in hosts) else "gloo"
 
 
 def open_weight_sync(
-    module: torch.nn.Module, client: RolloutClient, config: ServerConfig, rank: int, device: torch.device | str
+    module: torch.nn.Module, client: RolloutService, config: ServerConfig, rank: int, device: torch.device | str
 ) -> WeightSync:
-    """Connect trainer and server; a collective over all ranks, of which rank 0 sends.
+    """Connect trainer and servers; a collective over all ranks, of which rank 0 sends.
 
     `module`: ZeRO-3-partitioned or plain, with the parameter names of its Hugging Face checkpoint.
-    `device`: the trainer's. Raises ServerError on every rank if rank 0 can't connect.
+    `device`: the trainer's. `client` is used on rank 0 alone. Raises ServerError on every rank if rank 0 can't connect.
     """
     sync = WeightSync(WeightSource(module, is_sender=rank == 0), client, config, rank, torch.device(device))
     sync.connect()
@@ -51,7 +63,7 @@ class WeightSync:
     """Made by `open_weight_sync`."""
 
     def __init__(
-        self, source: WeightSource, client: RolloutClient, config: ServerConfig, rank: int, device: torch.device
+        self, source: WeightSource, client: RolloutService, config: ServerConfig, rank: int, device: torch.device
     ) -> None:
         self._source, self._client, self._config = source, client, config
         self._rank, self._device = rank, device
@@ -63,24 +75,28 @@ class WeightSync:
         if self._rank == 0:
             try:
                 self._sender = self._make_sender()
+                self._go_on_without(self._sender.connect(self._client.servers()))
             except Exception as error:  # told to all ranks, then raised
                 failure = error
         self._raise_together(failure, "")
 
     def _make_sender(self) -> Sender:
-        host = urlsplit(self._client.url).hostname or ""
-        backend = choose_backend(self._config, self._device.type, host)
-        bucket_bytes, timeout_s = self._config.sync_bucket_mib << 20, self._config.sync_timeout_s
+        hosts = [urlsplit(server.url).hostname or "" for server in self._client.servers()]
+        backend = choose_backend(self._config, self._device.type, hosts)
+        bucket_bytes = (self._config.sync_bucket_mib or BUCKET_MIB[backend]) << 20
+        timeout_s = self._config.sync_timeout_s
         if backend == "nccl":
-            return NcclSender(self._client, self._source, bucket_bytes, timeout_s)
-        kind = GlooSender if backend == "gloo" else DiskSender
-        return kind(self._client, self._source.metas(), bucket_bytes, timeout_s)
+            return NcclSender(self._source, bucket_bytes, timeout_s)
+        metas = self._source.metas()
+        if backend == "disk":
+            return DiskSender(metas, bucket_bytes, timeout_s, self._config.sync_folder)
+        return GlooSender(metas, bucket_bytes, timeout_s)
 
     def push(self, version: int) -> None:
         """Serve the module's present weights as `version`; a collective over all ranks.
 
-        Raises ServerError on every rank, rank 0's naming rank, host and phase, if a phase fails or
-        exceeds `server.sync_timeout_s`. The server then stays paused: it may hold half an update.
+        Raises ServerError on every rank, rank 0's naming rank, host, phase and URL, if a phase fails at every server
+        or exceeds `server.sync_timeout_s` there. A server that failed stays paused: it may hold half an update.
         """
         stream = self._source.stream()
         failure = None
@@ -93,17 +109,46 @@ class WeightSync:
             pass
         self._raise_together(failure, f" of version {version}")
 
-    def _serve(self, stream: object, version: int) -> None:
+    def _serve(self, stream: Any, version: int) -> None:
         assert self._sender is not None, "closed"
         timeout_s = self._config.sync_timeout_s
-        self._phase = "pause"
-        self._client.pause(timeout_s)
+        back = self._take_back()
+        self._everywhere("health", lambda server: server.request("GET", "/health", timeout_s=HEALTH_S))
+        self._everywhere("pause", lambda server: server.pause(timeout_s), back)
+        self._everywhere("start", lambda server: server.set_policy_version(HALF_UPDATED, timeout_s), back)
         self._phase = "transfer"
-        self._sender.send(stream, version)  # type: ignore[arg-type]
-        self._phase = "reset of the prefix cache"
-        self._client.reset_prefix_cache(timeout_s)
-        self._phase = "resume"
-        self._client.resume(timeout_s)
+        self._go_on_without(self._sender.send(stream, [*self._client.servers(), *back], version), back)
+        self._everywhere("reset of the prefix cache", lambda server: server.reset_prefix_cache(timeout_s), back)
+        self._everywhere("resume", lambda server: server.resume(timeout_s), back)
+        self._everywhere("verify", lambda server: _check_version(server, version), back)
+        for server in back:
+            self._client.readmit(server)
+
+    def _take_back(self) -> list[RolloutClient]:
+        """Servers that were lost and answer again, connected anew."""
+        assert self._sender is not None
+        back = self._client.returning()
+        failures = self._sender.connect(back) if back else {}
+        for server, error in failures.items():
+            log.warning("the rollout server at %s answers again, but takes no weights: %s", server.url, error)
+        return [server for server in back if server not in failures]
+
+    def _everywhere(
+        self, phase: str, call: Callable[[RolloutClient], Any], back: list[RolloutClient] | None = None
+    ) -> None:
+        """One phase at every server in use, and at those that come back, at the same time."""
+        self._phase = phase
+        _, failures = all_at_once(call, [*self._client.servers(), *(back or [])], self._config.sync_timeout_s + 1)
+        self._go_on_without(dict(failures), back)
+
+    def _go_on_without(self, failures: Failures, back: list[RolloutClient] | None = None) -> None:
+        """Drop the servers that failed; raises if none is left."""
+        for server, error in failures.items():
+            if back and server in back:
+                back.remove(server)
+            else:
+                log.warning("weight sync: %s failed in phase %r", server.url, self._phase)
+                self._client.drop(server, error)
 
     def _raise_together(self, failure: Exception | None, what: str) -> None:
         """Raise on all ranks if rank 0 failed, so that none waits for it in vain."""
@@ -119,44 +164,63 @@ class WeightSync:
             raise ServerError(f"weight sync{what}: rank {self._rank} on {socket.gethostname()} ends, for rank 0 failed")
 
     def close(self) -> None:
-        """Let go of the connection; the server isn't told, it may have ended."""
+        """Let go of the connections; the servers aren't told, they may have ended."""
         if self._sender is not None:
             self._sender.close()
             self._sender = None
 
 
-def load_folder(client: RolloutClient, folder: str | Path, version: int, timeout_s: float = 300.0) -> None:
-    """Serve the checkpoint in `folder` (which the server must see) as policy `version`."""
+def _check_version(server: RolloutClient, version: int) -> None:
+    held = server.held_version()
+    if held != version:
+        raise StaleWeightsError(f"the server at {server.url} holds policy version {held} after a sync of {version}")
+
+
+def load_folder(client: RolloutService, folder: str | Path, version: int, timeout_s: float = 300.0) -> None:
+    """Serve the checkpoint in `folder` (which the servers must see) as policy `version`."""
     folder = Path(folder)
     if not any(folder.glob("*.safetensors")):
         raise UserError(f"{folder} holds no *.safetensors: give an exported model's folder")
-    client.pause(timeout_s)
-    load_weights_folder(client, folder, timeout_s)
-    client.set_policy_version(version)
-    client.reset_prefix_cache(timeout_s)
-    client.resume(timeout_s)
+
+    def load(server: RolloutClient) -> None:
+        server.pause(timeout_s)
+        server.set_policy_version(HALF_UPDATED, timeout_s)
+        load_weights_folder(server, folder, timeout_s)
+        server.set_policy_version(version, timeout_s)
+        server.reset_prefix_cache(timeout_s)
+        server.resume(timeout_s)
+
+    _, failures = all_at_once(load, client.servers(), 6 * timeout_s)
+    for server, error in failures:
+        client.drop(server, error)
 
 
 def verify_served(
-    client: RolloutClient, prompts: Sequence[list[int]], responses: Sequence[list[int]],
+    client: RolloutService, prompts: Sequence[list[int]], responses: Sequence[list[int]],
     trainer_logprobs: Sequence[Sequence[float]], tolerance: float,
 ) -> float:
-    """Largest difference between served and trained log-probs of the response ids (nats).
+    """Largest difference between served and trained log-probs of the response ids (nats), over all servers.
 
-    Responses are cut to what fits the server's window less one position. Raises StaleWeightsError
-    if it exceeds `tolerance` (or isn't a number).
+    Responses are cut to what fits the servers' window less one position. Raises StaleWeightsError
+    naming the server if it exceeds `tolerance` (or isn't a number).
     """
     room = client.max_model_len() - 1
     cut = [list(r[: max(0, room - len(p))]) for p, r in zip(prompts, responses, strict=True)]
-    served = client.score(prompts, cut)
-    deltas = [
-        abs(s - t) for row, trained in zip(served, trainer_logprobs, strict=True) for s, t in zip(row, trained)
-    ]
+    values, failures = all_at_once(lambda server: server.score(prompts, cut), client.servers(), SCORE_S)
+    for server, error in failures:
+        client.drop(server, error)
+    return max(_gap(server, served, trainer_logprobs, tolerance) for server, served in values)
+
+
+def _gap(
+    server: RolloutClient, served: Sequence[list[float]], trained: Sequence[Sequence[float]], tolerance: float
+) -> float:
+    deltas = [abs(a - b) for row, own in zip(served, trained, strict=True) for a, b in zip(row, own)]
     worst = max(deltas, key=lambda d: float("inf") if d != d else d, default=0.0)
     if not worst <= tolerance:
         raise StaleWeightsError(
             f"served and trained log-probs differ by up to {worst:.3g} (tolerance {tolerance:g}) over {len(deltas)} "
-            f"tokens at {client.url}: the server doesn't hold the trainer's weights, or another dtype"
+            f"tokens at {server.url}: the server doesn't hold the trainer's weights, or another dtype"
         )
     return worst
 

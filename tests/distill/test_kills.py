@@ -51,9 +51,12 @@ def random_plan(seed: int) -> list[dict[str, Any]]:
     return [first, *training, *(random_kill(source, (place,)) for place in EXPORT)]
 
 
-def run(tmp_path: Path, models: Path, kills: list[dict[str, Any]], steps: int, timeout: float) -> list[dict[str, Any]]:
+def run(
+    tmp_path: Path, models: Path, kills: list[dict[str, Any]], steps: int, timeout: float, ahead: int = 0
+) -> list[dict[str, Any]]:
     job = tmp_path / "job.json"
-    job.write_text(json.dumps({"models": str(models), "out": str(tmp_path), "steps": steps, "kills": kills}))
+    settings = {"models": str(models), "out": str(tmp_path), "steps": steps, "kills": kills, "ahead": ahead}
+    job.write_text(json.dumps(settings))
     with open(tmp_path / "log", "w") as log:
         subprocess.run(
             [sys.executable, HERE / "worker_kills.py", job], cwd=HERE.parents[1], stdout=log, stderr=log,

@@ -116,7 +116,7 @@ def test_harm_to_any_file_is_found_and_the_one_before_is_taken(
     shutil.copytree(source, tmp_path / "checkpoints")
     newest = tmp_path / "checkpoints" / tag_of(4)
     names = sorted(p.name for p in newest.iterdir())
-    assert len(names) == 9, names  # model, optimizer, EMA and random states of 2 ranks, and the mark
+    assert len(names) == 10, names  # model, optimizer, EMA and random states of 2 ranks, the extras, and the mark
     for name in names:
         caplog.clear()
         harm(newest / name, how)

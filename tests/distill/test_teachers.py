@@ -17,12 +17,14 @@ from nopsd.distill.batches import MicroBatch, Side
 from nopsd.distill.divergence import reverse_kl
 from nopsd.distill.head import DistillModel
 from nopsd.distill.teachers import teacher_of
+from nopsd.engine.distributed import Ranks
 from nopsd.engine.lora import STUDENT, adapter_parameters, add_lora, computing_with, lora_layers, plain_weights
 from nopsd.errors import ConfigError
 from nopsd.rollout.weight_source import WeightSource
 
 HERE = Path(__file__).parent
 LAUNCH = HERE.parent / "engine" / "worker_ranks.py"
+ALONE = Ranks(0, 1, torch.device("cpu"))
 PROMPT, TEACHER_PROMPT, RESPONSE = [3, 4, 5], [9, 8, 7, 6, 4, 5], [10, 11, 12, 2]
 
 
@@ -194,10 +196,10 @@ def test_a_trust_region_mixes_logits_and_not_probabilities(mix: float):
 
     engine = PlainEngine(DistillModel(student, DistillConfig(logit_chunk=3))).eval()
     config = Config(teacher=TeacherConfig(kind="trust_region", mix=mix))
-    teacher = teacher_of(config, engine, base)
+    teacher = teacher_of(config, engine, base, ALONE)
     weights = torch.full((4,), 0.25)
     batch = MicroBatch(side(PROMPT), side(TEACHER_PROMPT), torch.tensor(RESPONSE), weights, torch.zeros(4))
-    states = teacher.hidden(batch)
+    states = teacher.hidden([batch.teacher])[0]
     with teacher.weight() as weight:
         result = engine(
             input_ids_BT=batch.student.ids_BT, rows_N=batch.student.rows_N, teacher_hidden_NH=states.hidden_NH,
@@ -217,11 +219,12 @@ def test_the_students_own_states_are_taken_without_dropout_and_leave_it_training
         parameter.data.normal_(0, 0.5)
     engine = PlainEngine(DistillModel(lm, DistillConfig())).train()
     batch = MicroBatch(side(PROMPT), side(TEACHER_PROMPT), torch.tensor(RESPONSE), torch.ones(4), torch.zeros(4))
-    teacher = teacher_of(Config(teacher=TeacherConfig(kind="live")), engine, None)
-    first, second = teacher.hidden(batch).hidden_NH, teacher.hidden(batch).hidden_NH
+    teacher = teacher_of(Config(teacher=TeacherConfig(kind="live")), engine, None, ALONE)
+    first, second = teacher.hidden([batch.teacher])[0].hidden_NH, teacher.hidden([batch.teacher])[0].hidden_NH
     assert torch.equal(first, second) and not first.requires_grad
     assert engine.training and lm.training
-    off = teacher_of(Config(teacher=TeacherConfig(kind="frozen")), engine, None).hidden(batch).hidden_NH
+    frozen = teacher_of(Config(teacher=TeacherConfig(kind="frozen")), engine, None, ALONE)
+    off = frozen.hidden([batch.teacher])[0].hidden_NH
     assert (off - first).abs().max() > 1e-2
     with torch.no_grad():
         s = side(TEACHER_PROMPT)

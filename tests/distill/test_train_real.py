@@ -38,11 +38,11 @@ def trained(
     server: VllmServer, lab_model_dir: Path, deepspeed_run: Callable[..., Any],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:  # fmt: skip
-    """An unbroken run, a run with a lying sync, and one killed at its checkpoint and resumed."""
+    """An unbroken run, a run with a lying sync, one killed at its checkpoint and resumed, and one with LoRA."""
     out = tmp_path_factory.mktemp("train")
     env = {"NOPSD_SERVER_URL": server.url, "NOPSD_SERVER_KEY": server.api_key}
     kill_when_held(out, lab_model_dir, env)
-    deepspeed_run(WORKER, lab_model_dir, out, "resume", timeout=PATIENCE_S, env=env)
+    deepspeed_run(WORKER, lab_model_dir, out, "rare", "resume", timeout=PATIENCE_S, env=env)
     return out
 
 
@@ -115,6 +115,19 @@ def test_both_exports_are_one_model_that_loads_and_differs_from_the_base(trained
         assert not torch.equal(weight, models["base"][name]), name
     record = json.loads((trained / "whole" / "export" / "nopsd_export.json").read_text())
     assert record["max_logit_difference"] < 1e-4 and record["steps"] == 3
+
+
+def test_lora_under_an_ema_teacher_with_top_k_and_importance_ratios(trained: Path):
+    """Broken if adapters are not merged into what is served, or the served log-probs don't reach the ratio."""
+    rows = read_metrics(trained / "lora_ema" / "metrics.jsonl")
+    assert [row["step"] for row in rows] == [0, 1]
+    for row in rows:
+        assert row["logprob_gap_max"] < 1e-4 and row["grad_norm"] > 0 and row["loss"] > 1e-3
+        assert row["is_ratio"] == pytest.approx(1.0, abs=1e-3)  # served and trained policy are one
+    assert rows[1]["ema_distance"] > rows[0]["ema_distance"] > 0
+    record = json.loads((trained / "lora_ema" / "export" / "nopsd_export.json").read_text())
+    assert record["steps"] == 2 and record["stopped"] is None and record["max_logit_difference"] < 1e-4
+    assert (trained / "lora_ema" / "export" / "adapter" / "adapter_config.json").is_file()
 
 
 def test_the_server_holds_the_last_version(trained: Path, server: VllmServer):

@@ -1,11 +1,11 @@
 """The whole distillation stage on 2 gloo ranks, SIGKILLed again and again and started again, until it is done.
 
 usage: python worker_kills.py JOB.json
-job: {models, out, steps, kills: [{where, nth, victims: [rank, ...], after_s, torn}]}. First OUT/whole, never killed,
-then OUT/broken: one start a kill, and a last one. At the `nth` time that a victim gets to `where` (a key of PLACES)
-it dies, `after_s` later; a `torn` file is cut in half first, and with `all` the other ranks are killed too. Leaves
-OUT/starts.json: per start its exit codes and what was asked of the server. Ranks are forked from here, so that imports
-are paid once.
+job: {models, out, steps, ahead, kills: [{where, nth, victims: [rank, ...], after_s, torn, raises}]}. First OUT/whole,
+never killed, then OUT/broken: one start a kill, and a last one. At the `nth` time that a victim gets to `where` (a key
+of PLACES) it dies, `after_s` later, or, with `raises`, that call fails; a `torn` file is cut in half first, and with
+`all` the other ranks are killed too. Leaves OUT/starts.json: per start its exit codes and what was asked of the server.
+Ranks are forked from here, so that imports are paid once.
 
 The server is a file that outlives the ranks: it holds the version and hash of the weights pushed last, and its
 responses depend on that hash, so a resumed run that samples before it pushes gets other responses and other losses.
@@ -37,19 +37,22 @@ from deepspeed.runtime.checkpoint_engine.torch_checkpoint_engine import TorchChe
 from worker_engines import STUDENT_PROMPTS, TEACHER_PROMPTS, UIDS, config_of, ids
 
 from nopsd.config import DistConfig
-from nopsd.distill import algorithm, checkpoint, checkpoint_files, export, stage
+from nopsd.distill import algorithm, checkpoint, checkpoint_files, export, sampling, stage
 from nopsd.engine.distributed import Ranks, _free_port, init_distributed, shutdown_distributed
+from nopsd.errors import ServerError
 from nopsd.monitor.metrics_log import MetricsLog
 from nopsd.rollout.types import Rollout
 from nopsd.runs import read_json, write_json
 
 RANKS = 2
+LEARNING = threading.Event()
 PATIENCE_S = 20.0  # for the other ranks to end by themselves, once one is dead
 PLACES: dict[str, tuple[Any, str]] = {
     "engines": (stage, "load_engines"),
     "load": (checkpoint, "load"),
-    "rollout": (algorithm, "sample_step"),
-    "teacher": (algorithm, "response_hidden"),
+    "ahead": (sampling, "ask"),
+    "rollout": (sampling, "sample_step"),
+    "teacher": (algorithm, "micro_batches"),  # which the teacher reads next
     "step": (algorithm, "learn"),
     "metrics": (algorithm, "step_metrics"),
     "shard": (TorchCheckpointEngine, "save"),
@@ -83,6 +86,8 @@ def arm(kill: dict[str, Any], rank: int) -> None:
         if count == kill["nth"]:
             if kill.get("torn"):
                 tear(true_call, args, named)
+            if kill.get("raises"):
+                raise ServerError(kill["raises"])
             die(kill.get("after_s", 0.0))
         return true_call(*args, **named)
 
@@ -114,8 +119,11 @@ class FileServer:
             write_json(self.path, {"version": version, "digest": digest.hexdigest()})
             self.note(f"push {version}")
 
-    def generate(self, prompts, uids, sampling, seed, expected_version=None, logprobs=False):
+    def generate(self, prompts, uids, sampling, seed, expected_version=None, logprobs=False, progress=None):
         held = read_json(self.path)
+        if progress is not None:  # sampling ahead: answered only once the step before is being trained
+            assert LEARNING.wait(60), "the rollouts were not sampled while the step before was trained"
+            LEARNING.clear()
         self.note(f"ask {expected_version} of {held['version']}")
         return [
             [Rollout(uid, 0, prompt, ids(f"{uid}/{seed}/{held['digest']}", 2, 12), "", "stop", held["version"], seed)]
@@ -142,6 +150,9 @@ def run_rank(job: dict[str, Any], folder: Path, kill: dict[str, Any] | None, ran
     server = folder / "server.json"
     stage.open_weight_sync = lambda lm, *rest: FileServer(server, lm, ranks)
     config = config_of(2, steps=job["steps"], ema=True)
+    config.train.ahead = job.get("ahead", 0)
+    true_learn = algorithm.learn
+    algorithm.learn = lambda *args: LEARNING.set() or true_learn(*args)
     stage.train(
         config, UIDS, STUDENT_PROMPTS, TEACHER_PROMPTS, Path(job["models"]) / "tied", FileServer(server), ranks,
         folder, lambda step: MetricsLog(folder, step),

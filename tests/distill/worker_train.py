@@ -5,6 +5,7 @@ usage: worker_train.py MODEL_DIR OUT_DIR ACTION [ACTION ...]   with NOPSD_SERVER
     lying    OUT_DIR/lying: a sync that announces new weights without sending them; leaves OUT_DIR/lying.txt, the error
     hold     OUT_DIR/broken: like whole, but waits for ever after the checkpoint of step 2, to be killed
     resume   OUT_DIR/broken: goes on
+    rare     OUT_DIR/lora_ema: two steps of worker_rare.py's case of that name
 """
 
 from __future__ import annotations
@@ -66,6 +67,11 @@ def push_nothing(self: WeightSync, version: int) -> None:
 
 
 def run(action: str, model: Path, out: Path, ranks: Ranks) -> None:
+    if action == "rare":
+        import worker_rare  # which imports this module
+
+        worker_rare.run("lora_ema", model, out, ranks)
+        return
     students, teachers = prompts(model)
     client: Any = None  # rank 0 alone talks to the server
     if ranks.is_main:

@@ -6,7 +6,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, Qwen3Config
 
-from nopsd.engine.packed_attention import Context, Segments, inputs_of, use_packed_attention
+from nopsd.config import LoraConfig
+from nopsd.engine.lora import add_lora
+from nopsd.engine.memory import checkpoint_activations, tile_mlps
+from nopsd.engine.packed_attention import Context, Segments, has_varlen, inputs_of, use_packed_attention
 from nopsd.errors import ConfigError
 
 LENGTHS = (5, 1, 9)
@@ -89,3 +92,63 @@ def test_other_attention_is_refused() -> None:
     """Else a sliding window would silently become full attention."""
     with pytest.raises(ConfigError, match="train.packing=false"):
         use_packed_attention(tiny(use_sliding_window=True, sliding_window=4, max_window_layers=1))
+
+
+@pytest.mark.parametrize("saving", ["none", "checkpointing", "tiles", "both"])
+def test_gradients_of_a_packed_row_with_adapters_and_saved_memory(alone: tuple, saving: str) -> None:
+    """Else a layer computed again in the backward would miss `segments` and read across sequences."""
+    _, sequences, _ = alone
+    weights = [torch.randn(n, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(5)) for n in LENGTHS]
+
+    def gradients(pack: bool, saving: str) -> dict[str, torch.Tensor]:
+        model = packed_copy(alone[0]).train()
+        add_lora(model, LoraConfig(r=2), seed=3)
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:  # born as 0, which would hide A
+                torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(len(name)))
+        if saving in ("checkpointing", "both"):
+            checkpoint_activations(model)
+        if saving in ("tiles", "both"):
+            tile_mlps(model, 4)
+        rows = [torch.cat(sequences)] if pack else sequences
+        for ids, weight in zip(rows, [torch.cat(weights)] if pack else weights):
+            inputs = inputs_of(ids[None], Segments(LENGTHS) if pack else None)
+            (model.base_model(**inputs).last_hidden_state[0] * weight).sum().backward()
+        return {n: p.grad for n, p in model.named_parameters() if p.requires_grad}
+
+    found, expected = gradients(True, saving), gradients(False, "none")
+    assert len(expected) == 3 * 7 * 2
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-10, atol=1e-11, msg=name)
+
+
+def test_the_kernel_is_asked_only_for_what_it_takes() -> None:
+    """It raises on other types, and is on GPUs alone."""
+    assert not has_varlen(torch.zeros(1, 2, 3, 64, dtype=torch.bfloat16))
+    assert not has_varlen(torch.zeros(1, 2, 3, 64, device="meta", dtype=torch.float32))
+
+
+@pytest.mark.skipif(
+    not torch.cuda.is_available() or torch.cuda.get_device_capability() < (8, 0),
+    reason="the variable-length kernel needs a GPU of compute capability 8.0",
+)
+def test_the_kernel_computes_what_sdpa_does() -> None:
+    """Rows, gradients, grouped heads, and fewer queries than keys, whose causal mask must stand at the right end."""
+    from nopsd.engine.packed_attention import _one, _varlen
+
+    torch.manual_seed(0)
+    for lengths, before in (((5, 1, 9), (0, 0, 0)), ((5, 1, 9), (7, 0, 130)), ((1, 1), (64, 3)), ((300,), (1500,))):
+        contexts = tuple(Context(tokens=c) if c else None for c in before)
+        seen = [c + t for c, t in zip(before, lengths)]
+        shapes = ((4, sum(lengths), 64), (2, sum(seen), 64), (2, sum(seen), 64))
+        wide = [torch.randn(shape, device="cuda", requires_grad=True) for shape in shapes]
+        half = [t.detach().bfloat16().requires_grad_() for t in wide]
+        out_SAD = _varlen(*half, Segments(lengths, contexts), None)
+        parts = zip(wide[0].split(lengths, 1), wide[1].split(seen, 1), wide[2].split(seen, 1))
+        expected_SAD = torch.cat([_one(q, k, v, None, 0.0) for q, k, v in parts], 1).transpose(0, 1)
+        torch.testing.assert_close(out_SAD.float(), expected_SAD, rtol=2e-2, atol=2e-2)
+        gradient = torch.randn_like(expected_SAD)
+        expected_SAD.backward(gradient)
+        out_SAD.backward(gradient.bfloat16())
+        for found, reference in zip(half, wide):
+            torch.testing.assert_close(found.grad.float(), reference.grad, rtol=4e-2, atol=4e-2)

@@ -1,10 +1,12 @@
 """Two optimizer steps of a tiny model under each means of memory; run by worker_ranks.py.
 
 job: model (folder), out (folder), nvme (folder), cases: {name: [DeepSpeed JSON's name, TrainConfig's keys,
-ranks that share a sequence (1)]}, teachers: {name: DeepSpeed JSON's name}.
+ranks that share a sequence (1)]}, teachers: {name: DeepSpeed JSON's name}. With `packing` a micro-batch is one row of
+sequences; the second step then takes all of a rank's sequences in one micro-batch, the first has several.
 Each case leaves OUT/CASE-WORLD.pt: the losses and the first step's gradients; or a teacher's logits.
 """
 
+import itertools
 import json
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from deepspeed.utils import safe_get_full_grad
 from nopsd.config import DistConfig, LoraConfig, TrainConfig
 from nopsd.engine.ds_config import FOLDERS, host_values, load_ds_config
 from nopsd.engine.frozen import load_frozen
+from nopsd.engine.packed_attention import Segments, inputs_of
 from nopsd.engine.sequence_parallel import join, split_sequences
 from nopsd.engine.student import load_student
 
@@ -27,10 +30,11 @@ class NextToken(torch.nn.Module):
         super().__init__()
         self.lm = lm
 
-    def forward(self, ids_BT, own):
-        hidden_BTH = self.lm.base_model(input_ids=ids_BT, use_cache=False).last_hidden_state
-        logits_NV = self.lm.get_output_embeddings()(own(hidden_BTH[:, :-1].flatten(0, 1)))
-        return torch.nn.functional.cross_entropy(logits_NV.float(), own(ids_BT[:, 1:].flatten()), reduction="sum")
+    def forward(self, ids_BT, rows_N, own, segments):
+        hidden_BTH = self.lm.base_model(**inputs_of(ids_BT, segments)).last_hidden_state
+        logits_NV = self.lm.get_output_embeddings()(own(hidden_BTH.flatten(0, 1)[rows_N]))
+        targets_N = ids_BT.flatten()[rows_N + 1]
+        return torch.nn.functional.cross_entropy(logits_NV.float(), own(targets_N), reduction="sum")
 
 
 def ds_config_of(name, world, accumulation, nvme, folder, role="student"):
@@ -58,23 +62,37 @@ def where(parameters):
     }
 
 
+def micro_batches(rectangles, packing, whole):
+    """(ids, rows that predict a token, segments) of each micro-batch; `whole`: packed rows all in one."""
+    if not packing:
+        shapes = [ids_BT.shape for ids_BT in rectangles]
+        rows = [torch.arange(b * t).view(b, t)[:, :-1].flatten() for b, t in shapes]
+        return [(ids_BT, rows_N, None) for ids_BT, rows_N in zip(rectangles, rows)]
+    packs = [[ids for ids_BT in rectangles for ids in ids_BT]] if whole else [list(ids_BT) for ids_BT in rectangles]
+    found = []
+    for pack in packs:
+        lengths = tuple(len(ids) for ids in pack)
+        rows = [start + torch.arange(n - 1) for start, n in zip(itertools.accumulate((0, *lengths)), lengths)]
+        found.append((torch.cat(pack)[None], torch.cat(rows), Segments(lengths)))
+    return found
+
+
 def run_teacher(ranks, job, folder, name):
     config = ds_config_of(name, ranks.world, 1, job["nvme"], folder, role="teacher")
-    engine = load_frozen(job["model"], "float32", config)
+    engine = load_frozen(job["model"], "float32", config, packing=True)
     with torch.no_grad():
-        logits = engine(input_ids=torch.arange(1, 20)[None], use_cache=False).logits
+        logits = engine(**inputs_of(torch.arange(1, 20)[None], Segments((12, 7)))).logits
     return {"logits": logits, **where(list(engine.module.parameters()))}
 
 
 def run_case(ranks, job, folder, name, keys, shared_by=1):
     train = TrainConfig(lr=1e-2, warmup=0, **{**keys, "lora": LoraConfig(**keys.get("lora", {}))})
     lanes = ranks.world // shared_by  # batches computed at a time
-    config = ds_config_of(name, ranks.world, len(LENGTHS) // lanes, job["nvme"], folder)
+    config = ds_config_of(name, ranks.world, 1, job["nvme"], folder)
     parallel = join(ranks, shared_by)
 
     def wrap(lm):
-        if shared_by > 1:
-            split_sequences(lm, parallel)
+        split_sequences(lm, parallel)
         return NextToken(lm)
 
     engine = load_student(job["model"], "float32", config, train, wrap)
@@ -83,10 +101,12 @@ def run_case(ranks, job, folder, name, keys, shared_by=1):
     generator = torch.Generator().manual_seed(3)
     batches = [torch.randint(1, VOCABULARY, (2, length), generator=generator) for length in LENGTHS]
     losses, gradients, secondary = [], {}, []
-    for _ in range(2):
+    for step in range(2):
         total = torch.zeros(())
-        for ids_BT in batches[ranks.rank // shared_by :: lanes]:
-            loss = engine(ids_BT, parallel.own)
+        mine = micro_batches(batches[ranks.rank // shared_by :: lanes], train.packing, step == 1)
+        for index, (ids_BT, rows_N, segments) in enumerate(mine):
+            engine.set_gradient_accumulation_boundary(index == len(mine) - 1)
+            loss = engine(ids_BT, rows_N, parallel.own, segments)
             engine.backward(loss * ranks.world / sum(LENGTHS), scale_wrt_gas=False)
             total += loss.detach()
             if not gradients and engine.is_gradient_accumulation_boundary():

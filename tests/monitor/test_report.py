@@ -170,3 +170,13 @@ def test_what_went_wrong_is_said():
     for word in ("accuracy fell", "calibration got worse", "not surer", "number in 5 of 5", "length go together"):
         assert word in said
     assert observations(ReportInputs("x", "bio", training(5), {"bio": bad}, {"bio": good}, pool())) == []
+
+
+def test_a_guards_count_is_told_with_its_first_step_and_longest_streak():
+    """Broken if a collapse's signs are in the log alone, or a probe's count, which stands between probes, adds up."""
+    rows = [dict(row, **{"guard/max_repeated": n, "guard/min_entropy": 0, "guard/max_unparsed": p})
+            for row, n, p in zip(training(7), (0, 1, 0, 1, 2, 3, 0), (0, 0, 1, 1, 1, 2, 2))]  # fmt: skip
+    said = observations(ReportInputs("x", training=rows))
+    assert len(said) == 2
+    assert said[0].startswith("guard.max_repeated was passed 4 times in 7 steps, first at step 1, 3 in a row at most")
+    assert said[1].startswith("guard.max_unparsed was passed 2 times in 7 steps, first at step 2, 2 in a row at most")

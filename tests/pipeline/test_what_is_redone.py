@@ -81,6 +81,7 @@ def test_settings_of_the_model_and_the_scores(redone):
     changed = redone("model.dtype=bfloat16")
     assert {"rollout", "evaluate_base", "neurons", "train"} <= changed and "data" not in changed
     assert "neurons" in redone("rollout_zs.temperature=0.1") and "select" not in redone("train.lr=1")
+    assert "train" in redone("distill.beta=0.3") and "train" not in redone("distill.kernel=torch")  # rounding alone
 
 
 def test_redoing_the_selection_redoes_signals_that_another_asked_for(tmp_path):

@@ -3,11 +3,11 @@
 import time
 
 import pytest
-import torch
 
 from nopsd.errors import ServerError
-from nopsd.rollout import senders
-from nopsd.rollout.senders import GlooSender
+from nopsd.rollout import gloo_sender
+from nopsd.rollout.client import RolloutClient
+from nopsd.rollout.gloo_sender import Channel
 
 
 class Receiving:
@@ -21,10 +21,11 @@ class Receiving:
 
 
 def send(monkeypatch, last: bool) -> None:
-    sender = GlooSender.__new__(GlooSender)
-    sender._timeout_s, sender._group = 1.0, None
-    monkeypatch.setattr(senders, "broadcast", lambda group, buffer, watch: watch())
-    sender._broadcast(torch.zeros(1, dtype=torch.uint8), Receiving(), time.monotonic() + 1, last)
+    channel = Channel.__new__(Channel)
+    channel.client, channel._timeout_s, channel._deadline = RolloutClient("http://x"), 1.0, time.monotonic() + 1
+    channel._receiving, channel._works = Receiving(), [None]
+    monkeypatch.setattr(gloo_sender, "finish", lambda work, watch: watch())
+    channel.finish_all_but(0, last)
 
 
 def test_the_server_may_answer_before_our_last_broadcast_returns(monkeypatch):

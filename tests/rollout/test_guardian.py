@@ -13,11 +13,11 @@ import psutil
 
 from nopsd.rollout import guardian
 
-# A server in miniature: ignores SIGTERM or not, has a child, and says who they are.
+# A server in miniature: ignores SIGINT or not, has a child that does, and says who they are.
 COMMAND = """
 import os, signal, subprocess, sys, time
-if {stubborn}: signal.signal(signal.SIGTERM, signal.SIG_IGN)
-grandchild = "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(60)"
+if {stubborn}: signal.signal(signal.SIGINT, signal.SIG_IGN)
+grandchild = "import signal, time; signal.signal(2, signal.SIG_IGN); time.sleep(60)"
 child = subprocess.Popen([sys.executable, "-c", grandchild])
 open({pids!r}, "w").write(f"{{os.getpid()}} {{child.pid}}\\n")
 time.sleep({life})
@@ -25,10 +25,13 @@ sys.exit(7)
 """
 
 
-def start(tmp_path: Path, stubborn: bool = False, life: float = 60.0) -> tuple[subprocess.Popen[bytes], list[int]]:
+def start(
+    tmp_path: Path, stubborn: bool = False, life: float = 60.0, kill: bool = False
+) -> tuple[subprocess.Popen[bytes], list[int]]:
     pids = tmp_path / "pids"
     code = COMMAND.format(stubborn=stubborn, pids=str(pids), life=life)
-    command = [sys.executable, "-I", "-S", guardian.__file__, sys.executable, "-c", code]
+    guard = [sys.executable, "-I", "-S", guardian.__file__, *(["--kill"] if kill else [])]
+    command = [*guard, sys.executable, "-c", code]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
     deadline = time.monotonic() + 20
     while not (pids.exists() and pids.read_text().endswith("\n")):
@@ -46,8 +49,27 @@ def test_closing_its_input_ends_command_and_grandchildren(tmp_path: Path) -> Non
     process, pids = start(tmp_path)
     assert process.stdin is not None
     process.stdin.close()
-    assert process.wait(15) == 128 + signal.SIGTERM
+    assert process.wait(15) == 128 + signal.SIGINT
     assert all_gone(pids, 1)
+
+
+def test_with_kill_even_what_ignores_signals_ends_at_once(tmp_path: Path) -> None:
+    """Broken if ranks that hang in a collective would outlast the command by the grace meant for servers."""
+    process, pids = start(tmp_path, stubborn=True, kill=True)
+    assert process.stdin is not None
+    process.stdin.close()
+    assert process.wait(guardian.GRACE_S / 4) == 128 + signal.SIGKILL
+    assert all_gone(pids, 1)
+
+
+def test_a_schedulers_sigterm_to_every_process_ends_none_of_them(tmp_path: Path) -> None:
+    """Slurm's notice reaches guardian, command and grandchildren: broken if the server dies before the step is done."""
+    process, pids = start(tmp_path, life=3.0)
+    for pid in (process.pid, *pids):
+        os.kill(pid, signal.SIGTERM)
+    assert process.wait(15) == 7  # its own end, not the signal's
+    assert process.stdin is not None
+    process.stdin.close()
 
 
 def test_it_passes_on_the_exit_code_and_ends_what_the_command_left(tmp_path: Path) -> None:

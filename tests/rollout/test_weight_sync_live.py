@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -141,11 +142,14 @@ def test_parameters_left_unset_are_an_error() -> None:
     ],
 )  # fmt: skip
 def test_backend_choice(asked: str, device: str, host: str, used: str) -> None:
-    assert choose_backend(ServerConfig(weight_sync=asked), device, host) == used
+    assert choose_backend(ServerConfig(weight_sync=asked), device, [host]) == used
 
 
 class Refusing(RolloutClient):
     """A server that refuses to pause."""
+
+    def request(self, method: str, path: str, *args: object, **kwargs: object) -> dict[str, Any]:
+        return {}
 
     def pause(self, timeout_s: float | None = None) -> None:
         raise ServerError("no")

@@ -32,7 +32,7 @@ def write_questions(folder, answer="A"):
 def open_session(tmp_path, monkeypatch):
     """A session whose stages before `signals` are there; ranks and server are counted instead of started."""
     launched = []
-    monkeypatch.setattr(runner, "launch_stage", lambda *args: launched.append((args[0], args[5])))
+    monkeypatch.setattr(runner, "launch_stage", lambda *args, **how: launched.append((args[0], args[5])))
     monkeypatch.setattr(Session, "server_environment", lambda self: {"SERVER": "yes"})
 
     def open_one(*overrides, answer="A", name="run"):

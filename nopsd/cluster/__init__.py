@@ -1,0 +1,1 @@
+"""Several hosts: hostfile, commands, checks before the start, watchdog, rollout servers elsewhere (issue 5)."""

@@ -1,0 +1,34 @@
+"""Ranks compare their hosts' code, packages and configuration as soon as they can talk: also for launchers without
+ssh."""
+
+from __future__ import annotations
+
+import platform
+import socket
+
+from nopsd.config import Config, to_yaml
+from nopsd.doctor.host import PACKAGES, SOURCE, source_hash, version_of
+from nopsd.engine.distributed import Ranks
+from nopsd.errors import UserError
+from nopsd.runs import sha256_json
+
+
+def own_environment(config: Config) -> dict[str, str]:
+    """What must be the same on every rank."""
+    versions = {name: version for name in PACKAGES if (version := version_of(name))}
+    python = platform.python_version().rsplit(".", 1)[0]
+    return {**versions, "Python": python, "nopsd's source": source_hash(SOURCE), "config": sha256_json(to_yaml(config))}
+
+
+def check_agreement(ranks: Ranks, config: Config) -> None:
+    """UserError on every rank, naming the host and what differs from rank 0's. Collective."""
+    told = ranks.all_gather_json([socket.gethostname(), own_environment(config)])
+    first_host, first = told[0]
+    for host, own in told[1:]:
+        for name in sorted({*first, *own}):
+            if first.get(name) != own.get(name):
+                raise UserError(
+                    f"host {host} has {name} {own.get(name, 'not at all')!s:.16}, {first_host} has "
+                    f"{first.get(name, 'none')!s:.16}: "
+                    "install the same there (launcher/setup_env.sh), from the same commit"
+                )

@@ -1,0 +1,76 @@
+"""DeepSpeed's hostfile: `NAME slots=N` a line; read with the line of every mistake (issue 5, "Launch").
+
+In: the file, and `rollout.hosts`. Out: the hosts that train, in order, with their slots: the first one's first slot
+is rank 0. Pure, apart from reading the file.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nopsd.errors import ConfigError
+
+LINE = re.compile(r"(\S+)\s+slots=(\d+)\s*(#.*)?")
+NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
+
+
+@dataclass(frozen=True)
+class Host:
+    """One host and how many ranks it takes (DeepSpeed calls them slots: one a GPU, or a CPU process)."""
+
+    name: str
+    slots: int
+
+
+def read_hostfile(path: str | Path) -> list[Host]:
+    """The hosts in order. ConfigError naming file, line and remedy; DeepSpeed itself only shows the whole file."""
+    try:
+        lines = Path(path).read_text().splitlines()
+    except OSError as error:
+        reason = f"can't be read ({error.strerror})"
+        raise ConfigError(f"dist.hostfile={path} {reason}: give a file of `HOST slots=N` lines") from error
+    hosts: list[Host] = []
+    for number, text in enumerate(lines, 1):
+        if text.strip() and not text.lstrip().startswith("#"):
+            hosts.append(_host(text.strip(), f"{path}:{number}", [host.name for host in hosts]))
+    if not hosts:
+        raise ConfigError(f"dist.hostfile={path} names no host: write a line `HOST slots=N` for each")
+    return hosts
+
+
+def _host(text: str, place: str, known: Sequence[str]) -> Host:
+    match = LINE.fullmatch(text)
+    if match is None:
+        raise ConfigError(f"{place}: {text!r} is no `HOST slots=N`, N being the ranks (GPUs) of the host")
+    name, slots = match[1], int(match[2])
+    if not NAME.fullmatch(name):
+        raise ConfigError(f"{place}: {name!r} is no host name")
+    if name in known:
+        raise ConfigError(f"{place}: {name} is there twice: keep one line with all its slots")
+    if slots == 0:
+        raise ConfigError(f"{place}: {name} has slots=0: give it at least one, or remove the line")
+    return Host(name, slots)
+
+
+def training_hosts(hosts: Sequence[Host], rollout: Sequence[str]) -> list[Host]:
+    """Those that don't serve rollouts. ConfigError if none is left."""
+    left = [host for host in hosts if host.name not in set(rollout)]
+    if not left:
+        raise ConfigError("rollout.hosts takes every host of dist.hostfile: leave one, at least, to train on")
+    return left
+
+
+def world_size(hosts: Sequence[Host]) -> int:
+    return sum(host.slots for host in hosts)
+
+
+def hosts_by_rank(hosts: Sequence[Host]) -> tuple[str, ...]:
+    """The host of each rank."""
+    return tuple(host.name for host in hosts for _ in range(host.slots))
+
+
+def hostfile_text(hosts: Sequence[Host]) -> str:
+    return "".join(f"{host.name} slots={host.slots}\n" for host in hosts)

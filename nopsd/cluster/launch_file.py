@@ -1,0 +1,81 @@
+"""What a launching command hands to its ranks besides the configuration: an environment, secrets, where it listens.
+
+    RUN/launch/launch.json   mode 600: the ranks' environment, secrets included, and the coordinator's address and key
+    RUN/launch/env           what DeepSpeed itself must export (DS_ENV_FILE): where launch.json is, and little else
+
+DeepSpeed puts each line of DS_ENV_FILE on command lines (`export K=V; …` for pdsh, `-x K=V` for MPI), where `ps` and
+its log show it; so the server's key goes by the first file alone, which every host reads in the shared run folder.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from nopsd.errors import UserError
+
+VARIABLE = "NOPSD_LAUNCH"
+LAUNCHER_VARIABLE = "NOPSD_LAUNCHER"
+# Families of variables that ranks on other hosts must see as they are here.
+PASSED = re.compile(
+    r"(NOPSD|DS|NCCL|GLOO|TORCH|TORCHINDUCTOR|TRITON|OMP|MKL|HF|TRANSFORMERS|TOKENIZERS|VLLM|CUDA|UCX|FI)_\w+"
+    r"|TOKENIZERS_PARALLELISM|XDG_CACHE_HOME"
+)
+NOT_PASSED = ("CUDA_VISIBLE_DEVICES", "DS_ENV_FILE", VARIABLE)  # each host's own
+EXPORTED = ("DS_ACCELERATOR", "OMP_NUM_THREADS", "LD_LIBRARY_PATH", "PATH")  # before Python starts
+UNQUOTED = re.compile(r'["$`\\\n]')  # a shell would change these inside DeepSpeed's quotes
+NO_FILE_WAIT_S = 10.0
+
+
+@dataclass(frozen=True)
+class LaunchFile:
+    """`address`, `port`, `key`: the coordinator's; port 0 where the launching command has none. `heartbeat_s`:
+    seconds that a rank may be silent."""
+
+    environment: dict[str, str] = field(default_factory=dict)
+    address: str = ""
+    port: int = 0
+    key: str = ""
+    heartbeat_s: float = 20.0
+
+
+def passed_on(environment: Mapping[str, str]) -> dict[str, str]:
+    """Those variables that ranks everywhere must have."""
+    return {k: v for k, v in environment.items() if PASSED.fullmatch(k) and k not in NOT_PASSED}
+
+
+def write_launch_file(path: Path, content: LaunchFile) -> None:
+    """Write it for the owner alone, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        json.dump(asdict(content), file)
+    os.replace(part, path)
+
+
+def read_launch_file(path: Path) -> LaunchFile:
+    """UserError where a host doesn't see it."""
+    try:
+        return LaunchFile(**json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(
+            f"{path}, which the launching command left, can't be read here ({error}): "
+            "run_dir must be one folder on all hosts"
+        ) from error
+
+
+def write_env_file(path: Path, launch_file: Path, launcher: str, environment: Mapping[str, str]) -> None:
+    """DS_ENV_FILE: KEY=VALUE lines without blanks or comments, which would crash DeepSpeed's runner."""
+    lines = {VARIABLE: str(launch_file), LAUNCHER_VARIABLE: launcher}
+    lines |= {name: environment[name] for name in EXPORTED if name in environment}
+    for name, value in lines.items():
+        if UNQUOTED.search(value):
+            raise UserError(f"{name}={value!r} can't be passed to other hosts: a shell there would change it")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"{name}={value}\n" for name, value in lines.items()))
+    path.chmod(0o600)

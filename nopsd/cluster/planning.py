@@ -1,0 +1,78 @@
+"""From the configuration to where ranks run: this host alone, or the hosts of `dist.hostfile` that don't serve
+rollouts.
+
+In: `Config`. Out: `Plan`. With a hostfile its slots say how many ranks there are and where; `dist.ranks` is for one
+host alone.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nopsd.cluster.commands import MPI, Plan
+from nopsd.cluster.hostfile import Host, read_hostfile, training_hosts, world_size
+from nopsd.cluster.preflight import address_of, look_at, master_address, master_port
+from nopsd.cluster.servers import RemoteServers
+from nopsd.config import Config
+from nopsd.errors import ConfigError
+from nopsd.rollout.server import free_port
+
+BY_SSH = ("pdsh", *MPI)
+STANDARD_PORT = 29500  # of DeepSpeed and PyTorch, where nodes can't be asked
+
+
+def hosts_that_train(config: Config) -> list[Host]:
+    """Of dist.hostfile, without those in rollout.hosts. ConfigError if they can't share the work."""
+    assert config.dist.hostfile is not None
+    hosts = training_hosts(read_hostfile(config.dist.hostfile), config.rollout.hosts)
+    world, together = world_size(hosts), config.dist.sequence_parallel
+    if world % together:
+        raise ConfigError(
+            f"dist.sequence_parallel={together} doesn't divide the {world} slots of {config.dist.hostfile}: "
+            "make one a multiple of the other"
+        )
+    if len({host.slots for host in hosts}) > 1 and config.dist.launcher in ("mpich", "slurm"):
+        raise ConfigError(
+            f"dist.launcher={config.dist.launcher} needs the same slots on every host of {config.dist.hostfile}: "
+            "use pdsh"
+        )
+    return hosts
+
+
+def check_hosts(config: Config, run_dir: Path) -> None:
+    """At a command's start, before hours of other stages: can the ranks be started later? HostsError or ConfigError."""
+    if config.dist.hostfile is None:
+        return
+    if config.dist.launcher == "no_ssh":
+        raise ConfigError(
+            "dist.launcher=no_ssh: this command can't start ranks on other nodes; start a stage's on each node by "
+            "`nopsd launch --hostfile FILE --node-rank I STAGE`"
+        )
+    make_plan(config, run_dir)
+
+
+def make_plan(config: Config, run_dir: Path) -> Plan:
+    """Asks every host first, where the launcher goes by ssh. HostsError or ConfigError before anything is started."""
+    dist = config.dist
+    if dist.hostfile is None:
+        return Plan((Host("localhost", dist.ranks),), master_port=free_port("127.0.0.1", 0))
+    hosts = hosts_that_train(config)
+    names, all_hosts = [host.name for host in hosts], [host.name for host in read_hostfile(dist.hostfile)]
+    hostfile = str(Path(dist.hostfile).absolute())
+    excluded = tuple(name for name in all_hosts if name not in names)
+    if excluded and dist.launcher in MPI:
+        hostfile, excluded = str(run_dir.absolute() / "launch" / "hostfile"), ()
+    if dist.launcher in BY_SSH:
+        facts = look_at([*names, *config.rollout.hosts], run_dir)
+        address, port = dist.master_addr or master_address(facts), master_port(facts)
+    else:
+        address, port = dist.master_addr or names[0], STANDARD_PORT
+    env_file = str(run_dir.absolute() / "launch" / "env")
+    return Plan(tuple(hosts), hostfile, excluded, dist.launcher, address, port, env_file)
+
+
+def start_rollout_servers(config: Config, run_dir: Path, config_file: Path) -> RemoteServers:
+    """Those of rollout.hosts, each listening on its host's own address, not on every one."""
+    facts = look_at(config.rollout.hosts, run_dir)
+    addresses = {host: address_of(facts, host) for host in config.rollout.hosts}
+    return RemoteServers(addresses, config_file, config.rollout.servers_per_host, config.server.startup_timeout_s)

@@ -1,0 +1,86 @@
+"""Before ranks start on several hosts: is each there, with the same code and environment, and the same run folder?
+
+In: the hosts, the run folder. Out: what each said of itself (`nopsd.doctor.host`), from which the address of rank 0
+and a free port are taken; UserError naming each host that would break the run, before anything expensive. `nopsd
+doctor` looks at more.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import random
+import secrets
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nopsd.cluster.ssh import HostError, ask, ask_all, module_command
+from nopsd.doctor import checks
+from nopsd.doctor.host import Wanted, request
+from nopsd.errors import UserError
+
+ASK_S = 60.0  # a host's Python on a slow network disk takes its time
+PORTS = range(20000, 30000)  # below the ephemeral ports, which other connections may hold at any time
+
+
+class HostsError(UserError):
+    """Hosts that can't take part, by name in `hosts`."""
+
+    def __init__(self, hosts: Sequence[str], message: str) -> None:
+        super().__init__(message)
+        self.hosts = tuple(hosts)
+
+
+def look_at(hosts: Sequence[str], run_dir: Path) -> dict[str, dict[str, Any]]:
+    """Every host's facts, checked. HostsError with a line for each that is missing or unlike the first."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    token, mark = secrets.token_hex(8), run_dir / f".shared-{secrets.token_hex(4)}"
+    mark.write_text(token)
+    ports = random.sample(PORTS, 8)
+    wanted = Wanted({"run_dir": str(run_dir.absolute())}, None, list(hosts), ports, str(mark.absolute()))
+    try:
+        answers, failures = ask_all(hosts, lambda host: facts_of(host, wanted))
+    finally:
+        mark.unlink(missing_ok=True)
+    if failures:
+        raise HostsError([f.host for f in failures], "\n".join(str(failure) for failure in failures))
+    found = [*checks.versions(answers), *checks.names(answers), *checks.shared_folder(answers, token)]
+    errors = [finding for finding in found if finding.level == checks.ERROR]
+    if errors:
+        lines = [f"host {error.host}: {error.message}" for error in errors]
+        raise HostsError(sorted({error.host for error in errors}), "\n".join(lines))
+    for host in hosts:
+        answers[host]["ports_free"] = [port for port in ports if port not in answers[host]["ports_in_use"]]
+    return answers
+
+
+def facts_of(host: str, wanted: Wanted) -> dict[str, Any]:
+    said = ask(host, module_command("nopsd.doctor.host"), request(wanted), ASK_S)
+    try:
+        return dict(json.loads(said.splitlines()[-1]))  # a login shell there may greet first
+    except (IndexError, ValueError) as error:
+        raise HostError(host, f"host {host} answered {said[:80]!r}, not JSON: silence its ~/.bashrc") from error
+
+
+def master_address(facts: Mapping[str, Mapping[str, Any]]) -> str:
+    """The first host's address as the others see it."""
+    return address_of(facts, next(iter(facts)))
+
+
+def address_of(facts: Mapping[str, Mapping[str, Any]], host: str) -> str:
+    """A host's address as the others see it, IPv4 before IPv6; UserError if it has but loopback."""
+    others = [own for name, own in facts.items() if name != host]
+    seen = [address for own in [*others, facts[host]] for address in own["names"][host]]
+    usable = [a for a in seen if not ipaddress.ip_address(a.split("%")[0]).is_loopback]
+    if not usable:
+        raise UserError(f"no host has an address for {host} but loopback: set dist.master_addr, or mend /etc/hosts")
+    return min(usable, key=lambda a: (":" in a, usable.index(a)))
+
+
+def master_port(facts: Mapping[str, Mapping[str, Any]]) -> int:
+    """A port that nothing listens on at the first host."""
+    free = next(iter(facts.values()))["ports_free"]
+    if not free:
+        raise UserError(f"host {next(iter(facts))}: none of 8 random ports is free; what listens on all of them?")
+    return int(free[0])

@@ -1,0 +1,148 @@
+"""Rollout servers on other hosts: `nopsd serve` there, over ssh, for as long as we live (issue 5, "Launch").
+
+In: `rollout.hosts`, a configuration file that they see too, one key for all servers, given on standard input. Out:
+the URLs, once all are healthy; `close()` ends them. An ssh connection each holds them: whatever ends it, on either
+side, ends that host's servers and nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import subprocess
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+from nopsd.cluster.launch_file import passed_on
+from nopsd.cluster.ssh import module_command, ssh_command
+from nopsd.errors import ServerError
+
+ENDING_S = 40.0  # a server's own grace, and ssh's
+TOLD = 40  # lines of a host's standard error that are kept for an error message
+
+
+class RemoteServers:
+    """Use as a context manager, or call `close()`. `key` is what every server asks for."""
+
+    def __init__(self, addresses: Mapping[str, str], config_file: Path, per_host: int, timeout_s: float) -> None:
+        """`addresses`: each host's own address to listen on, by name. ServerError naming the host if one does not
+        come up."""
+        self.key = secrets.token_urlsafe(32)
+        self._hosts: dict[str, _Connection] = {}
+        self._per_host = per_host
+        try:
+            for host, address in addresses.items():
+                self._hosts[host] = _Connection(host, serve_command(host, config_file, address), self.key)
+            self._wait(time.monotonic() + timeout_s, timeout_s)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def urls(self) -> list[str]:
+        """In the order of the hosts."""
+        return [url for connection in self._hosts.values() for url in connection.urls]
+
+    def close(self) -> None:
+        """End what we started, on all hosts at once; returns when it is gone. May be called twice."""
+        for connection in self._hosts.values():
+            connection.hang_up()
+        deadline = time.monotonic() + ENDING_S
+        for connection in self._hosts.values():
+            connection.wait(deadline)
+        self._hosts = {}
+
+    def __enter__(self) -> RemoteServers:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _wait(self, deadline: float, timeout_s: float) -> None:
+        while late := [c for c in self._hosts.values() if len(c.urls) < self._per_host]:
+            for connection in late:
+                if connection.ended():
+                    raise ServerError(f"no rollout server on {connection.host}: {connection.last_words()}")
+            if time.monotonic() > deadline:
+                raise ServerError(
+                    f"the rollout servers on {', '.join(c.host for c in late)} weren't healthy within "
+                    f"server.startup_timeout_s={timeout_s:g}; their logs are in the run folder's logs/serve-*"
+                )
+            time.sleep(0.2)
+
+
+def serve_command(host: str, config_file: Path, address: str) -> list[str]:
+    """Over ssh: `nopsd serve` with our own settings of the environment, but no secret of it."""
+    settings = [f"{k}={v}" for k, v in passed_on(os.environ).items() if not _secret(k)]
+    serve = module_command("nopsd", "serve", "--config", str(config_file), f"server.host={address}")
+    return ssh_command(host, ["env", *settings, *serve])
+
+
+def _secret(name: str) -> bool:
+    return name.endswith(("_KEY", "_TOKEN", "_SECRET", "_PASSWORD"))
+
+
+class _Connection:
+    """One host's ssh: our end of its standard input holds the servers there."""
+
+    def __init__(self, host: str, command: Sequence[str], key: str) -> None:
+        self.host, self.urls = host, list[str]()
+        self._errors: list[str] = []
+        # A session of its own: Ctrl-C is ours, and ends the servers when nobody needs them any more.
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            start_new_session=True,
+        )  # fmt: skip
+        assert self._process.stdin and self._process.stdout and self._process.stderr
+        for stream, hear in ((self._process.stdout, self._fact), (self._process.stderr, self._error)):
+            threading.Thread(target=_each_line, args=(stream, hear), name=f"ssh {host}", daemon=True).start()
+        try:
+            self._process.stdin.write(f"{key}\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            pass  # ended() tells it with the reason
+
+    def ended(self) -> bool:
+        return self._process.poll() is not None
+
+    def last_words(self) -> str:
+        time.sleep(0.3)  # for the rest of standard error
+        own = [line.split("nopsd: error: ", 1)[1] for line in self._errors if "nopsd: error: " in line]
+        return own[-1] if own else " ".join(self._errors[-2:]) or f"ssh ended with {self._process.returncode}"
+
+    def hang_up(self) -> None:
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.close()
+        except BrokenPipeError:
+            pass
+
+    def wait(self, deadline: float) -> None:
+        try:
+            self._process.wait(max(0.1, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:  # the host is cut off: its servers end when its sshd notices
+            self._process.kill()
+            self._process.wait()
+
+    def _fact(self, text: str) -> None:
+        try:
+            fact = json.loads(text)
+        except ValueError:
+            return  # a login shell's greeting
+        if isinstance(fact, dict) and "url" in fact and "died" not in fact:
+            self.urls.append(str(fact["url"]))
+
+    def _error(self, text: str) -> None:
+        self._errors = [*self._errors[-TOLD:], text.strip()]
+
+
+def _each_line(stream: IO[str], hear) -> None:  # type: ignore[no-untyped-def]
+    for text in stream:
+        hear(text)

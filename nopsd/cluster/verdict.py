@@ -1,0 +1,68 @@
+"""Which of several failures was the first cause, and what to say about it. Pure.
+
+In: what sentinels and the coordinator saw of ranks (`Failure`). Out: one of them, and a sentence for the user.
+When one rank goes, the others' collectives fail too, within milliseconds: their words are consequences.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+# Words of torch, gloo and NCCL when another rank has gone.
+CONSEQUENCE = re.compile(
+    r"connection (was )?(closed|reset|refused)|closed by peer|broken pipe|timed? ?out|gloo|nccl|remote process exited"
+    r"|distbackenderror|distnetworkerror|another rank failed", re.I,
+)  # fmt: skip
+AGAIN = "the same command continues from what is done"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One rank's end, as far as it is known.
+
+    `kind`: vanished (its process ended without a word), raised (its own words), hung (its process doesn't run),
+    silent (nothing heard from its host), absent (never reported). `at`: stage and place in the code.
+    """
+
+    kind: str
+    rank: int
+    host: str
+    at: str = ""
+    words: str = ""
+
+
+def first_cause(failures: Sequence[Failure]) -> Failure:
+    """The failure that the others follow from; `failures` in the order in which they were noticed."""
+    for failure in failures:
+        if failure.kind != "raised" or not CONSEQUENCE.search(failure.words):
+            return failure
+    return failures[0]
+
+
+def sentence(failure: Failure, heartbeat_s: float) -> str:
+    """What happened, on which host, in which phase, and what to do."""
+    who = f"rank {failure.rank} on {failure.host}"
+    where = f" (in {failure.at})" if failure.at else ""
+    if failure.kind == "raised":
+        return f"{who} failed{where}: {failure.words}"
+    if failure.kind == "hung":
+        return (
+            f"{who} has not run for {heartbeat_s:g} s{where}; {failure.words}: all ranks were ended. Look what holds "
+            f"it on {failure.host} (a debugger, SIGSTOP, a dead file system); {AGAIN}"
+        )
+    if failure.kind == "silent":
+        return (
+            f"nothing was heard from {who} for {heartbeat_s:g} s{where}: its host or the network to it is down; all "
+            f"ranks were ended. Check `ssh {failure.host}`; {AGAIN}"
+        )
+    if failure.kind == "absent":
+        return (
+            f"{who} never reported: its process did not start there, or can't reach this host; all ranks were ended. "
+            f"Check `ssh {failure.host}` and firewalls between the hosts; {AGAIN}"
+        )
+    return (
+        f"{who} was killed, or crashed{where}: all ranks were ended. If it was the kernel for want of memory, "
+        f"`dmesg` on {failure.host} says so; {AGAIN}"
+    )

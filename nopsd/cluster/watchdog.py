@@ -1,0 +1,131 @@
+"""In every rank: a sentinel beside it, a sign of life every second or two, and last words (issue 5, "When things
+break").
+
+In: `DistConfig.heartbeat_s`, and the file that the launching command left (`nopsd.cluster.launch_file`). Out: a rank
+killed, hung, cut off, or left by its launcher ends all ranks on all hosts. What a sign of life holds is the innermost
+place in nopsd's code at which the rank's main thread stands, so that an error can say in which phase it came.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from types import FrameType
+
+from nopsd.cluster.coordinator import beat_every
+from nopsd.cluster.sentinel import Settings, settings_line
+from nopsd.cluster.wire import line
+from nopsd.errors import UserError
+
+PACKAGE = Path(__file__).resolve().parents[1]
+PR_SET_PDEATHSIG = 1
+NODE_LAUNCHER = b"deepspeed.launcher.launch"
+NOT_WORK = ("cluster", "pipeline/launch.py", "cli.py", "__main__.py")
+
+
+class Watchdog:
+    """A rank's end of the pipe to its sentinel."""
+
+    def __init__(self, settings: Settings, phase: str) -> None:
+        """Starts the sentinel. UserError if it can't reach the coordinator."""
+        self.phase = phase
+        self._main = threading.main_thread().ident
+        self._closing = threading.Event()
+        self._lock = threading.Lock()
+        path = os.pathsep.join(filter(None, [str(PACKAGE.parent), os.environ.get("PYTHONPATH")]))
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "nopsd.cluster.sentinel"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": path},
+        )  # fmt: skip
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.write(settings_line(settings))
+        self._process.stdin.flush()
+        answer = json.loads(self._process.stdout.readline() or b'{"error": "the sentinel died"}')
+        self._process.stdout.close()
+        if "error" in answer:
+            raise UserError(
+                f"rank {settings.rank} on {settings.host} can't reach the launching command at {settings.address}:"
+                f"{settings.port} ({answer['error']}): is it still there, and do firewalls let these hosts talk?"
+            )
+        self.port: int = answer["port"]
+        self._thread = threading.Thread(target=self._beat, args=(settings.heartbeat_s,), name="watchdog", daemon=True)
+        self._thread.start()
+
+    def report(self, words: str) -> None:
+        """Tell why this rank is about to end; its first line is what the user sees."""
+        self._send({"words": words, "at": self._place()})
+
+    def leave(self) -> None:
+        """Take leave before an orderly end."""
+        self._closing.set()
+        self._thread.join()
+        self._send({"leave": True})
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+
+    def _beat(self, heartbeat_s: float) -> None:
+        while not self._closing.wait(beat_every(heartbeat_s)):
+            self._send({"at": self._place()})
+
+    def _send(self, message: dict[str, object]) -> None:
+        assert self._process.stdin is not None
+        try:
+            with self._lock:
+                self._process.stdin.write(line(message))
+                self._process.stdin.flush()
+        except (BrokenPipeError, ValueError):
+            if not self._closing.is_set():
+                print("nopsd: error: the watchdog's sentinel was killed; this rank ends", file=sys.stderr, flush=True)
+                os._exit(1)
+
+    def _place(self) -> str:
+        frame = sys._current_frames().get(self._main or 0)
+        place = innermost(frame)
+        return f"{self.phase}, {place}" if place else self.phase
+
+
+def innermost(frame: FrameType | None) -> str:
+    """The innermost of nopsd's own functions on a stack, as `package/file.py:line function`; '' if there is none."""
+    while frame is not None:
+        name = frame.f_code.co_filename
+        if name.startswith(f"{PACKAGE}{os.sep}"):
+            own = name[len(str(PACKAGE)) + 1 :]
+            if not own.startswith(NOT_WORK):
+                return f"{own}:{frame.f_lineno} {frame.f_code.co_name}"
+        frame = frame.f_back
+    return ""
+
+
+def die_with_node_launcher() -> None:
+    """Where DeepSpeed's node launcher started us: end when it ends in whatever way. Other launchers' processes may have
+    forked us from a thread that ends before them."""
+    parent = os.getppid()
+    try:
+        started_by = Path(f"/proc/{parent}/cmdline").read_bytes()
+    except OSError:
+        return
+    if NODE_LAUNCHER not in started_by:
+        return
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended in between
+        os._exit(1)
+
+
+def watched(rank: int, world: int, address: str, port: int, key: str, heartbeat_s: float, phase: str) -> Watchdog:
+    """Join a coordinator that runs already."""
+    host = socket.gethostname()
+    return Watchdog(Settings(rank, world, os.getpid(), host, address, port, key, heartbeat_s), phase)
+
+
+def hosting(world: int, address: str, heartbeat_s: float, phase: str) -> tuple[Watchdog, str]:
+    """As rank 0 without a coordinator: its sentinel becomes one, on `address`. Returns the key too."""
+    key = secrets.token_hex(32)
+    return watched(0, world, address, 0, key, heartbeat_s, phase), key

@@ -1,0 +1,270 @@
+"""Several rollout servers behind one client (issue 5): least-loaded routing, and the loss of one outlived.
+
+In: clients of servers with the same model. Out: what a single client gives, every sample exactly once. A request whose
+server dies is sent again, to another; seeds make its answer the same. A lost server is used again only when it is
+found healthy, at the others' policy version and with their weights; or when a weight sync has reached it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TypeVar
+
+from nopsd.config import ServerConfig
+from nopsd.errors import ServerError, StaleWeightsError, UserError
+from nopsd.rollout.background import Background, all_at_once
+from nopsd.rollout.client import KEY_VARIABLE, DeadlineError, FailedError, RolloutClient, UnansweredError
+from nopsd.rollout.service import SEQUENCES_IN_FLIGHT, Progress, RolloutService
+from nopsd.rollout.types import Rollout
+from nopsd.rollout.watch import PROBE_TIMEOUT_S, Watch
+
+RETRY_DELAYS_S = (0.5,)  # at one server; then the request goes to another
+CALL_AGAIN = 3  # servers that may fail one request before it is held to be the cause
+CHECK_WAIT_S = 5.0  # for a server that has come back to prove its weights; longer, and it is the next call's
+PROBE_IDS = (1, 2, 3, 5, 8, 13, 21, 34)
+PROBE_TOLERANCE = 0.25  # nats: above what dtype and device make, far below what other weights do
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+
+def connect(config: ServerConfig, urls: Sequence[str] = ()) -> RolloutClient | RolloutPool:
+    """A checked client of the servers already running at `urls`, or at `server.url` if there are none."""
+    addresses = list(dict.fromkeys(u.rstrip("/") for u in (urls or [config.url or ""]) if u))
+    if not addresses:
+        raise UserError("server.url is null: give the URL of a running server, or let the launcher start one")
+    key = config.api_key or os.environ.get(KEY_VARIABLE)
+    if len(addresses) == 1:
+        client = RolloutClient(addresses[0], key, config.request_timeout_s)
+        client.check()
+        return client
+    pool = pool_of(addresses, key, config)
+    pool.check()
+    return pool
+
+
+def pool_of(urls: Sequence[str], key: str | None, config: ServerConfig) -> RolloutPool:
+    """An unchecked pool."""
+    clients = [RolloutClient(url, key, config.request_timeout_s, RETRY_DELAYS_S) for url in urls]
+    return RolloutPool(clients, config.stall_timeout_s)
+
+
+@dataclass
+class _Member:
+    client: RolloutClient
+    in_flight: int = 0  # sequences
+    lost: str | None = None  # why
+
+
+class RolloutPool(RolloutService):
+    """Made by `connect`. Thread-safe; the servers have one key."""
+
+    def __init__(self, clients: Sequence[RolloutClient], stall_timeout_s: float = 0.0) -> None:
+        self._members = [_Member(client) for client in clients]
+        self._stall_timeout_s = stall_timeout_s
+        self._changed = threading.Condition()
+        self._checks: dict[str, Background | None] = {}  # of lost servers that came back, under way
+        self.url = ",".join(client.url for client in clients)
+        self.api_key = clients[0].api_key
+
+    def __enter__(self) -> RolloutPool:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        for member in self._members:
+            member.client.close()
+
+    def check(self) -> None:
+        """ServerError unless all servers are healthy and take our key; StaleWeightsError unless they serve alike."""
+        _, failures = all_at_once(lambda c: c.check(), self.servers(), sum(RETRY_DELAYS_S) + 60.0)
+        if failures:
+            raise failures[0][1]
+        self.policy_version()
+        first, *others = self.servers()
+        for other in others:
+            refuse_difference(first, other)
+
+    # ------------------------------------------------------------------ the service of several
+
+    def servers(self) -> list[RolloutClient]:
+        with self._changed:
+            return [m.client for m in self._members if m.lost is None]
+
+    def policy_versions(self) -> dict[str, int]:
+        """Of the servers in use. One that fails to tell is lost."""
+        versions, failures = all_at_once(lambda c: c.held_version(), self.servers(), 60.0)
+        for server, error in failures:
+            if not isinstance(error, (UnansweredError, FailedError)):
+                raise error
+            self.drop(server, error)
+        return {server.url: version for server, version in versions}
+
+    def call(self, ask: Callable[[RolloutClient], T], sequences: int = 1) -> T:
+        """`ask` of the least loaded server, and of another if it fails to answer.
+
+        ServerError naming each lost server if none is left, or what CALL_AGAIN servers said.
+        """
+        for attempt in range(1, CALL_AGAIN + 1):
+            member = self._take(sequences)
+            try:
+                return self._ask(member, ask)
+            except (UnansweredError, FailedError) as error:
+                if not self._is_to_blame(member, error) and (attempt == CALL_AGAIN or isinstance(error, FailedError)):
+                    raise
+                failure = error
+            finally:
+                self._give_back(member, sequences)
+        raise ServerError(f"{CALL_AGAIN} rollout servers in turn failed on one request; the last: {failure}")
+
+    def drop(self, server: RolloutClient, error: Exception) -> None:
+        """Use `server` no more; ServerError naming each lost server if none is left."""
+        self._lose(server, str(error))
+        if not self.servers():
+            raise self._none_left() from error
+
+    def returning(self) -> list[RolloutClient]:
+        """Lost servers that answer again; they may hold any weights."""
+        with self._changed:
+            lost = [m.client for m in self._members if m.lost is not None]
+        healthy, _ = all_at_once(lambda c: c.is_healthy(PROBE_TIMEOUT_S), lost, 2 * PROBE_TIMEOUT_S)
+        return [server for server, answers in healthy if answers]
+
+    def readmit(self, server: RolloutClient) -> None:
+        """Use a lost server again: the caller has made sure of its weights."""
+        with self._changed:
+            for member in self._members:
+                if member.client is server:
+                    member.lost = None
+            self._changed.notify_all()
+        log.warning("the rollout server at %s is back, with the right weights: it is used again", server.url)
+
+    def generate(
+        self, prompts: Sequence[list[int]], uids: Sequence[str], sampling: object, seed: int,
+        expected_version: int | None = None, logprobs: bool = False, progress: Progress | None = None,
+    ) -> list[list[Rollout]]:  # fmt: skip
+        """As RolloutService.generate; servers that hang are noticed meanwhile."""
+        self._take_back()
+        with Watch(self._busy, self._lose, self._stall_timeout_s):
+            return super().generate(prompts, uids, sampling, seed, expected_version, logprobs, progress)  # type: ignore[arg-type]
+
+    def score(self, prompts: Sequence[list[int]], responses: Sequence[list[int]]) -> list[list[float]]:
+        """As RolloutService.score; servers that hang are noticed meanwhile."""
+        with Watch(self._busy, self._lose, self._stall_timeout_s):
+            return super().score(prompts, responses)
+
+    # ------------------------------------------------------------------ routing
+
+    def _busy(self) -> list[RolloutClient]:
+        with self._changed:
+            return [m.client for m in self._members if m.lost is None and m.in_flight]
+
+    def _take(self, sequences: int) -> _Member:
+        """The least loaded server, once it has room; one that is idle takes any request."""
+        with self._changed:
+            while True:
+                alive = [m for m in self._members if m.lost is None]
+                if not alive:
+                    raise self._none_left()
+                least = min(alive, key=lambda m: m.in_flight)
+                if not least.in_flight or least.in_flight + sequences <= SEQUENCES_IN_FLIGHT:
+                    least.in_flight += sequences
+                    return least
+                self._changed.wait()
+
+    def _give_back(self, member: _Member, sequences: int) -> None:
+        with self._changed:
+            member.in_flight -= sequences
+            self._changed.notify_all()
+
+    def _ask(self, member: _Member, ask: Callable[[RolloutClient], T]) -> T:
+        """On a thread of its own, which is left alone if the server is found dead meanwhile."""
+        answer = Background(lambda: ask(member.client))
+        while not answer.wait(0.5):
+            if member.lost is not None:
+                raise UnansweredError(f"the server at {member.client.url} was lost: {member.lost}")
+        return answer.result(0)
+
+    def _is_to_blame(self, member: _Member, error: ServerError) -> bool:
+        """Whether a failure was the server's; if so it is used no more."""
+        hangs = isinstance(error, DeadlineError)  # /health may well be answered while the engine hangs
+        if member.lost is None and (hangs or not member.client.is_healthy(PROBE_TIMEOUT_S)):
+            self._lose(member.client, str(error))
+        return member.lost is not None
+
+    def _lose(self, server: RolloutClient, reason: str) -> None:
+        with self._changed:
+            (member,) = [m for m in self._members if m.client is server]
+            known, member.lost = member.lost is not None, member.lost or reason
+            left = sum(m.lost is None for m in self._members)
+            self._changed.notify_all()
+        if not known:
+            log.warning("the rollout server at %s is lost (%s); going on with %d", server.url, reason, left)
+
+    def _none_left(self) -> ServerError:
+        lost = "; ".join(f"{m.client.url} ({m.lost})" for m in self._members)
+        return ServerError(f"no rollout server is left: {lost}: see their logs, restart them and run the command again")
+
+    # ------------------------------------------------------------------ equal weights
+
+    def _take_back(self) -> None:
+        """Use lost servers again that hold what the others hold. A check that takes long goes on for the next call."""
+        if all(member.lost is None for member in self._members):
+            return
+        for server in self.returning():
+            check, self._checks[server.url] = self._checks.get(server.url), None
+            if check is None:
+                check = Background(lambda server=server: self._held_alike(server))  # type: ignore[misc]
+                check.wait(CHECK_WAIT_S)
+            if not check.done():
+                self._checks[server.url] = check
+            elif self._still_holds(server, check):
+                self.readmit(server)
+
+    def _held_alike(self, server: RolloutClient) -> int:
+        """The version that `server` holds; a ServerError if its weights aren't those of the servers in use."""
+        first = self.servers()[0]
+        version = first.held_version()
+        if server.held_version() != version:
+            raise StaleWeightsError(f"the server at {server.url} holds another version than {version}")
+        refuse_difference(first, server)
+        return version
+
+    def _still_holds(self, server: RolloutClient, check: Background) -> bool:
+        """Whether a check that has ended was passed, and nothing has moved on since."""
+        try:
+            version = check.result(0)
+            return {server.held_version(), *self.policy_versions().values()} == {version}
+        except ServerError as error:
+            log.warning("the rollout server at %s answers again and isn't used: %s", server.url, error)
+            return False
+
+
+def refuse_difference(one: RolloutClient, other: RolloutClient) -> None:
+    """StaleWeightsError unless both serve the same weights: by checksums, and by log-probs of a probe.
+
+    The CPU build gives no checksums of its packed linear layers, which the log-probs speak for.
+    """
+    digests, others = one.weight_digests(), other.weight_digests()
+    differing = sorted(name for name in digests.keys() & others.keys() if digests[name] != others[name])
+    if differing:
+        raise StaleWeightsError(
+            f"the servers at {one.url} and {other.url} hold other weights ({differing[0]} and {len(differing) - 1} "
+            "more differ): start both on the same model, revision and dtype"
+        )
+    prompt, response = list(PROBE_IDS[:2]), list(PROBE_IDS[2:])
+    pairs = zip(one.score_one(prompt, response), other.score_one(prompt, response), strict=True)
+    gaps = [abs(a - b) for a, b in pairs]
+    if not all(gap <= PROBE_TOLERANCE for gap in gaps):  # a NaN isn't
+        raise StaleWeightsError(
+            f"the servers at {one.url} and {other.url} give log-probs that differ by up to {max(gaps):.3g} nats: "
+            "start both on the same model, revision and dtype"
+        )

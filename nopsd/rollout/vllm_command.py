@@ -1,0 +1,102 @@
+"""vLLM's command line and environment for one of our rollout servers; the CPU build and the GPU build alike.
+
+In: `server` configuration, a model, a port, a key. Out: arguments and environment variables. All that differs between
+the two builds when they start is here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import nopsd
+from nopsd.config import ServerConfig
+from nopsd.errors import UserError
+from nopsd.rollout.auth import KEY_VARIABLE
+from nopsd.rollout.weight_sync import choose_backend
+
+MODEL_NAME = "policy"
+# Set by training launchers; vLLM would take them for its own.
+LAUNCHER_VARIABLES = (
+    "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "CROSS_RANK", "CROSS_SIZE", "LOCAL_SIZE",
+    "MASTER_ADDR", "MASTER_PORT", "GROUP_RANK",
+)  # fmt: skip
+DEVICES_VARIABLE = "CUDA_VISIBLE_DEVICES"
+
+
+def server_command(config: ServerConfig, model: str, dtype: str, port: int, device: str) -> list[str]:
+    """vLLM's command line. The API key isn't on it: others could read it there."""
+    command = [
+        sys.executable, "-m", "nopsd.rollout.vllm_main", "--model", model,
+        "--served-model-name", MODEL_NAME, "--host", config.host, "--port", str(port), "--dtype", dtype,
+        "--seed", str(config.seed), "--max-model-len", str(config.max_model_len),
+        "--max-num-seqs", str(config.max_num_seqs), "--max-logprobs", "-1",
+        "--tensor-parallel-size", str(config.tensor_parallel), "--enable-prefix-caching",
+        "--uvicorn-log-level", "warning",
+        "--middleware", "nopsd.rollout.auth.RequireKey",
+        "--worker-extension-cls", "nopsd.rollout.vllm_plugin.WorkerExtension",
+        "--weight-transfer-config", json.dumps({"backend": _transfer_backend(config, device)}),
+    ]
+    if device == "cpu":
+        # Chunked prefill and per-request seeds don't go together in the CPU build (its engine dies).
+        command += ["--enforce-eager", "--no-enable-chunked-prefill"]
+        command += ["--kv-cache-memory-bytes", str(config.kv_cache_mib << 20)]
+    else:
+        command += ["--gpu-memory-utilization", str(config.gpu_memory_utilization)]
+    return command
+
+
+def _transfer_backend(config: ServerConfig, device: str) -> str:
+    backend = choose_backend(config, device, [config.host])
+    return "gloo" if backend == "disk" else backend
+
+
+def checked_model(model_path: str) -> str:
+    path = Path(model_path)
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise UserError(f"{path} holds no config.json: give a model folder in the transformers format")
+        return str(path.resolve())
+    if path.is_absolute() or model_path.startswith("."):
+        raise UserError(f"model folder {model_path} does not exist: check model.path")
+    return model_path
+
+
+def server_environment(key: str, model: str, device: str, devices: str | None = None) -> dict[str, str]:
+    """What the server's processes see; `devices`: the GPUs that are theirs, None for all that are ours."""
+    env = {k: v for k, v in os.environ.items() if k not in LAUNCHER_VARIABLES}
+    # An empty VLLM_CPU_KVCACHE_SPACE crashes the CPU build and a set one overrides our flag.
+    env.pop("VLLM_CPU_KVCACHE_SPACE", None)
+    env.update({KEY_VARIABLE: key, "VLLM_SERVER_DEV_MODE": "1", "VLLM_NO_USAGE_STATS": "1"})
+    source = str(Path(nopsd.__file__).resolve().parent.parent)
+    env["PYTHONPATH"] = os.pathsep.join(p for p in (source, env.get("PYTHONPATH")) if p)
+    if os.path.isdir(model):
+        env["HF_HUB_OFFLINE"] = "1"
+    if device == "cpu":
+        env["TORCHDYNAMO_DISABLE"] = "1"  # else the first request for log-probs compiles for 18 s
+    if devices is not None:
+        env[DEVICES_VARIABLE] = devices
+    return env
+
+
+def devices_of(index: int, count: int, tensor_parallel: int, device: str) -> str | None:
+    """GPUs of the `index`-th of `count` servers on this host, as CUDA_VISIBLE_DEVICES takes them; None to share all.
+
+    UserError if there are fewer than `count` times `tensor_parallel`.
+    """
+    if device == "cpu" or count == 1:
+        return None
+    import torch
+
+    listed = os.environ.get(DEVICES_VARIABLE)
+    visible = listed.split(",") if listed else [str(i) for i in range(torch.cuda.device_count())]
+    if len(visible) < count * tensor_parallel:
+        raise UserError(
+            f"rollout.servers_per_host={count} servers of server.tensor_parallel={tensor_parallel} devices need "
+            f"{count * tensor_parallel}, and {len(visible)} are visible here: lower one of the two"
+        )
+    return ",".join(visible[index * tensor_parallel : (index + 1) * tensor_parallel])
+
+

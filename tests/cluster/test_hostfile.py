@@ -1,0 +1,54 @@
+"""DeepSpeed's hostfile as we read it: the same hosts as DeepSpeed, and every mistake named with its line."""
+
+import pytest
+from deepspeed.launcher.runner import _parse_hostfile
+
+from nopsd.cluster.hostfile import Host, hostfile_text, hosts_by_rank, read_hostfile, training_hosts
+from nopsd.errors import ConfigError
+
+GOOD = "# ours\n\nworker-0 slots=4\n  worker-1.lan   slots=2\n"
+
+
+def test_the_hosts_are_those_that_deepspeed_reads(tmp_path):
+    """If this fails, we check and watch other hosts than DeepSpeed starts ranks on."""
+    file = tmp_path / "hosts"
+    file.write_text(GOOD)
+    ours = {host.name: host.slots for host in read_hostfile(file)}
+    assert ours == dict(_parse_hostfile(GOOD.splitlines())) == {"worker-0": 4, "worker-1.lan": 2}
+    again = dict(_parse_hostfile(hostfile_text(read_hostfile(file)).splitlines()))
+    assert again == ours
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "said"),
+    [
+        ("a slots=1\nb 2\n", 2, "HOST slots=N"),
+        ("a slots=1\n\na slots=2\n", 3, "twice"),
+        ("a slots=0\n", 1, "slots=0"),
+        ("-oProxyCommand=x slots=1\n", 1, "no host name"),
+        ("a slots=1 extra\n", 1, "HOST slots=N"),
+    ],
+)
+def test_mistakes_name_their_line(tmp_path, text, line, said):
+    """A hostfile of 512 lines has one bad one; a name that ssh would take for an option is refused."""
+    file = tmp_path / "hosts"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=said) as error:
+        read_hostfile(file)
+    assert f"{file}:{line}" in str(error.value)
+
+
+def test_no_file_and_no_host(tmp_path):
+    with pytest.raises(ConfigError, match="can't be read"):
+        read_hostfile(tmp_path / "none")
+    (tmp_path / "empty").write_text("# nothing\n")
+    with pytest.raises(ConfigError, match="names no host"):
+        read_hostfile(tmp_path / "empty")
+
+
+def test_rollout_hosts_do_not_train():
+    hosts = [Host("a", 2), Host("b", 1), Host("c", 1)]
+    assert training_hosts(hosts, ["b", "elsewhere"]) == [Host("a", 2), Host("c", 1)]
+    assert hosts_by_rank(hosts) == ("a", "a", "b", "c")
+    with pytest.raises(ConfigError, match="leave one"):
+        training_hosts(hosts[:1], ["a"])

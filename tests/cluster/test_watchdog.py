@@ -1,0 +1,189 @@
+"""Whatever befalls a rank or what launched it, all ranks end soon, and one sentence says who, where and what to do."""
+
+import hashlib
+import hmac
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from nopsd.cluster.coordinator import Coordinator
+from nopsd.cluster.launch_file import read_launch_file
+from nopsd.cluster.verdict import Failure, first_cause, sentence
+from nopsd.cluster.watchdog import innermost
+
+HEARTBEAT_S = 3.0
+BOUND_S = 12.0  # of a heartbeat, the settling and the last words, and of a busy machine
+
+
+def test_orderly_ranks_leave_no_trace(start_group):
+    """If this fails, a run that went well is called a failure, or leaves processes behind."""
+    group = start_group()
+    (group.folder / "leave").touch()
+    assert "kind" not in group.told()
+    group.ended_after(time.monotonic(), BOUND_S)
+    assert [process.returncode for process in group.ranks] == [0, 0]
+    left = read_launch_file(group.folder / "launch.json")
+    assert left.port == 0 and left.key == "", "the key was left behind"
+
+
+@pytest.mark.parametrize(
+    ("how", "kind", "words"),
+    [
+        (lambda g: os.kill(g.pid(1), signal.SIGKILL), "vanished", "rank 1 on"),
+        (lambda g: os.kill(g.pid(0), signal.SIGSTOP), "hung", "it is stopped"),
+        pytest.param(
+            lambda g: (g.folder / "raise.1").touch(), "raised", "ValueError: of its own", marks=pytest.mark.soak
+        ),
+    ],
+    ids=["killed", "stopped", "raised"],
+)
+def test_a_lost_rank_ends_all(start_group, how, kind, words):
+    """If this fails, a dead or hung rank leaves the others waiting, on paid devices, until a time-out of minutes."""
+    group = start_group(HEARTBEAT_S)
+    began = time.monotonic()
+    how(group)
+    told = group.told()
+    assert told["kind"] == kind and words in told["words"] and socket.gethostname() in told["words"]
+    assert group.ended_after(began, BOUND_S) < BOUND_S
+    assert all(process.returncode != 0 for process in group.ranks)
+
+
+@pytest.mark.soak
+def test_the_consequence_is_not_taken_for_the_cause(start_group):
+    """Rank 1's words come first, but it only noticed that rank 0 had gone: the sentence must name rank 0."""
+    group = start_group(HEARTBEAT_S)
+    (group.folder / "raise.all").touch()
+    time.sleep(0.2)
+    os.kill(group.pid(0), signal.SIGKILL)
+    told = group.told()
+    assert told["rank"] == 0 and told["kind"] == "vanished"
+
+
+def test_ranks_do_not_outlive_what_launched_them(start_group):
+    """If this fails, killing the launching command leaves ranks on every host."""
+    group = start_group(HEARTBEAT_S)
+    began = time.monotonic()
+    os.kill(group.head.pid, signal.SIGKILL)
+    assert group.ended_after(began, BOUND_S) < BOUND_S
+
+
+@pytest.mark.soak
+def test_a_rank_does_not_outlive_its_sentinel(start_group):
+    """If this fails, a rank whose sentinel was killed goes on unwatched."""
+    group = start_group(HEARTBEAT_S)
+    (sentinel,) = [pid for pid in _sentinels(group) if _parent(pid) == group.pid(1)]
+    os.kill(sentinel, signal.SIGKILL)
+    assert group.told()["rank"] == 1
+    group.ended_after(time.monotonic(), BOUND_S)
+
+
+def test_ranks_started_by_hand_watch_each_other(tmp_path):
+    """Without a launching command of ours rank 0's sentinel judges; if this fails, typed commands hang for ever."""
+    code = (
+        "import os, sys, time, json; from nopsd.cluster import rank; rank.enter('hand'); p = sys.argv[1]\n"
+        "if os.environ['RANK'] == '0': json.dump(rank.host_coordinator(2.0, 'hand'), open(p + '.part', 'w')); "
+        "os.rename(p + '.part', p)\n"
+        "else:\n"
+        "    while not os.path.exists(p): time.sleep(.05)\n"
+        "    rank.join_coordinator(**json.load(open(p)))\n"
+        "    open(p + '.joined', 'w')\n"
+        "time.sleep(60)"
+    )
+    root = Path(__file__).resolve().parents[2]
+    env = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "PYTHONPATH": str(root)}
+    env.pop("NOPSD_LAUNCH", None)
+    file = tmp_path / "where.json"
+    command = [sys.executable, "-c", code, str(file)]
+    ranks = [
+        subprocess.Popen(command, env={**env, "RANK": str(i)}, stderr=subprocess.PIPE, text=True) for i in range(2)
+    ]
+    try:
+        while not Path(f"{file}.joined").exists():
+            assert all(r.poll() is None for r in ranks)
+            time.sleep(0.05)
+        began = time.monotonic()
+        ranks[1].kill()
+        _, said = ranks[0].communicate(timeout=BOUND_S)
+        assert ranks[0].returncode != 0 and "rank 1 on" in said and "was killed" in said
+        assert time.monotonic() - began < BOUND_S
+    finally:
+        for process in ranks:
+            process.kill()
+            process.wait()
+
+
+def test_strangers_are_not_listened_to():
+    """Without the key nobody can report a failure; if this fails, anyone on the network can end the run."""
+    coordinator = Coordinator("127.0.0.1", 2, "the key", 5.0).start()
+    try:
+        for key, welcome in (("another key", False), ("the key", True)):
+            with socket.create_connection(("127.0.0.1", coordinator.port), 5) as connection:
+                challenge = json.loads(connection.recv(4096))["challenge"]
+                shown = hmac.new(key.encode(), f"{challenge} 1".encode(), hashlib.sha256).hexdigest()
+                hello = {"rank": 1, "host": "h", "proof": shown, "failed": "vanished"}
+                connection.sendall(json.dumps(hello).encode() + b"\n")
+                deadline = time.monotonic() + 4
+                while coordinator.verdict is None and time.monotonic() < deadline - (0 if welcome else 2):
+                    time.sleep(0.05)
+            assert (coordinator.verdict is not None) == welcome
+    finally:
+        coordinator.close()
+
+
+def test_the_first_cause():
+    """The order of notice decides, but words of a torn connection never do while there is another failure."""
+    torn = Failure("raised", 0, "a", words="RuntimeError: [gloo] Connection closed by peer [10.0.0.2]")
+    own = Failure("raised", 2, "c", words="ValueError: bad row")
+    gone = Failure("vanished", 1, "b")
+    assert first_cause([torn, gone]) == gone and first_cause([torn, own, gone]) == own and first_cause([torn]) == torn
+
+
+@pytest.mark.parametrize("kind", ["vanished", "raised", "hung", "silent", "absent"])
+def test_every_sentence_names_host_rank_and_phase(kind):
+    said = sentence(Failure(kind, 3, "node7", "train, distill/stage.py:10 train", "words"), 20)
+    assert "rank 3 on node7" in said and (kind == "absent" or "distill/stage.py:10" in said)
+
+
+def test_the_place_is_nopsds_own(lab_model_dir):
+    """A sign of life names our code, not the library that it waits in; if this fails, phases are meaningless."""
+    from nopsd.runs import sha256_file
+
+    seen = []
+    real = open
+
+    class Spy:
+        def __call__(self, *arguments):
+            seen.append(innermost(sys._getframe()))
+            return real(*arguments)
+
+    import builtins
+
+    builtins.open = Spy()
+    try:
+        sha256_file(lab_model_dir / "config.json")
+    finally:
+        builtins.open = real
+    assert seen[0].startswith("runs.py:") and seen[0].endswith("sha256_file")
+
+
+def _sentinels(group) -> list[int]:
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                if b"nopsd.cluster.sentinel" in (entry / "cmdline").read_bytes():
+                    found.append(int(entry.name))
+            except OSError:
+                continue
+    return found
+
+
+def _parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])

@@ -1,0 +1,35 @@
+"""What launches ranks, without the ranks: python worker_head.py FOLDER HEARTBEAT_S HOST…
+
+Writes FOLDER/launch.json, waits for ranks that others start, and ends with a JSON line: who failed, how, and what is
+said.
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+from nopsd.cluster.commands import Plan
+from nopsd.cluster.hostfile import Host
+from nopsd.cluster.launching import Launching
+
+
+def main() -> None:
+    folder, heartbeat_s, *names = sys.argv[1:]
+    hosts = tuple(Host(name, 1) for name in names)
+    several = names[0] != "localhost"
+    plan = Plan(hosts, hostfile="hosts" if several else None, master_addr=names[0])
+    if not several:
+        plan = Plan((Host("localhost", len(names)),))
+    with Launching(plan, Path(folder), {"NOPSD_MARK": "passed on"}, float(heartbeat_s)) as launching:
+        print(json.dumps({"up": True}), flush=True)
+        while not launching.failure() and launching.unfinished:
+            time.sleep(0.05)
+        failure = launching.failure()
+        told = {"kind": failure.kind, "rank": failure.rank, "words": launching.words(failure)} if failure else {}
+        print(json.dumps({**told, "at": time.time()}), flush=True)
+        while failure and not launching.lost():
+            time.sleep(0.05)
+
+
+main()

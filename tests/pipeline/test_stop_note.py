@@ -1,0 +1,22 @@
+"""What the command says of a training that a guard ended."""
+
+from pathlib import Path
+
+from nopsd.config import load_config
+from nopsd.pipeline.closing import stop_note
+from nopsd.pipeline.session import Session
+from nopsd.runs import write_json
+
+
+def test_a_stop_is_told_with_its_reason_and_the_weights_kept(tmp_path: Path):
+    """Broken if a collapse's model is handed on without a word, or a sound run is called stopped."""
+    session = Session(load_config("lab", [f"run_dir={tmp_path}", "train.steps=150"]))
+    assert stop_note(session) == ""
+    folder = session.run.stage_dir("train") / "export"
+    write_json(folder / "nopsd_export.json", {"steps": 150, "stopped": None})
+    assert stop_note(session) == ""
+    write_json(folder / "nopsd_export.json", {"steps": 50, "stopped": {"step": 61, "reason": "entropy 1e-05 nats"}})
+    assert stop_note(session) == (
+        "Training was stopped after 61 of 150 steps: entropy 1e-05 nats. The model is the checkpoint of step 50, from "
+        "before."
+    )

@@ -1,0 +1,232 @@
+"""Several servers behind one client: if these fail, samples are lost, doubled, or come from the wrong weights."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from nopsd.config import SamplingConfig, ServerConfig
+from nopsd.errors import ServerError, StaleWeightsError
+from nopsd.rollout import pool as pool_module
+from nopsd.rollout import watch
+from nopsd.rollout.client import RolloutClient
+from nopsd.rollout.pool import RolloutPool, connect, refuse_difference
+
+TWO = SamplingConfig(n=2, max_new=4)
+UIDS = [f"q{i}" for i in range(40)]
+PROMPTS = [[5, i] for i in range(40)]
+
+
+class Scripted:
+    """A server in miniature: what it answers follows from the request alone, as with seeds."""
+
+    def __init__(self, url: str, window: int = 64, delay_s: float = 0.002) -> None:
+        self.url, self.window, self.delay_s = url, window, delay_s
+        self.version, self.weights = "0", "w"
+        self.state = "up"  # up|dead|hung|engine hung|broken
+        self.dies_after: int | None = None
+        self.done: list[int] = []  # the first prompt id's companion of each answered completion
+        self.in_flight = self.most_in_flight = 0
+        self._lock = threading.Lock()
+        self.client = RolloutClient(url, "key", 30.0, ())
+        self.client._http = httpx.Client(base_url=url, transport=httpx.MockTransport(self._handle))
+
+    def _handle(self, request: httpx.Request) -> httpx.Response:
+        if self.state == "dead":
+            raise httpx.ConnectError("refused")
+        if self.state == "hung":
+            timeout_s = request.extensions["timeout"]["read"]
+            deadline = time.monotonic() + timeout_s
+            while time.monotonic() < deadline and self.state == "hung":
+                time.sleep(0.01)
+            raise httpx.ReadTimeout("no answer")
+        if request.url.path == "/v1/completions":
+            return self._complete(json.loads(request.content))
+        answers: dict[str, Callable[[], Any]] = {
+            "/v1/models": lambda: {"data": [{"id": "m", "max_model_len": self.window}]},
+            "/weight_info": lambda: {"weight_version": self.version},
+            "/weight_checker": lambda: {"checksums": {"dp0:a": self.weights, "dp0:b": "same"}},
+            "/health": dict,
+        }
+        if request.url.path == "/metrics":
+            return httpx.Response(200, text=f'vllm:generation_tokens_total{{e="0"}} {len(self.done)}.0\n')
+        return httpx.Response(200, json=answers[request.url.path]())
+
+    def _complete(self, body: dict[str, Any]) -> httpx.Response:
+        with self._lock:
+            self.in_flight += 1
+            self.most_in_flight = max(self.most_in_flight, self.in_flight)
+        try:
+            time.sleep(self.delay_s)
+            while self.state == "engine hung":
+                time.sleep(0.01)
+            if self.state == "broken":
+                return httpx.Response(500, text="engine dead")
+            with self._lock:
+                if self.dies_after is not None and len(self.done) >= self.dies_after:
+                    self.state = "dead"
+                if self.state == "dead":
+                    raise httpx.RemoteProtocolError("gone")
+                self.done.append(body["prompt"][1])
+            return httpx.Response(200, json={"choices": [self._choice(body, i) for i in range(body.get("n", 1))]})
+        finally:
+            with self._lock:
+                self.in_flight -= 1
+
+    def _choice(self, body: dict[str, Any], index: int) -> dict[str, Any]:
+        ids = body["prompt"]
+        table = [None] + [{str(i): {"logprob": -0.5 if self.weights != "other" else -3.0}} for i in ids[1:]]
+        return {
+            "index": index, "text": "t", "finish_reason": "stop", "token_ids": [7, index, *ids],
+            "prompt_token_ids": ids, "prompt_logprobs": table,
+        }  # fmt: skip
+
+
+@pytest.fixture
+def two(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[RolloutPool, Scripted, Scripted]]:
+    monkeypatch.setattr(watch, "PROBE_EVERY_S", 0.05)
+    monkeypatch.setattr(watch, "PROBE_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(pool_module, "PROBE_TIMEOUT_S", 0.1)
+    a, b = Scripted("http://a"), Scripted("http://b")
+    yield RolloutPool([a.client, b.client]), a, b
+    a.state = b.state = "dead"  # lets go of threads that hang in one
+
+
+def sample(pool: RolloutPool, **given: Any) -> list[list[Any]]:
+    return pool.generate(PROMPTS, UIDS, TWO, seed=1, **given)
+
+
+def whole(rows: list[list[Any]]) -> None:
+    """Every sample once, in its place, with the ids its own prompt leads to."""
+    assert [(r.uid, r.sample) for row in rows for r in row] == [(u, s) for u in UIDS for s in range(2)]
+    assert all(r.response_ids == [7, r.sample, *p] for row, p in zip(rows, PROMPTS, strict=True) for r in row)
+
+
+def test_the_load_is_shared_and_a_questions_samples_stay_together(two: Any) -> None:
+    """n=2 is one request: split over servers, the prompt would be read twice."""
+    pool, a, b = two
+    whole(sample(pool, expected_version=0))
+    assert len(a.done) + len(b.done) == len(UIDS) and min(len(a.done), len(b.done)) > 10
+
+
+def test_a_slow_server_gets_less_and_no_server_more_than_its_bound(two: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Round robin would have the fast server wait for the slow one; without a bound a queue hides the load."""
+    pool, a, b = two
+    monkeypatch.setattr(pool_module, "SEQUENCES_IN_FLIGHT", 6)
+    b.delay_s = 0.05
+    whole(sample(pool))
+    assert len(a.done) > 2 * len(b.done)
+    assert a.most_in_flight <= 3 and b.most_in_flight <= 3
+
+
+def test_a_server_that_dies_amid_requests_costs_no_sample(two: Any, caplog: pytest.LogCaptureFixture) -> None:
+    pool, a, b = two
+    b.dies_after = 5
+    whole(sample(pool, expected_version=0))
+    assert len(b.done) == 5 and len(a.done) == len(UIDS) - 5, "what was answered isn't asked again"
+    assert [s.url for s in pool.servers()] == ["http://a"]
+    assert "http://b is lost" in caplog.text and "going on with 1" in caplog.text
+
+
+def test_a_broken_engine_is_the_servers_fault_only_if_it_is_unhealthy(two: Any) -> None:
+    """A request that no server can answer must not take them all down one by one."""
+    pool, a, b = two
+    a.state = b.state = "broken"
+    with pytest.raises(ServerError, match="answered 500"):
+        sample(pool)
+    assert len(pool.servers()) == 2
+
+
+def test_when_none_is_left_each_is_named(two: Any) -> None:
+    pool, a, b = two
+    a.dies_after = b.dies_after = 3
+    with pytest.raises(ServerError, match=r"no rollout server is left: http://a \(.*\); http://b \(.*restart them"):
+        sample(pool)
+
+
+@pytest.mark.parametrize("how", ["hung", "engine hung"])
+def test_a_server_that_hangs_is_noticed_long_before_the_deadline(two: Any, how: str) -> None:
+    """A stopped process keeps its connections open: the requests alone would wait for request_timeout_s."""
+    pool, a, b = two
+    pool._stall_timeout_s = 0.5
+    timer = threading.Timer(0.05, lambda: setattr(b, "state", how))
+    a.delay_s = b.delay_s = 0.02
+    timer.start()
+    start = time.monotonic()
+    whole(sample(pool, expected_version=0))
+    assert time.monotonic() - start < 8 and [s.url for s in pool.servers()] == ["http://a"]
+
+
+def test_versions_must_agree_and_the_stale_server_is_named(two: Any) -> None:
+    pool, a, b = two
+    a.version = "4"
+    with pytest.raises(StaleWeightsError, match="http://b holds policy version 0, expected 4"):
+        pool.policy_version()
+    with pytest.raises(StaleWeightsError, match="http://b holds policy version 0, expected 4"):
+        sample(pool, expected_version=4)
+    b.version = "4"
+    assert pool.policy_version() == 4
+
+
+def test_a_server_that_comes_back_is_used_only_with_the_right_weights(two: Any) -> None:
+    """Restarted, it serves the base model under version 0: samples of it would be another policy's."""
+    pool, a, b = two
+    a.version = b.version = "3"
+    b.dies_after = 0
+    sample(pool, expected_version=3)
+    b.state, b.dies_after = "up", None
+    for version, weights in (("0", "w"), ("3", "changed"), ("3", "other")):
+        b.version, b.weights = version, weights
+        whole(sample(pool, expected_version=3))
+        assert b.done == [], (version, weights)
+    b.weights = "w"
+    whole(sample(pool, expected_version=3))
+    assert len(b.done) > 10
+
+
+def test_a_server_that_comes_back_in_the_middle_is_left_alone(two: Any) -> None:
+    """Its weights haven't been looked at."""
+    pool, a, b = two
+    a.delay_s = 0.01
+    b.dies_after = 0
+
+    def revive(done: int, total: int, **_: Any) -> None:
+        b.state, b.dies_after = "up", None
+
+    whole(sample(pool, progress=revive))
+    assert b.done == []
+
+
+def test_servers_of_unlike_models_are_refused_at_the_start(two: Any) -> None:
+    """By checksum, or, where the build gives none of its packed layers, by what they answer."""
+    pool, a, b = two
+    b.weights = "v"
+    with pytest.raises(StaleWeightsError, match=r"http://a and http://b hold other weights \(dp0:a"):
+        pool.check()
+    b.weights = "w"
+    pool.check()
+    b.client.weight_digests = dict  # type: ignore[method-assign]
+    b.weights = "other"
+    with pytest.raises(StaleWeightsError, match="differ by up to 2.5 nats"):
+        refuse_difference(a.client, b.client)
+
+
+def test_the_window_is_the_smallest(two: Any) -> None:
+    pool, a, b = two
+    b.window = 32
+    assert pool.max_model_len() == 32
+
+
+def test_connect_gives_one_client_or_a_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(RolloutClient, "check", lambda self: None)
+    monkeypatch.setattr(RolloutPool, "check", lambda self: None)
+    one = connect(ServerConfig(api_key="k"), ["http://a/", "http://a"])
+    several = connect(ServerConfig(api_key="k"), ["http://a", "http://b"])
+    assert isinstance(one, RolloutClient) and one.url == "http://a"
+    assert isinstance(several, RolloutPool) and several.url == "http://a,http://b" and several.api_key == "k"
