@@ -180,12 +180,11 @@ def table(found: Mapping[str, Any]) -> str:
         f"{args['micro']} sequence(s) a micro-batch, {args['threads']} thread(s), {args['repeats']} turns; "
         f"ratios to {base} of the same turn: median [least, most]"
     )
-    titles = ("arm", "CPU s a step", "time", "peak GiB", "memory", "peak above loaded models, GiB", "memory", "loss")
+    titles = ("arm", "CPU s a step", "time", "peak GiB", "memory", "loss of each step")
     lines = [head, "", "| " + " | ".join(titles) + " |", "|" + "---|" * len(titles)]
     for arm, mine in runs.items():
         cells = [arm, f"{statistics.median(r['step_cpu_s'] for r in mine):.2f}", ratios(mine, runs[base], "step_cpu_s")]
-        for key in ("peak_mib", "peak_above_loaded_mib"):
-            cells += [f"{statistics.median(r[key] for r in mine) / 1024:.2f}", ratios(mine, runs[base], key)]
+        cells += [f"{statistics.median(r['peak_mib'] for r in mine) / 1024:.2f}", ratios(mine, runs[base], "peak_mib")]
         lines.append("| " + " | ".join([*cells, " ".join(f"{x:.5f}" for x in mine[0]["losses"])]) + " |")
     return "\n".join(lines + [f"\n{arm}: left out, {reason}" for arm, reason in found["left_out"].items()])
 

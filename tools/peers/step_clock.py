@@ -47,10 +47,12 @@ class StepClock:
             self._profile = None
 
     def print(self, **more: Any) -> None:
-        """One line of JSON. Peaks in MiB: above the process with its imports alone, and above the loaded models."""
-        peak = peak_mib()
+        """One line of JSON. MiB are above the process with its imports alone.
+
+        Not above the loaded models: one that is mapped from its file is resident only once it has been read.
+        """
         found = {
-            "cpu_s": self.cpu_s, "wall_s": self.wall_s, "losses": self.losses, "peak_mib": peak - self.imported,
-            "peak_above_loaded_mib": peak - self.resident, "loaded_mib": self.resident - self.imported, **more,
+            "cpu_s": self.cpu_s, "wall_s": self.wall_s, "losses": self.losses, "peak_mib": peak_mib() - self.imported,
+            "loaded_mib": self.resident - self.imported, **more,
         }  # fmt: skip
         print(json.dumps(found), flush=True)
