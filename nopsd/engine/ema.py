@@ -15,6 +15,8 @@ from torch import Tensor
 
 from nopsd.errors import ConfigError
 
+SLICE = 1 << 20  # elements compared at a time
+
 
 @torch.no_grad()
 def ema_update(master: Sequence[Tensor], current: Sequence[Tensor], rate: float) -> None:
@@ -78,9 +80,11 @@ def squared_distance(student: Mapping[str, Any], teacher: Mapping[str, Any], ran
     """This rank's share of ‖θ − θ̄‖², from the shards both hold; the sum over ranks is the whole."""
     total = 0.0
     for name, shard in student_shards(student):
-        count = own_elements(student[name], rank)
-        other = teacher[name].ds_tensor[:count].to(device=shard.device, dtype=torch.float32)
-        total += float((shard[:count] - other).double().pow(2).sum())
+        other, count = teacher[name].ds_tensor, own_elements(student[name], rank)
+        for start in range(0, count, SLICE):  # whole, the copies of an embedding would be the step's peak of memory
+            part = slice(start, min(start + SLICE, count))
+            kept = other[part].to(device=shard.device, dtype=torch.float32)
+            total += float((shard[part] - kept).double().pow(2).sum())
     return total
 
 
