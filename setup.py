@@ -27,6 +27,7 @@ setup(
     package_dir={"nopsd.ds_configs": "ds_configs"},
     package_data={
         "nopsd": ["presets/*.yaml"],
+        "nopsd.cluster": ["*.sbatch"],
         "nopsd.lab": ["model/*"],
         "nopsd.ds_configs": ["*.json", "README.md"],
     },

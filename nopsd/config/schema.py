@@ -258,7 +258,7 @@ class EvalConfig:
 
 @dataclass
 class DistConfig:
-    ranks: int = 1  # processes on this host
+    ranks: int = 1  # processes on this host; with a hostfile its slots count instead
     threads: int = 1  # torch threads a rank on CPU
     hostfile: Optional[str] = None  # DeepSpeed's hostfile; null: this host alone
     launcher: str = "pdsh"  # pdsh|openmpi|mpich|slurm|no_ssh, with a hostfile
