@@ -16,6 +16,7 @@ def added(style_ids):
     sums = torch.zeros(len(STATISTICS), dtype=torch.float64)
     sums[STATISTICS.index("tokens")], sums[STATISTICS.index("reverse_kl")] = 3, 6.0
     batch = SimpleNamespace(
+        student=SimpleNamespace(names=("q",)),
         weights_N=torch.tensor([1.0, 1.0, 1.0, 0.0]),
         targets_N=torch.tensor([7, 8, 7, 7]),
         served_N=torch.full((4,), torch.nan),
