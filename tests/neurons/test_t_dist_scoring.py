@@ -31,7 +31,7 @@ TIED = ("several", "gated", "position")  # what a tied unembedding, read from ot
 COLUMNS = ("counts", "ids", "scores", "lengths", "truncated", "histogram", "agreement")
 
 
-@pytest.fixture(scope="module", params=["untied", "tied"])
+@pytest.fixture(scope="module", params=["untied", pytest.param("tied", marks=pytest.mark.soak)])
 def job(request, tmp_path_factory, build_model, make_rollouts):
     """The work as a file, and the model, for both kinds of unembedding."""
     folder = tmp_path_factory.mktemp(request.param)

@@ -33,7 +33,7 @@ def make_job(folder, build_model, make_rollouts, tied):
     (folder / "job.json").write_text(json.dumps(job))
 
 
-@pytest.fixture(scope="module", params=["untied", "tied"])
+@pytest.fixture(scope="module", params=["untied", pytest.param("tied", marks=pytest.mark.soak)])
 def on_ranks(request, tmp_path_factory, build_model, make_rollouts, worker_ranks):
     folder, tied = tmp_path_factory.mktemp(request.param), request.param == "tied"
     make_job(folder, build_model, make_rollouts, tied)
