@@ -17,7 +17,8 @@ TINY = ["--hidden", "32", "--layers", "2", "--vocab", "2100", "--context", "30",
 
 @pytest.fixture
 def bench(monkeypatch):
-    monkeypatch.syspath_prepend(str(TOOLS))
+    for folder in (TOOLS / "peers", TOOLS):
+        monkeypatch.syspath_prepend(str(folder))
     import bench_step
 
     return bench_step
