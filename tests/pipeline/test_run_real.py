@@ -118,6 +118,7 @@ def test_no_label_reaches_training_artefacts(lab_run):
         assert not {"answer", "gold"} & set(row)
 
 
+@pytest.mark.soak  # the loaders and every stage have their own tests; all of it again takes two minutes
 def test_real_sciknoweval_questions_go_through(shared_data, tmp_path):
     """Real text, real options, letters for answers: the accuracy is chance, the path is the point."""
     done = nopsd(

@@ -84,6 +84,7 @@ def choose_again(scored, selector: str) -> list[str]:
     return chosen
 
 
+@pytest.mark.soak
 def test_nait_takes_the_scores_as_they_are(scored):
     """The ability is that of the reference file; the neuron stage is not asked again."""
     first = subset(scored[1])
