@@ -11,7 +11,8 @@ import ipaddress
 import json
 import random
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,15 +35,10 @@ class HostsError(UserError):
 
 def look_at(hosts: Sequence[str], run_dir: Path) -> dict[str, dict[str, Any]]:
     """Every host's facts, checked. HostsError with a line for each that is missing or unlike the first."""
-    run_dir.mkdir(parents=True, exist_ok=True)
-    token, mark = secrets.token_hex(8), run_dir / f".shared-{secrets.token_hex(4)}"
-    mark.write_text(token)
     ports = random.sample(PORTS, 8)
-    wanted = Wanted({"run_dir": str(run_dir.absolute())}, None, list(hosts), ports, str(mark.absolute()))
-    try:
+    with shared_mark(run_dir) as (mark, token):
+        wanted = Wanted({"run_dir": str(run_dir.absolute())}, None, list(hosts), ports, str(mark))
         answers, failures = ask_all(hosts, lambda host: facts_of(host, wanted))
-    finally:
-        mark.unlink(missing_ok=True)
     if failures:
         raise HostsError([f.host for f in failures], "\n".join(str(failure) for failure in failures))
     found = [*checks.versions(answers), *checks.names(answers), *checks.shared_folder(answers, token)]
@@ -53,6 +49,18 @@ def look_at(hosts: Sequence[str], run_dir: Path) -> dict[str, dict[str, Any]]:
     for host in hosts:
         answers[host]["ports_free"] = [port for port in ports if port not in answers[host]["ports_in_use"]]
     return answers
+
+
+@contextmanager
+def shared_mark(run_dir: Path) -> Iterator[tuple[Path, str]]:
+    """A file in the run folder, made if need be, and what is in it: a host that reads it there shares the folder."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    token, mark = secrets.token_hex(8), run_dir.absolute() / f".shared-{secrets.token_hex(4)}"
+    mark.write_text(token)
+    try:
+        yield mark, token
+    finally:
+        mark.unlink(missing_ok=True)
 
 
 def facts_of(host: str, wanted: Wanted) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from nopsd.distill.state import Distillation, Log
 from nopsd.distill.targets import OTHER_PROMPTS, auxiliaries
 from nopsd.distill.teachers import follower
 from nopsd.engine.distributed import Ranks
-from nopsd.engine.ds_config import host_values, load_ds_config
+from nopsd.engine.ds_config import role_configs
 from nopsd.engine.ema import ShardedEma
 from nopsd.engine.frozen import load_frozen
 from nopsd.engine.sequence_parallel import ALONE, SequenceParallel, check_heads, join, split_sequences
@@ -109,17 +109,12 @@ def load_engines(
     A live teacher needs no second model, nor does any teacher under LoRA (`nopsd.distill.teachers`). `parallel`: the
     ranks that compute a sequence together (`join`). ConfigError, before any weight is read, if they can't.
     """
-    train, dist, dtype = config.train, config.dist, config.model.dtype
+    train, dtype = config.train, config.model.dtype
     check_shareable(model_path, parallel, config.model.trust_remote_code)
     device = "cpu" if ranks.device.type == "cpu" else "gpu"
     seed = config.train.seed or config.seed
     torch.manual_seed(seed + ranks.rank)
-    host = host_values(dist)
-    teacher_config = load_ds_config(dist.teacher_config, "teacher", device, train.micro, 1, 0.0, dtype, host=host)
-    student_config = load_ds_config(
-        # accumulation of 1: `learn` says itself which micro-batch is a step's last
-        dist.student_config, "student", device, train.micro, 1, train.clip, dtype, host=host
-    )
+    student_config, teacher_config = role_configs(config, device)
     trusted = config.model.trust_remote_code
     kind = config.teacher.kind
     teacher = None

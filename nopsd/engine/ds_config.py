@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import nopsd
-from nopsd.config import DistConfig
+from nopsd.config import Config, DistConfig
 from nopsd.errors import ConfigError
 
 _PACKAGE = Path(nopsd.__file__).resolve().parent
@@ -63,6 +63,15 @@ def load_ds_config(
     _refuse_unfilled(config, file)
     _refuse_what_cannot_start(config, file, device)
     return config
+
+
+def role_configs(config: Config, device: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The student's and the teacher's DeepSpeed configurations of a run on `cpu` or `gpu`, filled, or ConfigError."""
+    train, dist, dtype, host = config.train, config.dist, config.model.dtype, host_values(config.dist)
+    # accumulation of 1: the loop says itself which micro-batch is a step's last
+    student = load_ds_config(dist.student_config, "student", device, train.micro, 1, train.clip, dtype, host=host)
+    teacher = load_ds_config(dist.teacher_config, "teacher", device, train.micro, 1, 0.0, dtype, host=host)
+    return student, teacher
 
 
 def host_values(config: DistConfig) -> dict[str, Any]:

@@ -6,7 +6,6 @@ Nothing is written but, for a moment, a mark in run_dir that proves it is shared
 
 from __future__ import annotations
 
-import secrets
 import subprocess
 import time
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from nopsd.cluster.hostfile import Host, read_hostfile, training_hosts, world_size
-from nopsd.cluster.preflight import facts_of
+from nopsd.cluster.preflight import address_of, facts_of, shared_mark
 from nopsd.cluster.ssh import ask_all, module_command, ssh_command
 from nopsd.config import Config
 from nopsd.data.prompts import PromptRenderer, load_tokenizer
@@ -25,7 +24,7 @@ from nopsd.doctor import checks, links, prompts, table
 from nopsd.doctor.checks import ERROR, GIB, OK, WARNING, Finding
 from nopsd.doctor.host import Wanted, facts
 from nopsd.doctor.memory import Needs, needs_of, shape_of
-from nopsd.engine.ds_config import host_values, load_ds_config
+from nopsd.engine.ds_config import role_configs
 from nopsd.errors import ServerError, UserError
 from nopsd.models import resolve_model
 from nopsd.pipeline.session import device, server_urls
@@ -52,7 +51,8 @@ def doctor(config: Config, as_json: bool = False) -> tuple[str, int]:
     found = Diagnosis()
     model_folder = _noted(found, "model", partial(resolve_model, config.model))
     if model_folder is not None:
-        student, teacher = _noted(found, "memory", partial(ds_configs, config)) or ({}, {})
+        kind = "gpu" if device() == "cuda" else "cpu"
+        student, teacher = _noted(found, "memory", partial(role_configs, config, kind)) or ({}, {})
         shape = shape_of(str(model_folder.path), config.model.trust_remote_code)
         found.needs = needs_of(config, shape, ranks, student, teacher)
         _noted(found, "prompts", partial(look_at_prompts, config, model_folder.path, found))
@@ -81,15 +81,6 @@ def _noted(found: Diagnosis, check: str, look: Any) -> Any:
         return None
 
 
-def ds_configs(config: Config) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Both roles' DeepSpeed configurations, filled as training will fill them."""
-    kind, train, host = "gpu" if device() == "cuda" else "cpu", config.train, host_values(config.dist)
-    dtype = config.model.dtype
-    student = load_ds_config(config.dist.student_config, "student", kind, train.micro, 1, train.clip, dtype, host=host)
-    teacher = load_ds_config(config.dist.teacher_config, "teacher", kind, train.micro, 1, 0.0, dtype, host=host)
-    return student, teacher
-
-
 def look_at_prompts(config: Config, model: Path, found: Diagnosis) -> None:
     pool = load_splits(config.data).pool
     renderer = PromptRenderer(load_tokenizer(model, trust_remote_code=config.model.trust_remote_code), config.prompt)
@@ -104,32 +95,25 @@ def look_at_hosts(config: Config, hosts: Sequence[Host], model: Path | None, fou
     names = [host.name for host in hosts]
     asked = [*names, *(h for h in config.rollout.hosts if h not in names)]
     run_dir = Path(config.run_dir).absolute()
-    run_dir.mkdir(parents=True, exist_ok=True)
-    token, mark = secrets.token_hex(8), run_dir / f".shared-{secrets.token_hex(4)}"
-    mark.write_text(token)
     port = [config.server.port] if config.server.port else []
-    wanted = Wanted({"run_dir": str(run_dir)}, str(model) if model else None, asked, port, str(mark))
+    wanted = Wanted({"run_dir": str(run_dir)}, str(model) if model else None, asked, port)
     asked_at: dict[str, float] = {}
 
-    def ask_one(name: str) -> dict[str, Any]:
+    def ask_one(name: str, wanted: Wanted) -> dict[str, Any]:
         before = time.time()
         answer = facts(replace(wanted, names=[])) if config.dist.hostfile is None else facts_of(name, wanted)
         asked_at[name] = answer["clock"] if config.dist.hostfile is None else (before + time.time()) / 2
         return answer
 
-    try:
-        found.facts, failures = ask_all(asked, ask_one)
-    finally:
-        mark.unlink(missing_ok=True)
+    with shared_mark(run_dir) as (mark, token):
+        found.facts, failures = ask_all(asked, partial(ask_one, wanted=replace(wanted, token=str(mark))))
     found.findings += [Finding("hosts", failure.host, ERROR, str(failure)) for failure in failures]
     if not failures:
         found.findings.append(Finding("hosts", "all", OK, f"{len(asked)} reached"))
     if found.facts:
         found.findings += judged(config, hosts, token, asked_at, found)
     if len(found.facts) > 1 and not failures:
-        addresses = {name: _address(found.facts, name) for name in names}
-        found.links, said = links.measured(addresses, start_link)
-        found.findings += said
+        _noted(found, "links", partial(look_at_links, names, found))
 
 
 def judged(
@@ -153,10 +137,10 @@ def judged(
     ]  # fmt: skip
 
 
-def _address(said: dict[str, dict[str, Any]], name: str) -> str:
-    """A host's address as another one sees it."""
-    others = [own["names"][name] for host, own in said.items() if host != name]
-    return str(next(a for addresses in others for a in addresses))
+def look_at_links(names: Sequence[str], found: Diagnosis) -> None:
+    addresses = {name: address_of(found.facts, name) for name in names}
+    found.links, said = links.measured(addresses, start_link)
+    found.findings += said
 
 
 def start_link(host: str) -> subprocess.Popen[str]:

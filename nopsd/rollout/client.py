@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from types import TracebackType
 from typing import Any, TypeVar
 
 import httpx
@@ -57,14 +56,6 @@ class RolloutClient(RolloutService):
             limits=limits, trust_env=False,
         )
         self._model: tuple[str, int] | None = None
-
-    def __enter__(self) -> RolloutClient:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         self._http.close()

@@ -12,7 +12,6 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from types import TracebackType
 from typing import TypeVar
 
 from nopsd.config import ServerConfig
@@ -70,14 +69,6 @@ class RolloutPool(RolloutService):
         self._checks: dict[str, Background | None] = {}  # of lost servers that came back, under way
         self.url = ",".join(client.url for client in clients)
         self.api_key = clients[0].api_key
-
-    def __enter__(self) -> RolloutPool:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         for member in self._members:
