@@ -3,8 +3,12 @@
 nopsd run --preset lab                    the embedded default, end to end
 nopsd run --preset lab data.domain=chemistry select.selector=random
 nopsd train --config runs/lab/config.yaml a stage, after what it reads (by deepspeed: just it)
+nopsd run --dry-run --preset paper/biology   what it would do, checked without GPU, network or weights
 nopsd score --preset lab                  the neurons stage by another name
 nopsd inspect --preset lab                look at the scored pool: figures, overlap, nearest questions as text
+nopsd eval --preset lab model.path=DIR     evaluate any checkpoint or hub model on the preset's targets
+nopsd entropy_gap --preset lab            entropies of student and teacher on their own samples (the paper's Table 6)
+nopsd compare --preset lab --sources a,b --methods nopsd,ttrl --seeds 0,1   the paper's tables: nopsd compare --help
 nopsd config --preset lab                 the resolved configuration
 nopsd status --preset lab                 which stages of the run are done
 nopsd serve --preset lab                  this host's rollout servers, for a run on another host
@@ -25,7 +29,7 @@ from pathlib import Path
 from nopsd.cluster import rank
 from nopsd.engine.stopping import NOTICE
 from nopsd.errors import ConfigError, Stopped, UserError
-from nopsd.pipeline.names import ALIASES, COMMANDS
+from nopsd.pipeline.names import ALIASES, COMMANDS, OTHER_COMMANDS
 
 # The launcher ends all ranks when the first ends: what rank 0 has to say comes first.
 OTHERS_SPEAK_S = 3.0
@@ -46,6 +50,7 @@ def parser() -> argparse.ArgumentParser:
                      help="inspect: show the nearest neighbours of this question (may be repeated)")  # fmt: skip
     top.add_argument("--correct", metavar="FILE", type=Path,
                      help="inspect: an evaluation of the pool's answers (pool_correct.json, eval_*.jsonl)")  # fmt: skip
+    top.add_argument("--dry-run", action="store_true", help="run, or a stage: check, and print what it would do")
     top.add_argument("--hostfile", help="doctor: the hosts to look at (dist.hostfile)")
     top.add_argument("--json", action="store_true", help="doctor: print JSON")
     top.add_argument("--local_rank", type=int, default=-1, help=argparse.SUPPRESS)  # given by some launchers
@@ -54,14 +59,14 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
-    launches = argv[:1] == ["launch"]
-    arguments = parser().parse_intermixed_args(["run"] if launches else argv)
+    own = OWN_FLAGS.get(argv[0]) if argv else None
+    arguments = parser().parse_intermixed_args(["run"] if own else argv)
     presets = [item.split("=", 1)[1] for item in arguments.overrides if item.startswith("preset=")]
     overrides = [item for item in arguments.overrides if not item.startswith("preset=")]
     try:
         rank.enter(arguments.command)
-        if launches:
-            return launch(argv[1:])
+        if own:
+            return own(argv[1:])
         code = dispatch(arguments, arguments.config or arguments.preset or (presets or [None])[-1], overrides)
         rank.leave()
         return code
@@ -89,6 +94,8 @@ def dispatch(arguments: argparse.Namespace, preset: str | None, overrides: list[
         raise ConfigError("--question and --correct belong to `nopsd inspect`")
     if arguments.command != "doctor" and (arguments.hostfile or arguments.json):
         raise ConfigError("--json and --hostfile belong to `nopsd doctor` (other commands: dist.hostfile=FILE)")
+    if arguments.dry_run and arguments.command in OTHER_COMMANDS and arguments.command != "run":
+        raise ConfigError(f"--dry-run belongs to `nopsd run` and to the stages, not to `nopsd {arguments.command}`")
     if arguments.hostfile:
         overrides = [*overrides, f"dist.hostfile={arguments.hostfile}"]
     config = load_config(preset, overrides)
@@ -96,6 +103,12 @@ def dispatch(arguments: argparse.Namespace, preset: str | None, overrides: list[
         print(to_yaml(config), end="")
         return 0
     quiet()
+    if arguments.dry_run:
+        from nopsd.pipeline.dry_run import dry_run
+
+        text, code = dry_run(config, ALIASES.get(arguments.command, arguments.command))
+        print(text)
+        return code
     take_sigterm(arguments.command)
     if arguments.command == "inspect":
         from nopsd.pipeline.inspect import inspect
@@ -112,6 +125,16 @@ def dispatch(arguments: argparse.Namespace, preset: str | None, overrides: list[
         from nopsd.pipeline.session import serve_here
 
         serve_here(config)
+        return 0
+    if arguments.command == "eval":
+        from nopsd.pipeline.evaluating import evaluate
+
+        print(evaluate(config, arguments.redo))
+        return 0
+    if arguments.command == "entropy_gap":
+        from nopsd.pipeline.entropy_gap import measure, shown
+
+        print(shown(measure(config)))
         return 0
     from nopsd.pipeline import runner
 
@@ -141,6 +164,17 @@ def launch(argv: list[str]) -> int:
     from nopsd.pipeline.front import launch as start
 
     return start(argv)
+
+
+def compare(argv: list[str]) -> int:
+    quiet()
+    take_sigterm("compare")
+    from nopsd.pipeline.comparing import compare as start
+
+    return start(argv)
+
+
+OWN_FLAGS = {"launch": launch, "compare": compare}
 
 
 def quiet() -> None:

@@ -63,7 +63,7 @@ def test_checked_keys_exist():
 
 
 def test_paper_preset_holds_the_papers_numbers():
-    config = load_config("paper_qwen3_4b")
+    config = load_config("paper/biology")
     assert (config.neuron.per_layer, config.neuron.k, config.context.m) == (2000, 5000, 10)
     assert (config.train.steps, config.train.batch, config.select.fraction) == (150, 16, 0.2)
     assert (config.teacher.kind, config.teacher.rate, config.eval.n, config.eval.temperature) == ("ema", 0.01, 8, 0.6)

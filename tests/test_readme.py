@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from nopsd.cli import parser
+from nopsd.cli import OWN_FLAGS, parser
 from nopsd.config import CHOICES, all_keys, preset_names
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -38,6 +38,6 @@ def test_every_link_and_script_is_there():
 
 
 def test_every_preset_and_stage_is_there():
-    assert set(re.findall(r"--preset ([a-z0-9_]+)(?![a-z0-9_.])", README)) <= set(preset_names()) | {"mine"}
-    for command in re.findall(r"`?nopsd ([a-z_]+) --preset", README):
+    assert set(re.findall(r"--preset ([a-z0-9_/]+)(?![a-z0-9_./])", README)) <= set(preset_names()) | {"mine"}
+    for command in set(re.findall(r"`?nopsd ([a-z_]+) --preset", README)) - set(OWN_FLAGS):
         assert parser().parse_args([command]).command == command

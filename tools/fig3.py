@@ -1,6 +1,6 @@
 """T-FIG3 (SPEC §12): which reading of the neuron count gives the paper's Fig. 3? Settles G1 and G2 with the 4B model.
 
-    python tools/fig3.py --preset paper_qwen3_4b data.domain=Biology data.pool_limit=400 run_dir=runs/fig3-biology
+    python tools/fig3.py --preset paper/biology data.domain=Biology data.pool_limit=400 run_dir=runs/fig3-biology
     python tools/fig3.py --preset lab data.pool_limit=240 run_dir=runs/fig3-lab --chunks 4,8,16,64
     python tools/fig3.py --config runs/paper-biology/config.yaml           # the rollouts of a run that is there
 

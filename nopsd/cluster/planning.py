@@ -7,14 +7,17 @@ host alone.
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 from nopsd.cluster.commands import MPI, Plan
 from nopsd.cluster.hostfile import Host, read_hostfile, training_hosts, world_size
 from nopsd.cluster.preflight import address_of, look_at, master_address, master_port
+from nopsd.cluster.rank import address_towards
 from nopsd.cluster.servers import RemoteServers
 from nopsd.config import Config
-from nopsd.errors import ConfigError
+from nopsd.doctor.host import resolved
+from nopsd.errors import ConfigError, UserError
 from nopsd.rollout.server import free_port
 
 BY_SSH = ("pdsh", *MPI)
@@ -51,8 +54,9 @@ def check_hosts(config: Config, run_dir: Path) -> None:
     make_plan(config, run_dir)
 
 
-def make_plan(config: Config, run_dir: Path) -> Plan:
-    """Asks every host first, where the launcher goes by ssh. HostsError or ConfigError before anything is started."""
+def make_plan(config: Config, run_dir: Path, ask: bool = True) -> Plan:
+    """Asks every host first, where the launcher goes by ssh. HostsError or ConfigError before anything is started.
+    `ask=False`: goes by what this host knows alone, for commands that are only printed."""
     dist = config.dist
     if dist.hostfile is None:
         return Plan((Host("localhost", dist.ranks),), master_port=free_port("127.0.0.1", 0))
@@ -62,13 +66,23 @@ def make_plan(config: Config, run_dir: Path) -> Plan:
     excluded = tuple(name for name in all_hosts if name not in names)
     if excluded and dist.launcher in MPI:
         hostfile, excluded = str(run_dir.absolute() / "launch" / "hostfile"), ()
-    if dist.launcher in BY_SSH:
+    if dist.launcher in BY_SSH and ask:
         facts = look_at([*names, *config.rollout.hosts], run_dir)
         address, port = dist.master_addr or master_address(facts), master_port(facts)
     else:
-        address, port = dist.master_addr or names[0], STANDARD_PORT
+        address, port = dist.master_addr or _as_seen_here(names), STANDARD_PORT
     env_file = str(run_dir.absolute() / "launch" / "env")
     return Plan(tuple(hosts), hostfile, excluded, dist.launcher, address, port, env_file)
+
+
+def _as_seen_here(names: list[str]) -> str:
+    """The first host's address as far as this one knows; its name where nothing resolves it."""
+    known = {names[0]: {"names": {names[0]: resolved(names[0])}}}
+    try:
+        return address_of(known, names[0])
+    except UserError:  # many hosts know themselves by loopback alone
+        itself = names[0] == socket.gethostname() and len(names) > 1 and resolved(names[-1])
+        return address_towards(names[-1]) if itself else names[0]
 
 
 def start_rollout_servers(config: Config, run_dir: Path, config_file: Path) -> RemoteServers:

@@ -1,7 +1,8 @@
 """A rank's first and last acts: take over what the launching command left, find its number, start its watchdog.
 
-In: the environment as DeepSpeed, Open MPI, MPICH or Slurm made it. Out: RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR,
-MASTER_PORT, the variables of the launch file, the interface by which this host reaches the others, and a `Watchdog`.
+In: the environment as DeepSpeed, Open MPI, MPICH or Slurm made it, or an MPI job (nopsd.cluster.mpi). Out: RANK,
+LOCAL_RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT, the variables of the launch file, the interface by which this host
+reaches the others, and a `Watchdog`.
 To be called before torch is imported (its threads read OMP_NUM_THREADS).
 """
 
@@ -9,11 +10,15 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 
+from nopsd.cluster import mpi
 from nopsd.cluster.launch_file import LAUNCHER_VARIABLE, VARIABLE, LaunchFile, read_launch_file
 from nopsd.cluster.watchdog import Watchdog, die_with_node_launcher, hosting, watched
 from nopsd.errors import UserError
@@ -24,6 +29,7 @@ NUMBERS = {
     "mpich": ("PMI_RANK", "MPI_LOCALRANKID", "PMI_SIZE"),
     "slurm": ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NTASKS"),
 }
+MEETING_S = 30.0  # PyTorch's own time-out comes first, where it does
 DISCARD_PORT = 9  # nothing is sent: only the route to an address is asked for
 
 _watchdog: Watchdog | None = None
@@ -44,6 +50,8 @@ def enter(phase: str) -> None:
             else:
                 os.environ.setdefault(name, value)  # a host may know better, of its interfaces say
     os.environ.update(numbered(os.environ))
+    if "RANK" not in os.environ and mpi.started_by_mpi(os.environ):
+        os.environ.update(mpi.discover(os.environ, address_towards))
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         return
     die_with_node_launcher()
@@ -87,6 +95,31 @@ def address_towards(host: str) -> str:
     except OSError as error:
         here = socket.gethostname()
         raise UserError(f"{here} can't reach {host} ({error.strerror}): check its name and routes") from error
+
+
+@contextmanager
+def meeting(timeout_s: float) -> Iterator[None]:
+    """Around joining the process group. Whoever else listens on rank 0's port is met instead, and PyTorch waits for its
+    answer without a time-out: this process says so and ends after `timeout_s`, and MEETING_S more."""
+    met = threading.Event()
+
+    def give_up() -> None:
+        if met.wait(timeout_s + MEETING_S):
+            return
+        address, port = os.environ.get("MASTER_ADDR", ""), os.environ.get("MASTER_PORT", "")
+        words = (
+            f"rank {os.environ.get('RANK', '0')} on {socket.gethostname()} has not met the others at {address}:{port} "
+            f"for {timeout_s + MEETING_S:g} s: is rank 0 there, or another process (`ss -ltnp` on {address} names it)?"
+        )
+        print(f"nopsd: error: {words}", file=sys.stderr, flush=True)
+        report(words)
+        os._exit(1)
+
+    threading.Thread(target=give_up, name="meeting", daemon=True).start()
+    try:
+        yield
+    finally:
+        met.set()
 
 
 def needs_host() -> bool:

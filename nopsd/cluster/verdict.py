@@ -16,6 +16,13 @@ CONSEQUENCE = re.compile(
     r"|distbackenderror|distnetworkerror|another rank failed", re.I,
 )  # fmt: skip
 AGAIN = "the same command continues from what is done"
+# Words of the kernel, Python and torch's writer for troubles that the user can mend, with what to do.
+REMEDIES = (
+    (re.compile(r"no space left|disk quota|file too large|failed writing file|file write failed", re.I),
+     "the disk it writes to is full there, or a quota or limit is reached: free some (`df -h`, `ulimit -f`)"),
+    (re.compile(r"eaddrinuse|address already in use", re.I),
+     "a process there listens on the ranks' port already, left over perhaps: `ss -ltnp` names it"),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -46,7 +53,7 @@ def sentence(failure: Failure, heartbeat_s: float) -> str:
     who = f"rank {failure.rank} on {failure.host}"
     where = f" (in {failure.at})" if failure.at else ""
     if failure.kind == "raised":
-        return f"{who} failed{where}: {failure.words}"
+        return f"{who} failed{where}: {failure.words}{_remedy(failure.words)}"
     if failure.kind == "hung":
         return (
             f"{who} has not run for {heartbeat_s:g} s{where}; {failure.words}: all ranks were ended. Look what holds "
@@ -66,3 +73,9 @@ def sentence(failure: Failure, heartbeat_s: float) -> str:
         f"{who} was killed, or crashed{where}: all ranks were ended. If it was the kernel for want of memory, "
         f"`dmesg` on {failure.host} says so; {AGAIN}"
     )
+
+
+def _remedy(words: str) -> str:
+    if AGAIN in words or "start again" in words:  # it came with one
+        return ""
+    return next((f"; {todo}; {AGAIN}" for cause, todo in REMEDIES if cause.search(words)), "")

@@ -1,10 +1,12 @@
 """The one typed configuration of a run, as OmegaConf structured dataclasses (SPEC §10.1).
 
-Load with `load_config(preset, overrides)`: the schema's defaults, then a YAML preset of `nopsd/presets`
+Load with `load_config(preset, overrides)`: the schema's defaults, then a YAML preset of `nopsd/configs`
 (or a YAML file), then `key=value` overrides.
 """
 
 from nopsd.config.loading import PRESETS, all_keys, load_config, preset_names, to_plain, to_yaml
+from nopsd.config.method_rules import is_foreign
+from nopsd.config.methods import METHODS, Method
 from nopsd.config.rules import (
     CHOICES,
     DISTILL_CONDUCT,
@@ -23,6 +25,7 @@ from nopsd.config.schema import (
     DistConfig,
     DistillConfig,
     EvalConfig,
+    GrpoConfig,
     GuardConfig,
     LoraConfig,
     ModelConfig,
@@ -32,6 +35,7 @@ from nopsd.config.schema import (
     SamplingConfig,
     SelectConfig,
     ServerConfig,
+    SftConfig,
     SignalConfig,
     TeacherConfig,
     TrainConfig,
@@ -46,10 +50,13 @@ __all__ = [
     "DistillConfig",
     "EvalConfig",
     "FRACTIONS",
+    "GrpoConfig",
     "GuardConfig",
     "IMPORTABLE",
     "LoraConfig",
+    "METHODS",
     "MINIMA",
+    "Method",
     "ModelConfig",
     "NeuronConfig",
     "PRESETS",
@@ -59,6 +66,7 @@ __all__ = [
     "SamplingConfig",
     "SelectConfig",
     "ServerConfig",
+    "SftConfig",
     "SignalConfig",
     "DISTILL_CONDUCT",
     "TEACHER_CONDUCT",
@@ -66,6 +74,7 @@ __all__ = [
     "TeacherConfig",
     "TrainConfig",
     "all_keys",
+    "is_foreign",
     "load_config",
     "preset_names",
     "to_plain",

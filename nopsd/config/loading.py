@@ -1,20 +1,27 @@
-"""Defaults, then a preset, then `key=value` overrides; unknown and ill-typed keys are refused by name."""
+"""Defaults, a method's settings, a preset, `key=value` overrides; unknown and ill-typed keys are refused by name."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from nopsd.config.method_rules import is_foreign
+from nopsd.config.methods import METHODS
 from nopsd.config.rules import validate
 from nopsd.config.schema import Config
 from nopsd.errors import ConfigError
+from nopsd.runs import flatten
 
-PRESETS = Path(__file__).parents[1] / "presets"
+PRESETS = Path(__file__).parents[1] / "configs"
+COMMAND_LINE = "command line"
+INSTEAD = {"steps": "epochs", "warmup": "warmup_ratio"}  # of `train`: one given later puts the other out of force
+Layer = tuple[DictConfig, str]  # settings, and where they stand
 
 
 def all_keys(node: DictConfig | None = None, prefix: str = "") -> list[str]:
@@ -28,8 +35,13 @@ def all_keys(node: DictConfig | None = None, prefix: str = "") -> list[str]:
     return keys
 
 
+@cache
+def _defaults() -> dict[str, Any]:
+    return _values(OmegaConf.structured(Config))
+
+
 def _refuse_unknown(keys: Iterable[str], where: str) -> None:
-    valid = all_keys()
+    valid = list(_defaults())
     sections = {k.split(".")[0] for k in valid if "." in k}
     for key in keys:
         if key in valid or key in sections:
@@ -51,15 +63,22 @@ def _merge(base: DictConfig, layer: DictConfig, where: str) -> DictConfig:
     if not isinstance(plain, dict):
         raise ConfigError(f"{where}: the top level must be a mapping of keys")
     _refuse_unknown(_flat(plain), where)
+    given = plain.get("train") or {}
     try:
-        return OmegaConf.merge(base, layer)  # type: ignore[return-value]
+        merged: DictConfig = OmegaConf.merge(base, layer)  # type: ignore[assignment]
+        for count, ratio in INSTEAD.items():
+            if count in given and ratio not in given:
+                merged.train[ratio] = None
+        return merged
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", None) or "?"
         raise ConfigError(f"{where}: {key}: {str(error).splitlines()[0]}") from error
 
 
 def preset_names() -> list[str]:
-    return sorted(p.stem for p in PRESETS.glob("*.yaml"))
+    """Names for --preset: those of nopsd/configs, and paper/NAME."""
+    named = [*PRESETS.glob("*.yaml"), *PRESETS.glob("paper/*.yaml")]
+    return sorted(path.relative_to(PRESETS).with_suffix("").as_posix() for path in named)
 
 
 def _preset_path(preset: str) -> Path:
@@ -75,22 +94,70 @@ def _preset_path(preset: str) -> Path:
     return PRESETS / f"{preset}.yaml"
 
 
+def _read_yaml(path: Path) -> DictConfig:
+    try:
+        return OmegaConf.load(path)  # type: ignore[return-value]
+    except Exception as error:  # yaml's errors share no base class with OmegaConf's
+        raise ConfigError(f"{path}: not readable as YAML: {str(error).splitlines()[0]}") from error
+
+
+def _with_method(layers: list[Layer]) -> tuple[str, list[Layer]]:
+    """The method that the layers name last, and the layers with what it sets among them: first, or behind the last
+    one that names another method, for that was written for the other."""
+    names = [_named(layer) for layer, _ in layers]
+    method = next((name for name in reversed(names) if name is not None), Config.method)
+    path = PRESETS / "method" / f"{method}.yaml"
+    if not path.is_file():  # an unknown method: `validate` refuses it
+        return method, layers
+    others = [place for place, name in enumerate(names) if name not in (None, method)]
+    first = others[-1] + 1 if others else 0
+    return method, [*layers[:first], (_read_yaml(path), str(path)), *layers[first:]]
+
+
+def _named(layer: DictConfig) -> str | None:
+    return str(layer["method"]) if isinstance(layer, DictConfig) and "method" in layer else None
+
+
+def _without_foreign(config: DictConfig, method: str, layers: list[Layer]) -> DictConfig:
+    """Keys that mean nothing to the method at their defaults, where a preset that doesn't name the method set them;
+    ConfigError if one that does, or the command line, did."""
+    if method not in METHODS:
+        return config
+    set_by = {key: where for layer, where in layers if where == COMMAND_LINE or _named(layer) == method
+              for key in _flat(OmegaConf.to_container(layer))}  # fmt: skip
+    default = _defaults()
+    for key, value in _values(config).items():
+        if value == default[key] or not is_foreign(method, key):
+            continue
+        if key in set_by:
+            raise ConfigError(
+                f"{set_by[key]}: {key}={value} has no meaning for method={method} ({METHODS[method].does}): "
+                "leave it out"
+            )
+        OmegaConf.update(config, key, default[key])
+    return config
+
+
+def _values(config: DictConfig) -> dict[str, Any]:
+    plain = OmegaConf.to_container(config)
+    assert isinstance(plain, dict)
+    return flatten({str(name): value for name, value in plain.items()})
+
+
 def load_config(preset: str | None = None, overrides: Iterable[str] = ()) -> Config:
-    """The validated configuration: defaults < preset < overrides. Raises ConfigError."""
-    config = OmegaConf.structured(Config)
-    if preset:
-        path = _preset_path(preset)
-        try:
-            layer = OmegaConf.load(path)
-        except Exception as error:  # yaml's errors share no base class with OmegaConf's
-            raise ConfigError(f"{path}: not readable as YAML: {str(error).splitlines()[0]}") from error
-        config = _merge(config, layer, str(path))  # type: ignore[arg-type]
+    """The validated configuration: defaults < the method's own settings < preset < overrides; a preset that names
+    another method comes before the method's settings. Raises ConfigError."""
+    layers: list[Layer] = [(_read_yaml(_preset_path(preset)), str(_preset_path(preset)))] if preset else []
     overrides = list(overrides)
     for item in overrides:
         if "=" not in item:
             raise ConfigError(f"override {item!r}: write key=value")
-    config = _merge(config, OmegaConf.from_dotlist(overrides), "command line")
-    typed: Config = OmegaConf.to_object(config)  # type: ignore[assignment]
+    layers.append((OmegaConf.from_dotlist(overrides), COMMAND_LINE))
+    method, ordered = _with_method(layers)
+    config = OmegaConf.structured(Config)
+    for layer, where in ordered:
+        config = _merge(config, layer, where)
+    typed: Config = OmegaConf.to_object(_without_foreign(config, method, layers))  # type: ignore[assignment]
     validate(typed)
     return typed
 

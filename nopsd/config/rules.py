@@ -8,6 +8,8 @@ from importlib.metadata import entry_points
 from omegaconf import OmegaConf
 
 from nopsd.config.distill_rules import check_distill
+from nopsd.config.method_rules import check_method
+from nopsd.config.methods import METHODS
 from nopsd.config.schema import Config
 from nopsd.errors import ConfigError
 
@@ -32,6 +34,7 @@ TEACHER_CONDUCT = ("context_mib",)  # the same of `teacher`
 DISTILL_CONDUCT = ("kernel",)  # and of `distill`
 # Values of the keys that name a choice.
 CHOICES: dict[str, tuple[str, ...]] = {
+    "method": tuple(METHODS),
     "model.dtype": ("float32", "bfloat16"),
     "data.name": ("lab", "sciknoweval", "mmlu_pro", "edu_feedback", "file", "instructions"),
     "server.weight_sync": ("auto", "gloo", "nccl", "disk"),
@@ -41,7 +44,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "neuron.chunk_merge": ("union", "exact"),
     "select.selector": (
         "neuron_count", "neuron_count_top", "random", "majority_conf", "token_entropy", "self_certainty", "seq_nll",
-        "length", "nad_agreement", "dual_neufs", "nait", "belief_shift", "all",
+        "length", "nad_agreement", "dual_neufs", "neuron_density", "nait", "belief_shift", "all",
     ),
     "select.ties": ("include", "exact"),
     "select.length_control": ("none", "residual"),
@@ -60,6 +63,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "distill.target": ("teacher", "pmi", "barycenter"),
     "distill.kernel": ("auto", "torch", "numba", "triton"),
     "distill.aggregation": ("token_mean", "seq_mean_token_mean", "seq_mean_token_sum"),
+    "grpo.reward": ("majority", "self_certainty"),
+    "grpo.old_policy": ("served", "trained"),
     "teacher.kind": ("frozen", "ema", "live", "trust_region"),
     "eval.extract": ("strict", "lenient"),
     "dist.launcher": ("pdsh", "openmpi", "mpich", "slurm", "no_ssh"),
@@ -108,6 +113,10 @@ MINIMA: dict[str, float] = {
     "distill.kl_base_coef": 0,
     "teacher.every": 1,
     "teacher.context_mib": 0,
+    "sft.per_question": 0,
+    "grpo.clip": 0,
+    "grpo.kl_coef": 0,
+    "grpo.epsilon": 0,
     "guard.patience": 1,
     "guard.baseline_steps": 1,
     "eval.n": 1,
@@ -171,6 +180,7 @@ def validate(config: Config) -> None:
     if not 0 <= config.train.lora.dropout < 1:
         raise ConfigError(f"train.lora.dropout={config.train.lora.dropout}: must be at least 0 and below 1")
     check_distill(config)
+    check_method(config)
     if train.micro_tokens is not None and train.micro_tokens < 1:
         raise ConfigError(f"train.micro_tokens={train.micro_tokens}: must be at least 1, or null")
     _check_sharing(config)

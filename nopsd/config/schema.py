@@ -149,6 +149,7 @@ class LoraConfig:
 @dataclass
 class TrainConfig:
     steps: int = 150  # [P]
+    epochs: Optional[float] = None  # passes over the selected questions, in place of `steps`; null: `steps` counts
     batch: int = 16  # prompts a step, over all ranks [P]
     micro: int = 4  # sequences a micro-batch on a rank [P]
     micro_tokens: Optional[int] = None  # token budget of a micro-batch on a rank, in place of `micro` sequences
@@ -160,7 +161,8 @@ class TrainConfig:
     top_k: int = -1
     max_response: int = 8192  # (chosen)
     lr: float = 1e-6  # (chosen) G4, DemoPSD
-    warmup: int = 10  # (chosen) G4
+    warmup: int = 10  # steps; (chosen) G4
+    warmup_ratio: Optional[float] = None  # share of the steps, in place of `warmup`; null: `warmup` counts
     schedule: str = "constant"  # constant|cosine (chosen)
     weight_decay: float = 0.0  # (chosen)
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
@@ -221,8 +223,27 @@ class TeacherConfig:
 
 
 @dataclass
+class SftConfig:
+    """Fine-tuning on the pool's own voted answers: methods lmsi and nait_sft, SPEC §8.1."""
+
+    min_share: float = 0.0  # least share of the majority answer among a question's rollouts (LMSI's c_min)
+    per_question: int = 1  # responses kept a question, drawn uniformly from those that agree; 0: all (chosen)
+
+
+@dataclass
+class GrpoConfig:
+    """Group-relative policy optimisation: methods ttrl and intuitor, SPEC §8.2, 8.3, 8.5."""
+
+    reward: str = "majority"  # majority (TTRL)|self_certainty (Intuitor)
+    clip: float = 0.2  # of the ratio to the policy that sampled, to both sides [P App. A]
+    kl_coef: float = 0.0  # coefficient of the k3 estimate of KL to the base model [P App. A]; Intuitor .005
+    epsilon: float = 1e-6  # beside the group's standard deviation, §8.2
+    old_policy: str = "served"  # whose log-probs the ratio is to: served (the sampling server's)|trained (ratio 1)
+
+
+@dataclass
 class GuardConfig:
-    """Signs of collapse, measured on each step's own rollouts; all label-free (`nopsd.distill.guards`).
+    """Signs of collapse, measured on each step's own rollouts; all label-free (`nopsd.training.guards`).
 
     A limit that is null is not watched. The first time that one is passed warns; `patience` times in a row stop the
     run, and the best checkpoint from before is exported. "First steps": the first `baseline_steps`.
@@ -277,6 +298,7 @@ class DistConfig:
 
 @dataclass
 class Config:
+    method: str = "nopsd"  # what is trained by: a name of nopsd.config.methods
     run_dir: str = "runs/run"
     seed: int = 0  # base of rollout, selection and training seeds where those are 0
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -291,6 +313,8 @@ class Config:
     context: ContextConfig = field(default_factory=ContextConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     distill: DistillConfig = field(default_factory=DistillConfig)
+    sft: SftConfig = field(default_factory=SftConfig)
+    grpo: GrpoConfig = field(default_factory=GrpoConfig)
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     guard: GuardConfig = field(default_factory=GuardConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)

@@ -1,22 +1,35 @@
-"""Answer extraction: one function for evaluation, voting and reports (SPEC §9.2; the order matters)."""
+"""Answer extraction: one function for evaluation, voting and reports (SPEC §9.2; the order matters).
+
+Wrong or missing is never counted as an answer: what can't be read is None, and so is what is left open ("A or B").
+Beside SPEC's expressions the lenient mode reads what a tag or a box plainly states in another dress (`b`, `**B**`,
+`\\text{B}`, "B. its text", the option's text alone); a filled tag that can't be read is no answer, and
+letters before a filled box are none.
+"""
 
 from __future__ import annotations
 
 import re
 
+from nopsd.data.lone_letters import stated_letter
 from nopsd.data.records import Question
 from nopsd.data.wording import answer_kind
 
 # The innermost tag: a response that opens two and closes one means the second.
-_TAG = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.DOTALL | re.IGNORECASE)
-_TAG_LETTER = re.compile(r"<answer>\s*\(?([A-J])\)?[.:)]?\s*</answer>")
-_WRAP = r"(?:\\(?:text|textbf|mathrm|mathbf)\{)?"
-_BOXED = re.compile(rf"\\boxed\{{\s*{_WRAP}([^{{}}]*)\}}?\s*\}}")
-_BOXED_LETTER = re.compile(rf"\\boxed\{{\s*{_WRAP}\s*\(?([A-J])\)?[.:)]?\s*\}}?\s*\}}")
-# MMLU-Pro's own chain: its first step is a search (the first hit), the others take the last.
-_ANSWER_IS = re.compile(r"answer is \(?([A-J])\)?")
-_ANSWER_COLON = re.compile(r"[aA]nswer:\s*\(?([A-J])")
-_LONE = re.compile(r"\b([A-J])\b")
+_TAG = re.compile(r"<answer>((?:(?!</?answer>).)*)</answer>", re.DOTALL | re.IGNORECASE)
+_TAG_LETTER = re.compile(r"(?i:<answer>)\s*\(?([A-J])\)?[.:)]?\s*(?i:</answer>)")
+_QUOTED = re.compile(r"[\W_]*(?:and|x|letter|the letter|your answer|answer|tags?)?[\W_]*", re.IGNORECASE)
+_BRACES = re.compile(r"\\boxed\s*\{|\\[{}]|[{}]")
+_STYLE = re.compile(
+    r"\\(?:text|textbf|textrm|textit|mathrm|mathbf|mathit|mathsf|rm|bf|displaystyle|,|;|!| )(?![A-Za-z])"
+)
+_CHOICE = re.compile(
+    r"(?:(?:option|choice|answer)\s*:?\s*)?[(\[]?([A-J])(?:[)\].:]+\s*(\S.*)?)?", re.DOTALL | re.IGNORECASE
+)
+_WORDED = re.compile(r"\\(?:text|textbf|textrm|mathrm|mathbf)\s*\{(.*)\}", re.DOTALL)
+_WIDE = {0xFF01 + i: 0x21 + i for i in range(94)}  # full-width forms, Ａ to A
+_EDGES = " \t\r\n\f\v*_`$\"'“”‘’.。:,;​\u00a0\ufeff"
+_OPEN = re.compile(r"(?<!\w)(?:not|neither|nor|isn['’]t|rather than|instead of)\s+(?:\w+\s+)?$", re.IGNORECASE)
+_BETWEEN = re.compile(r"[\s*\"'”“.)(]*(?:or|and|/|,|vs\.?|或)[\s*\"'”“)(]*", re.IGNORECASE)
 
 
 def leaves_think_open(suffix: str) -> bool:
@@ -41,31 +54,99 @@ def _last(pattern: re.Pattern[str], text: str) -> str | None:
     return found[-1] if found else None
 
 
+def _tagged(text: str) -> str | None:
+    """What the last filled answer tag holds; tags that only quote the instruction don't count."""
+    filled = [inside for inside in _TAG.findall(text) if not _QUOTED.fullmatch(inside)]
+    return filled[-1] if filled else None
+
+
+def _boxes(text: str) -> list[str]:
+    """What stands in each closed `\\boxed{...}`, in order of closing, braces balanced."""
+    opened: list[tuple[bool, int]] = []
+    boxes = []
+    for brace in _BRACES.finditer(text):
+        if brace[0].startswith("\\boxed") or brace[0] == "{":
+            opened.append((brace[0] != "{", brace.end()))
+        elif brace[0] == "}" and opened:
+            boxed, start = opened.pop()
+            if boxed:
+                boxes.append(text[start : brace.start()])
+    return boxes
+
+
+def _bare(stated: str) -> str:
+    """Without LaTeX's and Markdown's dress."""
+    return " ".join(_STYLE.sub(" ", stated).translate({ord("{"): " ", ord("}"): " "}).split()).strip(_EDGES)
+
+
+def _choice(stated: str, question: Question, small: bool) -> str | None:
+    """The letter that a tag or a box states: alone, before its option's text, or by the text alone. `small`: b is B."""
+    boxes = _boxes(stated)
+    bare = _bare(boxes[-1] if boxes else stated)
+    plain = normalize_text_answer(bare)
+    named = {o.label for o in question.options if plain and normalize_text_answer(o.text) == plain}
+    found = _CHOICE.fullmatch(bare)
+    if found and (found[1].isupper() or small):
+        letter = found[1].upper()
+        texts = named if found[1].islower() else set()  # b: the letter, or the text of another option?
+        texts = texts or {o.label for o in question.options if found[2] and _same(o.text, found[2])}
+        return letter if not texts or letter in texts else None
+    return named.pop() if len(named) == 1 else None
+
+
+def _same(text: str, other: str) -> bool:
+    return normalize_text_answer(text) == normalize_text_answer(_bare(other))
+
+
 def _letter(text: str, question: Question, lenient: bool) -> str | None:
-    answer = _last(_TAG_LETTER, text)
-    if answer is None and lenient:
-        stated = _ANSWER_IS.search(text)
-        answer = _last(_BOXED_LETTER, text) or (stated and stated.group(1))
-        answer = answer or _last(_ANSWER_COLON, text) or _last(_LONE, text)
+    answer = _last(_TAG_LETTER, text) if not lenient else _lenient_letter(text.translate(_WIDE), question)
     return answer if answer in {o.label for o in question.options} else None
 
 
+def _lenient_letter(text: str, question: Question) -> str | None:
+    answer = _last(_TAG_LETTER, text)
+    if answer is not None:
+        return answer
+    tagged = _tagged(text)
+    if tagged is not None:
+        return _choice(tagged, question, small=True)
+    boxes = _boxes(text)
+    readable = [choice for box in boxes if (choice := _choice(box, question, small=False))]
+    if readable:
+        return readable[-1]
+    filled = [box for box in boxes if box.strip()]
+    return stated_letter(text, question, text.rfind(filled[-1]) + len(filled[-1]) if filled else 0)
+
+
 def _phrase(text: str, question: Question, lenient: bool) -> str | None:
-    tagged = _last(_TAG, text)
+    tagged = _tagged(text)
     if tagged is None and not lenient:
         return None
     # Longest first, so that where one label begins with another the longer is seen.
     labels = {" ".join(o.label.split()).casefold(): o.label for o in question.options}
     choices = "|".join(r"\s+".join(map(re.escape, label.split())) for label in sorted(labels, key=len, reverse=True))
     pattern = re.compile(rf"(?<!\w)({choices})(?!\w)", re.IGNORECASE)
-    found = _last(pattern, text if tagged is None else tagged)
-    return None if found is None else labels.get(" ".join(found.split()).casefold())
+    return _last_phrase(pattern, text if tagged is None else tagged, labels)
+
+
+def _last_phrase(pattern: re.Pattern[str], text: str, labels: dict[str, str]) -> str | None:
+    """The last label named and not denied; None if it is one of several left open."""
+    named = list(pattern.finditer(text))
+    meant = [m for m in named if not _OPEN.search(text[max(0, m.start() - 40) : m.start()])]
+    if not meant:
+        return None
+    before = [m for m in named if m.start() < meant[-1].start()][-1:]
+    if before and before[0][1].casefold() != meant[-1][1].casefold():
+        if _BETWEEN.fullmatch(text[before[0].end() : meant[-1].start()][:40]):
+            return None
+    return labels.get(" ".join(meant[-1][1].split()).casefold())
 
 
 def _text(text: str, lenient: bool) -> str | None:
-    answer = _last(_TAG, text)
-    if answer is None and lenient:
-        answer = _last(_BOXED, text)
+    answer = _tagged(text)
+    if answer is None and lenient and (boxes := _boxes(text)):
+        worded = _WORDED.fullmatch(boxes[-1].strip())
+        answer = worded[1] if worded else boxes[-1]
     return normalize_text_answer(answer) or None if answer is not None else None
 
 

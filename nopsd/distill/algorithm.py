@@ -9,25 +9,25 @@ Every rank runs it in step with the others. The server always holds version `ste
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
-from nopsd.distill import checkpoint
-from nopsd.distill.batches import MicroBatch, batch_uids, rank_micro_batches, with_aux_prompts
+from nopsd.data.prompts import TeacherPrompt
 from nopsd.distill.context_states import SHORTEST
-from nopsd.distill.metrics import Clock, StepSums, step_metrics
-from nopsd.distill.planning import Limits
-from nopsd.distill.sampling import Sampler, pair
-from nopsd.distill.score import Score, keep_of
-from nopsd.distill.served import check_gap, check_held, check_probe
-from nopsd.distill.skipping import Skips
+from nopsd.distill.metrics import StepSums, step_metrics
 from nopsd.distill.state import Distillation
 from nopsd.distill.targets import BASE, auxiliaries
 from nopsd.distill.teachers import TeacherStates
-from nopsd.engine.from_main import from_main
 from nopsd.engine.student import lr_at, set_lr
-from nopsd.errors import Stopped
+from nopsd.rollout.types import Rollout
+from nopsd.training.batches import Example, MicroBatch, batch_uids, rank_micro_batches, with_aux_prompts
+from nopsd.training.metrics import Clock
+from nopsd.training.planning import Limits
+from nopsd.training.sampling import Sampler
+from nopsd.training.served import check_gap, check_held, check_probe
+from nopsd.training.steps import Steps, refuse_if_stopped
 
 
 def distill(d: Distillation, step: int = 0, skipped: int = 0) -> None:
@@ -35,11 +35,10 @@ def distill(d: Distillation, step: int = 0, skipped: int = 0) -> None:
 
     Raises Stopped on all ranks, with the step finished and saved, if any was asked to end (`d.stop`).
     """
-    train, ranks, score = d.config.train, d.ranks, Score(d.config.train.best_by)
-    skips = Skips(d.folder, train.max_skipped, skipped, d.extras)
-    if d.stop.made(ranks):
-        raise Stopped(f"stopped before step {step}")
+    train = d.config.train
+    refuse_if_stopped(d, step)
     with Sampler(d) as samples:
+        steps = Steps(d, skipped, samples.extras)
         d.sync.push(version=step)
         check_held(d, samples.held, step)
         while step < train.steps:
@@ -56,7 +55,7 @@ def distill(d: Distillation, step: int = 0, skipped: int = 0) -> None:
                 set_lr(d.student, lr_at(step, train))
                 sums = learn(d, batches, states, step, others)
             taken = d.student.was_step_applied()
-            skips.add(taken, step, uids, sums, ranks)
+            steps.skips.add(taken, step, uids, sums, d.ranks)
             if taken and d.ema is not None and (step + 1) % d.config.teacher.every == 0:
                 d.ema.update()
                 d.ema.write_teacher()
@@ -65,43 +64,20 @@ def distill(d: Distillation, step: int = 0, skipped: int = 0) -> None:
             with clock("sync"):
                 d.sync.push(version=step + 1)
                 check_probe(d, rollouts[0], step + 1)
-            values = step_metrics(d, step, skips.total, taken, sums, rollouts, uids, clock)
-            values = watched(d, step, values)
-            if d.log is not None:
-                d.log.log(step, values)
-            if d.guards.stopped:
+            if not steps.close(step, step_metrics(d, step, steps.skips.total, taken, sums, rollouts, uids, clock)):
                 return
-            score.add(values)
             step += 1
-            stop = d.stop.made(ranks)
-            if stop or step % train.checkpoint_every == 0 or step == train.steps:
-                save(d, step, skips, score, samples)
-            if d.progress is not None:
-                d.progress(step, train.steps, loss=round(values["loss"], 5), **d.guards.told())
-            if stop and step < train.steps:
-                raise Stopped(f"stopped after step {step} of {train.steps}, which is saved")
 
 
-def save(d: Distillation, step: int, skips: Skips, score: Score, samples: Sampler) -> None:
-    """A checkpoint of all that the next step needs. Collective."""
-    mean, d.extras = score.take(), {"guards": d.guards.state(step), **skips.extras(), **samples.extras()}
-    checkpoint.save(
-        d.student, d.ema, d.folder / "checkpoints", step, skips.total, d.identity,
-        keep_of(d.config.train, d.guards.sound_step), d.ranks, mean if d.guards.sound else None, d.extras,
-    )
-
-
-def watched(d: Distillation, step: int, values: dict[str, float]) -> dict[str, float]:
-    """The step's row with the probe's and the guards' numbers, rank 0's on every rank: all decide alike. Collective."""
-    row: dict[str, float] = from_main(d.ranks, lambda: {**values, **probed(d, step + 1)})
-    return {**row, **d.guards.observe(step, row, d.ranks.is_main)}
-
-
-def probed(d: Distillation, version: int) -> dict[str, float]:
-    """The probe's numbers every `train.probe_every` steps, and after the last."""
-    every = d.config.train.probe_every
-    due = every and (version % every == 0 or version == d.config.train.steps)
-    return d.probe(version) if d.probe is not None and due else {}
+def pair(
+    rollouts: Sequence[Rollout], uids: Sequence[str], samples: int, teacher_prompts: Mapping[str, TeacherPrompt]
+) -> list[Example]:
+    """Each rollout with both of its prompts; the response's ids go through untouched."""
+    asked = [uid for uid in uids for _ in range(samples)]
+    return [
+        Example(uid, r.prompt_ids, teacher_prompts[uid].ids, r.response_ids, r.logprobs)
+        for uid, r in zip(asked, rollouts, strict=True)
+    ]
 
 
 def micro_batches(d: Distillation, examples: list[Any]) -> list[MicroBatch]:
@@ -152,7 +128,7 @@ def learn(
         loss = result.loss * d.ranks.world
         if index == len(batches) - 1:
             sums = sums.over_ranks(d.ranks)
-            check_gap(d.config, sums, step)
+            check_gap(d.config, sums.gap_max, step)
             if not math.isfinite(sums.loss):  # of any rank: DeepSpeed looks at the gradient alone
                 loss = loss * math.nan
         d.student.backward(loss, scale_wrt_gas=False)

@@ -28,9 +28,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from nopsd.distill.batches import Side
 from nopsd.engine.distributed import Ranks
 from nopsd.engine.packed_attention import Context, Segments
+from nopsd.training.batches import Side
 
 # Tokens from which on a prefix is worth a pass, which under ZeRO-3 gathers all weights once more; (chosen)
 SHORTEST = 256

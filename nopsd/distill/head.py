@@ -1,11 +1,6 @@
 """The student's output layer with the fused loss inside it, and the rows of hidden states it is fed (SPEC §6.1, §6.4).
 
-Under ZeRO-3 a weight has 0 elements except while its own module runs forward or backward. A loss computed
-outside `lm_head` therefore sees an empty weight, in the forward and again in the backward. Here the loss runs
-*as* `lm_head`'s forward, so the engine's own hooks gather the weight both times.
-
-No attention mask is needed anywhere here: sequences lie end to end (`engine.packed_attention`), or are padded on the
-right, where attention is causal and no real token ever sees a padded one.
+The loss runs *as* `lm_head`'s forward, for the reason that `nopsd.training.loss_head` gives.
 
 Shapes: B sequences (packed: 1), T positions (prompt, response, padding), N response tokens of the batch, H hidden,
 V vocabulary.
@@ -13,21 +8,17 @@ V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from nopsd.config import DistillConfig
 from nopsd.distill.fused_linear import FusedResult, fused_linear_divergence
 from nopsd.engine.packed_attention import Segments, inputs_of
-from nopsd.errors import ConfigError
+from nopsd.training.loss_head import LossHead, gathered_weight, replace_head, response_hidden
 
-# Config keys of models whose logits are more than hidden · weightᵀ (Gemma, Granite, Cohere).
-NOT_LINEAR = ("final_logit_softcapping", "logits_scaling", "logit_scale")
+__all__ = ["DistillHead", "DistillInputs", "DistillModel", "gathered_weight", "install_head", "response_hidden"]
 
 
 @dataclass
@@ -45,35 +36,29 @@ class DistillInputs:
     teacher_mix: tuple[Tensor, Tensor | None, float] | None = None
 
 
-class DistillHead(nn.Linear):
-    """A bias-free `lm_head` that can also give the loss. Holds the very weight Parameter of the one it replaces."""
+class DistillHead(LossHead):
+    """`lm_head` with the fused divergence inside."""
 
     def __init__(self, lm_head: nn.Linear, config: DistillConfig, vocab_size: int | None = None) -> None:
-        # on `meta`: the weight made here is thrown away for the model's own
-        super().__init__(lm_head.in_features, lm_head.out_features, bias=False, device="meta")
-        self.weight = lm_head.weight
+        super().__init__(lm_head)
         self.config = config
         self.vocab_size = vocab_size
 
-    # Under ZeRO-3 pass `loss_inputs` by name: the hooks look through positional arguments alone.
-    def forward(self, hidden: Tensor, loss_inputs: DistillInputs | None = None) -> Any:  # type: ignore[override]
-        """Logits of `hidden`; with `loss_inputs`, the FusedResult of rows `hidden` [N, H]."""
-        if loss_inputs is None:
-            return super().forward(hidden)
-        mix, taught_VH = loss_inputs.teacher_mix, self._or_own(loss_inputs.teacher_weight_VH)
+    def loss(self, hidden_NH: Tensor, inputs: DistillInputs) -> FusedResult:
+        mix, taught_VH = inputs.teacher_mix, self._or_own(inputs.teacher_weight_VH)
         return fused_linear_divergence(
-            hidden,
+            hidden_NH,
             self.weight,
-            loss_inputs.teacher_hidden_NH,
+            inputs.teacher_hidden_NH,
             taught_VH,
-            loss_inputs.token_weight_N,
+            inputs.token_weight_N,
             self.config,
-            target_N=loss_inputs.target_N,
-            served_N=loss_inputs.served_N,
-            aux={name: (hidden_NH, taught_VH) for name, hidden_NH in (loss_inputs.aux_hidden or {}).items()},
+            target_N=inputs.target_N,
+            served_N=inputs.served_N,
+            aux={name: (hidden_NH, taught_VH) for name, hidden_NH in (inputs.aux_hidden or {}).items()},
             teacher_mix=mix and (mix[0], self._or_own(mix[1]), mix[2]),
             vocab_size=self.vocab_size,
-            with_statistics=loss_inputs.with_statistics,
+            with_statistics=inputs.with_statistics,
         )
 
     def _or_own(self, weight_VH: Tensor | None) -> Tensor:
@@ -85,20 +70,8 @@ def install_head(lm: nn.Module, config: DistillConfig, vocab_size: int | None = 
 
     ConfigError if the model's logits are not hidden · weightᵀ (a bias, soft-capping, a scale).
     """
-    old = lm.get_output_embeddings()
-    if isinstance(old, DistillHead):
-        return old
-    name = type(lm).__name__
-    if not isinstance(old, nn.Linear):
-        raise ConfigError(f"{name} has no linear lm_head ({type(old).__name__}): use a plain causal language model")
-    if old.bias is not None:
-        raise ConfigError(f"{name}'s lm_head has a bias: the fused loss takes heads without one")
-    for key in NOT_LINEAR:
-        if getattr(lm.config, key, None) not in (None, 1, 1.0):
-            raise ConfigError(f"{name}'s config sets {key}: the fused loss takes models with plain linear logits")
-    head = DistillHead(old, config, vocab_size)
-    head.train(old.training)
-    lm.set_output_embeddings(head)
+    head = replace_head(lm, DistillHead, lambda old: DistillHead(old, config, vocab_size))
+    assert isinstance(head, DistillHead)
     return head
 
 
@@ -143,41 +116,3 @@ class DistillModel(nn.Module):
             head(hidden_NH[:0])  # ZeRO-3 wants to see the modules in one and the same order
             return hidden_NH
         return head(hidden_NH, loss_inputs=inputs)
-
-
-@torch.no_grad()
-def response_hidden(
-    model: nn.Module, input_ids_BT: Tensor, rows_N: Tensor, segments: Segments | None = None
-) -> Tensor:
-    """The teacher's final hidden states `[N, H]` at `rows_N`: no gradient, no logits.
-
-    `model`: a causal LM or a DeepSpeed engine around one. It is run from its root, as ZeRO-3's parameter
-    trace wants, with zero positions for `lm_head`; the hidden states are taken as they pass.
-    """
-    lm = model.module if hasattr(model, "module") else model
-    caught: list[Tensor] = []
-    hook = lm.base_model.register_forward_hook(lambda _module, _args, output: caught.append(output.last_hidden_state))
-    try:
-        nothing = torch.empty(0, dtype=torch.int64, device=input_ids_BT.device)
-        model(**inputs_of(input_ids_BT, segments), logits_to_keep=nothing)
-    finally:
-        hook.remove()
-    return caught[0].flatten(0, 1)[rows_N]
-
-
-@contextmanager
-def gathered_weight(model: nn.Module) -> Iterator[Tensor]:
-    """The whole output weight `[V, H]` of a causal LM or of an engine around one, for as long as the block lasts.
-
-    Every rank must enter. The fused loss reads the teacher's weight in the forward alone, so the block may
-    end before the backward.
-    """
-    lm = model.module if hasattr(model, "module") else model
-    weight = lm.get_output_embeddings().weight
-    gather: Any = nullcontext()
-    if hasattr(weight, "ds_id"):
-        import deepspeed
-
-        gather = deepspeed.zero.GatheredParameters([weight])
-    with gather:
-        yield weight  # the Parameter itself: a detached alias would keep the whole weight alive afterwards

@@ -18,28 +18,26 @@
                                   train.ahead 1 (time/rollout is then what the step had to wait for them)
     context/fills|hits|mib        the teacher's prompts: computed, found computed already, MiB held by the fullest rank;
                                   of this start alone, so not the same after a resume
-    guard/KEY                     steps (probes) in a row beyond the limit guard.KEY (`nopsd.distill.guards`)
-    probe/…                       after every train.probe_every-th step (`nopsd.distill.probe`)
+    guard/KEY                     steps (probes) in a row beyond the limit guard.KEY (`nopsd.training.guards`)
+    probe/…                       after every train.probe_every-th step (`nopsd.training.probe`)
 """
 
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import torch
 
-from nopsd.distill.batches import MicroBatch
 from nopsd.distill.context_states import context_metrics
 from nopsd.distill.fused_linear import FusedResult, mean_statistics
-from nopsd.distill.guards import distinct_ngrams, repeated_ngrams
 from nopsd.distill.state import Distillation
 from nopsd.distill.tile import STATISTICS
 from nopsd.engine.distributed import Ranks
 from nopsd.engine.student import lr_at
 from nopsd.rollout.types import Rollout
+from nopsd.training.batches import MicroBatch
+from nopsd.training.metrics import Clock, mean, response_metrics
 
 NAMES = {  # ours, of the fused loss's statistics
     "kl_reverse": "reverse_kl", "kl_forward": "forward_kl", "entropy_student": "student_entropy",
@@ -48,19 +46,6 @@ NAMES = {  # ours, of the fused loss's statistics
     "kl_base": "base_kl", "clip_frac": "clip_frac", "neg_frac": "neg_frac", "mask_frac": "mask_frac",
     "is_ratio": "is_ratio",
 }
-
-
-class Clock:
-    """Wall seconds by phase."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def __call__(self, phase: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - start
 
 
 class StepSums:
@@ -120,26 +105,18 @@ def step_metrics(
     uids: Sequence[str], clock: Clock,
 ) -> dict[str, float]:
     """The row of a step, equal on all ranks but for the times. Collective."""
-    responses = [r.response_ids for r in rollouts]
-    lengths = [len(ids) for ids in responses]
     prompts = [d.teacher_prompts[uid] for uid in uids]
     distance = d.teaching.squared_distance(d.ranks.rank)
     total = d.ranks.all_sum(torch.tensor([distance], dtype=torch.float64))
     return {
         **sums.values(),
-        "response_length_mean": _mean(lengths), "response_length_max": max(lengths),
-        "truncated_share": _mean([r.truncated for r in rollouts]),
-        "repeated_4grams": repeated_ngrams(responses), "distinct_4grams": distinct_ngrams(responses),
-        "demos_kept_mean": _mean([p.kept for p in prompts]), "demos_offered_mean": _mean([p.offered for p in prompts]),
-        "teacher_prompt_length": _mean([len(p.ids) for p in prompts]),
+        **response_metrics(rollouts),
+        "demos_kept_mean": mean([p.kept for p in prompts]), "demos_offered_mean": mean([p.offered for p in prompts]),
+        "teacher_prompt_length": mean([len(p.ids) for p in prompts]),
         "grad_norm": float(d.student.get_global_grad_norm()) if taken else math.nan,
         "lr": lr_at(step, d.config.train), "skipped_fraction": skipped / (step + 1),
         "ema_distance": math.sqrt(float(total)), "policy_version": step,
         "staleness": step - rollouts[0].policy_version,
         **context_metrics(d.teaching.readers, d.ranks),
-        **{f"time/{phase}": seconds for phase, seconds in clock.seconds.items()},
+        **clock.values(),
     }
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,26 +16,24 @@ import torch
 
 from nopsd.config import DISTILL_CONDUCT, TEACHER_CONDUCT, TRAIN_CONDUCT, Config, to_plain
 from nopsd.data.prompts import TeacherPrompt
-from nopsd.distill import checkpoint
 from nopsd.distill.algorithm import distill
-from nopsd.distill.export import RECORD, export_model
-from nopsd.distill.guards import Stop
 from nopsd.distill.head import DistillModel
-from nopsd.distill.planning import check_budget
-from nopsd.distill.score import keep_of
-from nopsd.distill.state import Distillation, Log
+from nopsd.distill.state import Distillation
 from nopsd.distill.targets import OTHER_PROMPTS, auxiliaries
 from nopsd.distill.teachers import follower
 from nopsd.engine.distributed import Ranks
 from nopsd.engine.ds_config import role_configs
 from nopsd.engine.ema import ShardedEma
 from nopsd.engine.frozen import load_frozen
-from nopsd.engine.sequence_parallel import ALONE, SequenceParallel, check_heads, join, split_sequences
+from nopsd.engine.sequence_parallel import ALONE, SequenceParallel, check_shareable, join, split_sequences
 from nopsd.engine.stopping import StopRequest
 from nopsd.engine.student import load_student
-from nopsd.errors import ArtefactError, DataError, UserError
+from nopsd.errors import DataError
 from nopsd.rollout.weight_sync import open_weight_sync
-from nopsd.runs import read_json, sha256_json
+from nopsd.runs import sha256_json
+from nopsd.training.closing import already_exported, finish, pad_id, resume
+from nopsd.training.planning import check_budget
+from nopsd.training.state import Log
 
 PROBE_TOKENS = 64
 logger = logging.getLogger(__name__)
@@ -68,37 +65,18 @@ def train(
     student, teacher, ema = load_engines(config, model_path, ranks, parallel)
     sync = open_weight_sync(student.module.lm, client, config.server, ranks.rank, ranks.device)
     try:
-        found = checkpoint.latest_valid(folder / "checkpoints", identity, ranks)
-        step, skipped = (found.step, found.skipped) if found else (0, 0)
-        if found:
-            checkpoint.load(student, ema, found, ranks)
-        log = open_log(step) if open_log and ranks.is_main else None
+        step, skipped, extras = resume(student, ema, folder, identity, ranks)
         run = Distillation(
-            config, list(selected), student_prompts, teacher_prompts, student, teacher, ema, client, sync, ranks,
-            folder, log, progress, identity, pad=pad_id(student.module.lm),
-            probe=probe,
-            style_ids=tuple(style_ids),
-            aux_prompts=aux_prompts,
-            extras=found.extras if found else {},
-            stop=stop or StopRequest(),
-            parallel=parallel,
-        )
+            config=config, selected=list(selected), student_prompts=student_prompts, teacher_prompts=teacher_prompts,
+            student=student, teacher=teacher, ema=ema, client=client, sync=sync, ranks=ranks, folder=folder,
+            identity=identity, log=open_log(step) if open_log and ranks.is_main else None, progress=progress,
+            pad=pad_id(student.module.lm), probe=probe, style_ids=tuple(style_ids), aux_prompts=aux_prompts,
+            extras=extras, stop=stop or StopRequest(), parallel=parallel,
+        )  # fmt: skip
         distill(run, step, skipped)
     finally:
         sync.close()
-    stopped = run.guards.stopped
-    checkpoints = folder / "checkpoints"
-    if stopped:
-        steps = take_sound(stopped, run.guards.sound_step, config, student, ema, checkpoints, identity, ranks)
-    else:
-        steps = take_best(config, student, ema, checkpoints, identity, ranks)
-    shortest = min(student_prompts.values(), key=lambda ids: (len(ids), ids))[:PROBE_TOKENS]
-    facts = {"identity": sha256_json(identity), "steps": steps, "base_model": str(model_path)}
-    facts["stopped"] = asdict(stopped) if stopped else None
-    export_model(
-        student.module.lm, model_path, folder / "export", shortest, ranks, facts=facts,
-        trust_remote_code=config.model.trust_remote_code, lora=config.train.lora,
-    )
+    finish(run, model_path)
 
 
 def load_engines(
@@ -135,51 +113,6 @@ def load_engines(
         return student, teacher, None
     return student, teacher, ShardedEma(*follower(student.module.lm, teacher), config.teacher.rate)
 
-
-def check_shareable(model_path: Path, parallel: SequenceParallel, trust_remote_code: bool) -> None:
-    """ConfigError if dist.sequence_parallel doesn't fit the model's attention; reads its config alone."""
-    if parallel.size > 1:
-        from transformers import AutoConfig
-
-        check_heads(AutoConfig.from_pretrained(model_path, trust_remote_code=trust_remote_code), parallel.size)
-
-
-def take_best(
-    config: Config, student: Any, ema: ShardedEma | None, folder: Path, identity: Mapping[str, Any], ranks: Ranks
-) -> int:
-    """With `train.export: best`, load the best checkpoint. Returns how many steps the engines now hold. Collective."""
-    if config.train.export == "last":
-        return config.train.steps
-    best = checkpoint.best_valid(folder, identity, keep_of(config.train), ranks)
-    checkpoint.load(student, ema, best, ranks)
-    return best.step
-
-
-def take_sound(
-    stopped: Stop, sound: int | None, config: Config, student: Any, ema: ShardedEma | None, folder: Path,
-    identity: Mapping[str, Any], ranks: Ranks,
-) -> int:
-    """After a stop, load the best checkpoint, or the last of before the first sign. Returns its steps. Collective.
-
-    UserError if the run was stopped before it had one.
-    """
-    found = checkpoint.sound_valid(folder, identity, keep_of(config.train, sound), ranks)
-    if found is None:
-        raise UserError(
-            f"training was stopped after {stopped.step} steps, and there is no checkpoint from before to keep: "
-            f"{stopped.reason}. Try a smaller train.lr or another objective; a smaller train.checkpoint_every keeps "
-            f"earlier weights; guard.stop=false only warns. Then start again with --redo train"
-        )
-    checkpoint.load(student, ema, found, ranks)
-    if ranks.is_main:
-        logger.warning("exporting the checkpoint of step %d", found.step)
-    return found.step
-
-
-def pad_id(lm: torch.nn.Module) -> int:
-    """Any valid id: padding is never looked at."""
-    pad = getattr(lm.config, "pad_token_id", None)
-    return pad if isinstance(pad, int) else 0
 
 
 def check_prompts(
@@ -223,16 +156,3 @@ def identity_of(
         "train": train, "distill": distill, "teacher": teacher, "seed": config.seed,
         "dtype": config.model.dtype, "prompts": sha256_json(prompts),
     }
-
-
-def already_exported(folder: Path, identity: Mapping[str, Any], ranks: Ranks) -> bool:
-    """True on every rank if the export is there. ArtefactError if it is another run's."""
-
-    def made_from() -> str | None:
-        record = folder / RECORD
-        return str(read_json(record)["identity"]) if record.is_file() else None
-
-    found = ranks.broadcast_json(made_from() if ranks.is_main else None)
-    if found is not None and found != sha256_json(identity):
-        raise ArtefactError(f"{folder} was trained from other prompts or settings: choose another run_dir")
-    return found is not None

@@ -22,13 +22,13 @@ import torch
 from torch import Tensor
 
 from nopsd.config import Config
-from nopsd.distill.batches import Side
 from nopsd.distill.context_states import Kept, Reader
 from nopsd.distill.head import gathered_weight, response_hidden
 from nopsd.engine.distributed import Ranks
 from nopsd.engine.ema import squared_distance
 from nopsd.engine.lora import STUDENT, TEACHER, adapter_parameters, computing_with, lora_layers, squared_change
 from nopsd.engine.packed_attention import Segments
+from nopsd.training.batches import Side
 
 
 class TeacherStates(NamedTuple):

@@ -27,7 +27,7 @@ _NAMES = {  # the main config's name of what DeepSpeed calls otherwise
     "zero_optimization.offload_optimizer.nvme_path": "dist.nvme_path",
     "zero_optimization.zero_hpz_partition_size": "dist.ranks",
 }
-_OWN = ("gradient_accumulation_steps",)  # set by no key: the plan of each step rules it (nopsd.distill.planning)
+_OWN = ("gradient_accumulation_steps",)  # set by no key: the plan of each step rules it (nopsd.training.planning)
 
 
 def load_ds_config(
@@ -47,7 +47,7 @@ def load_ds_config(
     filled only where the JSON has them. `host` (from `host_values`) fills "auto" alone: the JSON may say
     otherwise. Raises ConfigError naming file and key.
     """
-    file = Path(path) if path else _default_file(role, device)
+    file = _found(Path(path)) if path else _default_file(role, device)
     config = _without_comments(_read(file))
     wanted: dict[str, Any] = {"bf16.enabled": dtype == "bfloat16", "train_micro_batch_size_per_gpu": micro_batch}
     if role == "student":
@@ -85,6 +85,12 @@ def host_values(config: DistConfig) -> dict[str, Any]:
 def zero_stage(ds_config: Mapping[str, Any]) -> int:
     """The ZeRO stage a configuration asks for; 0 without one."""
     return int(ds_config.get("zero_optimization", {}).get("stage", 0))
+
+
+def _found(path: Path) -> Path:
+    """The file as it is given; if there is none and it reads ds_configs/NAME, the one of that name that we ship."""
+    shipped = [folder / path.name for folder in FOLDERS if path.parent.name == "ds_configs"]
+    return next((file for file in [path, *shipped] if file.is_file()), path)
 
 
 def _default_file(role: str, device: str) -> Path:

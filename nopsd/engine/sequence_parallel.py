@@ -13,6 +13,7 @@ from __future__ import annotations
 import types
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -170,3 +171,11 @@ class _Gather(torch.autograd.Function):
         received_PBtH = torch.empty_like(parts_PBtH)
         dist.all_to_all_single(received_PBtH, parts_PBtH, group=parallel.group)
         return received_PBtH.sum(0), None
+
+
+def check_shareable(model_path: Path, parallel: SequenceParallel, trust_remote_code: bool) -> None:
+    """ConfigError if dist.sequence_parallel doesn't fit the model's attention; reads its config alone."""
+    if parallel.size > 1:
+        from transformers import AutoConfig
+
+        check_heads(AutoConfig.from_pretrained(model_path, trust_remote_code=trust_remote_code), parallel.size)

@@ -59,8 +59,20 @@ def load_student(
     save_memory(model, config)
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
-        trained, lr=config.lr, betas=(config.betas[0], config.betas[1]), weight_decay=config.weight_decay
+        trained, lr=config.lr, betas=(config.betas[0], config.betas[1]), weight_decay=config.weight_decay, fused=True
     )
     engine, *_ = deepspeed.initialize(model=wrap(model), optimizer=optimizer, config=ds_config)
+    share_master_weights(engine.optimizer)
     engine.train()
     return engine
+
+
+def share_master_weights(optimizer: Any) -> None:
+    """Float32 training: let the optimizer's master copy be the weights themselves, one copy of the model less.
+
+    DeepSpeed 0.19.8 means to (stage3.py, `_create_fp32_partitions`), but compares a device with its name, which
+    is never equal. Nothing is done to other dtypes, or to what is offloaded.
+    """
+    for weights, master in zip(optimizer.fp16_partitioned_groups_flat, optimizer.fp32_partitioned_groups_flat):
+        if weights is not None and (weights.dtype, weights.device) == (master.dtype, master.device):
+            master.data = weights.data

@@ -49,6 +49,12 @@ def evaluate_policy(
     return results
 
 
+def with_known_answers(config: Config, questions: Sequence[Question]) -> list[Question]:
+    """Those of the questions that can be judged."""
+    key = load_answer_key(config.data)
+    return [q for q in questions if (key.get(q.uid) or "").strip()]
+
+
 def group_by_question(rollouts: Sequence[Rollout]) -> dict[str, list[Rollout]]:
     grouped: dict[str, list[Rollout]] = {}
     for rollout in rollouts:

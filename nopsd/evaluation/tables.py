@@ -1,4 +1,4 @@
-"""Cross-domain numbers and the paper's table layouts (SPEC §9.4), as markdown.
+"""Cross-domain numbers and the paper's table layouts (SPEC §9.4).
 
 In:  `grid[source][target]`, a metric of the model trained on `source`, tested on `target`, and
      `base[target]`, the same of the base model. Accuracies in per cent, ECE as a fraction.
@@ -8,10 +8,15 @@ Out: in[src] = grid[src][src]; cross[src] = mean of the other targets; each with
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+from nopsd.evaluation import table as rendering
+from nopsd.evaluation.table import Entry, Table, markdown_table, signed
+
+__all__ = ["markdown_table", "signed"]  # closing.py and others print with them
 
 Scores = Mapping[str, float]
 Grid = Mapping[str, Scores]
@@ -89,52 +94,59 @@ def column_means(grid: Grid, targets: Iterable[str]) -> dict[str, float]:
     return means
 
 
-def summary_table(base: Scores, methods: Mapping[str, Grid], layout: Layout = PAPER, decimals: int = 2) -> str:
-    """The layout of Table 3 (accuracy, 2 decimals) and Table 4 (ECE, 3 decimals)."""
-    columns = [layout.label(d) for d in layout.science] + ["Avg."] + [layout.label(d) for d in layout.others] + ["Avg."]
-    base_cells = {domain: Cell(value) for domain, value in base.items()}
-    rows = [["Base", "", *_summary_cells(base_cells, layout, decimals)]]
-    for name, grid in methods.items():
-        rows.append([name, "in", *_summary_cells(in_domain(grid, base), layout, decimals)])
-        rows.append(["", "cross", *_summary_cells(cross_domain(grid, base), layout, decimals)])
-    return markdown_table(["Method", "", *columns], rows)
+def summary(
+    base: Scores, methods: Mapping[str, Grid], layout: Layout = PAPER, decimals: int = 2, name: str = "table3",
+    title: str = "", notes: Sequence[str] = (), others: Mapping[str, Scores] | None = None,
+) -> Table:  # fmt: skip
+    """Tables 3 and 4: the base, then each method's in- and cross-domain row. `others`: models that were trained on none
+    of the sources, by target as the base is."""
+    last = ["Avg."] if layout.others else []
+    columns = [layout.label(d) for d in layout.science] + ["Avg."] + [layout.label(d) for d in layout.others] + last
+    rows: list[tuple[str | Entry | None, ...]] = []
+
+    def add(label: str, kind: str, cells: Mapping[str, Cell]) -> None:
+        rows.append((label, kind, *_summary_entries(cells, layout, decimals)))
+
+    add("Base", "", {domain: Cell(value) for domain, value in base.items()})
+    for label, scores in (others or {}).items():
+        add(label, "", {t: _cell([(v, base.get(t))]) for t, v in scores.items()})
+    for label, grid in methods.items():
+        add(label, "in", in_domain(grid, base))
+        add("", "cross", cross_domain(grid, base))
+    return Table(name, title, ("Method", "", *columns), tuple(rows), tuple(notes), labels=2)
 
 
-def _summary_cells(cells: Mapping[str, Cell], layout: Layout, decimals: int) -> list[str]:
+def _summary_entries(cells: Mapping[str, Cell], layout: Layout, decimals: int) -> list[Entry | None]:
     ordered = [cells.get(d) for d in layout.science] + [average(cells, layout.science)]
-    ordered += [cells.get(d) for d in layout.others] + [average(cells, layout.domains)]
-    return [_shown(cell, decimals) for cell in ordered]
+    ordered += [cells.get(d) for d in layout.others] + ([average(cells, layout.domains)] if layout.others else [])
+    return [None if c is None else Entry(c.value, c.delta, decimals) for c in ordered]
+
+
+def full_grid(
+    base: Scores, methods: Mapping[str, Grid], layout: Layout = PAPER, decimals: int = 2, name: str = "table7",
+    title: str = "", notes: Sequence[str] = (), others: Mapping[str, Scores] | None = None,
+) -> Table:  # fmt: skip
+    """Tables 7 and 8: every source's model on every target, own domain in bold, and each method's "_Avg"."""
+    def row(label: str, scores: Scores, own: str | None = None) -> tuple[str | Entry | None, ...]:
+        entries = [Entry(scores[d], None, decimals, d == own) if d in scores else None for d in layout.domains]
+        return (label, *entries)
+
+    rows = [row("Base", base), *(row(label, scores) for label, scores in (others or {}).items())]
+    for label, grid in methods.items():
+        rows += [row(f"{label}_{layout.label(s)}", grid[s], own=s) for s in layout.domains if s in grid]
+        rows.append(row(f"{label}_Avg", column_means(grid, layout.domains)))
+    return Table(name, title, ("Model", *(layout.label(d) for d in layout.domains)), tuple(rows), tuple(notes))
+
+
+def summary_table(base: Scores, methods: Mapping[str, Grid], layout: Layout = PAPER, decimals: int = 2) -> str:
+    """`summary` as a bare markdown table."""
+    return _bare(summary(base, methods, layout, decimals))
 
 
 def grid_table(base: Scores, methods: Mapping[str, Grid], layout: Layout = PAPER, decimals: int = 2) -> str:
-    """The layout of Tables 7 and 8: every source's model on every target, own domain in bold, and "_Avg"."""
-    def row(name: str, scores: Scores, own: str | None = None) -> list[str]:
-        shown = {d: f"{scores[d]:.{decimals}f}" for d in layout.domains if d in scores}
-        return [name, *(f"**{shown[d]}**" if d == own and d in shown else shown.get(d, "–") for d in layout.domains)]
-
-    rows = [row("Base", base)]
-    for name, grid in methods.items():
-        rows += [row(f"{name}_{layout.label(s)}", grid[s], own=s) for s in layout.domains if s in grid]
-        rows.append(row(f"{name}_Avg", column_means(grid, layout.domains)))
-    return markdown_table(["Model", *(layout.label(d) for d in layout.domains)], rows)
+    """`full_grid` as a bare markdown table."""
+    return _bare(full_grid(base, methods, layout, decimals))
 
 
-def _shown(cell: Cell | None, decimals: int) -> str:
-    if cell is None:
-        return "–"
-    if cell.delta is None:
-        return f"{cell.value:.{decimals}f}"
-    return f"{cell.value:.{decimals}f} <sub>{signed(cell.delta, decimals)}</sub>"
-
-
-def signed(value: float, decimals: int) -> str:
-    """With its sign, and never a negative nought."""
-    return f"{round(value, decimals) + 0.0:+.{decimals}f}"
-
-
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A pipe table, first column to the left, the others to the right."""
-    clean: Callable[[str], str] = lambda text: str(text).replace("|", "\\|").replace("\n", " ")  # noqa: E731
-    lines = ["| " + " | ".join(map(clean, row)) + " |" for row in [header, *rows]]
-    lines.insert(1, "|:---|" + "---:|" * (len(header) - 1))
-    return "\n".join(lines) + "\n"
+def _bare(table: Table) -> str:
+    return rendering.markdown(table).split("\n\n", 1)[1].rstrip("\n") + "\n"

@@ -19,7 +19,7 @@ BINS = 10  # equal-count bins of the neuron count
 
 def known_correct(pool: PoolView) -> tuple[np.ndarray, np.ndarray]:
     """Neuron counts and right shares of the questions whose answers are known."""
-    if pool.correct is None:
+    if pool.correct is None or not len(pool.counts):
         return np.empty(0), np.empty(0)
     share = np.array([np.nan if c is None else c for c in pool.correct], dtype=float)
     there = ~np.isnan(share)
@@ -84,28 +84,33 @@ def correlations(x: np.ndarray, y: np.ndarray) -> str:
 
 
 def selection_figure(pool: PoolView | None) -> Figure | None:
-    """The histogram of s with the threshold, and the lengths of selected and other questions."""
-    if pool is None or not len(pool.counts):
+    """The histogram of s with the threshold (where neurons were counted), and the lengths of selected and others."""
+    if pool is None or not len(pool.lengths):
         return None
-    figure, (count, length) = panels(2)
     selected = np.asarray(pool.selected, dtype=bool)
-    kept = np.asarray(pool.counts, dtype=float)[selected]
-    # Other selectors' thresholds are not neuron counts.
-    threshold = pool.threshold if len(kept) and pool.threshold is not None and kept.max() <= pool.threshold else None
-    for axis, column, label in ((count, pool.counts, "neuron count s(x)"),
-                                (length, pool.lengths, "zero-shot response length (tokens)")):
+    shown = [(pool.lengths, "zero-shot response length (tokens)", "Response lengths")]
+    if len(pool.counts):
+        shown.insert(0, (pool.counts, "neuron count s(x)", f"Selection by {pool.selector}"))
+    figure, axes = panels(len(shown))
+    threshold = _threshold(pool, selected)
+    for axis, (column, label, title) in zip(axes, shown):
         values = np.asarray(column, dtype=float)
-        edges = bin_edges(values, threshold if axis is count else None)
+        edges = bin_edges(values, threshold if column is pool.counts else None)
         axis.hist([values[selected], values[~selected]], bins=edges, stacked=True, color=[ORANGE, BLUE],
                   label=[f"selected ({selected.sum()})", f"not selected ({(~selected).sum()})"])  # fmt: skip
-        axis.set(xlabel=label, ylabel="questions")
+        axis.set(xlabel=label, ylabel="questions", title=title)
     if threshold is not None:
         whole = float(threshold).is_integer()  # counts: draw the line behind the last one kept
-        count.axvline(threshold + 0.5 * whole, color=RED, linestyle="--", label=f"threshold {threshold:g}")
-    count.set_title(f"Selection by {pool.selector}")
-    length.set_title("Response lengths")
-    count.legend(frameon=False, fontsize=9)
+        axes[0].axvline(threshold + 0.5 * whole, color=RED, linestyle="--", label=f"threshold {threshold:g}")
+    axes[0].legend(frameon=False, fontsize=9)
     return figure
+
+
+def _threshold(pool: PoolView, selected: np.ndarray) -> float | None:
+    """The selector's threshold, if it is one of neuron counts."""
+    if not len(pool.counts) or pool.threshold is None or not selected.any():
+        return None
+    return pool.threshold if np.asarray(pool.counts, dtype=float)[selected].max() <= pool.threshold else None
 
 
 def bin_edges(values: np.ndarray, threshold: float | None) -> np.ndarray:

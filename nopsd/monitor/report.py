@@ -140,22 +140,25 @@ def _neurons(draft: Draft, inputs: ReportInputs) -> None:
         other = "the majority answer's share and length" if pool.agreement is not None else "length"
         draft.text(f"*The pool's answers are not known: the neuron count is shown against {other} only.*")
     draft.figure("neuron_count", "Unique activated neurons of the zero-shot response, s(x).",
-                 figures_pool.neuron_count_figure(pool), "No neuron counts: the neurons stage has not run.")
+                 figures_pool.neuron_count_figure(pool),
+                 "No neuron counts: the neurons stage has not run, or nothing in this run goes by them.")
 
 
 def _selection(draft: Draft, inputs: ReportInputs) -> None:
     draft.text("## Selection")
     pool = inputs.pool
-    draft.figure("selection", "Neuron counts and lengths of selected and other questions.",
+    what = "Neuron counts and lengths" if pool is not None and len(pool.counts) else "Lengths"
+    draft.figure("selection", f"{what} of selected and other questions.",
                  figures_pool.selection_figure(pool), "No selection: the select stage has not run.")
-    if pool is not None and len(pool.counts):
+    if pool is not None and len(pool.lengths):
         draft.text(_selection_table(pool))
 
 
 def _selection_table(pool: PoolView) -> str:
     selected = np.asarray(pool.selected, dtype=bool)
-    columns: list[tuple[str, Sequence[Any], str]] = [("neuron count", pool.counts, ".1f")]
-    columns.append(("length (tokens)", pool.lengths, ".1f"))
+    columns: list[tuple[str, Sequence[Any], str]] = [("length (tokens)", pool.lengths, ".1f")]
+    if len(pool.counts):
+        columns.insert(0, ("neuron count", pool.counts, ".1f"))
     optional = (("cut (share)", pool.truncated), ("right (share)", pool.correct), ("majority share", pool.agreement))
     columns += [(label, values, ".3f") for label, values in optional if values is not None]
     rows = []

@@ -17,7 +17,7 @@ from nopsd.evaluation.evaluate import DomainResult
 class PoolView:
     """The pool's questions as parallel columns, in any order."""
 
-    counts: Sequence[float]  # neuron count s(x)
+    counts: Sequence[float]  # neuron count s(x); empty where nobody scored neurons
     lengths: Sequence[float]  # zero-shot response, tokens
     selected: Sequence[bool]
     truncated: Sequence[bool] | None = None

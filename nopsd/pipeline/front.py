@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -25,14 +26,17 @@ from nopsd.cluster.planning import make_plan
 from nopsd.cluster.preflight import HostsError
 from nopsd.cluster.verdict import CONSEQUENCE, Failure
 from nopsd.config import Config, load_config, to_yaml
-from nopsd.errors import ConfigError, UserError
+from nopsd.doctor.host import in_use
+from nopsd.errors import ConfigError, ServerError, UserError
 from nopsd.pipeline import runner
 from nopsd.pipeline.launch import RankLost
 from nopsd.pipeline.names import ALIASES, STAGE_NAMES
-from nopsd.pipeline.stages import STAGES, works_here
+from nopsd.pipeline.stages import STAGE_BY_NAME, planned, works_here
 from nopsd.runs import write_atomic
 
 TARGETS = ("run", *STAGE_NAMES, *ALIASES)
+# Said once servers that were healthy are gone, were restarted, or stopped taking weights.
+SERVER_LOST = re.compile(r"no rollout server is left|holds policy version|weight sync of version")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -77,17 +81,25 @@ def with_restarts(config: Config, target: str, redo: str | None, restarts: int, 
     for left in range(restarts, -1, -1):
         try:
             return start(config, target, redo)
-        except (RankLost, HostsError) as error:
-            if left == 0 or (isinstance(error, RankLost) and not by_chance(error.failure)):
+        except (RankLost, HostsError, ServerError) as error:
+            if left == 0 or not worth_another_start(error):
                 raise
             print(f"nopsd: {error}\nnopsd: starting again from what is done ({left} restarts left)", file=sys.stderr)
             lost = error.hosts if isinstance(error, HostsError) else _unreachable(config)
             config, redo = without(config, lost, min_nodes), None
 
 
+def worth_another_start(error: UserError) -> bool:
+    if isinstance(error, RankLost):
+        return by_chance(error.failure)
+    return isinstance(error, HostsError) or bool(SERVER_LOST.search(str(error)))
+
+
 def by_chance(failure: Failure) -> bool:
-    """Whether it may go better the next time: a rank's own error, unless of the network, comes again."""
-    return failure.kind != "raised" or bool(CONSEQUENCE.search(failure.words))
+    """Whether it may go better the next time: a rank's own error, unless of the network, comes again. Servers that the
+    command started are started anew with it."""
+    words = failure.words
+    return failure.kind != "raised" or bool(CONSEQUENCE.search(words)) or bool(SERVER_LOST.search(words))
 
 
 def start(config: Config, target: str, redo: str | None) -> None:
@@ -106,30 +118,35 @@ def _unreachable(config: Config) -> Sequence[str]:
 
 
 def without(config: Config, lost: Sequence[str], min_nodes: int | None) -> Config:
-    """The configuration without these hosts. UserError if fewer than `min_nodes` would be left, or none may be."""
+    """The configuration without these hosts, be they of those that train or that serve. UserError if fewer than
+    `min_nodes` would be left to train, or none may be, or none to serve."""
     if not lost:
         return config
     assert config.dist.hostfile is not None
     hosts = [host for host in read_hostfile(config.dist.hostfile) if host.name not in lost]
-    training = training_hosts(hosts, config.rollout.hosts) if hosts else []
+    serving = [name for name in config.rollout.hosts if name not in lost]
+    if config.rollout.hosts and not serving:
+        raise UserError(f"lost for good: {', '.join(lost)}; no host of rollout.hosts is left: name others, or none")
+    training = [host for host in hosts if host.name not in serving]
     if min_nodes is None or len(training) < min_nodes:
         allowed = "give --min-nodes to go on without" if min_nodes is None else f"--min-nodes={min_nodes} forbids less"
         raise UserError(f"lost for good: {', '.join(lost)}; {len(training)} hosts are left, {allowed}")
     file = Path(config.run_dir).absolute() / "launch" / "hostfile.left"
     write_atomic(file, hostfile_text(hosts))
     print(f"nopsd: going on without {', '.join(lost)}: {file}", file=sys.stderr)
-    return replace(config, dist=replace(config.dist, hostfile=str(file)))
+    rollout = replace(config.rollout, hosts=serving)
+    return replace(config, dist=replace(config.dist, hostfile=str(file)), rollout=rollout)
 
 
 def described(config: Config, target: str, overrides: Sequence[str]) -> str:
     """The command of every stage that runs on ranks, fit to be typed: what they read is left in the run folder."""
     if config.dist.hostfile is not None and config.dist.launcher == "slurm":
         return slurm_script(config, target, overrides)
-    plan, config_path = make_plan(config, Path(config.run_dir)), left_files(config)
+    plan, config_path = make_plan(config, Path(config.run_dir), ask=False), left_files(config)
     leave_launch_files(config, plan)
     lines = []
-    for stage in STAGES:
-        if target in ("run", stage.name) and not works_here(stage, config):
+    for stage in planned(config) if target == "run" else [STAGE_BY_NAME[target]]:
+        if not works_here(stage, config):
             lines.append(shown(stage_command(plan, stage.name, config_path), runner_environment(plan)))
     alone = f"stage {target} runs in one process here: nopsd {target} --config {config_path}"
     return "\n".join(lines) if lines else alone
@@ -177,5 +194,10 @@ def one_node(config: Config, target: str, node_rank: int, dry_run: bool) -> int:
     print(shown(command, {}), flush=True)
     if dry_run:
         return 0
+    if node_rank == 0 and in_use(plan.master_port):
+        raise UserError(
+            f"{plan.master_addr}:{plan.master_port}: a process here listens on the ranks' port already, left over "
+            "perhaps: `ss -ltnp` names it; end it and start this node again"
+        )
     environment = {**os.environ, "OMP_NUM_THREADS": str(config.dist.threads), "TOKENIZERS_PARALLELISM": "false"}
     return subprocess.run(command, env=environment, check=False).returncode

@@ -2,5 +2,5 @@
 
 STAGE_NAMES = ("data", "rollout", "evaluate_base", "neurons", "signals", "select", "train", "evaluate", "report")
 ALIASES = {"score": "neurons"}  # other names of a stage's command
-OTHER_COMMANDS = ("run", "inspect", "config", "status", "serve", "doctor")
+OTHER_COMMANDS = ("run", "inspect", "config", "status", "serve", "doctor", "eval", "entropy_gap")
 COMMANDS = (*OTHER_COMMANDS, *STAGE_NAMES, *ALIASES)

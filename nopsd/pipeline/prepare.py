@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from nopsd.config import Config
+from nopsd.config import METHODS, Config
 from nopsd.data.prompts import PromptRenderer
 from nopsd.data.records import Question, questions_hash
 from nopsd.data.sources import Splits, load_responses, load_splits
@@ -72,7 +72,7 @@ def check_pool(config: Config, pool: Sequence[Question]) -> None:
 def check_windows(config: Config, model: ModelFiles) -> None:
     """Lengths that can't fit the model's or the server's window, by key."""
     teacher = config.context.max_prompt + config.train.max_response
-    if teacher > model.window:
+    if teacher > model.window and METHODS[config.method].trainer == "distill":
         raise ConfigError(
             f"context.max_prompt={config.context.max_prompt} + train.max_response={config.train.max_response} is "
             f"more than the model's window of {model.window} tokens: lower one of them"

@@ -14,18 +14,16 @@ from nopsd.data.demonstrations import demonstrations_for, display_order
 from nopsd.data.prompts import TeacherPrompt
 from nopsd.data.records import Question
 from nopsd.data.wording import question_text
-from nopsd.distill.probe import probe_metrics
-from nopsd.distill.targets import auxiliaries
 from nopsd.engine.distributed import Ranks
 from nopsd.engine.ds_config import host_values, load_ds_config
 from nopsd.engine.frozen import load_frozen
-from nopsd.engine.stopping import StopRequest
-from nopsd.monitor.metrics_log import MetricsLog
 from nopsd.neurons.stage import load_rank_neurons, score_rollouts
-from nopsd.pipeline.session import Session, device, eval_sampling
-from nopsd.rollout.client import RolloutClient
+from nopsd.neurons.store import NeuronSets
+from nopsd.pipeline.session import Session, device
 from nopsd.rollout.types import Rollout, read_rollouts
-from nopsd.selection.stage import Contexts, contexts_for, read_contexts, read_selected, select_and_retrieve
+from nopsd.selection.names import needs_neurons
+from nopsd.selection.stage import Contexts, contexts_for, read_contexts, select_and_retrieve
+from nopsd.selection.unscored import unscored
 from nopsd.signals.agreement import Answers, agreement, answers_of
 from nopsd.signals.belief import belief_shift, from_main_showing_signs, sample_demonstrated
 from nopsd.signals.needs import FROM_FORWARD, FROM_TEXT, needed
@@ -139,24 +137,31 @@ def contexts_without_selection(
     """Demonstrations of these pool questions by `context`, whatever was selected. Collective."""
     dist, pool = session.config.dist, session.pool
     return contexts_for(
-        uids, load_rank_neurons(session.run.stage_dir("neurons"), ranks), {q.uid: question_text(q) for q in pool},
+        uids, rank_neurons(session, ranks), {q.uid: question_text(q) for q in pool},
         context, ranks, exchange=dist.context_exchange, domains={q.uid: q.domain for q in pool},
         signals=signals if signals.columns else None, block_mib=dist.block_mib,
     )  # fmt: skip
 
 
+def rank_neurons(session: Session, ranks: Ranks) -> NeuronSets:
+    """This rank's share of the pool: the neurons artefact, or, where selection needs none, the lengths alone."""
+    if needs_neurons(session.config):
+        return load_rank_neurons(session.run.stage_dir("neurons"), ranks)
+    return unscored(read_rollouts(session.run.stage_dir("rollout") / "rollouts.parquet"), ranks)
+
+
 def select_contexts(session: Session, folder: Path, progress: Progress) -> None:
     """Stage `select`: the questions to train on and their demonstrations, from the all-gathered counts and sets."""
-    assert session.ranks is not None
     config, pool = session.config, session.pool
-    neurons = load_rank_neurons(session.run.stage_dir("neurons"), session.ranks)
+    ranks = session.ranks or Ranks(0, 1, torch.device("cpu"))  # alone where there is too little to share out
+    neurons = rank_neurons(session, ranks)
     signals = read_signals(session.run.stage_dir("signals"))
     select_and_retrieve(
         neurons,
         {q.uid: question_text(q) for q in pool},
         replace(config.select, seed=config.select.seed or config.seed),
         replace(config.context, seed=config.context.seed or config.seed),
-        session.ranks,
+        ranks,
         folder,
         folder,
         exchange=config.dist.context_exchange,
@@ -164,73 +169,6 @@ def select_contexts(session: Session, folder: Path, progress: Progress) -> None:
         signals=signals if signals.columns else None,
         block_mib=config.dist.block_mib,
     )
-
-
-def distill(session: Session, folder: Path, progress: Progress) -> None:
-    """Stage `train`: prompts of both roles for the selected questions, then Algorithm 1, then the export."""
-    from nopsd.distill.stage import train
-
-    assert session.ranks is not None
-    selected = read_selected(session.run.stage_dir("select")).uids
-    questions = {q.uid: q for q in session.pool}
-    students = {uid: session.renderer.student(questions[uid]) for uid in selected}
-    # Rank 0 alone talks to the server, and may have to start it.
-    client: Any = session.client() if session.ranks.is_main else None
-    train(
-        session.config,
-        selected,
-        students,
-        teacher_prompts(session, selected, questions),
-        session.model.path,
-        client,
-        session.ranks,
-        folder,
-        lambda step: MetricsLog(folder, step),
-        progress,
-        label_free_probe(session, client) if client else None,
-        single_token_ids(session.tokenizer, session.config.train.style_words),
-        auxiliary_prompts(session, session.ranks, selected, questions),
-        StopRequest.of_this_process(),
-    )
-
-
-def auxiliary_prompts(
-    session: Session, ranks: Ranks, selected: list[str], questions: dict[str, Question]
-) -> dict[str, dict[str, list[int]]]:
-    """Further prompts that distill.target and distill.contrast read the teacher at (SPEC §11 F1, F2). Collective."""
-    config, prompts = session.config, {}
-    wanted = auxiliaries(config.distill)
-    if "ctx_only" in wanted:
-        prompts["ctx_only"] = teacher_prompts(session, selected, questions, ask=False)
-    if "random_ctx" in wanted:
-        signals = read_signals(session.run.stage_dir("signals"))
-        seed = (config.context.seed or config.seed) + 1  # other draws than context.retriever=random's own
-        context = replace(config.context, retriever="random", pool="all", seed=seed)
-        contexts = contexts_without_selection(session, ranks, selected, context, signals)
-        prompts["random_ctx"] = teacher_prompts(session, selected, questions, contexts)
-    return {name: {uid: prompt.ids for uid, prompt in found.items()} for name, found in prompts.items()}
-
-
-def single_token_ids(tokenizer: Any, words: Sequence[str]) -> list[int]:
-    """Ids of the words, with and without a space before, capital and small, that are one token each."""
-    forms = {f"{space}{form}" for word in words for form in (word, word.lower()) for space in ("", " ")}
-    encoded = [tokenizer.encode(form, add_special_tokens=False) for form in sorted(forms)]
-    return sorted({ids[0] for ids in encoded if len(ids) == 1})
-
-
-def label_free_probe(session: Session, client: RolloutClient) -> Callable[[int], dict[str, float]]:
-    """A probe of the served policy on the same pool questions every time, at evaluation's temperature."""
-    config = session.config
-    questions = session.pool[: config.train.probe_questions]
-    prompts = [session.renderer.student(q) for q in questions]
-    sampling = replace(eval_sampling(config.eval), n=config.train.probe_samples)
-
-    def probe(version: int) -> dict[str, float]:
-        uids = [q.uid for q in questions]
-        samples = client.generate(prompts, uids, sampling, config.seed, expected_version=version)
-        return probe_metrics(questions, samples, config.eval.extract, session.think_open)
-
-    return probe
 
 
 def teacher_prompts(

@@ -15,15 +15,28 @@ from typing import Any
 from nopsd import __version__
 from nopsd.cluster import rank
 from nopsd.cluster.planning import check_hosts, make_plan
-from nopsd.config import Config, to_yaml
+from nopsd.config import METHODS, Config, to_yaml
+from nopsd.data.sources import load_splits
 from nopsd.engine.distributed import Ranks
 from nopsd.errors import ConfigError, Stopped, UserError
+from nopsd.evaluation.oracle import WARNING, pool_key
 from nopsd.evaluation.stage import check_answers_known
 from nopsd.monitor.progress import StageProgress
 from nopsd.pipeline.closing import closing_words, stop_note
 from nopsd.pipeline.launch import launch_stage, rank_progress, tell_stopped, under_launcher
 from nopsd.pipeline.session import Session
-from nopsd.pipeline.stages import STAGE_BY_NAME, STAGES, Stage, asks_server, fingerprint, works_here
+from nopsd.pipeline.stages import (
+    STAGE_BY_NAME,
+    STAGES,
+    Stage,
+    as_planned,
+    asks_server,
+    fingerprint,
+    left_out,
+    planned,
+    reads_of,
+    works_here,
+)
 from nopsd.pipeline.subset import write_subset
 from nopsd.runs import BEGUN, flatten, read_json, write_atomic, write_json
 from nopsd.selection.names import check_names
@@ -36,7 +49,7 @@ def run_all(config: Config, redo: str | None = None) -> None:
     if under_launcher():
         raise UserError("`nopsd run` starts deepspeed by itself: run it without a launcher, or launch a single stage")
     with Session(config) as session:
-        bring_up(session, STAGES, redo)
+        bring_up(session, planned(config), redo)
         print(closing_words(session))
 
 
@@ -47,16 +60,19 @@ def run_one(config: Config, name: str, redo: str | None = None) -> None:
         if under_launcher():
             run_as_rank(session, STAGE_BY_NAME[name])
         else:
-            bring_up(session, with_inputs(name), redo)
+            bring_up(session, with_inputs(name, config), redo)
 
 
-def with_inputs(name: str) -> list[Stage]:
-    """A stage and all that it reads, directly or through others, in the order in which they run."""
+def with_inputs(name: str, config: Config) -> list[Stage]:
+    """A stage and all that it reads, directly or through others, in the order in which they run. ConfigError if the
+    method has no such stage; neurons may be scored for a look at them."""
+    if name in left_out(config) and name != "neurons":
+        raise ConfigError(f"method={config.method} ({METHODS[config.method].does}) has no stage {name}")
     wanted = {name}
     for stage in reversed(STAGES):
         if stage.name in wanted:
-            wanted.update(stage.reads)
-    return [stage for stage in STAGES if stage.name in wanted]
+            wanted.update(reads_of(stage, config))
+    return [as_planned(stage, config) for stage in STAGES if stage.name in wanted]
 
 
 def bring_up(session: Session, stages: Sequence[Stage], redo: str | None) -> None:
@@ -66,6 +82,9 @@ def bring_up(session: Session, stages: Sequence[Stage], redo: str | None) -> Non
         check_answers_known(session.config)
     if any(stage.name == "select" for stage in stages):
         check_names(session.config)
+    if any(stage.name == "train" for stage in stages) and METHODS[session.config.method].reads_labels:
+        pool_key(session.config, load_splits(session.config.data).pool)
+        print(f"WARNING: {WARNING}", flush=True)
     if not all(works_here(stage, session.config) for stage in stages):
         check_hosts(session.config, session.run.root)
     forget_from(session, redo)
@@ -87,7 +106,7 @@ def forget_from(session: Session, redo: str | None) -> None:
     for stage in STAGES:
         if stage.name == "signals" and redo == "select" and not fits(session, stage):
             stale.add(stage.name)
-        if stale & set(stage.reads):
+        if stale & set(reads_of(stage, session.config)):
             stale.add(stage.name)
     for name in stale:
         session.run.redo(name)
@@ -96,7 +115,7 @@ def forget_from(session: Session, redo: str | None) -> None:
 def fits(session: Session, stage: Stage) -> bool:
     """False if a stage was made, or begun, from something else than is asked for now."""
     begun = session.run.stage_dir(stage.name) / BEGUN
-    if not begun.exists() or any(session.run.manifest(name) is None for name in stage.reads):
+    if not begun.exists() or any(session.run.manifest(name) is None for name in reads_of(stage, session.config)):
         return True
     return read_json(begun) == flatten(fingerprint(session, stage))
 
@@ -104,7 +123,7 @@ def fits(session: Session, stage: Stage) -> bool:
 def run_stage(session: Session, stage: Stage) -> None:
     """Bring a stage up to date, from the process the user started."""
     made = fingerprint(session, stage)
-    with StageProgress(f"{stage.name}: {stage.does}", STAGES.index(stage) + 1, len(STAGES)) as progress:
+    with StageProgress(f"{stage.name}: {stage.does}", *place_of(stage, session.config)) as progress:
         if session.run.is_current(stage.name, made):
             progress.up_to_date()
             return
@@ -126,6 +145,14 @@ def run_stage(session: Session, stage: Stage) -> None:
         else:
             stage.work(session, folder, progress)
             session.run.commit(stage.name, made)
+
+
+def place_of(stage: Stage, config: Config) -> tuple[int, int]:
+    """The stage's place among those of a run, from 1, and how many these are."""
+    names = [s.name for s in planned(config)]
+    if stage.name not in names:
+        names = [s.name for s in STAGES]
+    return names.index(stage.name) + 1, len(names)
 
 
 def run_as_rank(session: Session, stage: Stage) -> None:
@@ -234,5 +261,6 @@ def status(config: Config) -> str:
     for stage in STAGES:
         manifest = session.run.manifest(stage.name)
         begun = session.run.stage_dir(stage.name).exists()
-        lines.append(f"{stage.name:14} {'done' if manifest else 'begun' if begun else 'not yet'}")
+        rest = "not needed" if stage.name in left_out(config) else "not yet"
+        lines.append(f"{stage.name:14} {'done' if manifest else 'begun' if begun else rest}")
     return "\n".join(lines)

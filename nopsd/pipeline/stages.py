@@ -4,29 +4,31 @@
                  └───▶ evaluate_base ───────────────────────────────┘
 
 A stage names the stages it reads and the config keys that shape its artefact; together with the
-model's and the pool's hash these are its fingerprint (see `nopsd.runs`).
+model's and the pool's hash these are its fingerprint (see `nopsd.runs`). A method may need fewer of them: `planned`
+leaves out neurons where nothing goes by them, and all that selects and trains where nothing is trained.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, is_dataclass, replace
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
-from nopsd.config import DISTILL_CONDUCT, TEACHER_CONDUCT, TRAIN_CONDUCT, Config, to_plain
+from nopsd.config import DISTILL_CONDUCT, METHODS, TEACHER_CONDUCT, TRAIN_CONDUCT, Config, is_foreign, to_plain
 from nopsd.data.records import questions_hash
+from nopsd.data.sources import load_responses, load_splits
 from nopsd.errors import ConfigError
+from nopsd.evaluation.oracle import pool_key
 from nopsd.evaluation.stage import evaluate_policy, judge_pool
 from nopsd.pipeline.prepare import prepare_data, read_responses
 from nopsd.pipeline.session import Session, eval_sampling
 from nopsd.rollout.given import given_rollouts
 from nopsd.rollout.stage import run_rollouts
 from nopsd.rollout.types import read_rollouts
-from nopsd.runs import sha256_file, sha256_json
-from nopsd.selection.names import source_hashes
+from nopsd.runs import read_json, sha256_file, sha256_json
+from nopsd.selection.names import needs_neurons, source_hashes
 from nopsd.signals.needs import FROM_TEXT, needed, shaping_keys
 from nopsd.signals.store import Signals, write_signals
 
@@ -47,20 +49,56 @@ class Stage:
 
 def fingerprint(session: Session, stage: Stage) -> dict[str, Any]:
     """Everything a stage's artefact is made from, as plain values."""
-    tree = OmegaConf.structured(session.config)
     made: dict[str, Any] = {"model": session.model.hash, "seed": session.config.seed}
     if stage.name == "signals":
         made |= _signals_made_from(session.config)
-    for key in (*stage.keys, *(shaping_keys(made["columns"]) if stage.name == "signals" else ())):
-        value = OmegaConf.select(tree, key)
-        made[key] = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+    for key in (*keys_of(stage, session.config), *(shaping_keys(made.get("columns", ())))):
+        value = reduce(getattr, key.split("."), session.config)
+        made[key] = asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
     if stage.name == "data":
         made["pool"] = _pool_hash(session.config)
     if stage.name == "select":  # a user's own code: edited, it chooses otherwise
         made |= {f"code.{key}": digest for key, digest in source_hashes(session.config).items()}
-    for name in stage.reads:
+    if stage.name == "train" and METHODS[session.config.method].reads_labels:
+        made["labels"] = sha256_json(pool_key(session.config, load_splits(session.config.data).pool))
+    for name in reads_of(stage, session.config):
         made[f"input.{name}"] = session.run.stage_hash(name)
     return made
+
+
+def left_out(config: Config) -> frozenset[str]:
+    """Stages that the method doesn't need."""
+    if METHODS[config.method].trainer is None:
+        return frozenset({"neurons", "signals", "select", "train", "evaluate"})
+    return frozenset() if needs_neurons(config) else frozenset({"neurons"})
+
+
+def planned(config: Config) -> list[Stage]:
+    """The stages of a run, in order, each with what it reads of them."""
+    absent = left_out(config)
+    return [as_planned(stage, config) for stage in STAGES if stage.name not in absent]
+
+
+def as_planned(stage: Stage, config: Config) -> Stage:
+    """The stage with what it does and reads for this method."""
+    does = TRAINS.get(METHODS[config.method].trainer, stage.does) if stage.name == "train" else stage.does
+    return replace(stage, does=does, reads=reads_of(stage, config))
+
+
+def reads_of(stage: Stage, config: Config) -> tuple[str, ...]:
+    """The stages whose artefacts it is made from."""
+    absent = left_out(config)
+    if stage.name == "signals" and "belief_shift" not in signal_columns(config):
+        absent |= {"neurons"}  # read to find demonstrations alone
+    return tuple(name for name in stage.reads if name not in absent)
+
+
+def keys_of(stage: Stage, config: Config) -> tuple[str, ...]:
+    """The config keys that shape its artefact; of training those that mean something to the method."""
+    if stage.name != "train":
+        return stage.keys
+    unread = {"context"} if METHODS[config.method].trainer != "distill" else set()
+    return tuple(key for key in stage.keys if key not in unread and not is_foreign(config.method, key))
 
 
 def signal_columns(config: Config) -> frozenset[str]:
@@ -70,12 +108,16 @@ def signal_columns(config: Config) -> frozenset[str]:
 
 def works_here(stage: Stage, config: Config) -> bool:
     """Whether the process that the user started does the stage's work itself: not distributed, or too little for it."""
+    if stage.name == "select":
+        return not needs_neurons(config) and config.context.retriever in ("none", "random", "same_prompt_rollout")
     return not stage.distributed or (stage.name == "signals" and signal_columns(config) <= FROM_TEXT)
 
 
 def asks_server(stage: Stage, config: Config) -> bool:
     """Whether the stage's ranks talk to the rollout server."""
-    return stage.name == "train" or (stage.name == "signals" and "belief_shift" in signal_columns(config))
+    if stage.name == "train":  # fine-tuning samples for the probe alone
+        return METHODS[config.method].trainer != "sft" or config.train.probe_every > 0
+    return stage.name == "signals" and "belief_shift" in signal_columns(config)
 
 
 def _signals_made_from(config: Config) -> dict[str, Any]:
@@ -90,8 +132,6 @@ def _signals_made_from(config: Config) -> dict[str, Any]:
 
 
 def _pool_hash(config: Config) -> str:
-    from nopsd.data.sources import load_responses, load_splits
-
     splits, responses = load_splits(config.data), load_responses(config.data)
     parts = [questions_hash(splits.pool), *(questions_hash(t) for _, t in sorted(splits.tests.items()))]
     if responses is not None:
@@ -119,8 +159,10 @@ def _evaluate_base(session: Session, folder: Path, progress: Progress) -> None:
 
 
 def _evaluate_final(session: Session, folder: Path, progress: Progress) -> None:
+    from nopsd.training.export import RECORD
+
     exported = session.run.stage_dir("train") / "export"
-    _evaluate(session, folder, progress, "final", exported, session.config.train.steps)
+    _evaluate(session, folder, progress, "final", exported, read_json(exported / RECORD)["steps"])
 
 
 def _evaluate(session: Session, folder: Path, progress: Progress, name: str, weights: Path, version: int) -> None:
@@ -168,9 +210,9 @@ def _select(session: Session, folder: Path, progress: Progress) -> None:
 
 
 def _train(session: Session, folder: Path, progress: Progress) -> None:
-    from nopsd.pipeline.ranks import distill
+    from nopsd.pipeline.training import train
 
-    distill(session, folder, progress)
+    train(session, folder, progress)
 
 
 def _report(session: Session, folder: Path, progress: Progress) -> None:
@@ -182,6 +224,10 @@ def _report(session: Session, folder: Path, progress: Progress) -> None:
 TRAIN_KEYS = tuple(f"train.{key}" for key in to_plain(Config())["train"] if key not in TRAIN_CONDUCT)
 DISTILL_KEYS = tuple(f"distill.{key}" for key in to_plain(Config())["distill"] if key not in DISTILL_CONDUCT)
 TEACHER_KEYS = tuple(f"teacher.{key}" for key in to_plain(Config())["teacher"] if key not in TEACHER_CONDUCT)
+SFT_KEYS = tuple(f"sft.{key}" for key in to_plain(Config())["sft"])
+GRPO_KEYS = tuple(f"grpo.{key}" for key in to_plain(Config())["grpo"])
+# what `train` does where it does not distil
+TRAINS: dict[str | None, str] = {"sft": "fine-tune on the voted answers", "grpo": "reinforce by label-free rewards"}
 SERVED = ("model.dtype", "server.dtype")  # numbers of the weights that sample
 STAGES = (
     Stage(
@@ -235,16 +281,19 @@ STAGES = (
         _train,
         ("data", "rollout", "select"),
         (
+            "method",
             *TRAIN_KEYS,
             *DISTILL_KEYS,
             *TEACHER_KEYS,
+            *SFT_KEYS,
+            *GRPO_KEYS,
             "context",
             "prompt",
             "model.dtype",
         ),
         True,
     ),
-    Stage("evaluate", "evaluate the distilled model", _evaluate_final, ("data", "train"), ("eval", "prompt", *SERVED)),
+    Stage("evaluate", "evaluate the trained model", _evaluate_final, ("data", "train"), ("eval", "prompt", *SERVED)),
     Stage("report", "write the report", _report, ("evaluate_base", "neurons", "select", "train", "evaluate")),
 )
 STAGE_BY_NAME = {stage.name: stage for stage in STAGES}

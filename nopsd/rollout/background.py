@@ -34,6 +34,9 @@ class Background:
     def done(self) -> bool:
         return not self._thread.is_alive()
 
+    def succeeded(self) -> bool:
+        return self.done() and self._error is None
+
     def wait(self, seconds: float) -> bool:
         """Whether the call has ended, after at most `seconds`."""
         self._thread.join(seconds)

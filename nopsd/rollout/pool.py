@@ -1,4 +1,4 @@
-"""Several rollout servers behind one client (issue 5): least-loaded routing, and the loss of one outlived.
+"""Rollout servers behind one client (issue 5): least-loaded routing, and the loss of one of several outlived.
 
 In: clients of servers with the same model. Out: what a single client gives, every sample exactly once. A request whose
 server dies is sent again, to another; seeds make its answer the same. A lost server is used again only when it is
@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -31,25 +32,24 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
-def connect(config: ServerConfig, urls: Sequence[str] = ()) -> RolloutClient | RolloutPool:
-    """A checked client of the servers already running at `urls`, or at `server.url` if there are none."""
+def connect(config: ServerConfig, urls: Sequence[str] = (), hedge_s: float | None = None) -> RolloutPool:
+    """A checked client of the servers already running at `urls`, or at `server.url` if there are none. `hedge_s`:
+    seconds after which a request that isn't answered is also sent to a second server; None: never."""
     addresses = list(dict.fromkeys(u.rstrip("/") for u in (urls or [config.url or ""]) if u))
     if not addresses:
         raise UserError("server.url is null: give the URL of a running server, or let the launcher start one")
-    key = config.api_key or os.environ.get(KEY_VARIABLE)
-    if len(addresses) == 1:
-        client = RolloutClient(addresses[0], key, config.request_timeout_s)
-        client.check()
-        return client
-    pool = pool_of(addresses, key, config)
+    pool = pool_of(addresses, config.api_key or os.environ.get(KEY_VARIABLE), config, hedge_s)
     pool.check()
     return pool
 
 
-def pool_of(urls: Sequence[str], key: str | None, config: ServerConfig) -> RolloutPool:
-    """An unchecked pool."""
-    clients = [RolloutClient(url, key, config.request_timeout_s, RETRY_DELAYS_S) for url in urls]
-    return RolloutPool(clients, config.stall_timeout_s)
+def pool_of(
+    urls: Sequence[str], key: str | None, config: ServerConfig, hedge_s: float | None = None
+) -> RolloutPool:
+    """An unchecked pool; one of a single server tries that one for longer."""
+    delays = RETRY_DELAYS_S if len(urls) > 1 else None
+    clients = [RolloutClient(url, key, config.request_timeout_s, delays) for url in urls]
+    return RolloutPool(clients, config.stall_timeout_s, hedge_s)
 
 
 @dataclass
@@ -62,9 +62,11 @@ class _Member:
 class RolloutPool(RolloutService):
     """Made by `connect`. Thread-safe; the servers have one key."""
 
-    def __init__(self, clients: Sequence[RolloutClient], stall_timeout_s: float = 0.0) -> None:
+    def __init__(
+        self, clients: Sequence[RolloutClient], stall_timeout_s: float = 0.0, hedge_s: float | None = None
+    ) -> None:
         self._members = [_Member(client) for client in clients]
-        self._stall_timeout_s = stall_timeout_s
+        self._stall_timeout_s, self._hedge_s = stall_timeout_s, hedge_s
         self._changed = threading.Condition()
         self._checks: dict[str, Background | None] = {}  # of lost servers that came back, under way
         self.url = ",".join(client.url for client in clients)
@@ -92,6 +94,8 @@ class RolloutPool(RolloutService):
 
     def policy_versions(self) -> dict[str, int]:
         """Of the servers in use. One that fails to tell is lost."""
+        if not self.servers():
+            raise self._none_left()
         versions, failures = all_at_once(lambda c: c.held_version(), self.servers(), 60.0)
         for server, error in failures:
             if not isinstance(error, (UnansweredError, FailedError)):
@@ -107,7 +111,7 @@ class RolloutPool(RolloutService):
         for attempt in range(1, CALL_AGAIN + 1):
             member = self._take(sequences)
             try:
-                return self._ask(member, ask)
+                return self._ask(member, ask, sequences)
             except (UnansweredError, FailedError) as error:
                 if not self._is_to_blame(member, error) and (attempt == CALL_AGAIN or isinstance(error, FailedError)):
                     raise
@@ -144,15 +148,18 @@ class RolloutPool(RolloutService):
     ) -> list[list[Rollout]]:  # fmt: skip
         """As RolloutService.generate; servers that hang are noticed meanwhile."""
         self._take_back()
-        with Watch(self._busy, self._lose, self._stall_timeout_s):
+        with self._watch():
             return super().generate(prompts, uids, sampling, seed, expected_version, logprobs, progress)  # type: ignore[arg-type]
 
     def score(self, prompts: Sequence[list[int]], responses: Sequence[list[int]]) -> list[list[float]]:
         """As RolloutService.score; servers that hang are noticed meanwhile."""
-        with Watch(self._busy, self._lose, self._stall_timeout_s):
+        with self._watch():
             return super().score(prompts, responses)
 
     # ------------------------------------------------------------------ routing
+
+    def _watch(self) -> Watch:
+        return Watch(self._busy, self._lose, self._stall_timeout_s, lambda: len(self.servers()) == 1)
 
     def _busy(self) -> list[RolloutClient]:
         with self._changed:
@@ -176,13 +183,39 @@ class RolloutPool(RolloutService):
             member.in_flight -= sequences
             self._changed.notify_all()
 
-    def _ask(self, member: _Member, ask: Callable[[RolloutClient], T]) -> T:
-        """On a thread of its own, which is left alone if the server is found dead meanwhile."""
+    def _ask(self, member: _Member, ask: Callable[[RolloutClient], T], sequences: int) -> T:
+        """On a thread of its own, which is left alone if the server is found dead meanwhile, or if a second one, asked
+        for the same after `hedge_s`, answers first: seeds make it the same answer, and one of the two is returned."""
         answer = Background(lambda: ask(member.client))
-        while not answer.wait(0.5):
+        second: Background | None = None
+        began, hedge_s = time.monotonic(), self._hedge_s
+        while not answer.wait(0.5 if hedge_s is None else min(0.5, hedge_s / 4)):
             if member.lost is not None:
                 raise UnansweredError(f"the server at {member.client.url} was lost: {member.lost}")
+            if hedge_s is not None and second is None and time.monotonic() - began > hedge_s:
+                second = self._ask_another(member, ask, sequences)
+            if second is not None and second.succeeded():
+                return second.result(0)
         return answer.result(0)
+
+    def _ask_another(
+        self, member: _Member, ask: Callable[[RolloutClient], T], sequences: int
+    ) -> Background | None:
+        """The least loaded of the other servers, if it has room at once."""
+        with self._changed:
+            others = [m for m in self._members if m.lost is None and m is not member]
+            other = min(others, key=lambda m: m.in_flight, default=None)
+            if other is None or other.in_flight + sequences > SEQUENCES_IN_FLIGHT:
+                return None
+            other.in_flight += sequences
+
+        def run() -> T:
+            try:
+                return ask(other.client)
+            finally:
+                self._give_back(other, sequences)
+
+        return Background(run)
 
     def _is_to_blame(self, member: _Member, error: ServerError) -> bool:
         """Whether a failure was the server's; if so it is used no more."""
@@ -208,7 +241,7 @@ class RolloutPool(RolloutService):
 
     def _take_back(self) -> None:
         """Use lost servers again that hold what the others hold. A check that takes long goes on for the next call."""
-        if all(member.lost is None for member in self._members):
+        if all(member.lost is None for member in self._members) or not self.servers():
             return
         for server in self.returning():
             check, self._checks[server.url] = self._checks.get(server.url), None

@@ -2,7 +2,8 @@
 
 A killed server breaks its connections, and is noticed by the requests themselves. One that hangs (stopped, swapped
 out, its host gone without a word) leaves them waiting: here it is noticed by a /health that isn't answered, and one
-whose engine alone hangs, whose front end goes on answering, by token counters that stand still.
+whose engine alone hangs, whose front end goes on answering, by token counters that stand still. The last server, whose
+loss ends the run, is given the longer time of the two: a busy host answers late.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ class _Seen:
     """What was last seen of a server's work."""
 
     failures: int = 0
+    heard_at: float = 0.0
     tokens: float = -1.0
     moved_at: float = 0.0
 
@@ -34,10 +36,12 @@ class Watch:
     """Use as a context manager around requests. `busy` gives the servers that owe an answer at this moment."""
 
     def __init__(
-        self, busy: Callable[[], Sequence[RolloutClient]], lost: Callable[[RolloutClient, str], None], stall_s: float
-    ) -> None:
-        """`lost` is called once a server is found dead, with the reason; `stall_s`: 0 to leave counters alone."""
-        self._busy, self._lost, self._stall_s = busy, lost, stall_s
+        self, busy: Callable[[], Sequence[RolloutClient]], lost: Callable[[RolloutClient, str], None], stall_s: float,
+        is_last: Callable[[], bool] = lambda: False,
+    ) -> None:  # fmt: skip
+        """`lost` is called once a server is found dead, with the reason; `stall_s`: 0 to leave counters alone, and the
+        last server to its requests' own deadline. `is_last`: whether no more than one server is left."""
+        self._busy, self._lost, self._stall_s, self._is_last = busy, lost, stall_s, is_last
         self._seen: dict[str, _Seen] = {}
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -62,13 +66,14 @@ class Watch:
 
     def _judge(self, server: RolloutClient, tokens: float | None) -> None:
         now = time.monotonic()
-        seen = self._seen.setdefault(server.url, _Seen(moved_at=now))
+        seen = self._seen.setdefault(server.url, _Seen(heard_at=now, moved_at=now))
         if tokens is None:
             seen.failures += 1
-            if seen.failures >= PROBE_FAILURES:
+            patient = self._is_last() and not 0 < self._stall_s < now - seen.heard_at
+            if seen.failures >= PROBE_FAILURES and not patient:
                 self._lost(server, f"no answer to {seen.failures} calls of /health in a row")
             return
-        seen.failures = 0
+        seen.failures, seen.heard_at = 0, now
         if tokens != seen.tokens:
             seen.tokens, seen.moved_at = tokens, now
         elif 0 < self._stall_s < now - seen.moved_at:

@@ -19,6 +19,15 @@ def check_names(config: Config) -> None:
         read_reference(config.signal.reference or "", config.signal.reference_limit, lambda prompt, text: ([0], [0]))
 
 
+def needs_neurons(config: Config) -> bool:
+    """Whether selection goes by neuron counts or sets at all. Users' own code does unless it says `neurons=False`."""
+    return (
+        selectors.find_selector(config.select).neurons
+        or retrievers.find_retriever(config.context).neurons
+        or config.context.filter == "s_below_median"
+    )
+
+
 def source_hashes(config: Config) -> dict[str, str]:
     """SHA-256 of users' own code by key, for the select stage's fingerprint: edited code is other input."""
     hashes = {}

@@ -155,7 +155,9 @@ def _check_found(found: Neighbours, request: Request, chosen: Retriever) -> None
 
 
 def _diversity(uids: Sequence[str], shard: Shard, ranks: Ranks, block_mib: int) -> float | None:
-    """Mean pairwise J of a seeded sample of the pool (SPEC §1)."""
+    """Mean pairwise J of a seeded sample of the pool (SPEC §1); None where there are no neuron sets."""
+    if not shard.neurons:
+        return None
     drawn = sorted(range(len(uids)), key=lambda i: uniform(0, "diversity", uids[i]))[:DIVERSITY_SAMPLE]
     sample = gather_sets(shard, np.isin(shard.numbers, drawn), ranks)
     return mean_pairwise(sample.ids, sample.neurons, block_mib)

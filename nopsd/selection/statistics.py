@@ -15,8 +15,8 @@ QUANTILES = ("0", "5", "25", "50", "75", "95", "100")  # percent
 
 
 def count_statistics(pool: Pool) -> dict[str, Any]:
-    """Of the neuron counts of all questions with a scored position."""
-    scored = pool.lengths > 0
+    """Of the neuron counts of all questions with a scored position; None where none were counted."""
+    scored = (pool.lengths > 0) & np.isfinite(pool.counts)
     s, length = pool.counts[scored].astype(np.float64), pool.lengths[scored].astype(np.float64)
     return {
         "count_quantiles": quantiles(s), "count_mean": float(s.mean()) if len(s) else None,
@@ -48,8 +48,8 @@ def quantiles(values: np.ndarray) -> dict[str, float]:
 
 
 def correlation(x: np.ndarray, y: np.ndarray) -> float | None:
-    """Pearson's r; None with fewer than two values or where a side is constant."""
+    """Pearson's r; None with fewer than two values, where a side is constant or a value isn't known."""
     x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
-    if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
+    if len(x) < 2 or not (np.isfinite(x).all() and np.isfinite(y).all()) or np.ptp(x) == 0 or np.ptp(y) == 0:
         return None
     return float(np.corrcoef(x, y)[0, 1])

@@ -1,22 +1,27 @@
 """The command lines, taken apart by DeepSpeed's own runner: what it would start, for every launcher."""
 
 import json
+import os
 import re
 import shlex
 import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from deepspeed.launcher import multinode_runner, runner
 
+from nopsd.cluster import planning
 from nopsd.cluster.commands import Plan, runner_environment, sbatch_script, shown, stage_command
 from nopsd.cluster.hostfile import Host, read_hostfile
 from nopsd.cluster.launch_file import LaunchFile, passed_on, read_launch_file, write_env_file, write_launch_file
+from nopsd.cluster.preflight import HostsError
 from nopsd.cluster.rank import numbered
 from nopsd.cluster.verdict import Failure
-from nopsd.config import Config, DistConfig
-from nopsd.errors import UserError
-from nopsd.pipeline.front import by_chance, without
+from nopsd.config import Config, DistConfig, RolloutConfig
+from nopsd.errors import ServerError, UserError
+from nopsd.pipeline.front import by_chance, launch, without, worth_another_start
 
 CONFIG = Path("/shared/run/config.yaml")
 HOSTS = (Host("node1", 2), Host("node2", 2))
@@ -74,7 +79,11 @@ def test_only_chance_is_worth_another_start():
     """--restarts must not run a bug again and again; a torn connection, or a lost rank, is another matter."""
     assert by_chance(Failure("vanished", 1, "a")) and by_chance(Failure("silent", 1, "a"))
     assert by_chance(Failure("raised", 1, "a", words="RuntimeError: [gloo] Connection closed by peer"))
+    lost = "no rollout server is left: http://a (no answer to 3 calls of /health in a row): see their logs"
+    assert by_chance(Failure("raised", 0, "a", words=lost)), "the command's servers are started anew with it"
     assert not by_chance(Failure("raised", 1, "a", words="ValueError: bad row"))
+    assert worth_another_start(ServerError(lost)) and worth_another_start(HostsError(["a"], "host a can't be reached"))
+    assert not worth_another_start(ServerError("the server at http://a refuses our API key: set server.api_key"))
 
 
 def test_hosts_are_left_out_only_if_enough_remain(tmp_path):
@@ -87,6 +96,11 @@ def test_hosts_are_left_out_only_if_enough_remain(tmp_path):
     for lost, least in ((["b"], None), (["a", "b"], 2), (["a", "b", "c"], 1)):
         with pytest.raises(UserError, match="lost for good: a|lost for good: b"):
             without(config, lost, least)
+    serving = replace(config, rollout=RolloutConfig(hosts=["b", "c"]))
+    left = without(serving, ["c"], 1)
+    assert left.rollout.hosts == ["b"] and [h.name for h in read_hostfile(left.dist.hostfile)] == ["a", "b"]
+    with pytest.raises(UserError, match="no host of rollout.hosts is left"):
+        without(serving, ["b", "c"], 1)
 
 
 def test_a_node_of_its_own():
@@ -153,3 +167,52 @@ def test_the_slurm_script_is_whole(gpus, tmp_path):
     done = subprocess.run(["bash"], input=stand_in + text, text=True, capture_output=True, check=False)
     assert done.stdout == "n1 slots=2\nn2 slots=2\n" and done.returncode == 3, done.stderr
     assert json.dumps(str(tmp_path)).strip('"') in text
+
+
+@pytest.mark.parametrize("launcher", ["pdsh", "mpich"])
+def test_a_dry_run_asks_no_host(launcher, tmp_path, capsys, monkeypatch):
+    """It only prints, also where the hosts aren't there (yet): else nobody can look at the command beforehand."""
+
+    def asked(*_: object, **__: object) -> None:
+        raise AssertionError("a host was asked")
+
+    monkeypatch.setattr(planning, "look_at", asked)
+    monkeypatch.setattr(subprocess, "Popen", asked)
+    (tmp_path / "hosts").write_text("nowhere1.invalid slots=1\nnowhere2.invalid slots=1\nnowhere3.invalid slots=1\n")
+    given = ["train", "--preset", "lab", "--hostfile", str(tmp_path / "hosts"), "--launcher", launcher, "--dry-run"]
+    assert launch([*given, f"run_dir={tmp_path / 'run'}", "rollout.hosts=[nowhere3.invalid]"]) == 0
+    line = next(text for text in capsys.readouterr().out.splitlines() if " deepspeed --hostfile " in text)
+    seen = understood(["", "", "", *shlex.split(line.split(" deepspeed ", 1)[1])])
+    assert seen.launcher == launcher and seen.master_addr == "nowhere1.invalid" and seen.user_args[0] == "train"
+    assert Path(seen.user_args[2]).is_file(), "the configuration that the printed command names"
+
+
+def test_the_first_host_by_its_address(monkeypatch):
+    """Ranks must not be sent to 127.0.1.1, which is what many hosts know themselves by."""
+    table = {"a": ["10.0.0.1", "fe80::1"], "b": ["10.0.0.2"], "me": ["127.0.1.1"], "nobody": []}
+    monkeypatch.setattr(planning, "resolved", table.__getitem__)
+    monkeypatch.setattr(planning.socket, "gethostname", lambda: "me")
+    monkeypatch.setattr(planning, "address_towards", lambda host: f"the one towards {host}")
+    assert planning._as_seen_here(["a", "b"]) == "10.0.0.1"
+    assert planning._as_seen_here(["me", "b"]) == "the one towards b"
+    assert planning._as_seen_here(["me", "nobody"]) == "me" and planning._as_seen_here(["nobody", "b"]) == "nobody"
+
+
+MEET = """
+import sys, time
+from nopsd.cluster import rank
+rank.MEETING_S = 0.0
+with rank.meeting(0.5): time.sleep(float(sys.argv[1]))
+time.sleep(1.0)
+print("met")
+"""
+
+
+@pytest.mark.parametrize(("wait", "code"), [("0", 0), ("60", 1)])
+def test_who_meets_a_stranger_does_not_wait_for_ever(wait, code):
+    """PyTorch's store has no time-out for one who listens and says nothing: on 29500, a left-over process."""
+    environment = {**os.environ, "RANK": "1", "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29500"}
+    words = [sys.executable, "-c", MEET, wait]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=50, check=False)
+    assert done.returncode == code and (done.stdout == "met\n") == (code == 0), done.stderr
+    assert ("rank 1 on" in done.stderr and "10.0.0.1:29500" in done.stderr) == (code == 1)

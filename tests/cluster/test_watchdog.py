@@ -187,3 +187,19 @@ def _sentinels(group) -> list[int]:
 
 def _parent(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+
+
+@pytest.mark.parametrize(
+    ("words", "todo"),
+    [
+        ("OSError: [Errno 28] No space left on device: '/run/x'", "the disk it writes to is full there"),
+        ("RuntimeError: PytorchStreamWriter failed writing file data/0: file write failed", "`ulimit -f`"),
+        ("DistNetworkError: ... port: 29500, useIpv6: false, code: -98, name: EADDRINUSE", "`ss -ltnp` names it"),
+    ],
+)
+def test_troubles_that_a_user_can_mend_come_with_what_to_do(words, todo):
+    """An errno alone leaves a user on a cluster without the place to look."""
+    said = sentence(Failure("raised", 1, "node7", "train", words), 20)
+    assert said.startswith("rank 1 on node7 failed (in train): ") and words in said and todo in said
+    assert "the same command continues" in said
+    assert "the same command" not in sentence(Failure("raised", 1, "node7", "train", "ValueError: x"), 20)

@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from nopsd.data.prompts import TeacherPrompt
-from nopsd.distill.sampling import check_rollouts, pair, request_names, step_seed
+from nopsd.distill.algorithm import pair
 from nopsd.errors import ServerError, StaleWeightsError
 from nopsd.rollout.types import Rollout
+from nopsd.training.sampling import check_rollouts, request_names, step_seed
 
 pytestmark = pytest.mark.slow
 SPLITS = ("1xmicro4", "2xmicro2", "2xmicro1", "1xmicro3")  # the last: micro-batches of unequal size

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from nopsd.distill import checkpoint
-from nopsd.distill.checkpoint_files import write_mark
 from nopsd.engine.distributed import Ranks
 from nopsd.errors import ArtefactError
 from nopsd.runs import sha256_file
+from nopsd.training import checkpoint
+from nopsd.training.checkpoint_files import write_mark
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
 

@@ -16,15 +16,15 @@ from torch import Tensor
 
 from nopsd.config import Config, DistillConfig
 from nopsd.distill import context_states
-from nopsd.distill.batches import Example, MicroBatch, Side, rank_micro_batches
 from nopsd.distill.context_states import Kept, Reader, context_metrics, key_of, prefixes, tails, worth
 from nopsd.distill.head import DistillModel, response_hidden
-from nopsd.distill.planning import Limits
 from nopsd.distill.stage import identity_of
 from nopsd.distill.teachers import teacher_of
 from nopsd.engine.distributed import Ranks
 from nopsd.engine.packed_attention import Context, use_packed_attention
 from nopsd.pipeline.stages import STAGE_BY_NAME
+from nopsd.training.batches import Example, MicroBatch, Side, rank_micro_batches
+from nopsd.training.planning import Limits
 
 HERE = Path(__file__).parent
 ALONE = Ranks(0, 1, torch.device("cpu"))

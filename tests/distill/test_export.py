@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from nopsd.distill.export import RECORD, copy_companions
+from nopsd.training.export import RECORD, copy_companions
 
 pytestmark = pytest.mark.slow
 

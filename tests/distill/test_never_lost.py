@@ -15,9 +15,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from nopsd.distill import checkpoint
-from nopsd.distill.checkpoint import COMMITTED, tag_of
 from nopsd.engine.distributed import Ranks
+from nopsd.training import checkpoint
+from nopsd.training.checkpoint import COMMITTED, tag_of
 
 pytestmark = pytest.mark.slow
 HERE = Path(__file__).parent

@@ -13,7 +13,6 @@ import pytest
 import torch
 
 from nopsd.config import Config, DistillConfig, LoraConfig, TeacherConfig
-from nopsd.distill.batches import MicroBatch, Side
 from nopsd.distill.divergence import reverse_kl
 from nopsd.distill.head import DistillModel
 from nopsd.distill.teachers import teacher_of
@@ -21,6 +20,7 @@ from nopsd.engine.distributed import Ranks
 from nopsd.engine.lora import STUDENT, adapter_parameters, add_lora, computing_with, lora_layers, plain_weights
 from nopsd.errors import ConfigError
 from nopsd.rollout.weight_source import WeightSource
+from nopsd.training.batches import MicroBatch, Side
 
 HERE = Path(__file__).parent
 LAUNCH = HERE.parent / "engine" / "worker_ranks.py"

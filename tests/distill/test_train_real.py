@@ -17,9 +17,9 @@ import pytest
 import torch
 
 from nopsd.config import ServerConfig
-from nopsd.distill.checkpoint import COMMITTED, tag_of
 from nopsd.monitor.metrics_log import read_metrics
 from nopsd.rollout.server import VllmServer, start_server
+from nopsd.training.checkpoint import COMMITTED, tag_of
 
 pytestmark = pytest.mark.slow
 WORKER = Path(__file__).with_name("worker_train.py")

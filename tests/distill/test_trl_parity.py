@@ -19,8 +19,8 @@ import pytest
 import torch
 
 from nopsd.config import DistillConfig
-from nopsd.distill.batches import sequence_weights
 from nopsd.distill.fused_linear import fused_linear_divergence
+from nopsd.training.batches import sequence_weights
 
 VERSION = "1.16.0"
 PYTHON = os.environ.get("NOPSD_TRL_PYTHON") or (sys.executable if importlib.util.find_spec("trl") else None)

@@ -14,17 +14,17 @@ from unittest.mock import patch
 import torch
 
 from nopsd.config import Config, LoraConfig, SamplingConfig, TeacherConfig
-from nopsd.distill import checkpoint, context_states
-from nopsd.distill.algorithm import auxiliary_hidden, distill, micro_batches
-from nopsd.distill.batches import Example, MicroBatch, rank_micro_batches
+from nopsd.distill import context_states
+from nopsd.distill.algorithm import auxiliary_hidden, distill, micro_batches, pair
 from nopsd.distill.context_states import Kept, Reader, context_metrics
 from nopsd.distill.head import response_hidden
-from nopsd.distill.planning import Limits
-from nopsd.distill.sampling import pair
 from nopsd.distill.state import Distillation
 from nopsd.distill.targets import CTX_ONLY, RANDOM_CTX
 from nopsd.engine.distributed import Ranks
 from nopsd.rollout.types import Rollout
+from nopsd.training import checkpoint
+from nopsd.training.batches import Example, MicroBatch, rank_micro_batches
+from nopsd.training.planning import Limits
 
 sys.path.insert(0, str(Path(__file__).parent))
 import worker_engines as engines  # noqa: E402

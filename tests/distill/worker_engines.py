@@ -17,13 +17,13 @@ import torch
 
 from nopsd.config import Config, DistConfig, SamplingConfig, TeacherConfig, TrainConfig
 from nopsd.data.prompts import TeacherPrompt
-from nopsd.distill import checkpoint
 from nopsd.distill.algorithm import distill
-from nopsd.distill.export import export_model, probe_logits
 from nopsd.distill.stage import load_engines
 from nopsd.distill.state import Distillation
 from nopsd.engine.distributed import Ranks, init_distributed, shutdown_distributed
 from nopsd.rollout.types import Rollout
+from nopsd.training import checkpoint
+from nopsd.training.export import export_model, probe_logits
 
 UIDS = [f"q{i}" for i in range(6)]
 VOCABULARY = 300
@@ -74,8 +74,9 @@ def config_of(micro: int, steps: int = 3, ema: bool = False, dtype: str = "float
 def build(config: Config, model: Path, folder: Path, ranks: Ranks, teacher_prompts=TEACHER_PROMPTS) -> Distillation:
     student, teacher, ema = load_engines(config, model, ranks)
     return Distillation(
-        config, UIDS, STUDENT_PROMPTS, teacher_prompts, student, teacher, ema, CannedClient(), NoSync(), ranks, folder,
-        Rows(), None, {"test": 1},
+        config=config, selected=UIDS, student_prompts=STUDENT_PROMPTS, teacher_prompts=teacher_prompts, student=student,
+        teacher=teacher, ema=ema, client=CannedClient(), sync=NoSync(), ranks=ranks, folder=folder, log=Rows(),
+        identity={"test": 1},
     )
 
 
@@ -206,7 +207,7 @@ def damage(file: Path, content: bytes | None) -> None:
 
 def case_export(model: Path, out: Path, ranks: Ranks) -> dict[str, Any]:
     """Export after a step, whole and cut into several files; then one whose weights are falsified on the way."""
-    import nopsd.distill.export as export
+    import nopsd.training.export as export
 
     d = build(config_of(2, steps=1), model, out / "export_run", ranks)
     distill(d)

@@ -20,6 +20,7 @@ from nopsd.config import Config, GuardConfig
 from nopsd.distill import stage
 from nopsd.engine.distributed import Ranks
 from nopsd.errors import UserError
+from nopsd.training.export import RECORD
 
 sys.path.insert(0, str(Path(__file__).parent))
 import worker_engines as engines  # noqa: E402
@@ -78,7 +79,7 @@ def run(
         )
     except (UserError, Killed) as error:
         errors = f"{type(error).__name__}: {error}"
-    record = folder / "export" / stage.RECORD
+    record = folder / "export" / RECORD
     left = sorted(p.name for p in (folder / "checkpoints").glob("step_*"))
     return {"rows": list(rows), "errors": ranks.all_gather_json(errors), "left": left,
             "record": json.loads(record.read_text()) if record.is_file() else None}

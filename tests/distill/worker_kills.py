@@ -37,12 +37,13 @@ from deepspeed.runtime.checkpoint_engine.torch_checkpoint_engine import TorchChe
 from worker_engines import STUDENT_PROMPTS, TEACHER_PROMPTS, UIDS, config_of, ids
 
 from nopsd.config import DistConfig
-from nopsd.distill import algorithm, checkpoint, checkpoint_files, export, sampling, stage
+from nopsd.distill import algorithm, stage
 from nopsd.engine.distributed import Ranks, _free_port, init_distributed, shutdown_distributed
 from nopsd.errors import ServerError
 from nopsd.monitor.metrics_log import MetricsLog
 from nopsd.rollout.types import Rollout
 from nopsd.runs import read_json, write_json
+from nopsd.training import checkpoint, checkpoint_files, closing, export, sampling
 
 RANKS = 2
 LEARNING = threading.Event()
@@ -60,7 +61,7 @@ PLACES: dict[str, tuple[Any, str]] = {
     "hashes": (checkpoint_files, "hashes"),
     "mark": (checkpoint_files, "write_mark"),
     "remove": (checkpoint_files, "remove"),
-    "export": (stage, "export_model"),
+    "export": (closing, "export_model"),
     "weights": (export, "save_file"),
     "verify": (export, "verify"),
 }

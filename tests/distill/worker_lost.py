@@ -22,14 +22,14 @@ import transformers.models.qwen3.modeling_qwen3  # noqa: F401
 sys.path.insert(0, str(Path(__file__).parent))
 from worker_engines import STUDENT_PROMPTS, Rows, build, config_of, whole
 
-from nopsd.distill import algorithm, checkpoint
 from nopsd.distill.algorithm import distill
-from nopsd.distill.export import export_model
-from nopsd.distill.score import keep_of
-from nopsd.distill.stage import take_best
 from nopsd.engine.distributed import Ranks
 from nopsd.engine.ds_config import FOLDERS
 from nopsd.errors import UserError
+from nopsd.training import checkpoint
+from nopsd.training.closing import take_best
+from nopsd.training.export import export_model
+from nopsd.training.score import Score, keep_of
 
 SUB_GROUP = 20_000  # elements: several sub-groups, as a large model has
 SCORES = [3.0, 1.0, 2.0]
@@ -94,10 +94,10 @@ def best(model: Path, out: Path, ranks: Ranks) -> dict[str, Any]:
     d = build(settings, model, out / "best", ranks)
     path: list[Any] = []
     d.progress = lambda done, total, **info: path.append(whole(d))
-    true_take, scores = algorithm.Score.take, iter(SCORES)
-    algorithm.Score.take = lambda self: next(scores)  # type: ignore[method-assign]
+    true_take, scores = Score.take, iter(SCORES)
+    Score.take = lambda self: next(scores)  # type: ignore[method-assign]
     distill(d)
-    algorithm.Score.take = true_take  # type: ignore[method-assign]
+    Score.take = true_take  # type: ignore[method-assign]
     folder = out / "best" / "checkpoints"
     kept = sorted(p.name for p in folder.iterdir())
     step = take_best(settings, d.student, d.ema, folder, d.identity, ranks)

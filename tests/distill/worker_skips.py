@@ -19,10 +19,11 @@ import transformers.models.qwen3.modeling_qwen3  # noqa: F401
 sys.path.insert(0, str(Path(__file__).parent))
 from worker_engines import Rows, build, config_of, whole
 
-from nopsd.distill import algorithm, checkpoint
+from nopsd.distill import algorithm
 from nopsd.distill.algorithm import distill
 from nopsd.engine.distributed import Ranks
 from nopsd.errors import UserError
+from nopsd.training import checkpoint
 
 POISON = {1: (1, "loss"), 3: (0, "gradient"), 5: (1, "loss"), 6: (0, "loss")}  # step: rank, what
 

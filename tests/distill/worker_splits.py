@@ -20,12 +20,12 @@ from worker_objectives import AUX_PROMPTS, CASES
 
 import nopsd.distill.algorithm as algorithm
 from nopsd.config import Config, LoraConfig, TeacherConfig, TrainConfig
-from nopsd.distill.export import export_model
 from nopsd.distill.stage import load_engines
 from nopsd.distill.state import Distillation
 from nopsd.engine.distributed import Ranks
 from nopsd.engine.sequence_parallel import join
 from nopsd.rollout.types import Rollout
+from nopsd.training.export import export_model
 
 SETTINGS = {"micro": 8, "micro_tokens": None, "packing": True, "shared_by": 1, "lora": 0, "checkpointing": False}
 
@@ -62,9 +62,11 @@ def config_of(settings: dict[str, Any]) -> Config:
 def run(ranks: Ranks, model: Path, folder: Path, settings: dict[str, Any], export: bool) -> dict[str, Any]:
     config = config_of(settings)
     parallel = join(ranks, config.dist.sequence_parallel)
+    student, teacher, ema = load_engines(config, model, ranks, parallel)
     d = Distillation(
-        config, UIDS, STUDENT_PROMPTS, TEACHER_PROMPTS, *load_engines(config, model, ranks, parallel), TwoEach(),
-        NoSync(), ranks, folder, Rows(), None, {"test": 1}, aux_prompts=AUX_PROMPTS, parallel=parallel,
+        config=config, selected=UIDS, student_prompts=STUDENT_PROMPTS, teacher_prompts=TEACHER_PROMPTS,
+        student=student, teacher=teacher, ema=ema, client=TwoEach(), sync=NoSync(), ranks=ranks, folder=folder,
+        log=Rows(), identity={"test": 1}, aux_prompts=AUX_PROMPTS, parallel=parallel,
     )
     counts: list[int] = []
     means: list[dict[str, torch.Tensor]] = []

@@ -13,13 +13,13 @@ from typing import Any
 import torch
 
 from nopsd.config import Config, LoraConfig, TeacherConfig
-from nopsd.distill import checkpoint
 from nopsd.distill.algorithm import distill
-from nopsd.distill.export import export_model, probe_logits
 from nopsd.distill.state import Distillation
 from nopsd.engine.distributed import Ranks
 from nopsd.engine.lora import STUDENT, TEACHER, adapter_parameters, computing_with
 from nopsd.rollout.weight_source import WeightSource
+from nopsd.training import checkpoint
+from nopsd.training.export import export_model, probe_logits
 
 sys.path.insert(0, str(Path(__file__).parent))
 import worker_engines as engines  # noqa: E402

@@ -57,7 +57,7 @@ QWEN3_4B = ModelShape(4_022_468_096, 388_956_160, 36, 2560, 9728, 32, 8, 128, 15
 
 def test_a_known_model_on_known_devices() -> None:
     """Qwen3-4B in bf16: 18 bytes a parameter over the ranks for the student, 2 for a frozen teacher."""
-    config = load_config("paper_qwen3_4b", ["teacher.kind=frozen"])
+    config = load_config("paper/biology", ["teacher.kind=frozen"])
     sums = {"data_types": {"grad_accum_dtype": "fp32"}}
     four, eight = (needs_of(config, QWEN3_4B, ranks, sums, {}).device for ranks in (4, 8))
     states = sum(four[name] for name in STATES)
@@ -70,10 +70,10 @@ def test_a_known_model_on_known_devices() -> None:
 
 def test_what_saves_memory_saves_it() -> None:
     """Else the remedies that `doctor` names would be none."""
-    base = ["teacher.kind=frozen", "teacher.context_mib=0"]
+    base = ["teacher.kind=frozen", "teacher.context_mib=0", "train.gradient_checkpointing=false"]
 
     def total(*overrides: str, student: dict[str, object] | None = None) -> int:
-        config = load_config("paper_qwen3_4b", [*base, *overrides])
+        config = load_config("paper/biology", [*base, *overrides])
         return needs_of(config, QWEN3_4B, 4, student or {}, {}).total
 
     whole = total()
@@ -82,7 +82,7 @@ def test_what_saves_memory_saves_it() -> None:
     assert total("train.lora.r=16") < whole
     assert total("teacher.kind=live") < whole
     offload = {"zero_optimization": {"offload_optimizer": {"device": "cpu"}}}
-    config = load_config("paper_qwen3_4b", base)
+    config = load_config("paper/biology", base)
     needs = needs_of(config, QWEN3_4B, 4, offload, {})
     assert needs.total < whole and needs.host["optimizer"] == 12 * QWEN3_4B.parameters // 4
 

@@ -18,8 +18,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from nopsd.distill.checkpoint import COMMITTED
 from nopsd.runs import read_jsonl
+from nopsd.training.checkpoint import COMMITTED
 from tests.pipeline.test_interrupted_run import SMALL, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.soak]

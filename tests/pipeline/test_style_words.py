@@ -1,7 +1,8 @@
 """Style words become token ids only where the tokenizer has them whole."""
 
 from nopsd.data.prompts import load_tokenizer
-from nopsd.pipeline.ranks import single_token_ids, think_ids
+from nopsd.pipeline.ranks import think_ids
+from nopsd.pipeline.training import single_token_ids
 
 
 def test_words_that_are_one_token(lab_model_dir):

@@ -10,7 +10,7 @@ from nopsd.errors import ArtefactError
 from nopsd.pipeline import subset
 from nopsd.pipeline.runner import forget_from, run_one, with_inputs
 from nopsd.pipeline.session import Session
-from nopsd.pipeline.stages import STAGE_BY_NAME, STAGES, fingerprint
+from nopsd.pipeline.stages import STAGE_BY_NAME, STAGES, fingerprint, reads_of
 from nopsd.runs import RunFolder, sha256_json
 
 BEFORE_SIGNALS = {"data", "rollout", "evaluate_base", "neurons"}
@@ -114,14 +114,16 @@ def test_a_changed_given_response_is_another_data_set(tmp_path):
 
 
 def test_a_command_takes_what_its_stage_reads_and_no_more():
-    names = {stage.name: [s.name for s in with_inputs(stage.name)] for stage in STAGES}
+    config = load_config("lab")
+    names = {stage.name: [s.name for s in with_inputs(stage.name, config)] for stage in STAGES}
     assert names["data"] == ["data"] and names["neurons"] == ["data", "rollout", "neurons"]
     assert {"data", "rollout", "neurons", "select"} <= set(names["select"])
     assert not {"evaluate_base", "train"} & set(names["select"]) and "evaluate_base" not in names["train"]
     assert names["report"] == [stage.name for stage in STAGES]
     for stage in STAGES:
         for index, name in enumerate(names[stage.name]):
-            assert set(STAGE_BY_NAME[name].reads) <= set(names[stage.name][:index]), "before what it reads"
+            reads = reads_of(STAGE_BY_NAME[name], config)
+            assert set(reads) <= set(names[stage.name][:index]), "before what it reads"
 
 
 def test_one_of_a_launchers_ranks_runs_its_stage_alone(tmp_path, monkeypatch):

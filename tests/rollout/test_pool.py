@@ -30,7 +30,8 @@ class Scripted:
         self.url, self.window, self.delay_s = url, window, delay_s
         self.version, self.weights = "0", "w"
         self.state = "up"  # up|dead|hung|engine hung|broken
-        self.dies_after: int | None = None
+        self.dies_after: int | None = None  # answered completions
+        self.dies_as = "dead"  # the state that follows
         self.done: list[int] = []  # the first prompt id's companion of each answered completion
         self.in_flight = self.most_in_flight = 0
         self._lock = threading.Lock()
@@ -45,7 +46,8 @@ class Scripted:
             deadline = time.monotonic() + timeout_s
             while time.monotonic() < deadline and self.state == "hung":
                 time.sleep(0.01)
-            raise httpx.ReadTimeout("no answer")
+            if self.state == "hung":
+                raise httpx.ReadTimeout("no answer")
         if request.url.path == "/v1/completions":
             return self._complete(json.loads(request.content))
         answers: dict[str, Callable[[], Any]] = {
@@ -64,20 +66,25 @@ class Scripted:
             self.most_in_flight = max(self.most_in_flight, self.in_flight)
         try:
             time.sleep(self.delay_s)
-            while self.state == "engine hung":
+            while not self._has_answered(body):
                 time.sleep(0.01)
             if self.state == "broken":
                 return httpx.Response(500, text="engine dead")
-            with self._lock:
-                if self.dies_after is not None and len(self.done) >= self.dies_after:
-                    self.state = "dead"
-                if self.state == "dead":
-                    raise httpx.RemoteProtocolError("gone")
-                self.done.append(body["prompt"][1])
             return httpx.Response(200, json={"choices": [self._choice(body, i) for i in range(body.get("n", 1))]})
         finally:
             with self._lock:
                 self.in_flight -= 1
+
+    def _has_answered(self, body: dict[str, Any]) -> bool:
+        """False while it hangs."""
+        with self._lock:
+            if self.dies_after is not None and len(self.done) >= self.dies_after:
+                self.state = self.dies_as
+            if self.state == "dead":
+                raise httpx.RemoteProtocolError("gone")
+            if self.state == "up":
+                self.done.append(body["prompt"][1])
+            return "hung" not in self.state
 
     def _choice(self, body: dict[str, Any], index: int) -> dict[str, Any]:
         ids = body["prompt"]
@@ -223,10 +230,65 @@ def test_the_window_is_the_smallest(two: Any) -> None:
     assert pool.max_model_len() == 32
 
 
-def test_connect_gives_one_client_or_a_pool(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(RolloutClient, "check", lambda self: None)
+def test_connect_takes_each_server_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A URL given twice, or with a slash, would be sent twice its share; and a single server is tried for longer."""
     monkeypatch.setattr(RolloutPool, "check", lambda self: None)
     one = connect(ServerConfig(api_key="k"), ["http://a/", "http://a"])
     several = connect(ServerConfig(api_key="k"), ["http://a", "http://b"])
-    assert isinstance(one, RolloutClient) and one.url == "http://a"
-    assert isinstance(several, RolloutPool) and several.url == "http://a,http://b" and several.api_key == "k"
+    assert one.url == "http://a" and several.url == "http://a,http://b" and several.api_key == "k"
+    assert one.servers()[0]._retry_delays_s is None and several.servers()[0]._retry_delays_s == (0.5,)
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [("hung", "no answer to .* of /health"), ("engine hung", "no token in"), ("dead", "can't be reached")],
+)
+def test_the_loss_of_a_lone_server_ends_with_its_name(two: Any, how: str, said: str) -> None:
+    """Within stall_timeout_s; without the watch a stopped server is waited for until request_timeout_s, 10 minutes."""
+    _, a, _ = two
+    pool = RolloutPool([a.client], 0.5)
+    a.dies_after, a.dies_as = 5, how
+    start = time.monotonic()
+    with pytest.raises(ServerError, match=rf"no rollout server is left: http://a \(.*{said}.*restart them and run"):
+        sample(pool)
+    assert time.monotonic() - start < 8
+
+
+def test_the_last_server_may_be_late(two: Any) -> None:
+    """A busy host misses three probes soon: of several servers that costs one, of a single one the whole run."""
+    _, a, _ = two
+    pool = RolloutPool([a.client], 60.0)
+    a.dies_after, a.dies_as = 5, "hung"
+
+    def come_back() -> None:
+        while a.state != "hung":
+            time.sleep(0.01)
+        time.sleep(1.0)
+        a.dies_after, a.state = None, "up"
+
+    threading.Thread(target=come_back, daemon=True).start()
+    whole(sample(pool, expected_version=0))
+    assert pool.servers() == [a.client]
+
+
+def test_a_straggler_is_asked_of_another_server_too(two: Any) -> None:
+    """rollout.hedge_s: one slow server must not hold up the whole step; and no sample may come twice."""
+    _, a, b = two
+    pool = RolloutPool([a.client, b.client], 0.0, hedge_s=0.1)
+    b.delay_s = 5.0
+    start = time.monotonic()
+    whole(sample(pool, expected_version=0))
+    assert time.monotonic() - start < 4 and len(a.done) == len(UIDS)
+    assert pool.servers() == [a.client, b.client], "slow isn't lost"
+
+
+def test_without_a_hedge_nothing_is_asked_twice(two: Any) -> None:
+    """It costs the second server's time, so it is only done if asked for; and it needs a second server."""
+    pool, a, b = two
+    b.delay_s = 0.7
+    whole(sample(pool))
+    assert len(a.done) + len(b.done) == len(UIDS)
+    a.done.clear()
+    a.delay_s = 0.3
+    whole(sample(RolloutPool([a.client], 0.0, hedge_s=0.05)))
+    assert len(a.done) == len(UIDS)

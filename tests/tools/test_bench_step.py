@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nopsd.distill.batches import batch_uids
+from nopsd.training.batches import batch_uids
 
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
 TINY = ["--hidden", "32", "--layers", "2", "--vocab", "2100", "--context", "30", "--prompt", "8", "--response", "12",

@@ -7,13 +7,23 @@ responses `load_responses`.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from fractions import Fraction
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 
 from nopsd.config import DataConfig
 from nopsd.data.records import AnswerKey, Question
 from nopsd.errors import DataError
+
+# Rows of the published sets, of SciKnowEval those of type mcq-4-choices (SPEC §2.1, 2.3, 2.4).
+PUBLISHED = {
+    "sciknoweval": {"Biology": 3935, "Chemistry": 6263, "Material": 4956, "Physics": 3316},
+    "mmlu_pro": {"mmlu_pro": 12032},
+    "edu_feedback": {"edu_feedback": 1799},
+}
 
 
 @dataclass(frozen=True)
@@ -56,6 +66,26 @@ def load_lines(config: DataConfig) -> dict[str, str] | None:
     Rows come whole, whatever their columns are: for a copy of them alone."""
     source = _source(config)
     return source.load_lines(config) if hasattr(source, "load_lines") else None
+
+
+def hub_id(config: DataConfig) -> str | None:
+    """The hub data set that `load_splits` would ask for; None if it reads local files, or makes its rows itself."""
+    if config.path and Path(config.path).exists():
+        return None
+    own: str | None = getattr(_source(config), "HUB_ID", None)
+    given = config.path if config.path and config.path.count("/") == 1 and not Path(config.path).suffix else None
+    return given if config.name in ("file", "instructions") else own and (config.path or own)
+
+
+def published_sizes(config: DataConfig) -> tuple[int, dict[str, int]] | None:
+    """Sizes of the pool, and of each domain's test, as the published rows split; None for a user's own data, or other
+    rows of a published set."""
+    rows = PUBLISHED.get(config.name, {})
+    whole = config.types == DataConfig().types and not config.levels
+    if config.domain not in rows or not whole or config.path:
+        return None
+    tests = {domain: math.ceil(Fraction(str(config.test_ratio)) * number) for domain, number in rows.items()}
+    return rows[config.domain] - tests[config.domain], tests
 
 
 def check_unique(questions: list[Question], places: list[str]) -> None:

@@ -1,6 +1,7 @@
 """Edu-Feedback (SPEC §2.4): peer comments, with or without explanation; a local file `id,input,label`.
 
-The paper's 1,000 test comments are not public, so a part of the pool is split off for the test.
+The paper's 1,000 test comments are not public. With a file of them beside the pool's (data.path a folder with
+edu_feedback_pool* and edu_feedback_test*) the pool is whole, 1,799 [P]; else a part of it is split off for the test.
 """
 
 from __future__ import annotations
@@ -18,21 +19,34 @@ PHRASES = ("With Explanation", "Without Explanation")
 ASK = "Does this peer feedback comment come with an explanation?"
 
 
-def _rows(config: DataConfig, drop: tuple[str, ...]) -> list[Row]:
+def _files(config: DataConfig) -> tuple[Path, Path | None]:
+    """The pool's file, and the test's if there is one of its own."""
     if not config.path:
         raise DataError("data.name=edu_feedback has no hub id: set data.path to its file (columns id, input, label)")
     path = Path(config.path)
-    if path.is_dir():
-        path = next(iter(sorted(path.glob("edu_feedback*"))), path)
-    return read_rows(path, drop)
+    if not path.is_dir():
+        return path, None
+    test = next(iter(sorted(path.glob("edu_feedback_test*"))), None)
+    pool = next((file for file in sorted(path.glob("edu_feedback*")) if file != test), path)
+    return pool, test
 
 
-def _question(row: Row) -> Question:
+def _rows(config: DataConfig, drop: tuple[str, ...]) -> tuple[list[Row], list[Row]]:
+    """Rows of the pool's file, and of the test's."""
+    pool, test = _files(config)
+    return read_rows(pool, drop), read_rows(test, drop) if test else []
+
+
+def _uid(row: Row, test: bool) -> str:
+    return f"edu-test-{row.values['id']}" if test else f"edu-{row.values['id']}"
+
+
+def _question(row: Row, test: bool = False) -> Question:
     if "id" not in row.values or "input" not in row.values:
         raise DataError(f"{row.place}: columns `id` and `input` are needed")
     comment = str(row.values["input"] or "").strip()
     return Question(
-        uid=f"edu-{row.values['id']}",
+        uid=_uid(row, test),
         domain=DOMAIN,
         source="edu_feedback",
         question=f"{ASK}\n\n{comment}" if comment else "",
@@ -41,11 +55,16 @@ def _question(row: Row) -> Question:
 
 
 def load_splits(config: DataConfig) -> Splits:
-    rows = _rows(config, drop=("label",))
+    rows, test_rows = _rows(config, drop=("label",))
     questions = [_question(row) for row in rows]
-    check_unique(questions, [row.place for row in rows])
+    tests = [_question(row, test=True) for row in test_rows]
+    check_unique([*questions, *tests], [row.place for row in (*rows, *test_rows)])
+    if tests:
+        return Splits(questions, {DOMAIN: tests})
     return split_by_domain(questions, DOMAIN, config.test_ratio, config.seed)
 
 
 def load_answers(config: DataConfig) -> AnswerKey:
-    return {f"edu-{r.values['id']}": r.values["label"] for r in _rows(config, drop=()) if r.values.get("label")}
+    pool, tests = _rows(config, drop=())
+    named = [*((_uid(row, False), row) for row in pool), *((_uid(row, True), row) for row in tests)]
+    return {uid: row.values["label"] for uid, row in named if row.values.get("label")}

@@ -65,16 +65,18 @@ Find = Callable[[Request], Neighbours]
 
 @dataclass(frozen=True)
 class Retriever:
-    """`needs`: columns of the signals stage. `from_pool`: shows other questions, so that the pool must hold m + 1."""
+    """`needs`: columns of the signals stage. `from_pool`: shows other questions, so that the pool must hold m + 1.
+    `neurons`: reads neuron sets; where nothing does, the neurons stage is left out."""
 
     name: str
     find: Find
     needs: tuple[str, ...] = ()
     from_pool: bool = True
+    neurons: bool = True
 
 
 def retriever(
-    *, needs: Sequence[str] = (), name: str | None = None, from_pool: bool = True
+    *, needs: Sequence[str] = (), name: str | None = None, from_pool: bool = True, neurons: bool = True
 ) -> Callable[[Find], Retriever]:
     """Make a retriever of a function Request -> Neighbours; its name is the function's, unless given."""
-    return lambda find: Retriever(name or find.__name__, find, tuple(needs), from_pool)
+    return lambda find: Retriever(name or find.__name__, find, tuple(needs), from_pool, neurons)

@@ -17,7 +17,7 @@ GRID = 1 << 25
 TEMPORARIES = 6  # arrays of the block's size that are alive at once, in float64
 
 
-@retriever(needs=("embedding",))
+@retriever(needs=("embedding",), neurons=False)
 def embedding_cos(request: Request) -> Neighbours:
     grid_NH = on_grid(np.asarray(request.column("embedding")), request.table.uids)
     edges = np.linspace(0, len(request.queries), request.ranks.world + 1).astype(np.int64)

@@ -8,7 +8,7 @@ from nopsd.selection.retrievers.base import NOBODY, Neighbours, Request, retriev
 from nopsd.selection.seeded import generator
 
 
-@retriever(name="random")
+@retriever(name="random", neurons=False)
 def random_draw(request: Request) -> Neighbours:
     """From seed, query and those permitted alone; without distances."""
     numbers = np.full((len(request.queries), request.config.m), NOBODY, dtype=np.int64)

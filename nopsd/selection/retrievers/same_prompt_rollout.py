@@ -11,7 +11,7 @@ import numpy as np
 from nopsd.selection.retrievers.base import NOBODY, Picked, Request, retriever
 
 
-@retriever(needs=("agrees",), from_pool=False)
+@retriever(needs=("agrees",), from_pool=False, neurons=False)
 def same_prompt_rollout(request: Request) -> Picked:
     agrees = request.column("agrees")[request.queries] > 0  # NaN: no such response
     shown = agrees.any(1) & request.table.allowed[request.queries]

@@ -8,6 +8,6 @@ from nopsd.config import SelectConfig
 from nopsd.selection.selectors.base import Pool, selector
 
 
-@selector(name="all", keep="all", length_control=False)
+@selector(name="all", keep="all", length_control=False, neurons=False)
 def everything(pool: Pool, config: SelectConfig) -> np.ndarray:
     return np.zeros(len(pool.uids))

@@ -41,7 +41,8 @@ class Selector:
     """`score(pool, config)`: finite floats [N]. `keep`: which end is selected; `all`: the scores decide nothing.
 
     `needs`: columns besides counts and lengths (`agreement` of the neurons stage, the others of the signals stage).
-    `length_control`: whether select.length_control=residual takes out of the score what length explains.
+    `length_control`: whether select.length_control=residual takes out of the score what length explains. `neurons`:
+    whether the score reads neuron counts or sets; where nothing does, the neurons stage is left out.
     """
 
     name: str
@@ -49,17 +50,18 @@ class Selector:
     score: Score
     needs: tuple[str, ...] = ()
     length_control: bool = True
+    neurons: bool = True
 
 
 def selector(
-    *, keep: str, needs: Sequence[str] = (), name: str | None = None, length_control: bool = True
+    *, keep: str, needs: Sequence[str] = (), name: str | None = None, length_control: bool = True, neurons: bool = True
 ) -> Callable[[Score], Selector]:
     """Make a selector of a function (pool, config) -> scores; its name is the function's, unless given."""
 
     def made(score: Score) -> Selector:
         if keep not in KEEPS:
             raise ConfigError(f"selector {name or score.__name__}: keep={keep!r}: use one of {', '.join(KEEPS)}")
-        return Selector(name or score.__name__, keep, score, tuple(needs), length_control)
+        return Selector(name or score.__name__, keep, score, tuple(needs), length_control, neurons)
 
     return made
 

@@ -9,6 +9,6 @@ from nopsd.config import SelectConfig
 from nopsd.selection.selectors.base import Pool, selector
 
 
-@selector(keep="high", needs=("belief_shift",))
+@selector(keep="high", needs=("belief_shift",), neurons=False)
 def belief_shift(pool: Pool, config: SelectConfig) -> np.ndarray:
     return pool.column("belief_shift")

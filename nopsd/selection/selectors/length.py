@@ -9,6 +9,6 @@ from nopsd.config import SelectConfig
 from nopsd.selection.selectors.base import Pool, selector
 
 
-@selector(keep="low", length_control=False)
+@selector(keep="low", length_control=False, neurons=False)
 def length(pool: Pool, config: SelectConfig) -> np.ndarray:
     return pool.lengths.astype(np.float64)

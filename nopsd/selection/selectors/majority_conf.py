@@ -8,6 +8,6 @@ from nopsd.config import SelectConfig
 from nopsd.selection.selectors.base import Pool, selector
 
 
-@selector(keep="high", needs=("majority_conf",))
+@selector(keep="high", needs=("majority_conf",), neurons=False)
 def majority_conf(pool: Pool, config: SelectConfig) -> np.ndarray:
     return pool.column("majority_conf")

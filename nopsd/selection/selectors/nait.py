@@ -9,6 +9,6 @@ from nopsd.config import SelectConfig
 from nopsd.selection.selectors.base import Pool, selector
 
 
-@selector(keep="high", needs=("nait",))
+@selector(keep="high", needs=("nait",), neurons=False)
 def nait(pool: Pool, config: SelectConfig) -> np.ndarray:
     return pool.column("nait")

@@ -13,6 +13,7 @@ from nopsd.selection.selectors.majority_conf import majority_conf
 from nopsd.selection.selectors.nad_agreement import nad_agreement
 from nopsd.selection.selectors.nait import nait
 from nopsd.selection.selectors.neuron_count import neuron_count, neuron_count_top
+from nopsd.selection.selectors.neuron_density import neuron_density
 from nopsd.selection.selectors.random import random_draw
 from nopsd.selection.selectors.self_certainty import self_certainty
 from nopsd.selection.selectors.seq_nll import seq_nll
@@ -22,7 +23,7 @@ GROUP = IMPORTABLE["select.selector"]  # of entry points
 SELECTORS = {
     s.name: s for s in (
         neuron_count, neuron_count_top, random_draw, majority_conf, token_entropy, self_certainty, seq_nll, length,
-        nad_agreement, dual_neufs, nait, belief_shift, everything,
+        nad_agreement, dual_neufs, neuron_density, nait, belief_shift, everything,
     )
 }  # fmt: skip
 

@@ -8,6 +8,6 @@ from nopsd.config import SelectConfig
 from nopsd.selection.selectors.base import Pool, selector
 
 
-@selector(keep="high", needs=("self_certainty",))
+@selector(keep="high", needs=("self_certainty",), neurons=False)
 def self_certainty(pool: Pool, config: SelectConfig) -> np.ndarray:
     return pool.column("self_certainty")

@@ -8,6 +8,6 @@ from nopsd.config import SelectConfig
 from nopsd.selection.selectors.base import Pool, selector
 
 
-@selector(keep="low", needs=("seq_nll",))
+@selector(keep="low", needs=("seq_nll",), neurons=False)
 def seq_nll(pool: Pool, config: SelectConfig) -> np.ndarray:
     return pool.column("seq_nll")

@@ -8,6 +8,6 @@ from nopsd.config import SelectConfig
 from nopsd.selection.selectors.base import Pool, selector
 
 
-@selector(keep="low", needs=("token_entropy",))
+@selector(keep="low", needs=("token_entropy",), neurons=False)
 def token_entropy(pool: Pool, config: SelectConfig) -> np.ndarray:
     return pool.column("token_entropy")

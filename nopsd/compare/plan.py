@@ -1,0 +1,209 @@
+"""What `nopsd compare` is asked for, typed: a YAML file or flags, and the runs that follow from it.
+
+    preset: lab                       # of every run; a source may have its own
+    folder: runs/compare
+    sources: [biology, chemistry]     # or NAME: {preset: paper/biology, set: {data.name: ...}}; NAME is the domain
+    targets: {mmlu_pro: {set: {data.name: mmlu_pro}}}    # evaluated on, never trained on
+    methods: [nopsd, ttrl]            # or LABEL: {method: nopsd, set: {select.selector: neuron_count_top}}
+    seeds: [0, 1, 2]
+    vary: seed                        # or train.seed: the same rollouts and selection, other training
+    set: {train.steps: 50}            # of every run
+    also: {NAME: {path: DIR, method: nopsd, source: biology}}   # checkpoints that are there; source may be left out
+
+Order, later wins: the method's own settings < preset < set < the source's < the method's. Unknown keys are refused.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Optional
+from urllib.parse import quote
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from nopsd.config import METHODS, Config, load_config
+from nopsd.errors import ConfigError
+
+VARIED = ("seed", "train.seed")
+
+
+@dataclass
+class SourcePlan:
+    """A domain to train or to evaluate on."""
+
+    preset: Optional[str] = None  # null: the plan's
+    set: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class MethodPlan:
+    """A row of the tables."""
+
+    method: str = ""  # empty: the label
+    set: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class AlsoPlan:
+    """A checkpoint that somebody else trained."""
+
+    path: str = ""
+    method: str = ""  # the row it belongs to; empty: its own name
+    source: str = ""  # the domain it was trained on; empty: none of the sources
+
+
+@dataclass
+class Plan:
+    """The whole comparison."""
+
+    preset: Optional[str] = None
+    folder: str = "runs/compare"
+    sources: dict[str, SourcePlan] = field(default_factory=dict)
+    targets: dict[str, SourcePlan] = field(default_factory=dict)
+    methods: dict[str, MethodPlan] = field(default_factory=dict)
+    seeds: list[int] = field(default_factory=lambda: [0])
+    vary: str = "seed"
+    set: dict[str, Any] = field(default_factory=dict)
+    also: dict[str, AlsoPlan] = field(default_factory=dict)
+    diagnostics: bool = True  # Tables 5 and 6 of the runs of method nopsd, first seed
+    entropy: str = "shannon"  # shannon|topk20|nll, of Table 6
+
+
+@dataclass(frozen=True)
+class Member:
+    """One run."""
+
+    label: str  # of its row
+    source: str
+    seed: int
+    config: Config
+
+    @property
+    def name(self) -> str:
+        return f"{self.label}, {self.source}, seed {self.seed}"
+
+
+def read_plan(tree: Mapping[str, Any], where: str) -> Plan:
+    """A Plan from plain data; lists of sources, targets and methods are names without settings. Raises ConfigError."""
+    tree = dict(tree)
+    for key in ("sources", "targets", "methods"):
+        if isinstance(tree.get(key), list):
+            tree[key] = {str(name): {} for name in tree[key]}
+        if isinstance(tree.get(key), Mapping):
+            tree[key] = {str(name): value or {} for name, value in tree[key].items()}
+    try:
+        plan: Plan = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Plan), tree))  # type: ignore[assignment]
+    except OmegaConfBaseException as error:
+        key = getattr(error, "full_key", None) or "?"
+        raise ConfigError(f"{where}: {key}: {str(error).splitlines()[0]}") from error
+    check_plan(plan, where)
+    return plan
+
+
+def read_plan_file(path: str | Path) -> dict[str, Any]:
+    """The file's tree; ConfigError if it can't be read."""
+    try:
+        tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigError(f"--plan {path}: can't be read ({str(error).splitlines()[0]})") from error
+    if not isinstance(tree, dict):
+        raise ConfigError(f"--plan {path}: the top level must be a mapping of keys")
+    return tree
+
+
+def check_plan(plan: Plan, where: str) -> None:
+    """ConfigError for what the types can't say."""
+    if not plan.sources:
+        raise ConfigError(f"{where}: no sources: name at least one domain to train on")
+    if not plan.methods and not plan.also:
+        raise ConfigError(f"{where}: no methods: name at least one of {', '.join(METHODS)}, or a checkpoint in `also`")
+    for label, method in plan.methods.items():
+        if (method.method or label) not in METHODS:
+            raise ConfigError(
+                f"{where}: methods.{label}: {method.method or label} is no method; there are {', '.join(METHODS)} "
+                f"(another label needs `method:`)"
+            )
+    if len(set(plan.seeds)) != len(plan.seeds) or not plan.seeds:
+        raise ConfigError(f"{where}: seeds {plan.seeds}: give each once, and at least one")
+    for key, value, allowed in (("vary", plan.vary, VARIED), ("entropy", plan.entropy, ("shannon", "topk20", "nll"))):
+        if value not in allowed:
+            raise ConfigError(f"{where}: {key}={value}: use one of {', '.join(allowed)}")
+    for name, also in plan.also.items():
+        if not also.path:
+            raise ConfigError(f"{where}: also.{name}: give its `path`, a checkpoint's folder or hub id")
+        if also.source and also.source not in plan.sources:
+            raise ConfigError(f"{where}: also.{name}: source {also.source} is none of {', '.join(plan.sources)}")
+        if not also.source and (name in plan.methods or name.lower() == "base"):
+            raise ConfigError(f"{where}: also.{name}: the name is another row's: choose another, or say its source")
+
+
+def trained(plan: Plan) -> list[str]:
+    """Labels of the rows that train; `base` is every run's own first evaluation."""
+    return [label for label, m in plan.methods.items() if METHODS[m.method or label].trainer is not None]
+
+
+def members(plan: Plan) -> list[Member]:
+    """All runs, validated: seed by seed and source by source, so that neighbours share most. Raises ConfigError."""
+    labels = trained(plan) or ["base"]
+    return [
+        Member(label, source, seed, run_config(plan, label, source, seed))
+        for seed in plan.seeds for source in plan.sources for label in labels
+    ]  # fmt: skip
+
+
+def run_config(plan: Plan, label: str, source: str, seed: int) -> Config:
+    """The configuration of one run."""
+    method = plan.methods.get(label, MethodPlan())
+    folder = Path(plan.folder) / "runs" / quote(f"{label}-{source}-{seed}", safe="")
+    fixed = {"method": method.method or label, plan.vary: seed, "run_dir": str(folder)}
+    return _load(plan, source, {**method.set, **fixed}, f"methods.{label}, sources.{source}")
+
+
+def target_config(plan: Plan, target: str, model: str, seed: int) -> Config:
+    """How `model` is evaluated on the data set of `target`."""
+    folder = str(Path(plan.folder) / "also")
+    wanted: dict[str, Any] = {"model.path": model, plan.vary: seed, "run_dir": folder}
+    if target not in plan.sources:  # of its data set, this domain alone
+        wanted["eval.targets"] = [target]
+    return _load(plan, target, wanted, f"targets.{target}")
+
+
+def _load(plan: Plan, source: str, last: Mapping[str, Any], where: str) -> Config:
+    entry = plan.sources.get(source) or plan.targets[source]
+    settings = {"data.domain": source, **plan.set, **entry.set, **last}
+    try:
+        return load_config(entry.preset or plan.preset, [f"{key}={_value(v)}" for key, v in settings.items()])
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
+
+
+def _value(value: Any) -> str:
+    """As OmegaConf's dotlist reads it: YAML, of which JSON is a part."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def domains(plan: Plan) -> list[str]:
+    """All domains that models are evaluated on, sources first."""
+    return list(dict.fromkeys([*plan.sources, *plan.targets]))
+
+
+def as_tree(flags: Mapping[str, Any], also: Sequence[str], overrides: Sequence[str]) -> dict[str, Any]:
+    """Flags as a plan's tree. `also`: NAME=PATH or METHOD@SOURCE=PATH. Raises ConfigError."""
+    tree = {key: value for key, value in flags.items() if value is not None}
+    for item in [*also, *overrides]:
+        if "=" not in item:
+            raise ConfigError(f"{item!r}: write NAME=value")
+    for item in also:
+        name, path = item.split("=", 1)
+        method, at, source = name.partition("@")
+        entry = {"path": path, **({"method": method, "source": source} if at else {})}
+        tree.setdefault("also", {})[name] = entry
+    if overrides:
+        pairs = dict(item.split("=", 1) for item in overrides)
+        tree["set"] = {**tree.get("set", {}), **{key: yaml.safe_load(value) for key, value in pairs.items()}}
+    return tree

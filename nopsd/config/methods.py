@@ -1,0 +1,55 @@
+"""The methods a run can train by (SPEC §8): the paper's own, its baselines and its ablations, one name each.
+
+What a method sets apart from the defaults stands in nopsd/configs/method/NAME.yaml, with its source; a preset and
+the command line come after it and win.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Method:
+    """`trainer`: the package whose loop trains (distill, sft, grpo); None: the base model is evaluated as it is.
+    `means`: values of keys without which it would be another method (nopsd.config.method_rules)."""
+
+    trainer: str | None
+    does: str
+    reads_labels: bool = False
+    means: Mapping[str, str] = field(default_factory=dict)
+
+
+def _chosen_by(selector: str | None, retriever: str) -> dict[str, str]:
+    return {**({"select.selector": selector} if selector else {}), "context.retriever": retriever}
+
+
+METHODS: dict[str, Method] = {
+    "nopsd": Method("distill", "the paper's: fewest neurons select, nearest neuron sets demonstrate"),
+    "nopsd_dense": Method("distill", "ours, not the paper's: the questions of the pool's densest part by neuron sets",
+                          means=_chosen_by("neuron_density", "neuron_jaccard")),
+    "lmsi": Method("sft", "fine-tuning on the pool's own majority-voted answers (LMSI, arXiv 2210.11610)"),
+    "nait_sft": Method("sft", "the same on the questions that NAIT's neuron directions choose (arXiv 2603.13201)",
+                       means={"select.selector": "nait"}),
+    "ttrl": Method("grpo", "GRPO rewarded by the vote of a question's own rollouts (TTRL, arXiv 2504.16084)",
+                   means={"grpo.reward": "majority"}),
+    "intuitor": Method("grpo", "GRPO rewarded by the policy's own certainty (Intuitor, arXiv 2505.19590)",
+                       means={"grpo.reward": "self_certainty"}),
+    "opsd_random": Method("distill", "random questions, random demonstrations", means=_chosen_by("random", "random")),
+    "opsd_randctx": Method("distill", "the paper's questions, random demonstrations (its Table 2)",
+                           means=_chosen_by("neuron_count", "random")),
+    "opsd_all": Method("distill", "the whole pool, the paper's demonstrations",
+                       means=_chosen_by("all", "neuron_jaccard")),
+    "opsd_entropy": Method("distill", "the questions answered with the least entropy, the paper's demonstrations",
+                           means=_chosen_by("token_entropy", "neuron_jaccard")),
+    "opsd_majconf": Method("distill", "the questions with the largest majorities, the paper's demonstrations",
+                           means=_chosen_by("majority_conf", "neuron_jaccard")),
+    "opsd_null": Method("distill", "no demonstrations: a control that must not learn",
+                        means=_chosen_by(None, "none")),
+    "opsd_oracle": Method("distill", "the question's right answer shown: an upper reference that reads labels", True,
+                          means=_chosen_by(None, "none")),
+    "sdpo_labelfree": Method("distill", "another rollout of the question that agrees with the vote as demonstration",
+                             means=_chosen_by(None, "same_prompt_rollout")),
+    "base": Method(None, "no training"),
+}  # fmt: skip

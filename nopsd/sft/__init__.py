@@ -1,0 +1,1 @@
+"""Fine-tuning on given responses: LMSI, and NAIT's selection (SPEC §8.1)."""

@@ -1,0 +1,68 @@
+"""A rank's number from MPI itself: if this fails, `mpirun -n 2 nopsd train …` is two runs apart from each other."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nopsd.cluster.mpi import _meeting_point, local_rank, started_by_mpi
+from nopsd.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+RANK = """
+import json, os, sys
+from nopsd.cluster import rank
+rank.enter("train")
+told = {k: os.environ[k] for k in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")}
+print(json.dumps(told | {"torch": "torch" in sys.modules}), flush=True)
+if told["RANK"] == sys.argv[1]: raise ValueError("a bug")
+"""
+
+
+@pytest.mark.parametrize(
+    ("environment", "started"),
+    [
+        ({}, False),
+        ({"OMPI_COMM_WORLD_SIZE": "1"}, False),
+        ({"OMPI_COMM_WORLD_SIZE": "4"}, True),
+        ({"PMI_SIZE": "2"}, True),
+        ({"SLURM_STEP_NUM_TASKS": "8"}, False),  # srun without MPI: its variables number the ranks
+        ({"SLURM_STEP_NUM_TASKS": "8", "PMIX_RANK": "0"}, True),
+        ({"SLURM_STEP_NUM_TASKS": "1", "PMIX_RANK": "0"}, False),  # a shell by `srun --pty`
+    ],
+)
+def test_only_one_of_several_asks(environment, started):
+    """In a shell on a cluster, a plain command must not wait for ranks that nobody started."""
+    assert started_by_mpi(environment) == started
+
+
+def test_local_ranks_and_the_meeting_point():
+    hosts = ["a", "b", "a", "b", "b"]
+    assert [local_rank(hosts, rank) for rank in range(5)] == [0, 0, 1, 1, 2]
+    assert _meeting_point(hosts, lambda host: f"towards-{host}").startswith("towards-b ")
+    assert _meeting_point(["a", "a"], lambda host: "?").startswith("127.0.0.1 ")
+
+    def unknown(host):
+        raise UserError("no such name")
+
+    assert _meeting_point(hosts, unknown).startswith("a "), "an error on rank 0 alone would leave the others waiting"
+
+
+@pytest.mark.skipif(shutil.which("mpirun") is None, reason="no mpirun (Debian: apt-get install openmpi-bin)")
+def test_two_ranks_of_mpirun_find_each_other():
+    """Before torch is loaded, and MPI's end is behind them: a rank that raises later must not hang in MPI_Finalize."""
+    words = ["mpirun", "--allow-run-as-root", "--oversubscribe", "--bind-to", "none", "-n", "2"]
+    done = subprocess.run(
+        [*words, sys.executable, "-c", RANK, "1"], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+    )
+    lines = re.findall(r"\{.*?\}", done.stdout)  # mpirun may put both on one line
+    told = sorted((json.loads(line) for line in lines), key=lambda one: one["RANK"])
+    assert [(t["RANK"], t["LOCAL_RANK"], t["WORLD_SIZE"], t["torch"]) for t in told] == [
+        ("0", "0", "2", False), ("1", "1", "2", False)
+    ], done.stderr  # fmt: skip
+    assert len({(t["MASTER_ADDR"], t["MASTER_PORT"]) for t in told}) == 1 and int(told[0]["MASTER_PORT"]) > 0
+    assert done.returncode != 0 and "a bug" in done.stderr

@@ -1,0 +1,190 @@
+"""Our logs and extraction against lm-evaluation-harness 0.4.
+
+It is no dependency: it runs in the interpreter that NOPSD_LM_EVAL_PYTHON names (an environment of its own with
+`pip install lm_eval==0.4.13`), or in this one if it happens to be here; the tests that need it are skipped otherwise.
+"""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from nopsd.config import EvalConfig
+from nopsd.data.answers import extract_answer
+from nopsd.data.records import Option, Question
+from nopsd.evaluation.evaluate import evaluate_domain
+from nopsd.evaluation.harness import Evaluated, task_name, write_harness_logs
+from nopsd.evaluation.mmlu_pro import harness_answer, harness_match, rule_gap
+from nopsd.rollout.types import Rollout
+from nopsd.runs import read_json, read_jsonl
+
+HERE = sys.executable if importlib.util.find_spec("lm_eval") else None
+PYTHON = os.environ.get("NOPSD_LM_EVAL_PYTHON") or HERE
+needs_harness = pytest.mark.skipif(PYTHON is None, reason="no interpreter with lm_eval: set NOPSD_LM_EVAL_PYTHON")
+# response, gold, what the harness takes, what we take (options A to E)
+CANNED = [
+    ("The answer is (B).", "B", "B", "B"),
+    ("The answer is B", "B", "B", "B"),
+    ("the answer is (C). No: the answer is (D).", "D", "C", "C"),  # both take the first
+    ("<answer>A</answer>", "A", "[invalid]", "A"),
+    ("I think the answer is (A). <answer>B</answer>", "B", "A", "B"),
+    (r"So \boxed{C}.", "C", "[invalid]", "C"),
+    ("Answer: D", "D", "[invalid]", "D"),
+    ("It must be option E", "E", "[invalid]", "E"),
+    ("The answer is (J).", "J", "J", None),  # no such option
+    ("The Answer is (B)", "B", "[invalid]", "B"),  # the rule minds the case
+    ("<think>the answer is (A)</think> The answer is (B).", "B", "A", "B"),
+    ("<think>the answer is (A), surely", "A", "A", None),
+    ("answer is b", "B", "[invalid]", None),
+    ("", "A", "[invalid]", None),
+    ("The final answer is: (B)", "B", "[invalid]", "B"),
+    ("The answer is **(B)**", "B", "[invalid]", "B"),
+    ("the answer is Because of A", "A", "B", "A"),  # the rule's own trap: a word's first letter
+]
+PEER = r"""
+import json, sys, yaml, pathlib, lm_eval
+from lm_eval.filters import build_filter_ensemble
+from lm_eval.api.metrics import exact_match_hf_evaluate
+from lm_eval.api.instance import Instance
+text = (pathlib.Path(lm_eval.__file__).parent / "tasks/mmlu_pro/_default_template_yaml").read_text()
+task = yaml.safe_load(text.replace("!function ", ""))
+rule, = task["filter_list"]
+steps = [[f["function"], {k: v for k, v in f.items() if k != "function"}] for f in rule["filter"]]
+ensemble = build_filter_ensemble(rule["name"], [[n, k or None] for n, k in steps])
+metric, = task["metric_list"]
+options = {k: metric[k] for k in ("ignore_case", "ignore_punctuation")}
+out = []
+for response, gold in json.load(sys.stdin):
+    instance = Instance(request_type="generate_until", doc={}, arguments=("", {}), idx=0, resps=[response])
+    ensemble.apply([instance])
+    answer = instance.filtered_resps[rule["name"]]
+    score = exact_match_hf_evaluate(predictions=[answer], references=[gold], **options)["exact_match"]
+    out.append([answer, bool(score)])
+print(json.dumps({"name": rule["name"], "out": out}))
+"""
+READER = r"""
+import json, sys, glob, pathlib
+from lm_eval.loggers.evaluation_tracker import EvaluationTracker
+from lm_eval.utils import get_file_task_name, get_file_datetime, get_results_filenames, get_sample_results_filenames
+from lm_eval.utils import get_latest_filename, hash_string, make_table
+folder = sys.argv[1]
+files = glob.glob(folder + "/*")
+results = get_results_filenames(files)
+samples = get_sample_results_filenames(files)
+tree = json.loads(pathlib.Path(results[0]).read_text())
+ours = [json.loads(line) for line in open(samples[0])]
+doc_hash = hash_string(json.dumps(ours[0]["doc"], indent=2, ensure_ascii=False))
+tracker = EvaluationTracker(output_path=sys.argv[2])
+tracker.general_config_tracker.model_name_sanitized = "m"
+row = {**ours[0], "arguments": [("prompt", {})]}
+tracker.save_results_aggregated({"results": {}}, {"t": [row]})
+tracker.save_results_samples("t", [dict(row)])
+theirs = json.loads(open(glob.glob(sys.argv[2] + "/m/samples_t_*")[0]).readline())
+aggregated = json.loads(pathlib.Path(glob.glob(sys.argv[2] + "/m/results_*")[0]).read_text())
+print(json.dumps({
+    "task": get_file_task_name(pathlib.Path(samples[0]).name), "latest": get_latest_filename(samples) == samples[0],
+    "same_date": get_file_datetime(results[0]).replace(".json", "") == get_file_datetime(samples[0]),
+    "doc_hash": doc_hash == ours[0]["doc_hash"], "prompt_hash": hash_string("prompt one") == ours[0]["prompt_hash"],
+    "keys": sorted(set(theirs) - set(ours[0])), "top": sorted(set(aggregated) - set(tree)),
+    "arguments": sorted(theirs["arguments"]["gen_args_0"]) == sorted(ours[0]["arguments"]["gen_args_0"]),
+    "resps": type(theirs["resps"][0]).__name__ == type(ours[0]["resps"][0]).__name__, "table": make_table(tree),
+}))
+"""
+
+
+def peer(script, *arguments, sent=None):
+    done = subprocess.run(
+        [PYTHON, "-c", script, *map(str, arguments)], input=sent, capture_output=True, text=True, timeout=600,
+        check=False, env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def question(uid="q", labels="ABCDE"):
+    return Question(uid, "mmlu_pro", "test", "which?", tuple(Option(x, f"text {x}") for x in labels))
+
+
+def ours_of(response):
+    return extract_answer(response, question())
+
+
+def test_both_rules_on_canned_outputs():
+    """What each rule takes, case by case: breaks if our copy of the harness's rule, or our own, moves."""
+    assert [harness_answer(r) for r, *_ in CANNED] == [theirs for _, _, theirs, _ in CANNED]
+    assert [ours_of(r) for r, *_ in CANNED] == [ours for *_, ours in CANNED]
+
+
+def test_where_and_by_how_much_they_differ():
+    """The gap that `nopsd eval` prints, counted by hand on the canned outputs."""
+    gap = rule_gap([r for r, *_ in CANNED], [ours_of(r) for r, *_ in CANNED], [g for _, g, *_ in CANNED])
+    only_ours = sum(o == g and t != g for _, g, t, o in CANNED)
+    only_theirs = sum(o != g and t == g for _, g, t, o in CANNED)
+    assert (gap.only_ours, gap.only_harness) == (only_ours, only_theirs) == (10, 2)
+    assert gap.unread_by_harness == sum(t == "[invalid]" and o is not None for *_, t, o in CANNED)
+    assert "samples right by ours alone" in str(gap)
+    with pytest.raises(ValueError):
+        rule_gap([], [], [])
+
+
+@needs_harness
+def test_the_rule_is_the_harnesss_own():
+    """Its own filter and metric, read from its own task file, on the same outputs."""
+    said = peer(PEER, sent=json.dumps([[r, g] for r, g, *_ in CANNED]))
+    assert said["name"] == "custom-extract"
+    assert said["out"] == [[harness_answer(r), harness_match(harness_answer(r), g)] for r, g, *_ in CANNED]
+
+
+def logs(tmp_path, config):
+    questions = [question("one"), question("two")]
+    texts = {"one": ["<answer>A</answer>", "the answer is (A)", "B", ""], "two": ["the answer is (C)"] * 4}
+    rollouts = {u: [Rollout(u, i, [1], [1, 2], t, "stop", 0) for i, t in enumerate(ts)] for u, ts in texts.items()}
+    result = evaluate_domain(questions, {"one": "A", "two": "C"}, rollouts, config)
+    domain = Evaluated(result, {q.uid: q for q in questions}, rollouts, {"one": "prompt one", "two": "prompt two"})
+    return result, write_harness_logs(tmp_path, "org/some model", [domain], config, 1.5)
+
+
+CONFIG = EvalConfig(n=4, bootstrap=20)
+
+
+def test_logs_hold_our_numbers(tmp_path):
+    """Breaks if a reader of the harness's logs gets other numbers than metrics.json."""
+    result, path = logs(tmp_path, CONFIG)
+    tree = read_json(path)
+    row = tree["results"]["nopsd_mmlu_pro"]
+    assert row["exact_match,extract"] == pytest.approx(result.metrics["avg"])
+    assert row["exact_match,majority"] == pytest.approx(result.metrics["maj"])
+    assert row["exact_match,custom-extract"] == 0.5  # of the first samples: `<answer>` is not its rule's
+    assert row["exact_match_stderr,majority"] == 0.0 and row["ece,extract"] == pytest.approx(result.metrics["ece"])
+    rows = read_jsonl(next(tmp_path.glob("samples_*.jsonl")))
+    assert [(r["doc_id"], r["filter"]) for r in rows][:4] == [
+        (0, "extract"), (0, "majority"), (0, "custom-extract"), (1, "extract"),
+    ]  # fmt: skip
+    assert rows[0]["filtered_resps"] == ["A", "A", "B", "[invalid]"] and rows[0]["exact_match"] == 0.5
+    for name in ("extract", "majority", "custom-extract"):
+        scores = [r["exact_match"] for r in rows if r["filter"] == name]
+        assert sum(scores) / 2 == pytest.approx(row[f"exact_match,{name}"])
+
+
+def test_writing_again_leaves_one_set_of_logs(tmp_path):
+    logs(tmp_path, CONFIG)
+    logs(tmp_path, CONFIG)
+    assert len(list(tmp_path.iterdir())) == 2
+    assert task_name("computer science/AI") == "nopsd_computer-science-AI"
+
+
+@needs_harness
+def test_the_harness_reads_our_logs(tmp_path):
+    """Its own readers find files, task, date and hashes, print our results, and its own writer has no field that ours
+    lacks."""
+    logs(tmp_path / "ours", CONFIG)
+    said = peer(READER, tmp_path / "ours", tmp_path / "theirs")
+    assert said.pop("keys") == [] and said.pop("task") == "nopsd_mmlu_pro"
+    assert set(said.pop("top")) <= {"system_instruction", "system_instruction_sha", "fewshot_as_multiturn",
+                                    "chat_template", "chat_template_sha", "start_time", "end_time"}  # fmt: skip
+    table = said.pop("table")
+    assert "nopsd_mmlu_pro" in table and "custom-extract" in table and "exact_match" in table
+    assert all(said.values()), said
