@@ -208,8 +208,9 @@ def config_of(args: argparse.Namespace, domain: str, seed: int, settings: str) -
     pool = [] if args.pool is None else [f"data.pool_limit={args.pool}"]
     return load_config("lab", [
         f"data.domain={domain}", f"seed={seed}", f"run_dir={args.out / f'{domain}-{seed}'}", "dist.ranks=1",
-        f"train.steps={args.steps}", "train.probe_every=0", "train.sync_check_every=0", "train.micro=16",
-        f"eval.n={args.samples}", *pool, *filter(None, settings.split(",")),
+        f"train.steps={args.steps}", "train.probe_every=0", "train.sync_check_every=0",
+        "train.checkpoint_every=1000000", "train.micro=16", f"eval.n={args.samples}", *pool,
+        *filter(None, settings.split(",")),
     ])  # fmt: skip
 
 
