@@ -24,6 +24,8 @@ SCRIPT = Path(sys.executable).with_name("nopsd")
 MPI = ("openmpi", "mpich")  # they put ranks on every host of the hostfile
 # Open MPI refuses root and more ranks than cores otherwise; no rank calls MPI, so that nothing of it needs tuning.
 LAUNCHER_ARGS = {"openmpi": "--allow-run-as-root --oversubscribe --bind-to none"}
+# DeepSpeed 0.19.8's Slurm runner overlooks --module; its MPICH runner gives it to a helper's path too, and fails.
+SCRIPT_ALONE = ("slurm", "mpich")
 SBATCH = Path(__file__).parent / "slurm.sbatch"
 
 
@@ -53,8 +55,7 @@ def stage_command(plan: Plan, stage: str, config_path: Path, node_rank: int | No
     """DeepSpeed's command for one stage. `node_rank`: only this node's ranks (launcher no_ssh)."""
     where = _on_hosts(plan, node_rank) if plan.several else ["--num_gpus", str(plan.world)]
     meeting = ["--master_addr", plan.master_addr] if plan.several else []
-    # DeepSpeed's Slurm runner overlooks --module.
-    program = [str(SCRIPT)] if plan.several and plan.launcher == "slurm" else ["--module", "nopsd"]
+    program = [str(SCRIPT)] if plan.several and plan.launcher in SCRIPT_ALONE else ["--module", "nopsd"]
     return [
         *RUNNER, *where, *meeting, "--master_port", str(plan.master_port), "--no_local_rank",
         *program, stage, "--config", str(config_path),

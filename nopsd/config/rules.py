@@ -211,6 +211,8 @@ def _check_servers(config: Config) -> None:
     named = [key for key, value in given.items() if value]
     if len(named) > 1:
         raise ConfigError(f"{' and '.join(named)} both say where the rollout servers are: keep one")
+    if rollout.hedge_s is not None and rollout.hedge_s <= 0:
+        raise ConfigError(f"rollout.hedge_s={rollout.hedge_s:g}: must be above 0, or null")
     bucket = config.server.sync_bucket_mib
     if bucket is not None and bucket < 1:
         raise ConfigError(f"server.sync_bucket_mib={bucket}: must be at least 1, or null")

@@ -68,7 +68,7 @@ class ServerConfig:
     seed: int = 0
     startup_timeout_s: float = 600.0
     request_timeout_s: float = 600.0
-    stall_timeout_s: float = 120.0  # of several servers, one that gives no token for so long is lost; 0: never
+    stall_timeout_s: float = 120.0  # a server that gives no token for so long is lost; 0: never
     weight_sync: str = "auto"  # auto|gloo|nccl|disk; auto: nccl to a GPU server on another host, else gloo
     sync_bucket_mib: Optional[int] = None  # bytes sent, or written, at a time; null: 8 by gloo, 256 by nccl and disk
     sync_folder: Optional[str] = None  # weight_sync=disk: a folder that servers on other hosts see too
@@ -82,6 +82,7 @@ class RolloutConfig:
     hosts: list[str] = field(default_factory=list)  # hosts whose devices serve rollouts alone; empty: this host
     servers_per_host: int = 1  # data-parallel servers on each of them, each of server.tensor_parallel devices
     urls: list[str] = field(default_factory=list)  # servers already running, all with one key; instead of `hosts`
+    hedge_s: Optional[float] = None  # seconds until an unanswered request goes to a second server too; null: never
 
 
 @dataclass

@@ -165,7 +165,8 @@ def run_as_rank(session: Session, stage: Stage) -> None:
     from nopsd.cluster.agreement import check_agreement
     from nopsd.engine.distributed import init_distributed, shutdown_distributed
 
-    ranks = init_distributed(session.config.dist)
+    with rank.meeting(session.config.dist.timeout_s):
+        ranks = init_distributed(session.config.dist)
     watch_by_hand(ranks, session.config, stage.name)
     check_agreement(ranks, session.config)
     made = fingerprint(session, stage)

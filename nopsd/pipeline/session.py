@@ -108,7 +108,7 @@ class Session:
                 self._servers = self._start_servers()
                 urls = [server.url for server in self._servers]
                 config = replace(config, api_key=self._servers[0].api_key)
-            self._client = connect(config, urls)
+            self._client = connect(config, urls, self.config.rollout.hedge_s)
         return self._client
 
     def _start_remote_servers(self) -> RemoteServers:

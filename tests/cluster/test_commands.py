@@ -45,7 +45,7 @@ def test_deepspeed_understands_every_launcher(launcher):
     )  # fmt: skip
     assert seen.no_local_rank and seen.force_multi and not seen.no_ssh
     assert seen.user_args == ["train", "--config", str(CONFIG)]
-    if launcher == "slurm":  # its runner overlooks --module: it must be given a script
+    if launcher in ("slurm", "mpich"):  # their runners overlook --module, or trip over it: they are given a script
         assert not seen.module and Path(seen.user_script).is_file()
     else:
         assert seen.module and seen.user_script == "nopsd"
@@ -63,6 +63,10 @@ def test_what_pdsh_and_mpi_would_run_on_each_host():
     seen = understood(stage_command(plan("openmpi"), "train", CONFIG))
     command = multinode_runner.OpenMPIRunner(seen, world, {"node1": 2, "node2": 2}).get_cmd({}, {})
     assert command[:3] == ["mpirun", "-n", "4"] and command[-5:-3] == ["-m", "nopsd"]
+    seen = understood(stage_command(plan("mpich"), "train", CONFIG))
+    command = multinode_runner.MPICHRunner(seen, world, {"node1": 2, "node2": 2}).get_cmd({}, {})
+    assert "-m" not in command, "it would run a path as a module"
+    assert Path(command[-4]).is_file() and command[-3:] == ["train", "--config", str(CONFIG)]
 
 
 def test_one_host_and_excluded_hosts():
