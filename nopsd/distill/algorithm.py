@@ -8,7 +8,6 @@ Every rank runs it in step with the others. The server always holds version `ste
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,8 +25,8 @@ from nopsd.training.batches import Example, MicroBatch, batch_uids, rank_micro_b
 from nopsd.training.metrics import Clock
 from nopsd.training.planning import Limits
 from nopsd.training.sampling import Sampler
-from nopsd.training.served import check_gap, check_held, check_probe
-from nopsd.training.steps import Steps, refuse_if_stopped
+from nopsd.training.served import check_held, check_probe
+from nopsd.training.steps import Steps, backward, refuse_if_stopped
 
 
 def distill(d: Distillation, step: int = 0, skipped: int = 0) -> None:
@@ -124,13 +123,5 @@ def learn(
                 teacher_mix=taught.mix, segments=batch.student.segments,
             )
         sums.add(batch, result)
-        # The weights hold the global mean: undo the averaging over ranks, leave out that over micro-batches.
-        loss = result.loss * d.ranks.world
-        if index == len(batches) - 1:
-            sums = sums.over_ranks(d.ranks)
-            check_gap(d.config, sums.gap_max, step)
-            if not math.isfinite(sums.loss):  # of any rank: DeepSpeed looks at the gradient alone
-                loss = loss * math.nan
-        d.student.backward(loss, scale_wrt_gas=False)
-        d.student.step()
+        sums = backward(d, result.loss, sums, index == len(batches) - 1, step)
     return sums

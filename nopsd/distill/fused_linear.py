@@ -25,12 +25,7 @@ from nopsd.distill.full_support import block_rows, kernel_of
 from nopsd.distill.objective import TileLoss, tile_loss
 from nopsd.distill.targets import auxiliaries
 from nopsd.distill.tile import STATISTICS, Tile
-from nopsd.engine.products import add_weight_gradient, project, pull_back
-
-# Tokens a tile where distill.logit_chunk is null: on a CPU more would cost memory and no less time (README), on a GPU
-# fewer would leave the products waiting for the weight to be read.
-CHUNK = {"cpu": 128}
-GPU_CHUNK = 512
+from nopsd.engine.products import add_weight_gradient, project, pull_back, tile_rows
 
 Head = tuple[Tensor, Tensor]  # hidden states [N, H'] and the output weight [V, H'] that makes logits of them
 
@@ -145,7 +140,7 @@ class _FusedLinearDivergence(torch.autograd.Function):
                 loss += part.loss
                 found.append(part.found)
             if grad_hidden_NH is not None:
-                _pull_back(logits["student"], student_VH, grad_hidden_NH[rows])
+                pull_back(logits["student"], student_VH, grad_hidden_NH[rows])
             if grad_weight_VH is not None:
                 add_weight_gradient(logits["student"], hidden_NH[rows], grad_weight_VH[:vocab_size])
 
@@ -174,7 +169,7 @@ class _Buffers:
 
     def __init__(self, like: Tensor, vocab_size: int, dtype: torch.dtype, constants: _Constants) -> None:
         N, config = like.shape[0], constants.config
-        self.chunk = max(1, min(config.logit_chunk or CHUNK.get(like.device.type, GPU_CHUNK), N))
+        self.chunk = max(1, min(tile_rows(config.logit_chunk, like.device), N))
         sides = ["student", "teacher", *constants.aux] + ["mixed teacher"] * ("mixed teacher" in constants.heads)
         self.of = {name: like.new_empty(self.chunk, vocab_size, dtype=dtype) for name in sides}
         self.kernel = kernel_of(config, self.of["student"], N * vocab_size)
@@ -220,16 +215,6 @@ def _block_loss(
 
 def _rows(values_N: Tensor | None, rows: slice) -> Tensor | None:
     return None if values_N is None else values_N[rows]
-
-
-def _pull_back(grad_nV: Tensor, weight_VH: Tensor, out_nH: Tensor) -> None:
-    """Into rows of the hidden states' gradient, which has their dtype and not the tile's."""
-    if out_nH.dtype == grad_nV.dtype:
-        pull_back(grad_nV, weight_VH, out_nH)
-        return
-    wide_nH = out_nH.new_empty(out_nH.shape, dtype=grad_nV.dtype)
-    pull_back(grad_nV, weight_VH, wide_nH)
-    out_nH.copy_(wide_nH)
 
 
 def _told(found: list[dict[str, Tensor]], token_weight_N: Tensor) -> tuple[Tensor, Tensor, Tensor]:

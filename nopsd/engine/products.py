@@ -13,6 +13,15 @@ import torch
 from torch import Tensor
 
 SLICE = 8192  # vocabulary rows widened at a time
+# Tokens a tile where distill.logit_chunk is null: on a CPU more would cost memory and no less time (README), on a GPU
+# fewer would leave the products waiting for the weight to be read.
+CHUNK = {"cpu": 128}
+GPU_CHUNK = 512
+
+
+def tile_rows(stated: int | None, device: torch.device) -> int:
+    """Tokens whose logits are made at a time: as stated, else the device's."""
+    return stated or CHUNK.get(device.type, GPU_CHUNK)
 
 
 def project(hidden_nH: Tensor, weight_VH: Tensor, out_nV: Tensor) -> None:
@@ -26,7 +35,12 @@ def project(hidden_nH: Tensor, weight_VH: Tensor, out_nV: Tensor) -> None:
 
 
 def pull_back(grad_nV: Tensor, weight_VH: Tensor, out_nH: Tensor) -> None:
-    """out = grad · weight (the gradient of the hidden states), in grad's dtype."""
+    """out = grad · weight (the gradient of the hidden states), reckoned in grad's dtype whatever out's is."""
+    if out_nH.dtype != grad_nV.dtype:
+        wide_nH = out_nH.new_empty(out_nH.shape, dtype=grad_nV.dtype)
+        pull_back(grad_nV, weight_VH, wide_nH)
+        out_nH.copy_(wide_nH)
+        return
     if _tensor_cores(weight_VH, grad_nV):
         torch.mm(grad_nV.to(weight_VH.dtype), weight_VH, out_dtype=grad_nV.dtype, out=out_nH)
         return

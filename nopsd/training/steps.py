@@ -6,15 +6,51 @@ due. All ranks decide alike.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol, Self, TypeVar
 
+from torch import Tensor
+
+from nopsd.engine.distributed import Ranks
 from nopsd.engine.from_main import from_main
 from nopsd.errors import Stopped
 from nopsd.training import checkpoint
 from nopsd.training.score import Score, keep_of
+from nopsd.training.served import check_gap
 from nopsd.training.skipping import Skips
 from nopsd.training.state import TrainingRun
+
+
+class Sums(Protocol):
+    """Running sums of a step: over all ranks, its loss and the largest gap between served and trained log-probs."""
+
+    @property
+    def loss(self) -> float: ...
+
+    @property
+    def gap_max(self) -> float: ...
+
+    def over_ranks(self, ranks: Ranks) -> Self: ...
+
+
+S = TypeVar("S", bound=Sums)
+
+
+def backward(run: TrainingRun, loss: Tensor, sums: S, is_last: bool, step: int) -> S:
+    """One micro-batch's backward; with the step's last the optimizer's step too, and sums over all ranks. Collective.
+
+    StaleWeightsError, before the weights move, if other weights than these have sampled the step's responses.
+    """
+    loss = loss * run.ranks.world  # its weights hold the global mean: undo the averaging over ranks
+    if is_last:
+        sums = sums.over_ranks(run.ranks)
+        check_gap(run.config, sums.gap_max, step)
+        if not math.isfinite(sums.loss):  # of any rank: DeepSpeed looks at the gradient alone
+            loss = loss * math.nan
+    run.student.backward(loss, scale_wrt_gas=False)  # and leave out that over micro-batches
+    run.student.step()
+    return sums
 
 
 class Steps:

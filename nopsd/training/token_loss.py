@@ -20,11 +20,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from nopsd.engine.products import add_weight_gradient, project, pull_back
+from nopsd.engine.products import add_weight_gradient, project, pull_back, tile_rows
 
-# As in the fused divergence (README): more tokens a tile cost memory and no less time, on a GPU fewer would.
-CHUNK = {"cpu": 128}
-GPU_CHUNK = 512
 BLOCK_ELEMENTS = 1 << 18  # logits of a block of rows that stays in a CPU's caches
 
 # (log-probs [n], which of the N rows these are) -> (values [n], slopes ∂ℓ/∂log p [n]), in the log-probs' dtype
@@ -57,7 +54,7 @@ def fused_linear_token_loss(
     counts = len(hidden_NH), len(target_N), len(token_weight_N)
     if len(set(counts)) > 1:
         raise ValueError("rows differ: {} states, {} targets, {} weights".format(*counts))
-    rows = max(1, min(chunk or CHUNK.get(hidden_NH.device.type, GPU_CHUNK), len(hidden_NH)))
+    rows = max(1, min(tile_rows(chunk, hidden_NH.device), len(hidden_NH)))
     return TokenResult(
         *_FusedTokenLoss.apply(hidden_NH, weight_VH, target_N, token_weight_N, loss_of, rows, torch.is_grad_enabled())
     )
@@ -91,7 +88,7 @@ class _FusedTokenLoss(torch.autograd.Function):
                     logprob_N[rows], entropy_N[rows],
                 )
             if grad_hidden_NH is not None:
-                _pull_back(tile_nV, weight_VH, grad_hidden_NH[tile])
+                pull_back(tile_nV, weight_VH, grad_hidden_NH[tile])
             if grad_weight_VH is not None:
                 add_weight_gradient(tile_nV, hidden_NH[tile], grad_weight_VH)
 
@@ -128,13 +125,3 @@ def _block(
     torch.mul(p_nV, -scale_n[:, None], out=z_nV)
     z_nV.scatter_add_(1, target_n[:, None], scale_n[:, None])
     return torch.where(counted_n, token_weight_n * value_n, 0.0).sum()
-
-
-def _pull_back(grad_nV: Tensor, weight_VH: Tensor, out_nH: Tensor) -> None:
-    """Into rows of the hidden states' gradient, which has their dtype and not the tile's."""
-    if out_nH.dtype == grad_nV.dtype:
-        pull_back(grad_nV, weight_VH, out_nH)
-        return
-    wide_nH = out_nH.new_empty(out_nH.shape, dtype=grad_nV.dtype)
-    pull_back(grad_nV, weight_VH, wide_nH)
-    out_nH.copy_(wide_nH)

@@ -17,12 +17,13 @@ from nopsd.config import Config
 from nopsd.engine.distributed import Ranks
 from nopsd.engine.ds_config import role_configs
 from nopsd.engine.packed_attention import Segments, inputs_of
+from nopsd.engine.products import tile_rows
 from nopsd.engine.sequence_parallel import ALONE, SequenceParallel, check_shareable, split_sequences
 from nopsd.engine.student import load_student
 from nopsd.signals.statistics import token_statistics
 from nopsd.training.batches import MicroBatch
 from nopsd.training.loss_head import LossHead, replace_head
-from nopsd.training.token_loss import CHUNK, GPU_CHUNK, LossOf, TokenResult, fused_linear_token_loss
+from nopsd.training.token_loss import LossOf, TokenResult, fused_linear_token_loss
 
 
 @dataclass(frozen=True)
@@ -90,10 +91,9 @@ def device_kind(ranks: Ranks) -> str:
     return "cpu" if ranks.device.type == "cpu" else "gpu"
 
 
-
 def statistics_of(hidden_NH: Tensor, target_N: Tensor, weight_VH: Tensor, chunk: int | None = None) -> Tensor:
     """[3, N] float32, rows as in `nopsd.signals.statistics.NAMES`: entropy, self-certainty, −log p of the targets."""
-    size = chunk or CHUNK.get(hidden_NH.device.type, GPU_CHUNK)
+    size = tile_rows(chunk, hidden_NH.device)
     return token_statistics(hidden_NH, target_N, weight_VH, None, lambda z_CV: z_CV, size)
 
 

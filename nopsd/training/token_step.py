@@ -23,8 +23,8 @@ from nopsd.engine.student import lr_at
 from nopsd.training.batches import Example, MicroBatch, rank_micro_batches
 from nopsd.training.metrics import Clock
 from nopsd.training.planning import Limits
-from nopsd.training.served import check_gap
 from nopsd.training.state import TrainingRun
+from nopsd.training.steps import backward
 from nopsd.training.token_loss import TokenResult
 
 
@@ -68,15 +68,7 @@ def learn(run: TrainingRun, batches: Sequence[MicroBatch], losses: Sequence[Toke
             token_weight_N=batch.weights_N, loss_of=loss_of, segments=batch.student.segments,
         )
         sums.add(batch, result, loss_of.tell(result.logprob_N))
-        # The weights hold the global mean: undo the averaging over ranks, leave out that over micro-batches.
-        loss = result.loss * run.ranks.world
-        if last:
-            sums = sums.over_ranks(run.ranks)
-            check_gap(run.config, sums.gap_max, step)
-            if not math.isfinite(sums.loss):  # of any rank: DeepSpeed looks at the gradient alone
-                loss = loss * math.nan
-        run.student.backward(loss, scale_wrt_gas=False)
-        run.student.step()
+        sums = backward(run, result.loss, sums, last, step)
     return sums
 
 
