@@ -2,6 +2,7 @@
 
     python tools/bench_sync.py                              # 100 MB, one server, buckets of 4, 16, 64 and 256 MiB
     python tools/bench_sync.py --mb 400 --servers 2 --json sync.json
+    python tools/bench_sync.py --mb 400 --link 10gbit       # over a link of that rate (Linux, root, iproute2)
 
 A Qwen3 of random weights is served by real vLLM servers on this host; its plain module is pushed to them. Beside each
 push the same bytes go by one `broadcast` of one tensor from this process to another (to as many as there are servers),
@@ -10,6 +11,10 @@ so that both meet the same load of the machine. Median seconds of each phase:
     plain       the broadcast alone: what the link costs
     transfer    gather, pack, broadcast in buckets, and vLLM's loading of them into its layers
     push        the whole of it: health, pause, transfer, reset of the prefix cache, resume, version read back
+
+`--link RATE` puts both on a link such as hosts have between them: the whole runs in a network namespace of its own,
+whose loopback carries no more than RATE (a token bucket of `tc`). Without it the "link" is this machine's memory, which
+both ends, and the loading of the weights into vLLM's layers, share.
 """
 
 from __future__ import annotations
@@ -37,6 +42,7 @@ from nopsd.rollout.weight_sync import open_weight_sync
 
 ADDRESS = "127.0.0.1"
 TIMEOUT_S = 300.0
+LINK_VARIABLE = "NOPSD_BENCH_LINK"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -46,6 +52,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--buckets", type=int, nargs="+", default=[4, 16, 64, 256], metavar="MiB")
     top.add_argument("--repeats", type=int, default=5)
     top.add_argument("--backend", choices=("gloo", "disk"), default="gloo")
+    top.add_argument("--link", metavar="RATE", help="the link's rate as tc writes it, e.g. 10gbit")
     top.add_argument("--json", type=Path, help="write the rows here too")
     return top
 
@@ -171,8 +178,20 @@ class Timed:
         return failures
 
 
+def on_link(rate: str, argv: Sequence[str]) -> None:
+    """Start this tool anew in a network namespace whose loopback has this rate; returns if it runs there already."""
+    if os.environ.get(LINK_VARIABLE) == rate:
+        return
+    os.environ[LINK_VARIABLE] = rate
+    limit = 'tc qdisc add dev lo root tbf rate "$1" burst 1mb latency 200ms'
+    script = f'ip link set lo up && {limit} && shift && exec "$@"'
+    os.execvp("unshare", ["unshare", "--net", "sh", "-c", script, "sh", rate, sys.executable, __file__, *argv])
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
+    if args.link:
+        on_link(args.link, sys.argv[1:] if argv is None else argv)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 import torch
 
@@ -81,6 +83,19 @@ def test_a_version_that_changes_meanwhile_is_refused(client: RolloutClient, prom
             client.generate(prompts, UIDS, WARM, seed=0, progress=meddle)
     finally:
         client.set_policy_version(0)
+
+
+def test_a_server_that_has_answered_sleeps(client: RolloutClient, server: VllmServer, prompts: list[list[int]]) -> None:
+    """vLLM polls for a second after its last message: on few cores, a second taken from every training step."""
+
+    def cpu_s() -> float:
+        times = [p.cpu_times() for p in psutil.Process(server.pid).children(recursive=True)]
+        return sum(t.user + t.system for t in times)
+
+    client.generate(prompts, UIDS, WARM, seed=3)
+    before = cpu_s()
+    time.sleep(1.0)
+    assert cpu_s() - before < 0.4
 
 
 def test_what_cannot_fit_the_window_is_refused_by_name(client: RolloutClient, prompts: list[list[int]]) -> None:
