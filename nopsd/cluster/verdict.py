@@ -13,7 +13,7 @@ from dataclasses import dataclass
 # Words of torch, gloo and NCCL when another rank has gone.
 CONSEQUENCE = re.compile(
     r"connection (was )?(closed|reset|refused)|closed by peer|broken pipe|timed? ?out|gloo|nccl|remote process exited"
-    r"|distbackenderror|distnetworkerror|another rank failed", re.I,
+    r"|distbackenderror|distnetworkerror|another rank failed|rank 0 failed", re.I,
 )  # fmt: skip
 AGAIN = "the same command continues from what is done"
 # Words of the kernel, Python and torch's writer for troubles that the user can mend, with what to do.
@@ -41,10 +41,15 @@ class Failure:
 
 
 def first_cause(failures: Sequence[Failure]) -> Failure:
-    """The failure that the others follow from; `failures` in the order in which they were noticed."""
+    """The failure that the others follow from; `failures` in the order in which they were noticed.
+
+    What rank 0 tells all others (nopsd.engine.from_main) is raised by each in the same words: it is the lowest rank's.
+    """
     for failure in failures:
-        if failure.kind != "raised" or not CONSEQUENCE.search(failure.words):
+        if failure.kind != "raised":
             return failure
+        if not CONSEQUENCE.search(failure.words):
+            return min((f for f in failures if (f.kind, f.words) == ("raised", failure.words)), key=lambda f: f.rank)
     return failures[0]
 
 

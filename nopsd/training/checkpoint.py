@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -164,7 +165,7 @@ def _write(
         try:
             call(*args, **named)
         except (OSError, RuntimeError, SafetensorError) as error:  # torch tells of a full disk by a RuntimeError
-            problems.append(f"rank {ranks.rank}: {str(error).strip().splitlines()[0]}")
+            problems.append(f"rank {ranks.rank} on {socket.gethostname()}: {str(error).strip().splitlines()[0]}")
 
     # DeepSpeed waits for all ranks between its files: one that raised there would leave the others waiting.
     writer.save = partial(attempt, true_save)

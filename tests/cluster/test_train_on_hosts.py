@@ -253,7 +253,7 @@ def test_a_full_disk_on_one_host(two_hosts, given, undisturbed, tmp_path):
     print(f"disk full: the command ended after {ended:.1f} s, the last process after {last:.1f} s")
     print(job.said()[-900:])
     assert code != 0 and "failed (in train" in job.said()
-    assert "can't be written (rank 1: " in job.said()
+    assert "can't be written (rank 1 on node2: " in job.said()
     assert "is the disk full, or a quota reached? Make room" in job.said()
     again = Job(two_hosts, made)
     assert again.end() == 0, again.said()[-3000:]

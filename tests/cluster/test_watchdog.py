@@ -142,6 +142,10 @@ def test_the_first_cause():
     torn = Failure("raised", 0, "a", words="RuntimeError: [gloo] Connection closed by peer [10.0.0.2]")
     own = Failure("raised", 2, "c", words="ValueError: bad row")
     gone = Failure("vanished", 1, "b")
+    told = Failure("raised", 5, "b", words=own.words)
+    ends = Failure("raised", 3, "b", words="weight sync: rank 3 on b ends, for rank 0 failed")
+    assert first_cause([told, own]) == own, "rank 0 told the others, one of whom was heard first"
+    assert first_cause([ends, own]) == own
     assert first_cause([torn, gone]) == gone and first_cause([torn, own, gone]) == own and first_cause([torn]) == torn
 
 
