@@ -91,9 +91,9 @@ class RolloutClient(RolloutService):
             return False
         return True
 
-    def held_version(self) -> int:
+    def held_version(self, timeout_s: float | None = None) -> int:
         """Version of the weights being served; 0 for those the server was started with."""
-        version = self.request("GET", "/weight_info", retry=True)["weight_version"]
+        version = self.request("GET", "/weight_info", timeout_s=timeout_s, retry=True)["weight_version"]
         if version == "default":  # vLLM's name before any update
             return 0
         try:

@@ -26,6 +26,7 @@ from nopsd.rollout.watch import PROBE_TIMEOUT_S, Watch
 RETRY_DELAYS_S = (0.5,)  # at one server; then the request goes to another
 CALL_AGAIN = 3  # servers that may fail one request before it is held to be the cause
 CHECK_WAIT_S = 5.0  # for a server that has come back to prove its weights; longer, and it is the next call's
+VERSION_S = 60.0  # for telling a version, where server.stall_timeout_s is 0
 PROBE_IDS = (1, 2, 3, 5, 8, 13, 21, 34)
 PROBE_TOLERANCE = 0.25  # nats: above what dtype and device make, far below what other weights do
 T = TypeVar("T")
@@ -96,7 +97,9 @@ class RolloutPool(RolloutService):
         """Of the servers in use. One that fails to tell is lost."""
         if not self.servers():
             raise self._none_left()
-        versions, failures = all_at_once(lambda c: c.held_version(), self.servers(), 60.0)
+        timeout_s = self._stall_timeout_s or VERSION_S
+        # The requests' own deadline comes first: it names the server, and tells of one that hangs.
+        versions, failures = all_at_once(lambda c: c.held_version(timeout_s), self.servers(), 2 * timeout_s + VERSION_S)
         for server, error in failures:
             if not isinstance(error, (UnansweredError, FailedError)):
                 raise error

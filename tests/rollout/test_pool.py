@@ -252,6 +252,19 @@ def test_the_loss_of_a_lone_server_ends_with_its_name(two: Any, how: str, said: 
     assert time.monotonic() - start < 8
 
 
+def test_a_server_that_hangs_between_two_calls_is_named(two: Any) -> None:
+    """The next call begins with its version: unless that has a deadline and a name, all that is said is 'no end'."""
+    pool, a, b = two
+    pool._stall_timeout_s = 0.5
+    assert pool.max_model_len() == 64  # remembered from then on
+    b.state = "hung"
+    whole(sample(pool, expected_version=0))
+    assert [s.url for s in pool.servers()] == ["http://a"]
+    a.state = "hung"
+    with pytest.raises(ServerError, match=r"is left: http://a \(.*gave no answer to /weight_info within 0.5 s"):
+        sample(pool, expected_version=0)
+
+
 def test_the_last_server_may_be_late(two: Any) -> None:
     """A busy host misses three probes soon: of several servers that costs one, of a single one the whole run."""
     _, a, _ = two
