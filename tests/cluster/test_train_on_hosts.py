@@ -224,7 +224,9 @@ def test_a_server_that_somebody_restarts_is_noticed(two_hosts, served, tmp_path)
         return up
 
     server = serve()
-    job = Job(two_hosts, served.copied(tmp_path), "server.url=http://127.0.0.1:8765", env=env).until_step(3)
+    # The rank is stopped for as long as a server takes to start, which its watchdog must bear.
+    given = ("server.url=http://127.0.0.1:8765", "dist.heartbeat_s=240")
+    job = Job(two_hosts, served.copied(tmp_path), *given, env=env).until_step(3)
     os.kill(two_hosts.pids("node1", RANK)[0], signal.SIGSTOP)  # between two requests, or in one: both must be noticed
     server.stdin.close()
     server.wait(60)
