@@ -11,10 +11,10 @@ V vocabulary, b bytes a number of `model.dtype`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from nopsd.config import Config
+from nopsd.config import METHODS, Config
 
 FLOAT = 4
 MIB = 2**20
@@ -80,6 +80,7 @@ def needs_of(
     config: Config, shape: ModelShape, ranks: int, student: Mapping[str, Any], teacher: Mapping[str, Any]
 ) -> Needs:
     """Memory of each part of training. `student`, `teacher`: their DeepSpeed configurations."""
+    config = as_trained(config)
     b, lora = BYTES[config.model.dtype], config.train.lora
     trained = shape.layers * sum(lora.r * (i + o) for i, o in shape.linears) if lora.r else shape.parameters
     adapters = trained if lora.r else 0
@@ -104,6 +105,15 @@ def needs_of(
     split = config.server.tensor_parallel
     served = BYTES[config.server.dtype or config.model.dtype] * shape.parameters // split
     return Needs(device, host, max(1, kv // min(split, shape.kv_heads)), served)
+
+
+def as_trained(config: Config) -> Config:
+    """The config as the memory estimate takes it: other trainers have no teacher, but GRPO's KL a frozen base."""
+    trainer = METHODS[config.method].trainer
+    if trainer == "distill":
+        return config
+    frozen = trainer == "grpo" and config.grpo.kl_coef > 0
+    return replace(config, teacher=replace(config.teacher, kind="frozen" if frozen else "live", context_mib=0))
 
 
 def activations(config: Config, shape: ModelShape, b: int) -> int:

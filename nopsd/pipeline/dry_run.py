@@ -9,7 +9,7 @@ parser; what is missing here. Hosts, ports and servers are `nopsd doctor`'s.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +74,7 @@ def dry_run(config: Config, command: str = "run") -> tuple[str, int]:
         engines = found.noted("deepspeed", lambda: rendered(config, found))
     if folder is not None and engines is not None:
         shape = shape_of(str(folder), config.model.trust_remote_code)
-        found.needs = needs_of(as_trained(config), shape, ranks, *engines)
+        found.needs = needs_of(config, shape, ranks, *engines)
         found.findings.append(_fit(config, found.needs))
     parts = [
         _heading(config, command), _stage_lines(config, stages, counts),
@@ -149,15 +149,6 @@ def look_at_windows(config: Config, folder: Path) -> None:
             f"server.max_model_len={config.server.max_model_len} leaves no room for a prompt before {longest} tokens "
             "of rollout_zs.max_new, eval.max_new or train.max_response: raise it, or lower those"
         )
-
-
-def as_trained(config: Config) -> Config:
-    """The config as the memory estimate takes it: other trainers have no teacher, but GRPO's KL a frozen base."""
-    trainer = METHODS[config.method].trainer
-    if trainer == "distill":
-        return config
-    frozen = trainer == "grpo" and config.grpo.kl_coef > 0
-    return replace(config, teacher=replace(config.teacher, kind="frozen" if frozen else "live", context_mib=0))
 
 
 def rendered(config: Config, found: Preview) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -90,3 +90,14 @@ def test_what_saves_memory_saves_it() -> None:
 def test_a_micro_batch_is_its_budget_or_one_whole_sequence() -> None:
     assert longest_micro_batch(load_config(None, ["train.micro_tokens=100000"])) == 100000
     assert longest_micro_batch(load_config(None, ["train.micro_tokens=10"])) == 10240 + 8192
+
+
+def test_other_trainers_hold_no_teacher_but_a_penalty_holds_the_base() -> None:
+    """Else `doctor` refuses a machine that has room for fine-tuning, or lets GRPO's KL die of memory."""
+
+    def second(method: str) -> int:
+        config = load_config("paper/biology", [f"method={method}"])
+        return needs_of(config, QWEN3_4B, 4, {}, {}).device["teacher weights"]
+
+    assert second("lmsi") == second("ttrl") == 0
+    assert second("intuitor") == second("nopsd") > 0
