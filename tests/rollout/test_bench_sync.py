@@ -40,3 +40,15 @@ def test_the_model_has_the_size_asked_for(bench: Any, tmp_path: Path) -> None:
     model = bench.make_model(tmp_path, 20)
     assert 10e6 < sum(p.numel() * 4 for p in model.parameters()) <= 21e6
     assert (tmp_path / "tokenizer.json").is_file() and list(tmp_path.glob("*.safetensors"))
+
+
+def test_a_link_is_a_namespace_of_its_own_entered_once(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without it the rate would be set on this machine's own loopback; twice, there would be no end."""
+    started: list[list[str]] = []
+    monkeypatch.setattr(bench.os, "execvp", lambda program, words: started.append([program, *words[1:]]))
+    monkeypatch.delenv(bench.LINK_VARIABLE, raising=False)
+    bench.on_link("10gbit", ["--mb", "9"])
+    bench.on_link("10gbit", ["--mb", "9"])
+    monkeypatch.delenv(bench.LINK_VARIABLE)
+    (words,) = started
+    assert words[:4] == ["unshare", "--net", "sh", "-c"] and words[6] == "10gbit" and words[-2:] == ["--mb", "9"]
