@@ -71,7 +71,7 @@ def main(argv: list[str] | None = None) -> int:
         rank.leave()
         return code
     except UserError as error:
-        return _fail(str(error))
+        return _fail(str(error), of_rank=error.of_rank)
     except Stopped as stopped:
         rank.leave()
         print(f"nopsd: {stopped}; the same command continues", file=sys.stderr, flush=True)
@@ -188,7 +188,7 @@ def _interrupt(number: int, frame: object) -> None:
     raise KeyboardInterrupt
 
 
-def _fail(message: str, code: int = 1) -> int:
+def _fail(message: str, code: int = 1, of_rank: int | None = None) -> int:
     from nopsd.pipeline.launch import ERROR_PREFIX, RANK_TAG, under_launcher
 
     number = os.environ.get("RANK", "0") if under_launcher() else "0"
@@ -196,7 +196,7 @@ def _fail(message: str, code: int = 1) -> int:
     print(f"{ERROR_PREFIX}{tag}{message}", file=sys.stderr, flush=True)
     if under_launcher():
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # DeepSpeed's launcher sends it when another rank has ended
-        rank.report(message)
+        rank.report(message, of_rank)
         if number != "0":
             time.sleep(OTHERS_SPEAK_S)
         # The other ranks may wait in a collective, and so would an orderly exit.

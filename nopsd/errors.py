@@ -4,6 +4,8 @@
 class UserError(Exception):
     """Bad input or a bad environment. The message names the file, line, key or host, and what to do."""
 
+    of_rank: int | None = None  # whose trouble it is, where another rank told this one of it
+
 
 class ConfigError(UserError):
     """A config key or value that can't be used."""

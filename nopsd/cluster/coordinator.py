@@ -15,10 +15,11 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from nopsd.cluster.verdict import Failure, first_cause
+from nopsd.cluster.verdict import Failure, first_cause, is_consequence
 from nopsd.cluster.wire import Lines, line, proof, same
 
 SETTLE_S = 1.0  # between the first failure noticed and the verdict: a cause may be noticed after its consequence
+CAUSE_S = 4.0  # likewise, while no more than consequences are known: a rank that fails closes what it holds open first
 PROVE_S = 10.0  # for a connection to show that it holds the key
 TOGETHER_S = 120.0  # between the first rank's report and the last's, at the start
 NEVER = float("inf")
@@ -143,7 +144,9 @@ class Coordinator:
         peer.heard = time.monotonic()
         peer.at = str(message.get("at", peer.at))
         if "failed" in message:
-            self._fail(peer, str(message["failed"]), str(message.get("words", "")))
+            of_rank = message.get("of_rank")
+            whose = self._known.get(of_rank, peer) if isinstance(of_rank, int) else peer
+            self._fail(whose, str(message["failed"]), str(message.get("words", "")))
         elif message.get("leave"):
             peer.left = True
 
@@ -173,7 +176,8 @@ class Coordinator:
 
     def _note(self, failure: Failure) -> None:
         self._failures.append(failure)
-        self._settled = min(self._settled, time.monotonic() + SETTLE_S)
+        wait_s = CAUSE_S if is_consequence(failure) else SETTLE_S
+        self._settled = min(self._settled, time.monotonic() + wait_s)
 
     def _tell_all(self, message: dict[str, Any]) -> None:
         for peer in list(self._peers.values()):

@@ -142,10 +142,10 @@ def join_coordinator(address: str, port: int, key: str, heartbeat_s: float, phas
     _watchdog = watched(rank, world, address, port, key, heartbeat_s, phase)
 
 
-def report(words: str) -> None:
-    """Tell the launching command why this rank is about to end."""
+def report(words: str, of_rank: int | None = None) -> None:
+    """Tell the launching command why this rank is about to end; `of_rank`: whose trouble it is, if another's."""
     if _watchdog is not None:
-        _watchdog.report(words)
+        _watchdog.report(words, of_rank)
 
 
 def leave() -> None:

@@ -89,7 +89,8 @@ class Sentinel:
             self.at = message.get("at", self.at)
             if "words" in message:
                 self._said = True
-                self._tell({"failed": "raised", "words": message["words"], "at": self.at})
+                told = {"words": message["words"], "of_rank": message.get("of_rank")}
+                self._tell({"failed": "raised", "at": self.at, **told})
             elif message.get("leave"):
                 self.left = True
                 self._tell({"leave": True})

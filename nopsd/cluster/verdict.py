@@ -41,16 +41,16 @@ class Failure:
 
 
 def first_cause(failures: Sequence[Failure]) -> Failure:
-    """The failure that the others follow from; `failures` in the order in which they were noticed.
-
-    What rank 0 tells all others (nopsd.engine.from_main) is raised by each in the same words: it is the lowest rank's.
-    """
+    """The failure that the others follow from; `failures` in the order in which they were noticed."""
     for failure in failures:
-        if failure.kind != "raised":
+        if not is_consequence(failure):
             return failure
-        if not CONSEQUENCE.search(failure.words):
-            return min((f for f in failures if (f.kind, f.words) == ("raised", failure.words)), key=lambda f: f.rank)
     return failures[0]
+
+
+def is_consequence(failure: Failure) -> bool:
+    """Whether its words say no more than that another rank has gone."""
+    return failure.kind == "raised" and bool(CONSEQUENCE.search(failure.words))
 
 
 def sentence(failure: Failure, heartbeat_s: float) -> str:

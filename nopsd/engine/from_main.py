@@ -29,6 +29,9 @@ def from_main(ranks: Ranks, call: Callable[[], Any]) -> Any:
     if failure is not None:
         raise failure
     if "error" in outcome:
-        text = outcome["error"] if outcome["user"] else f"rank 0 failed: {outcome['type']}: {outcome['error']}"
-        raise (UserError if outcome["user"] else RuntimeError)(text)
+        if not outcome["user"]:
+            raise RuntimeError(f"rank 0 failed: {outcome['type']}: {outcome['error']}")
+        told = UserError(outcome["error"])
+        told.of_rank = 0
+        raise told
     return outcome["value"]
