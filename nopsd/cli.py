@@ -196,7 +196,7 @@ def _fail(message: str, code: int = 1, of_rank: int | None = None) -> int:
     print(f"{ERROR_PREFIX}{tag}{message}", file=sys.stderr, flush=True)
     if under_launcher():
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # DeepSpeed's launcher sends it when another rank has ended
-        rank.report(message, of_rank)
+        rank.report(message, "said", of_rank)
         if number != "0":
             time.sleep(OTHERS_SPEAK_S)
         # The other ranks may wait in a collective, and so would an orderly exit.

@@ -112,7 +112,7 @@ def meeting(timeout_s: float) -> Iterator[None]:
             f"for {timeout_s + MEETING_S:g} s: is rank 0 there, or another process (`ss -ltnp` on {address} names it)?"
         )
         print(f"nopsd: error: {words}", file=sys.stderr, flush=True)
-        report(words)
+        report(words, "said")
         os._exit(1)
 
     threading.Thread(target=give_up, name="meeting", daemon=True).start()
@@ -142,10 +142,10 @@ def join_coordinator(address: str, port: int, key: str, heartbeat_s: float, phas
     _watchdog = watched(rank, world, address, port, key, heartbeat_s, phase)
 
 
-def report(words: str, of_rank: int | None = None) -> None:
-    """Tell the launching command why this rank is about to end; `of_rank`: whose trouble it is, if another's."""
+def report(words: str, kind: str = "raised", of_rank: int | None = None) -> None:
+    """Tell the launching command why this rank is about to end (`Watchdog.report`)."""
     if _watchdog is not None:
-        _watchdog.report(words, of_rank)
+        _watchdog.report(words, kind, of_rank)
 
 
 def leave() -> None:

@@ -90,7 +90,7 @@ class Sentinel:
             if "words" in message:
                 self._said = True
                 told = {"words": message["words"], "of_rank": message.get("of_rank")}
-                self._tell({"failed": "raised", "at": self.at, **told})
+                self._tell({"failed": message["kind"], "at": self.at, **told})
             elif message.get("leave"):
                 self.left = True
                 self._tell({"leave": True})

@@ -10,11 +10,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-# Words of torch, gloo and NCCL when another rank has gone.
+# Words of torch, gloo and NCCL when another rank has gone. An error of ours may speak of a server in the same ones.
 CONSEQUENCE = re.compile(
     r"connection (was )?(closed|reset|refused)|closed by peer|broken pipe|timed? ?out|gloo|nccl|remote process exited"
-    r"|distbackenderror|distnetworkerror|another rank failed|rank 0 failed", re.I,
+    r"|distbackenderror|distnetworkerror", re.I,
 )  # fmt: skip
+ECHO = re.compile(r"another rank failed|rank 0 failed", re.I)
 AGAIN = "the same command continues from what is done"
 # Words of the kernel, Python and torch's writer for troubles that the user can mend, with what to do.
 REMEDIES = (
@@ -29,8 +30,9 @@ REMEDIES = (
 class Failure:
     """One rank's end, as far as it is known.
 
-    `kind`: vanished (its process ended without a word), raised (its own words), hung (its process doesn't run),
-    silent (nothing heard from its host), absent (never reported). `at`: stage and place in the code.
+    `kind`: vanished (its process ended without a word), raised (an exception), said (an error for the user), hung (its
+    process doesn't run), silent (nothing heard from its host), absent (never reported). `at`: stage and place in the
+    code.
     """
 
     kind: str
@@ -38,6 +40,10 @@ class Failure:
     host: str
     at: str = ""
     words: str = ""
+
+    @property
+    def speaks(self) -> bool:
+        return self.kind in ("raised", "said")
 
 
 def first_cause(failures: Sequence[Failure]) -> Failure:
@@ -50,14 +56,15 @@ def first_cause(failures: Sequence[Failure]) -> Failure:
 
 def is_consequence(failure: Failure) -> bool:
     """Whether its words say no more than that another rank has gone."""
-    return failure.kind == "raised" and bool(CONSEQUENCE.search(failure.words))
+    words = failure.words
+    return bool(failure.kind == "raised" and CONSEQUENCE.search(words)) or (failure.speaks and bool(ECHO.search(words)))
 
 
 def sentence(failure: Failure, heartbeat_s: float) -> str:
     """What happened, on which host, in which phase, and what to do."""
     who = f"rank {failure.rank} on {failure.host}"
     where = f" (in {failure.at})" if failure.at else ""
-    if failure.kind == "raised":
+    if failure.speaks:
         return f"{who} failed{where}: {failure.words}{_remedy(failure.words)}"
     if failure.kind == "hung":
         return (

@@ -59,10 +59,10 @@ class Watchdog:
         self._thread = threading.Thread(target=self._beat, args=(settings.heartbeat_s,), name="watchdog", daemon=True)
         self._thread.start()
 
-    def report(self, words: str, of_rank: int | None = None) -> None:
-        """Tell why this rank is about to end; its first line is what the user sees. `of_rank`: whose trouble it is, if
-        another's, who may take longer to say so."""
-        self._send({"words": words, "at": self._place(), "of_rank": of_rank})
+    def report(self, words: str, kind: str = "raised", of_rank: int | None = None) -> None:
+        """Tell why this rank is about to end; its first line is what the user sees. `kind`: raised|said, as a
+        Failure's; `of_rank`: whose trouble it is, if another's, who may take longer to say so."""
+        self._send({"words": words, "kind": kind, "at": self._place(), "of_rank": of_rank})
 
     def leave(self) -> None:
         """Take leave before an orderly end."""

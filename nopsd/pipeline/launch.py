@@ -95,7 +95,7 @@ def launch_stage(
             process.stdin.close()  # the guardian ends the ranks, if there are any left, and then itself
             process.wait()
         failure = launching.failure()
-    if failure is not None and (failure.kind != "raised" or plan.several):
+    if failure is not None and (not failure.speaks or plan.several):
         words = f"stage {stage}: {launching.words(failure)}; its log is {log} and ends"
         raise RankLost(f"{words}\n{_tail(log, start)}", failure)
     if process.returncode or launching.unfinished:

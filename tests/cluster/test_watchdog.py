@@ -162,11 +162,11 @@ def test_the_rank_whose_trouble_it_is_is_named(how):
     try:
         with sentinel(coordinator, 0, "head") as zero, sentinel(coordinator, 1, "other") as one:
             if how == "told":
-                one(failed="raised", words="no server is left", of_rank=0)
+                one(failed="said", words="no server is left", of_rank=0)
             else:
-                one(failed="raised", words="weight sync: rank 1 on other ends, for rank 0 failed")
+                one(failed="said", words="weight sync: rank 1 on other ends, for rank 0 failed")
                 time.sleep(2)
-                zero(failed="raised", words="no server is left")
+                zero(failed="said", words="no server is left")
             deadline = time.monotonic() + 8
             while coordinator.verdict is None and time.monotonic() < deadline:
                 time.sleep(0.05)
@@ -180,13 +180,14 @@ def test_the_first_cause():
     """The order of notice decides, but words of a torn connection never do while there is another failure."""
     torn = Failure("raised", 0, "a", words="RuntimeError: [gloo] Connection closed by peer [10.0.0.2]")
     own = Failure("raised", 2, "c", words="ValueError: bad row")
+    lost = Failure("said", 0, "a", words="no rollout server is left (ConnectError: Connection refused)")
     gone = Failure("vanished", 1, "b")
     ends = Failure("raised", 3, "b", words="weight sync: rank 3 on b ends, for rank 0 failed")
-    assert first_cause([ends, own]) == own
+    assert first_cause([ends, own]) == own and first_cause([lost, gone]) == lost
     assert first_cause([torn, gone]) == gone and first_cause([torn, own, gone]) == own and first_cause([torn]) == torn
 
 
-@pytest.mark.parametrize("kind", ["vanished", "raised", "hung", "silent", "absent"])
+@pytest.mark.parametrize("kind", ["vanished", "raised", "said", "hung", "silent", "absent"])
 def test_every_sentence_names_host_rank_and_phase(kind):
     said = sentence(Failure(kind, 3, "node7", "train, distill/stage.py:10 train", "words"), 20)
     assert "rank 3 on node7" in said and (kind == "absent" or "distill/stage.py:10" in said)
