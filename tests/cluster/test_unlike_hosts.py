@@ -69,7 +69,7 @@ def test_another_package_version_on_one_host(two_hosts, tmp_path):
 
 def test_another_clock_on_one_host(two_hosts, tmp_path):
     """A stand-in for a clock that is off: node2's Python adds 60 s to what the kernel says. `doctor` names the host."""
-    skew = "import time; real = time.time; time.time = lambda: real() + 60\n"
+    skew = "import time; time.time = lambda real=time.time: real() + 60\n"
     with planted(two_hosts, "node2", tmp_path / "planted", {"zz_skewed_clock.pth": skew}):
         words = [*NOPSD, "doctor", "--hostfile", str(two_hosts.hostfile), "--json", "--preset", "lab"]
         done = two_hosts.run("node1", [*words, f"run_dir={tmp_path / 'run'}"], 400, environment())
