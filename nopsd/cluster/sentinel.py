@@ -89,8 +89,8 @@ class Sentinel:
             self.at = message.get("at", self.at)
             if "words" in message:
                 self._said = True
-                told = {"words": message["words"], "of_rank": message.get("of_rank")}
-                self._tell({"failed": message["kind"], "at": self.at, **told})
+                of_rank = message["of_rank"]
+                self._tell({"failed": message["kind"], "words": message["words"], "at": self.at, "of_rank": of_rank})
             elif message.get("leave"):
                 self.left = True
                 self._tell({"leave": True})

@@ -56,8 +56,9 @@ def first_cause(failures: Sequence[Failure]) -> Failure:
 
 def is_consequence(failure: Failure) -> bool:
     """Whether its words say no more than that another rank has gone."""
-    words = failure.words
-    return bool(failure.kind == "raised" and CONSEQUENCE.search(words)) or (failure.speaks and bool(ECHO.search(words)))
+    if not failure.speaks:
+        return False
+    return bool(ECHO.search(failure.words) or (failure.kind == "raised" and CONSEQUENCE.search(failure.words)))
 
 
 def sentence(failure: Failure, heartbeat_s: float) -> str:

@@ -80,7 +80,7 @@ def needs_of(
     config: Config, shape: ModelShape, ranks: int, student: Mapping[str, Any], teacher: Mapping[str, Any]
 ) -> Needs:
     """Memory of each part of training. `student`, `teacher`: their DeepSpeed configurations."""
-    config = as_trained(config)
+    config = _as_trained(config)
     b, lora = BYTES[config.model.dtype], config.train.lora
     trained = shape.layers * sum(lora.r * (i + o) for i, o in shape.linears) if lora.r else shape.parameters
     adapters = trained if lora.r else 0
@@ -107,7 +107,7 @@ def needs_of(
     return Needs(device, host, max(1, kv // min(split, shape.kv_heads)), served)
 
 
-def as_trained(config: Config) -> Config:
+def _as_trained(config: Config) -> Config:
     """The config as the memory estimate takes it: other trainers have no teacher, but GRPO's KL a frozen base."""
     trainer = METHODS[config.method].trainer
     if trainer == "distill":

@@ -82,8 +82,8 @@ class WorkerExtension:
         return refresh_packed_heads(model)
 
 
-def rest_soon(busy_loop_s: float = BUSY_LOOP_S) -> None:
-    """Have vLLM's processes sleep once no message has come for so long.
+def rest_soon() -> None:
+    """Have vLLM's processes sleep once no message has come for BUSY_LOOP_S.
 
     They poll for a second otherwise, on a core that the CPU build takes from the training step beside it: 0.95 s of CPU
     time after each step's rollouts, 0.02 so.
@@ -93,7 +93,7 @@ def rest_soon(busy_loop_s: float = BUSY_LOOP_S) -> None:
     wait = SpinCondition.wait
 
     def wait_briefly(self: Any, timeout_ms: int | None = None) -> None:
-        self.busy_loop_s = busy_loop_s
+        self.busy_loop_s = BUSY_LOOP_S
         wait(self, timeout_ms)
 
     SpinCondition.wait = wait_briefly

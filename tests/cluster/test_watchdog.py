@@ -18,6 +18,7 @@ from nopsd.cluster.coordinator import Coordinator
 from nopsd.cluster.launch_file import read_launch_file
 from nopsd.cluster.verdict import Failure, first_cause, sentence
 from nopsd.cluster.watchdog import innermost
+from nopsd.cluster.wire import proof
 
 HEARTBEAT_S = 3.0
 BOUND_S = 12.0  # of a heartbeat, the settling and the last words, and of a busy machine
@@ -143,12 +144,11 @@ def sentinel(coordinator, rank, host):
     """A rank's connection, admitted; yields what sends a message on it."""
     with socket.create_connection(("127.0.0.1", coordinator.port), 5) as connection:
         challenge = json.loads(connection.recv(4096))["challenge"]
-        shown = hmac.new(b"the key", f"{challenge} {rank}".encode(), hashlib.sha256).hexdigest()
 
         def send(**message):
             connection.sendall(json.dumps(message).encode() + b"\n")
 
-        send(rank=rank, host=host, proof=shown)
+        send(rank=rank, host=host, proof=proof("the key", challenge, rank))
         while coordinator.connected <= rank:
             time.sleep(0.01)
         time.sleep(0.2)
