@@ -60,9 +60,14 @@ def notes(session: Session) -> list[str]:
     told = [f"Method {session.config.method} ({method.does})."]
     if method.reads_labels:
         told.append(WARNING)
-    if dropped := vote_note(session):
-        told.append(dropped)
-    return [*told, *filter(None, [stop_note(session)]), *(() if session.tests else (UNLABELLED,))]
+    told += filter(None, (split_note(session), vote_note(session), stop_note(session)))
+    return [*told, *(() if session.tests else (UNLABELLED,))]
+
+
+def split_note(session: Session) -> str:
+    """Where pool and test aren't the published ones, how they differ. Of a run made before this was kept: nothing."""
+    note: str = read_json(session.run.stage_dir("data") / "data.json").get("note", "")
+    return note
 
 
 def vote_note(session: Session) -> str:

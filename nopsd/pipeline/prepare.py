@@ -43,6 +43,7 @@ def prepare_data(config: Config, model: ModelFiles, renderer: PromptRenderer, fo
         {
             "pool": len(splits.pool),
             "tests": {name: len(t) for name, t in tests.items()},
+            "note": splits.note,
             "pool_hash": questions_hash(splits.pool),
             "longest_prompt": {"pool": longest_pool, "tests": longest_test},
         },

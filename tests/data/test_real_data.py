@@ -22,10 +22,12 @@ def test_edu_feedback_keeps_its_whole_pool_beside_a_test_file(shared_data, tmp_p
     config = data("data.name=edu_feedback", f"data.path={tmp_path}", "data.test_ratio=0.2")
     alone = load_splits(config)
     assert (len(alone.pool), len(alone.tests["edu_feedback"])) == (1439, 360)
+    assert "360 of the 1799 rows" in alone.note and "1439 are the pool" in alone.note, "taken for the paper's"
     rows = [{"id": i, "input": f"Comment {i}.", "label": "With Explanation"} for i in range(10)]
     (tmp_path / "edu_feedback_test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     splits = load_splits(config)
     assert (len(splits.pool), len(splits.tests["edu_feedback"])) == (1799, 10)
+    assert splits.note == ""
     key = load_answer_key(config)
     assert all(key[q.uid] == "With Explanation" for q in splits.tests["edu_feedback"])
     assert not {q.uid for q in splits.pool} & {q.uid for q in splits.tests["edu_feedback"]}

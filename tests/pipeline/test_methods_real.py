@@ -134,3 +134,5 @@ def test_a_method_takes_real_rows(name, method, tmp_path, shared_data):
     data = (f"data.name={name}", f"data.path={shared_data}", *REAL[name], *SHORT)
     run, _, said = run_method(method, tmp_path, *data, answered=METHODS[method].trainer == "sft")
     check_run(method, run, said)
+    report = (run / "report" / "report.md").read_text()
+    assert ("were split off for the test" in report) == (name == "edu_feedback")

@@ -8,7 +8,7 @@ responses `load_responses`.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from importlib import import_module
 from pathlib import Path
@@ -32,6 +32,7 @@ class Splits:
 
     pool: list[Question]
     tests: dict[str, list[Question]]
+    note: str = ""  # where they aren't the published splits: a sentence for the report
 
 
 def _source(config: DataConfig) -> ModuleType:
@@ -47,7 +48,7 @@ def load_splits(config: DataConfig) -> Splits:
             f"the pool of data.name={config.name}, data.domain={config.domain} is empty: check data.path, data.domain, "
             "data.types and data.levels"
         )
-    return Splits(pool, splits.tests)
+    return replace(splits, pool=pool)
 
 
 def load_answer_key(config: DataConfig) -> AnswerKey:

@@ -6,6 +6,7 @@ edu_feedback_pool* and edu_feedback_test*) the pool is whole, 1,799 [P]; else a 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from nopsd.config import DataConfig
@@ -16,6 +17,10 @@ from nopsd.errors import DataError
 
 DOMAIN = "edu_feedback"
 PHRASES = ("With Explanation", "Without Explanation")
+NOTE = (
+    "The paper's 1,000 test comments are not public: {tests} of the {rows} rows were split off for the test and {pool} "
+    "are the pool, so that Edu's numbers are of other questions than the paper's."
+)
 ASK = "Does this peer feedback comment come with an explanation?"
 
 
@@ -61,7 +66,8 @@ def load_splits(config: DataConfig) -> Splits:
     check_unique([*questions, *tests], [row.place for row in (*rows, *test_rows)])
     if tests:
         return Splits(questions, {DOMAIN: tests})
-    return split_by_domain(questions, DOMAIN, config.test_ratio, config.seed)
+    splits = split_by_domain(questions, DOMAIN, config.test_ratio, config.seed)
+    return replace(splits, note=NOTE.format(tests=len(splits.tests[DOMAIN]), rows=len(rows), pool=len(splits.pool)))
 
 
 def load_answers(config: DataConfig) -> AnswerKey:

@@ -1,9 +1,9 @@
-"""What the command says of a training that a guard ended."""
+"""What the command and the report say of a run: a training that a guard ended, another split than the paper's."""
 
 from pathlib import Path
 
 from nopsd.config import load_config
-from nopsd.pipeline.closing import stop_note
+from nopsd.pipeline.closing import notes, stop_note
 from nopsd.pipeline.session import Session
 from nopsd.runs import write_json
 
@@ -20,3 +20,16 @@ def test_a_stop_is_told_with_its_reason_and_the_weights_kept(tmp_path: Path):
         "Training was stopped after 61 of 150 steps: entropy 1e-05 nats. The model is the checkpoint of step 50, from "
         "before."
     )
+
+
+def test_another_split_than_the_papers_is_told_first(tmp_path: Path):
+    """Broken if Edu's numbers stand beside the paper's without a word of the other test questions."""
+    session = Session(load_config("lab", ["method=base", f"run_dir={tmp_path}"]))
+    folder = session.run.stage_dir("data")
+    for name in ("pool", "tests"):
+        (folder / f"{name}.jsonl").parent.mkdir(parents=True, exist_ok=True)
+        (folder / f"{name}.jsonl").write_text("")
+    write_json(folder / "data.json", {"note": "Another split."})
+    assert "Another split." in notes(session)
+    write_json(folder / "data.json", {})  # of a run from before the note was kept
+    assert not any("split" in note for note in notes(session))
