@@ -1,7 +1,8 @@
 """The evaluations of a comparison as grids: method, source and seed against target (SPEC §9.4).
 
 In: DomainResults. Out: the numbers that tables are made of, seeds averaged, with intervals over seeds (Student's t) and
-over questions (paired bootstrap against the base, the same questions drawn on both sides and for every seed).
+over questions (paired bootstrap against the base or another row, the same questions drawn on both sides and for every
+seed).
 """
 
 from __future__ import annotations
@@ -90,12 +91,15 @@ KINDS: dict[str, Callable[[Grid, Scores], dict[str, Cell]]] = {"in": in_domain, 
 SCIENCE, ALL = " science", " all"  # no domain's name begins with a space
 
 
-def cells_of(found: Numbers, layout: Layout) -> dict[tuple[str, str], Cells]:
-    """(label, in|cross) -> a row of Table 3 as cells."""
+def cells_of(found: Numbers, layout: Layout, against: str | None = None) -> dict[tuple[str, str], Cells]:
+    """(label, in|cross) -> a row of Table 3 as cells. Differences are from the base, or from the row `against`, source
+    by source: the two models that were trained on the same domain."""
     rows: dict[tuple[str, str], Cells] = {}
     for label, grid in found.methods.items():
+        if label == against:
+            continue
         for kind, of in KINDS.items():
-            cells = of(grid, found.base)
+            cells = of(grid, found.base) if against is None else _beside(of, grid, found.methods.get(against, {}))
             for name, members in ((SCIENCE, layout.science), (ALL, layout.domains)):
                 if (cell := average(cells, members)) is not None:
                     cells[name] = cell
@@ -103,9 +107,17 @@ def cells_of(found: Numbers, layout: Layout) -> dict[tuple[str, str], Cells]:
     return rows
 
 
-def over_seeds(results: Results, metric: str, layout: Layout) -> dict[tuple[str, str], dict[str, Interval]]:
-    """Differences from the base: mean over seeds with Student's t interval; of the cells that all seeds have."""
-    each = [cells_of(numbers(results, metric, [seed]), layout) for seed in results.seeds]
+def _beside(of: Callable[[Grid, Scores], dict[str, Cell]], grid: Grid, other: Grid) -> dict[str, Cell]:
+    """The cells of the sources that both rows have, against the other row's model of the same source."""
+    return {source: cell for source in grid if source in other
+            for cell in of({source: grid[source]}, other[source]).values()}  # fmt: skip
+
+
+def over_seeds(
+    results: Results, metric: str, layout: Layout, against: str | None = None
+) -> dict[tuple[str, str], dict[str, Interval]]:
+    """Differences (see `cells_of`): mean over seeds with Student's t interval; of the cells that all seeds have."""
+    each = [cells_of(numbers(results, metric, [seed]), layout, against) for seed in results.seeds]
     found: dict[tuple[str, str], dict[str, Interval]] = {}
     for row in each[0] if each else {}:
         for name in each[0][row]:
@@ -125,15 +137,15 @@ def t_interval(values: Sequence[float], level: float = LEVEL) -> Interval:
 
 
 def over_questions(
-    results: Results, metric: str, layout: Layout, resamples: int, seed: int = 0
+    results: Results, metric: str, layout: Layout, resamples: int, seed: int = 0, against: str | None = None
 ) -> dict[tuple[str, str], dict[str, Interval]]:
-    """Differences from the base with percentile intervals: each target's questions are drawn once a resample, for
+    """Differences (see `cells_of`) with percentile intervals: each target's questions are drawn once a resample, for
     base and methods, all seeds and all sources alike. Empty without resamples."""
     if not resamples:
         return {}
-    point = cells_of(numbers(results, metric), layout)
+    point = cells_of(numbers(results, metric), layout, against)
     drawn = _drawn(results, metric, resamples, seed)
-    per_resample = [cells_of(drawn(b), layout) for b in range(resamples)]
+    per_resample = [cells_of(drawn(b), layout, against) for b in range(resamples)]
     return {
         row: {
             name: interval(cell.delta, np.array([cells[row][name].delta for cells in per_resample]))

@@ -25,7 +25,8 @@ def all_tables(view: View) -> list[Table]:
     made = [
         selection_ablation(view), context_ablation(view), accuracy(view), calibration(view), selected_pool(view),
         entropy_gaps(view), accuracy_grid(view), calibration_grid(view),
-        *intervals(view, "avg"), *intervals(view, "ece"), quality(view), cost(view),
+        *intervals(view, "avg"), *intervals(view, "ece"), *intervals(view, "avg", OWN), *intervals(view, "ece", OWN),
+        quality(view), cost(view),
     ]  # fmt: skip
     return [table for table in made if table is not None]
 
@@ -140,24 +141,29 @@ def entropy_gaps(view: View) -> Table | None:
     return Table("table6", "Table 6. Entropy gap between teacher and student", header, tuple(rows), notes)
 
 
-def intervals(view: View, metric: str) -> list[Table]:
-    """Differences from the base with 95 % intervals: over questions, and with several seeds over these."""
+def intervals(view: View, metric: str, against: str | None = None) -> list[Table]:
+    """Differences from the base, or from the row `against`, with 95 % intervals: over questions, and with several seeds
+    over these. No table where nothing can be set against that row."""
+    if against is not None and against not in view.results.labels:
+        return []
     what, decimals = METRICS[metric]
-    kinds = [("questions", over_questions(view.results, metric, view.layout, view.resamples),
-              "paired bootstrap over questions, the same drawn for base and method and for every seed"),
-             ("seeds", over_seeds(view.results, metric, view.layout),
-              f"Student's t over {len(view.results.seeds)} seeds, each against the base of the same seed")]  # fmt: skip
+    name, other = ("intervals", "the base") if against is None else (f"against_{against}", against)
+    kinds = [("questions", over_questions(view.results, metric, view.layout, view.resamples, against=against),
+              "paired bootstrap over questions, the same drawn for both models and for every seed"),
+             ("seeds", over_seeds(view.results, metric, view.layout, against),
+              f"Student's t over {len(view.results.seeds)} seeds, each against {other} of the same seed")]  # fmt: skip
     columns = [*view.layout.science, SCIENCE, *view.layout.others, *([ALL] if view.layout.others else [])]
     header = ("Method", "", *("Avg." if c in (SCIENCE, ALL) else view.layout.label(c) for c in columns))
     tables = []
     for over, found, how in kinds:
         rows = tuple(
             (label, kind, *(_signed_interval(cells[c], decimals) if c in cells else None for c in columns))
-            for (label, kind), cells in found.items()
+            for (label, kind), cells in found.items() if cells
         )
         if rows:
-            title = f"Differences from the base with 95 % intervals over {over}: {what}"
-            tables.append(Table(f"intervals_{metric}_{over}", title, header, rows, (f"By {how}.",), labels=2))
+            title = f"Differences from {other} with 95 % intervals over {over}: {what}"
+            notes = (f"By {how}.", *missing_notes(view, numbers(view.results, metric)))
+            tables.append(Table(f"{name}_{metric}_{over}", title, header, rows, notes, labels=2))
     return tables
 
 

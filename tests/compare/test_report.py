@@ -27,6 +27,7 @@ def test_all_files_are_written_and_tell_the_same(view, tmp_path):
     names = {t.name for t in tables}
     assert {"table1", "table3", "table4", "table5", "table6", "table7", "table8", "quality", "cost"} <= names
     assert {"intervals_avg_questions", "intervals_avg_seeds", "intervals_ece_seeds"} <= names
+    assert {"against_nopsd_avg_questions", "against_nopsd_ece_seeds"} <= names
     for name in names:
         for suffix in ("md", "tex", "csv", "png"):
             assert (tmp_path / "tables" / f"{name}.{suffix}").stat().st_size > 30, (name, suffix)

@@ -65,6 +65,37 @@ def test_question_intervals_draw_the_same_questions_for_all_seeds(view):
     assert (found.low, found.high) == pytest.approx(tuple(np.quantile(drawn, [0.025, 0.975])))
 
 
+def test_a_row_is_set_against_another_question_by_question(view):
+    """Breaks if two methods are compared through the base, source by another source, or on questions drawn apart."""
+    runs = view.results.runs
+    cells = cells_of(numbers(view.results, "avg"), view.layout, "nopsd")
+    assert {label for label, _ in cells} == {"top"}
+    gaps = [np.mean([avg(runs["top", "chemistry", s][t]) - avg(runs["nopsd", "chemistry", s][t]) for s in (0, 1)])
+            for t in ("biology", "colours")]  # fmt: skip
+    assert cells["top", "cross"]["chemistry"].delta == pytest.approx(np.mean(gaps))
+    found = over_questions(view.results, "avg", view.layout, 40, seed=3, against="nopsd")["top", "in"]["biology"]
+    per_question = np.zeros(12)
+    for seed in (0, 1):
+        top, nopsd = (runs[label, "biology", seed]["biology"].rows for label in ("top", "nopsd"))
+        per_question += [100 * (np.mean(a.correct) - np.mean(b.correct)) / 2 for a, b in zip(top, nopsd)]
+    rng = np.random.default_rng(3 + list(view.results.base[0]).index("biology"))
+    drawn = [per_question[rng.integers(12, size=12)].mean() for _ in range(40)]
+    assert (found.value, found.low, found.high) == pytest.approx((per_question.mean(),
+                                                                 *np.quantile(drawn, [0.025, 0.975])))
+    each = [avg(runs["top", "biology", s]["biology"]) - avg(runs["nopsd", "biology", s]["biology"]) for s in (0, 1)]
+    assert over_seeds(view.results, "avg", view.layout, "nopsd")["top", "in"]["biology"] == t_interval(each)
+
+
+def test_a_source_that_the_other_row_lacks_is_not_set_against_it(plan_of):
+    plan = plan_of(seeds=[0])
+    for member in members(plan):
+        if (member.label, member.source) != ("nopsd", "chemistry"):
+            finish(member)
+    found = numbers(view_of(plan, members(plan), {}).results, "avg")
+    cells = cells_of(found, layout_for(["biology", "chemistry"]), "nopsd")["top", "in"]
+    assert set(cells) == {"biology", SCIENCE, ALL} and cells[SCIENCE] == cells["biology"]
+
+
 def test_a_missing_source_drops_out_of_value_and_baseline(plan_of):
     plan = plan_of(seeds=[0])
     for member in members(plan):
