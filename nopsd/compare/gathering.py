@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from urllib.parse import quote
 
 import pyarrow.compute as pc
@@ -15,7 +16,7 @@ import pyarrow.parquet as pq
 
 from nopsd.compare.plan import Member, Plan, domains
 from nopsd.compare.results import Results, check_paired
-from nopsd.compare.views import OWN, Cost, Pool, RowFacts, View, layout_for
+from nopsd.compare.views import OWN, Cost, Material, Pool, RowFacts, View, layout_for
 from nopsd.config import METHODS, Config
 from nopsd.evaluation.bootstrap import Interval
 from nopsd.evaluation.entropy import EntropyGap
@@ -23,7 +24,7 @@ from nopsd.evaluation.evaluate import DomainResult, read_result
 from nopsd.monitor.metrics_log import METRICS, read_metrics
 from nopsd.neurons.store import load_neurons
 from nopsd.runs import MANIFEST, RunFolder, read_json
-from nopsd.selection.stage import read_selected
+from nopsd.selection.stage import read_contexts, read_selected
 
 TARGETS, SELECTED, ENTROPY = "targets", "selected", "entropy_gap"  # folders of a run, beside its stages
 
@@ -83,6 +84,8 @@ def _take(view: View, member: Member) -> None:
         _fill(found, evaluated(file.parent, "model", config))
     results.runs[key] = found
     view.costs[key] = cost_of(run, config)
+    if (material := material_of(run)) is not None:
+        view.material[key] = material
     facts = RowFacts(
         trainer, config.select.selector, config.select.fraction, config.context.retriever, config.context.m
     )
@@ -108,6 +111,20 @@ def cost_of(run: RunFolder, config: Config) -> Cost:
     seconds = [sum(v for k, v in row.items() if k.startswith("time/") and v is not None) for row in rows]
     tokens = config.train.batch * config.train.n * sum(sampled)
     return Cost(rollout_tokens(run), tokens, sum(seconds), len(rows))
+
+
+def material_of(run: RunFolder) -> Material | None:
+    """What the run learned from, judged with labels after the fact; None where the pool has none."""
+    judged = run.stage_dir("evaluate_base") / "pool_correct.json"
+    if run.manifest("select") is None or not judged.exists():
+        return None
+    correct, folder = read_json(judged), run.stage_dir("select")
+    selected = [correct[uid] for uid in read_selected(folder).uids if uid in correct]
+    contexts = read_contexts(folder)
+    shown = [correct[n.uid] for uid, near in contexts.items() for n in near if n.uid in correct and n.uid != uid]
+    if not correct or not selected:
+        return None
+    return Material(fmean(correct.values()), fmean(selected), fmean(shown) if shown else None)
 
 
 def rollout_tokens(run: RunFolder) -> float:

@@ -1,4 +1,4 @@
-"""The paper's Tables 1-8 from a comparison's numbers, and three of our own: intervals, quality, cost (SPEC §9.4-9.5).
+"""The paper's Tables 1-8 from a comparison's numbers, and our own: intervals, quality, material, cost (SPEC §9.4-9.5).
 
 Tables 1 and 2 are summaries of the rows that differ from N-OPSD in the selector alone, or in the retriever alone. A
 table whose data are not there is None.
@@ -26,7 +26,7 @@ def all_tables(view: View) -> list[Table]:
         selection_ablation(view), context_ablation(view), accuracy(view), calibration(view), selected_pool(view),
         entropy_gaps(view), accuracy_grid(view), calibration_grid(view),
         *intervals(view, "avg"), *intervals(view, "ece"), *intervals(view, "avg", OWN), *intervals(view, "ece", OWN),
-        quality(view), cost(view),
+        quality(view), material(view), cost(view),
     ]  # fmt: skip
     return [table for table in made if table is not None]
 
@@ -196,6 +196,22 @@ def quality(view: View) -> Table | None:
 
 def _key(metrics: Mapping[str, float], name: str) -> str:
     return f"pass@{int(metrics['samples'])}" if name == "pass" else name
+
+
+def material(view: View) -> Table | None:
+    """Of what each row learned, how much was right; means over runs. Where a row loses, the first thing to look at."""
+    rows: list[tuple[Cell, ...]] = []
+    for label in dict.fromkeys(name for name, _, _ in view.material):
+        found = [m for (name, _, _), m in view.material.items() if name == label]
+        shown = [m.shown for m in found if m.shown is not None]
+        entries = [Entry(100 * float(np.mean(column))) for column in zip(*((m.pool, m.selected) for m in found))]
+        rows.append((label, *entries, Entry(100 * float(np.mean(shown))) if shown else None))
+    if not rows:
+        return None
+    notes = ("Per cent of the base model's zero-shot answers. Judged with labels after the fact; nothing was selected "
+             "or trained by them, but by a method that says so.",)  # fmt: skip
+    title = "Right answers among those of the pool, of the selected questions, and shown to the teacher"
+    return Table("material", title, ("Method", "pool", "selected", "demonstrations"), tuple(rows), notes)
 
 
 def cost(view: View) -> Table | None:

@@ -24,6 +24,16 @@ class Cost:
 
 
 @dataclass(frozen=True)
+class Material:
+    """Mean shares of right zero-shot answers: of the pool's questions, of those selected, and of those whose answers
+    the teacher is shown (None: it is shown no other question's)."""
+
+    pool: float
+    selected: float
+    shown: float | None
+
+
+@dataclass(frozen=True)
 class RowFacts:
     """How a row's runs choose and demonstrate, for Tables 1 and 2."""
 
@@ -53,6 +63,7 @@ class View:
     targets: Layout  # of all domains that were evaluated
     facts: dict[str, RowFacts] = field(default_factory=dict)  # by label
     costs: dict[tuple[str, str, int], Cost] = field(default_factory=dict)
+    material: dict[tuple[str, str, int], Material] = field(default_factory=dict)
     selected: dict[str, DomainResult] = field(default_factory=dict)  # by source: the base on S
     entropy: dict[str, EntropyGap] = field(default_factory=dict)
     estimator: str = "shannon"

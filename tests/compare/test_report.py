@@ -6,17 +6,19 @@ from pathlib import Path
 import pytest
 
 from nopsd.compare.figures import pooled_points
-from nopsd.compare.gathering import view_of
+from nopsd.compare.gathering import material_of, view_of
 from nopsd.compare.plan import members
 from nopsd.compare.report import write_comparison
 from nopsd.compare.tables import all_tables, calibration, cost
-from nopsd.compare.views import Pool
+from nopsd.compare.views import Material, Pool
 from nopsd.evaluation.table import as_csv
+from nopsd.runs import RunFolder, write_json
 
 
 @pytest.fixture
 def view(finished):
     view = view_of(*finished, {})
+    view.material["nopsd", "biology", 0] = Material(0.5, 0.6, None)
     view.pools["biology"] = Pool([3.0, 1.0, 2.0, 4.0], [0.0, 1.0, 1.0, float("nan")], 1)
     return view
 
@@ -25,7 +27,8 @@ def test_all_files_are_written_and_tell_the_same(view, tmp_path):
     """Breaks if a table is missing in a format, or the report says that a table that is there is not."""
     tables = write_comparison(tmp_path, view)
     names = {t.name for t in tables}
-    assert {"table1", "table3", "table4", "table5", "table6", "table7", "table8", "quality", "cost"} <= names
+    assert {"table1", "table3", "table4", "table5", "table6", "table7", "table8"} <= names
+    assert {"quality", "material", "cost"} <= names
     assert {"intervals_avg_questions", "intervals_avg_seeds", "intervals_ece_seeds"} <= names
     assert {"against_nopsd_avg_questions", "against_nopsd_ece_seeds"} <= names
     for name in names:
@@ -67,6 +70,24 @@ def test_entropy_and_selected_tables(view):
     header, row = made["table5"]
     assert header == ["Source", "questions", "Maj@4", "Avg@4", "Maj−Avg"]
     assert float(row[2]) - float(row[3]) == pytest.approx(float(row[4]), abs=0.011)
+
+
+def test_what_a_run_learned_from_is_counted(tmp_path):
+    """Breaks if a row's loss is looked for in the wrong questions: the demonstrated ones count each time they are
+    shown, the question's own answer is no demonstration, one that can't be judged is neither right nor wrong."""
+    run = RunFolder(tmp_path)
+    assert material_of(run) is None
+    run.begin("select", {"fake": 1})
+    near = {"a": ["b", "c"], "d": ["b", "d"], "e": ["x"]}
+    contexts = {q: [{"uid": uid, "sample": 0, "distance": 0.5} for uid in found] for q, found in near.items()}
+    write_json(run.stage_dir("select") / "contexts.json", contexts)
+    chosen = {"uids": ["a", "d", "e"], "threshold": None, "selector": "neuron_count", "stats": {}}
+    write_json(run.stage_dir("select") / "selected.json", chosen)
+    run.commit("select", {"fake": 1})
+    assert material_of(run) is None, "without labels there is nothing to say"
+    right = {"a": 1.0, "b": 0.5, "c": 0.0, "d": 0.0, "e": 1.0}
+    write_json(run.stage_dir("evaluate_base") / "pool_correct.json", right)
+    assert material_of(run) == Material(0.5, pytest.approx(2 / 3), pytest.approx(1 / 3))
 
 
 def test_figure_3_is_normalised_within_its_source():
