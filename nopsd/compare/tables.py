@@ -1,4 +1,5 @@
-"""The paper's Tables 1-8 from a comparison's numbers, and our own: intervals, quality, material, cost (SPEC §9.4-9.5).
+"""The paper's Tables 1-8 from a comparison's numbers, and our own: intervals, quality, material, cost and each run by
+itself (SPEC §9.4-9.5).
 
 Tables 1 and 2 are summaries of the rows that differ from N-OPSD in the selector alone, or in the retriever alone. A
 table whose data are not there is None.
@@ -10,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from nopsd.compare.results import ALL, SCIENCE, Numbers, numbers, over_questions, over_seeds
+from nopsd.compare.results import ALL, KINDS, SCIENCE, Numbers, cells_of, numbers, over_questions, over_seeds
 from nopsd.compare.views import OWN, RowFacts, View
 from nopsd.evaluation.bootstrap import Interval
 from nopsd.evaluation.table import Cell, Entry, Table, signed
@@ -26,7 +27,7 @@ def all_tables(view: View) -> list[Table]:
         selection_ablation(view), context_ablation(view), accuracy(view), calibration(view), selected_pool(view),
         entropy_gaps(view), accuracy_grid(view), calibration_grid(view),
         *intervals(view, "avg"), *intervals(view, "ece"), *intervals(view, "avg", OWN), *intervals(view, "ece", OWN),
-        quality(view), material(view), cost(view),
+        quality(view), material(view), cost(view), each_run(view),
     ]  # fmt: skip
     return [table for table in made if table is not None]
 
@@ -228,6 +229,25 @@ def cost(view: View) -> Table | None:
     header = ("Method", "runs", "steps", "pool rollouts, 1000 tokens", "training, 1000 tokens", "training, s")
     notes = ("Means over runs. Tokens sampled by the servers; seconds: wall time of the steps' phases as logged.",)
     return Table("cost", "Cost of training", header, tuple(rows), notes)
+
+
+def each_run(view: View) -> Table | None:
+    """Every run by itself, for statistics of the reader's own."""
+    found = {  # by seed and metric, rows of Table 3 or 4
+        (seed, metric): cells_of(numbers(view.results, metric, [seed]), view.layout)
+        for seed in view.results.seeds for metric in METRICS
+    }  # fmt: skip
+    rows: list[tuple[Cell, ...]] = []
+    for label, source, seed in view.results.runs:
+        of = [(found[seed, metric][label, kind].get(source), METRICS[metric][1])
+              for metric in METRICS for kind in KINDS]  # fmt: skip
+        entries = [None if cell is None else Entry(cell.value, cell.delta, decimals) for cell, decimals in of]
+        rows.append((label, view.layout.label(source), str(seed), *entries))
+    if not rows:
+        return None
+    name = _avg(view)
+    header = ("Method", "source", "seed", f"{name} in", f"{name} cross", "ECE in", "ECE cross")
+    return Table("runs", "Each run", header, tuple(rows), ("Differences from the base of the same seed.",), labels=3)
 
 
 def missing_notes(view: View, found: Numbers) -> list[str]:

@@ -28,7 +28,7 @@ def test_all_files_are_written_and_tell_the_same(view, tmp_path):
     tables = write_comparison(tmp_path, view)
     names = {t.name for t in tables}
     assert {"table1", "table3", "table4", "table5", "table6", "table7", "table8"} <= names
-    assert {"quality", "material", "cost"} <= names
+    assert {"quality", "material", "cost", "runs"} <= names
     assert {"intervals_avg_questions", "intervals_avg_seeds", "intervals_ece_seeds"} <= names
     assert {"against_nopsd_avg_questions", "against_nopsd_ece_seeds"} <= names
     for name in names:
@@ -55,6 +55,17 @@ def test_tables_of_the_ablations_hold_their_rows_alone(view):
     table = next(t for t in all_tables(view) if t.name == "table1")
     shown = [row[0] for row in table.rows if row[0] not in ("", "Base")]
     assert shown == ["nopsd: bottom 20 % (fewest neurons)", "top: top 20 % (most neurons)"]
+
+
+def test_each_run_is_told_by_itself(view):
+    """Breaks if a run's numbers are another seed's, or its difference is from another seed's base."""
+    table = next(t for t in all_tables(view) if t.name == "runs")
+    assert len(table.rows) == len(view.results.runs) == 8
+    row = next(row for row in table.rows if row[:3] == ("top", "chemistry", "1"))
+    after, before = view.results.runs["top", "chemistry", 1]["chemistry"], view.results.base[1]["chemistry"]
+    assert row[3].value == pytest.approx(100 * after.metrics["avg"])
+    assert row[3].delta == pytest.approx(100 * (after.metrics["avg"] - before.metrics["avg"]))
+    assert row[5].value == pytest.approx(after.metrics["ece"]) and row[5].decimals == 3
 
 
 def test_ece_has_three_decimals_and_seeds_are_named(view):
