@@ -120,11 +120,15 @@ def material_of(run: RunFolder) -> Material | None:
         return None
     correct, folder = read_json(judged), run.stage_dir("select")
     selected = [correct[uid] for uid in read_selected(folder).uids if uid in correct]
-    contexts = read_contexts(folder)
-    shown = [correct[n.uid] for uid, near in contexts.items() for n in near if n.uid in correct and n.uid != uid]
     if not correct or not selected:
         return None
-    return Material(fmean(correct.values()), fmean(selected), fmean(shown) if shown else None)
+    contexts = read_contexts(folder)
+    shown = [[correct[n.uid] for n in near if n.uid in correct and n.uid != uid] for uid, near in contexts.items()]
+    right = Material(fmean(correct.values()), fmean(selected))
+    if not any(shown):
+        return right
+    wrong = [fmean(context) < 0.5 for context in shown if context]
+    return replace(right, shown=fmean(answer for context in shown for answer in context), misleading=fmean(wrong))
 
 
 def rollout_tokens(run: RunFolder) -> float:

@@ -204,15 +204,16 @@ def material(view: View) -> Table | None:
     rows: list[tuple[Cell, ...]] = []
     for label in dict.fromkeys(name for name, _, _ in view.material):
         found = [m for (name, _, _), m in view.material.items() if name == label]
-        shown = [m.shown for m in found if m.shown is not None]
-        entries = [Entry(100 * float(np.mean(column))) for column in zip(*((m.pool, m.selected) for m in found))]
-        rows.append((label, *entries, Entry(100 * float(np.mean(shown))) if shown else None))
+        columns = [[getattr(m, name) for m in found if getattr(m, name) is not None]
+                   for name in ("pool", "selected", "shown", "misleading")]  # fmt: skip
+        rows.append((label, *(Entry(100 * float(np.mean(column))) if column else None for column in columns)))
     if not rows:
         return None
-    notes = ("Per cent of the base model's zero-shot answers. Judged with labels after the fact; nothing was selected "
-             "or trained by them, but by a method that says so.",)  # fmt: skip
+    notes = ("Per cent of the base model's zero-shot answers, and of contexts. Judged with labels after the fact; "
+             "nothing was selected or trained by them, but by a method that says so.",)  # fmt: skip
     title = "Right answers among those of the pool, of the selected questions, and shown to the teacher"
-    return Table("material", title, ("Method", "pool", "selected", "demonstrations"), tuple(rows), notes)
+    header = ("Method", "pool", "selected", "demonstrations", "contexts mostly wrong")
+    return Table("material", title, header, tuple(rows), notes)
 
 
 def cost(view: View) -> Table | None:

@@ -26,11 +26,13 @@ class Cost:
 @dataclass(frozen=True)
 class Material:
     """Mean shares of right zero-shot answers: of the pool's questions, of those selected, and of those whose answers
-    the teacher is shown (None: it is shown no other question's)."""
+    the teacher is shown; and the share of contexts of which more is wrong than right. None: it is shown no other
+    question's answers."""
 
     pool: float
     selected: float
-    shown: float | None
+    shown: float | None = None
+    misleading: float | None = None
 
 
 @dataclass(frozen=True)

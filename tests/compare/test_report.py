@@ -18,7 +18,7 @@ from nopsd.runs import RunFolder, write_json
 @pytest.fixture
 def view(finished):
     view = view_of(*finished, {})
-    view.material["nopsd", "biology", 0] = Material(0.5, 0.6, None)
+    view.material["nopsd", "biology", 0] = Material(0.5, 0.6)
     view.pools["biology"] = Pool([3.0, 1.0, 2.0, 4.0], [0.0, 1.0, 1.0, float("nan")], 1)
     return view
 
@@ -98,7 +98,7 @@ def test_what_a_run_learned_from_is_counted(tmp_path):
     assert material_of(run) is None, "without labels there is nothing to say"
     right = {"a": 1.0, "b": 0.5, "c": 0.0, "d": 0.0, "e": 1.0}
     write_json(run.stage_dir("evaluate_base") / "pool_correct.json", right)
-    assert material_of(run) == Material(0.5, pytest.approx(2 / 3), pytest.approx(1 / 3))
+    assert material_of(run) == Material(0.5, pytest.approx(2 / 3), pytest.approx(1 / 3), 0.5)  # a's is, d's is even
 
 
 def test_figure_3_is_normalised_within_its_source():
