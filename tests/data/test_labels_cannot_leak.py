@@ -36,7 +36,7 @@ def test_poisoned_answers_change_nothing_before_evaluation(shared_data, tmp_path
             ("data.name=sciknoweval", "data.domain=Physics"),
         ),
         ("mmlu_pro_test.jsonl.gz", ("answer", "answer_index"), ("data.name=mmlu_pro", "data.domain=mmlu_pro")),
-        ("edu_feedback_pool.jsonl.gz", ("label",), ("data.name=edu_feedback",)),
+        ("edu_feedback_pool.jsonl.gz", ("label",), ("data.name=edu_feedback", "data.domain=edu_feedback")),
     )
     for name, columns, overrides in cases:
         poisoned(shared_data / name, tmp_path / name, columns)

@@ -19,7 +19,9 @@ def data(*overrides):
 def test_edu_feedback_keeps_its_whole_pool_beside_a_test_file(shared_data, tmp_path):
     """The paper trains on all 1,799 comments and tests on others: a split of the pool would be another pool."""
     shutil.copy(shared_data / "edu_feedback_pool.jsonl.gz", tmp_path)
-    config = data("data.name=edu_feedback", f"data.path={tmp_path}", "data.test_ratio=0.2")
+    config = data(
+        "data.name=edu_feedback", "data.domain=edu_feedback", f"data.path={tmp_path}", "data.test_ratio=0.2"
+    )
     alone = load_splits(config)
     assert (len(alone.pool), len(alone.tests["edu_feedback"])) == (1439, 360)
     assert "360 of the 1799 rows" in alone.note and "1439 are the pool" in alone.note, "taken for the paper's"

@@ -39,7 +39,10 @@ def test_mmlu_pro_split_has_the_papers_size(shared_data):
 
 
 def test_edu_feedback_has_phrases_for_labels(shared_data):
-    splits = load_splits(data("data.name=edu_feedback", f"data.path={shared_data}", "data.test_ratio=0.2"))
+    edu = ("data.name=edu_feedback", f"data.path={shared_data}", "data.test_ratio=0.2")
+    splits = load_splits(data(*edu, "data.domain=edu_feedback"))
+    with pytest.raises(DataError, match="data.domain=edu: data.name=edu_feedback has one domain, use edu_feedback"):
+        load_splits(data(*edu, "data.domain=edu"))  # else its own test questions count as another domain's
     assert {o.label for o in splits.pool[0].options} == {"With Explanation", "Without Explanation"}
 
 

@@ -34,7 +34,7 @@ FEWER = {  # so that a few dozen rows are answered once and not eight times wher
 REAL = {
     "sciknoweval": ("data.domain=Physics", "eval.targets=[Biology]"),
     "mmlu_pro": ("data.domain=mmlu_pro",),
-    "edu_feedback": (),
+    "edu_feedback": ("data.domain=edu_feedback",),
 }
 
 

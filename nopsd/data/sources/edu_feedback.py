@@ -60,6 +60,8 @@ def _question(row: Row, test: bool = False) -> Question:
 
 
 def load_splits(config: DataConfig) -> Splits:
+    if config.domain != DOMAIN:
+        raise DataError(f"data.domain={config.domain}: data.name=edu_feedback has one domain, use {DOMAIN}")
     rows, test_rows = _rows(config, drop=("label",))
     questions = [_question(row) for row in rows]
     tests = [_question(row, test=True) for row in test_rows]
