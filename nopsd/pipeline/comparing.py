@@ -43,7 +43,8 @@ def parser() -> argparse.ArgumentParser:
         epilog="nopsd compare --preset lab --sources biology,chemistry --methods nopsd,ttrl --seeds 0,1,2",
     )  # fmt: skip
     top.add_argument("overrides", nargs="*", metavar="key=value", help="settings of every run")
-    top.add_argument("--plan", metavar="FILE", help="YAML; flags win over it (keys: nopsd/compare/plan.py)")
+    top.add_argument("--plan", metavar="FILE",
+                     help="YAML; flags win over it and pick of its rows (keys: nopsd/compare/plan.py)")  # fmt: skip
     top.add_argument("--preset", help="of every run")
     top.add_argument("--folder", help="where everything goes (default runs/compare)")
     top.add_argument("--sources", type=_names, metavar="A,B", help="domains to train on")
@@ -74,9 +75,16 @@ def compare(argv: Sequence[str]) -> int:
 
 
 def merged(plan: dict[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:
-    """Flags over the file's keys; `set` and `also` are added to."""
+    """Flags over the file's keys; `set` and `also` are added to; a row that a flag names keeps the file's settings."""
     both = {key: {**(plan.get(key) or {}), **flags[key]} for key in ("set", "also") if key in flags}
-    return {**plan, **flags, **both}
+    named = {key: _picked(plan.get(key), flags[key]) for key in ("sources", "targets", "methods") if key in flags}
+    return {**plan, **flags, **both, **named}
+
+
+def _picked(there: Any, names: Sequence[str]) -> dict[str, Any]:
+    """Names → the file's settings of each; a name that the file lacks is a plain one."""
+    settings = there if isinstance(there, Mapping) else {}
+    return {name: settings.get(name) for name in names}
 
 
 def run_plan(plan: Plan) -> int:

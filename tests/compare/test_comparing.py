@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from nopsd.compare import report
-from nopsd.compare.plan import members
+from nopsd.compare.plan import members, read_plan
 from nopsd.errors import ServerError
 from nopsd.pipeline import comparing, kept
 from nopsd.pipeline.comparing import Eta, merged, run_plan
@@ -64,6 +64,21 @@ def test_flags_win_over_the_file():
     assert merged(file, {"seeds": [1], "set": {"b": 2}}) == {
         "seeds": [1], "set": {"a": 1, "b": 2}, "methods": ["nopsd"],
     }  # fmt: skip
+
+
+def test_a_row_that_a_flag_names_keeps_the_files_settings():
+    """Breaks if `--plan FILE --methods ttrl` trains another ttrl than the file's."""
+    file = {
+        "sources": {"biology": {"set": {"a": 1}}, "physics": {}},
+        "methods": {"ttrl": {"set": {"train.batch": 2}}, "random": {"method": "nopsd"}, "nopsd": None},
+    }
+    both = merged(file, {"methods": ["ttrl", "lmsi"], "sources": ["biology"]})
+    assert both["methods"] == {"ttrl": {"set": {"train.batch": 2}}, "lmsi": None}
+    assert both["sources"] == {"biology": {"set": {"a": 1}}}
+    assert merged({"methods": ["nopsd"]}, {"methods": ["nopsd"]})["methods"] == {"nopsd": None}
+    plan = read_plan({**both, "methods": {**both["methods"], "random": file["methods"]["random"]}}, "a plan")
+    assert plan.methods["ttrl"].set == {"train.batch": 2} and plan.methods["lmsi"].set == {}
+    assert plan.methods["random"].method == "nopsd"
 
 
 def test_servers_are_kept_while_their_settings_last(plan_of, monkeypatch, tmp_path):
