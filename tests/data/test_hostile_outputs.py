@@ -448,7 +448,8 @@ def test_time_is_linear_on_repeats(piece, asked):
         extract_answer(output, asked)
         return time.process_time() - start
 
-    assert seconds(30_000) < 20 * seconds(3_000) + 0.5  # quadratic: 100 times
+    # quadratic: 100 times, and each time; a machine that holds one try up counts that as ours
+    assert any(seconds(30_000) < 20 * seconds(3_000) + 0.5 for _ in range(3))
 
 
 PIECES = [
