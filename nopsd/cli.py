@@ -46,10 +46,19 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--preset", help="a preset's name, or a YAML file")
     top.add_argument("--config", help="a resolved config.yaml of a run folder, used whole")
     top.add_argument("--redo", metavar="STAGE", help="forget this stage and those that read it, and make them afresh")
-    top.add_argument("--question", metavar="UID", action="append", default=[],
-                     help="inspect: show the nearest neighbours of this question (may be repeated)")  # fmt: skip
-    top.add_argument("--correct", metavar="FILE", type=Path,
-                     help="inspect: an evaluation of the pool's answers (pool_correct.json, eval_*.jsonl)")  # fmt: skip
+    top.add_argument(
+        "--question",
+        metavar="UID",
+        action="append",
+        default=[],
+        help="inspect: show the nearest neighbours of this question (may be repeated)",
+    )
+    top.add_argument(
+        "--correct",
+        metavar="FILE",
+        type=Path,
+        help="inspect: an evaluation of the pool's answers (pool_correct.json, eval_*.jsonl)",
+    )
     top.add_argument("--dry-run", action="store_true", help="run, or a stage: check, and print what it would do")
     top.add_argument("--hostfile", help="doctor: the hosts to look at (dist.hostfile)")
     top.add_argument("--json", action="store_true", help="doctor: print JSON")

@@ -39,7 +39,7 @@ def resolve(key: str, name: str, ours: Mapping[str, T], group: str, kind: type[T
     if not isinstance(found, kind):
         raise ConfigError(
             f"{key}={name}: {path.value} is a {type(found).__name__}, not a {kind.__name__}: put the decorator of "
-            f"{kind.__module__.rpartition('.')[0]} above it (README, \"Your own selector\")"
+            f'{kind.__module__.rpartition(".")[0]} above it (README, "Your own selector")'
         )
     return found
 

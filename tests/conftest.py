@@ -112,9 +112,14 @@ def run_to_end(
     """Run in a session of its own; kill all of it at `timeout` seconds. Fails the test with the output's tail."""
     with tempfile.TemporaryFile("w+", errors="replace") as log:
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, cwd=ROOT,
-            env=rank_environment(env), start_new_session=True,
-        )  # fmt: skip
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            cwd=ROOT,
+            env=rank_environment(env),
+            start_new_session=True,
+        )
         timed_out = False
         try:
             process.wait(timeout)
@@ -141,9 +146,13 @@ def deepspeed_run() -> Callable[..., Finished]:
     """
 
     def run(
-        script: str | Path, *args: object, ranks: int = 2, timeout: float = 240.0,
-        env: Mapping[str, str] | None = None, check: bool = True,
-    ) -> Finished:  # fmt: skip
+        script: str | Path,
+        *args: object,
+        ranks: int = 2,
+        timeout: float = 240.0,
+        env: Mapping[str, str] | None = None,
+        check: bool = True,
+    ) -> Finished:
         launcher = Path(sys.executable).with_name("deepspeed")
         target = ["--module", str(script)[7:]] if str(script).startswith("module:") else [str(script)]
         command = [sys.executable, str(launcher), "--num_gpus", str(ranks), "--master_addr", "127.0.0.1"]

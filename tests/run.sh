@@ -10,7 +10,8 @@ use_environment
 export DS_ACCELERATOR=cpu HF_HUB_OFFLINE=1 # the tests run on CPU cores and fetch nothing, on every machine
 cd "$NOPSD_ROOT"
 
-printf 'tests: ruff check\n'
+printf 'tests: ruff\n'
+ruff format --check .
 ruff check .
 printf 'tests: mypy nopsd\n'
 mypy nopsd

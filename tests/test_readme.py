@@ -14,7 +14,8 @@ def test_every_key_is_a_key():
     keys = set(
         re.findall(
             r"`?\b((?:data|model|neuron|signal|select|context|teacher|distill|dist|server|train|eval)"
-            r"\.(?!json)[a-z_]+(?:\.[a-z_]+)*)\b", README
+            r"\.(?!json)[a-z_]+(?:\.[a-z_]+)*)\b",
+            README,
         )
     )
     assert len(keys) > 8 and not keys - set(all_keys())

@@ -42,9 +42,12 @@ sys.path.insert(0, str(TOOLS / "peers"))
 from loss_arm import OWN, inputs  # noqa: E402
 
 LIBRARY = {  # what an arm's interpreter must have
-    "trl-sdft": "trl", "trl-distillation": "trl", "trl-gkd": "trl", "liger-jsd": "liger_kernel",
+    "trl-sdft": "trl",
+    "trl-distillation": "trl",
+    "trl-gkd": "trl",
+    "liger-jsd": "liger_kernel",
     "deepspeed": "deepspeed",
-}  # fmt: skip
+}
 ARMS = (*OWN, "plain", *LIBRARY)
 CHECKED = (48, 32, 700)  # N, H, V of the comparison with float64
 TOLERANCE = 2e-5  # relative, of float32 arms
@@ -84,8 +87,13 @@ def start(python: str, arm: str, sizes: Sequence[int], args: argparse.Namespace,
 def environment(python: str) -> dict[str, str]:
     """nopsd from this checkout, in its own interpreter; a peer's interpreter sees its own packages alone."""
     path = [str(TOOLS.parent), os.environ.get("PYTHONPATH", "")] if python == sys.executable else []
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, path)), "TRL_EXPERIMENTAL_SILENCE": "1",
-            "DS_ACCELERATOR": "cpu", "HF_HUB_OFFLINE": "1"}  # fmt: skip
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, path)),
+        "TRL_EXPERIMENTAL_SILENCE": "1",
+        "DS_ACCELERATOR": "cpu",
+        "HF_HUB_OFFLINE": "1",
+    }
 
 
 def reference(sizes: Sequence[int]) -> dict[str, Any]:
@@ -137,8 +145,10 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 def table(found: Mapping[str, Any]) -> str:
     args, runs = found["arguments"], found["runs"]
     bases = [b for b in ("trl-sdft", "products") if b in runs]
-    head = (f"N={args['tokens']}, H={args['hidden']}, V={args['vocab']}, float32, {args['threads']} thread(s), torch "
-            f"{found['torch']}, {args['repeats']} turns; ratios of the same turn: median [least, most]")  # fmt: skip
+    head = (
+        f"N={args['tokens']}, H={args['hidden']}, V={args['vocab']}, float32, {args['threads']} thread(s), torch "
+        f"{found['torch']}, {args['repeats']} turns; ratios of the same turn: median [least, most]"
+    )
     titles = ["arm", "CPU s", *(f"time / {b}" for b in bases), "peak MiB", *(f"memory / {b}" for b in bases[:1])]
     lines = [head, "", "| " + " | ".join(titles) + " |", "|" + "---|" * len(titles)]
     for arm, mine in runs.items():

@@ -119,13 +119,18 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         bare = [statistics.median(times) for times in zip(*spent["forward"])]
         spent["vocabulary"] = [tuple(b + (t - b) * factor for t, b in zip(took, bare))]
     return {
-        "arguments": vars(args), "threads": torch.get_num_threads(), "torch": torch.__version__,
-        "device_name": torch.cuda.get_device_name() if args.device == "cuda" else "cpu", "layers": layers,
+        "arguments": vars(args),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "device_name": torch.cuda.get_device_name() if args.device == "cuda" else "cpu",
+        "layers": layers,
         "seconds": {arm: [wall for wall, _ in times] for arm, times in spent.items()},
         "cpu_seconds": {arm: [cpu for _, cpu in times] for arm, times in spent.items()},
-        "memory_mib": memory, "flops": flops(args, bench), "ceiling_flops": peak_rate,
+        "memory_mib": memory,
+        "flops": flops(args, bench),
+        "ceiling_flops": peak_rate,
         "jaccard_to_stored": _agreement(sets, args.mode),
-    }  # fmt: skip
+    }
 
 
 def _agreement(sets: dict[str, Any], mode: str) -> float | None:
@@ -164,10 +169,15 @@ def table(found: dict[str, Any]) -> str:
         memory = found["memory_mib"][arm]
         name = arm + (" (scaled)" if arm == "vocabulary" else "")
         cells = [
-            name, f"{statistics.median(values):.3f}", _ratios(values, base), f"{min(values) / min(base):.3f}",
+            name,
+            f"{statistics.median(values):.3f}",
+            _ratios(values, base),
+            f"{min(values) / min(base):.3f}",
             f"{statistics.median(found['cpu_seconds'][arm]) / statistics.median(base_cpu):.3f}",
-            f"{memory['peak']:.0f}", f"{memory['peak'] / base_peak:.3f}", f"{memory['peak'] - memory['loaded']:.0f}",
-        ]  # fmt: skip
+            f"{memory['peak']:.0f}",
+            f"{memory['peak'] / base_peak:.3f}",
+            f"{memory['peak'] - memory['loaded']:.0f}",
+        ]
         lines.append("| " + " | ".join(cells) + " |")
     used = ", ".join(
         f"{arm} {flop[arm] / min(found['seconds'][arm]) / found['ceiling_flops']:.0%}" for arm in ("forward", "nopsd")

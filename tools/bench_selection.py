@@ -144,10 +144,12 @@ def compare(ids: np.ndarray, neurons: int) -> dict[str, float]:
     The ways whose time for a pair does not depend on how many there are get FEW_SETS sets.
     """
     ways: list[tuple[str, Callable[[np.ndarray, int], np.ndarray], int]] = [
-        ("nopsd", by_product, len(ids)), ("scipy sparse", by_scipy_sparse, len(ids)),
-        ("torch float32", by_torch_product, len(ids)), ("scipy cdist", by_cdist, FEW_SETS),
+        ("nopsd", by_product, len(ids)),
+        ("scipy sparse", by_scipy_sparse, len(ids)),
+        ("torch float32", by_torch_product, len(ids)),
+        ("scipy cdist", by_cdist, FEW_SETS),
         ("Python sets", by_python_sets, FEW_SETS),
-    ]  # fmt: skip
+    ]
     spent, expected = {}, by_scipy_sparse(ids, neurons)
     for name, way, most in ways:
         some = ids[:most]
@@ -175,8 +177,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _options().parse_args(arguments)
     torch.set_num_threads(options.threads)
     clock = _Clock()
-    ids = make_sets(options.sets, options.k, options.neurons, options.topics, options.alike, options.seed,
-                    options.threads)  # fmt: skip
+    ids = make_sets(
+        options.sets, options.k, options.neurons, options.topics, options.alike, options.seed, options.threads
+    )
     clock.step("sets", f"{options.sets} of {options.k} of {options.neurons} neurons, {ids.nbytes / MIB:.0f} MiB")
     sample = np.random.default_rng(options.seed).choice(options.sets, min(200, options.sets), replace=False)
     clock.step("diversity", f"mean J of random pairs {mean_pairwise(ids[np.sort(sample)], options.neurons):.3f}")
@@ -195,8 +198,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     clock.step("check", f"{min(options.check, len(queries))} queries against membership tests: {wrong} differ")
     if options.compare:
         spent = compare(ids[: options.compare], options.neurons)
-        print(json.dumps({name: {"ns_a_pair": round(ns), "ratio": round(ns / spent["nopsd"], 1)}
-                          for name, ns in spent.items()}))  # fmt: skip
+        print(
+            json.dumps(
+                {name: {"ns_a_pair": round(ns), "ratio": round(ns / spent["nopsd"], 1)} for name, ns in spent.items()}
+            )
+        )
     return 1 if wrong else 0
 
 

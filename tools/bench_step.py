@@ -81,15 +81,29 @@ def make_model(args: argparse.Namespace, folder: Path) -> Any:
     words = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=words, pad_token=named[0], eos_token=named[2], unk_token=named[3], padding_side="left",
-        additional_special_tokens=[named[1]], chat_template=TEMPLATE,
-    )  # fmt: skip
+        tokenizer_object=words,
+        pad_token=named[0],
+        eos_token=named[2],
+        unk_token=named[3],
+        padding_side="left",
+        additional_special_tokens=[named[1]],
+        chat_template=TEMPLATE,
+    )
     torch.manual_seed(0)
     config = Qwen3Config(
-        vocab_size=args.vocab, hidden_size=args.hidden, intermediate_size=3 * args.hidden,
-        num_hidden_layers=args.layers, num_attention_heads=8, num_key_value_heads=4, head_dim=args.hidden // 8,
-        max_position_embeddings=8192, tie_word_embeddings=True, eos_token_id=2, pad_token_id=0, bos_token_id=None,
-    )  # fmt: skip
+        vocab_size=args.vocab,
+        hidden_size=args.hidden,
+        intermediate_size=3 * args.hidden,
+        num_hidden_layers=args.layers,
+        num_attention_heads=8,
+        num_key_value_heads=4,
+        head_dim=args.hidden // 8,
+        max_position_embeddings=8192,
+        tie_word_embeddings=True,
+        eos_token_id=2,
+        pad_token_id=0,
+        bos_token_id=None,
+    )
     Qwen3ForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return tokenizer
@@ -111,9 +125,13 @@ def question(args: argparse.Namespace, uid: str, tokenizer: Any) -> dict[str, An
         return [rng.randrange(6, 6 + WORDS) for _ in range(length - 1)] + [2]
 
     return {
-        "uid": uid, "text": text, "context": context, "student_ids": ids(text), "teacher_ids": ids(f"{context} {text}"),
+        "uid": uid,
+        "text": text,
+        "context": context,
+        "student_ids": ids(text),
+        "teacher_ids": ids(f"{context} {text}"),
         "responses": [response() for _ in range(args.samples)],
-    }  # fmt: skip
+    }
 
 
 def read_override(item: str) -> tuple[str, Any]:

@@ -69,10 +69,19 @@ def make_model(folder: Path, mb: float) -> torch.nn.Module:
     while _bytes(width + 64, vocabulary, layers) <= mb * 1e6:
         width += 64
     config = Qwen3Config(
-        vocab_size=vocabulary, hidden_size=width, intermediate_size=3 * width, num_hidden_layers=layers,
-        num_attention_heads=width // 64, num_key_value_heads=1, head_dim=64, tie_word_embeddings=True,
-        max_position_embeddings=512, eos_token_id=tokenizer.eos_token_id, pad_token_id=None, bos_token_id=None,
-    )  # fmt: skip
+        vocab_size=vocabulary,
+        hidden_size=width,
+        intermediate_size=3 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=width // 64,
+        num_key_value_heads=1,
+        head_dim=64,
+        tie_word_embeddings=True,
+        max_position_embeddings=512,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=None,
+        bos_token_id=None,
+    )
     torch.manual_seed(0)
     model = Qwen3ForCausalLM(config).eval()
     model.save_pretrained(folder)

@@ -55,10 +55,18 @@ def model_of(hidden: int, layers: int) -> Any:
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
     torch.manual_seed(0)
-    lm = Qwen3ForCausalLM(Qwen3Config(
-        vocab_size=VOCABULARY, hidden_size=hidden, intermediate_size=3 * hidden, num_hidden_layers=layers,
-        num_attention_heads=8, num_key_value_heads=4, head_dim=hidden // 8, max_position_embeddings=16384,
-    )).eval()  # fmt: skip
+    lm = Qwen3ForCausalLM(
+        Qwen3Config(
+            vocab_size=VOCABULARY,
+            hidden_size=hidden,
+            intermediate_size=3 * hidden,
+            num_hidden_layers=layers,
+            num_attention_heads=8,
+            num_key_value_heads=4,
+            head_dim=hidden // 8,
+            max_position_embeddings=16384,
+        )
+    ).eval()
     use_packed_attention(lm)
     return lm
 
@@ -107,8 +115,17 @@ def measure(way: Way) -> tuple[float, Tensor]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in (("hidden", 512), ("layers", 12), ("context", 1536), ("response", 150), ("questions", 4),
-                          ("n", 4), ("micro", 4), ("turns", 5), ("threads", 1)):  # fmt: skip
+    for name, default in (
+        ("hidden", 512),
+        ("layers", 12),
+        ("context", 1536),
+        ("response", 150),
+        ("questions", 4),
+        ("n", 4),
+        ("micro", 4),
+        ("turns", 5),
+        ("threads", 1),
+    ):
         parser.add_argument(f"--{name}", type=int, default=default)
     sizes = parser.parse_args(arguments)
     torch.set_num_threads(sizes.threads)
@@ -125,8 +142,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"{'':14}{'CPU s':>8}  ratio to whole (range), {sizes.turns} turns")
     for way in ways:
         ratios = [a / b for a, b in zip(seconds[way.name], seconds[way.like])]
-        print(f"{way.name:14}{statistics.median(seconds[way.name]):8.2f}  "
-              f"{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})")  # fmt: skip
+        print(
+            f"{way.name:14}{statistics.median(seconds[way.name]):8.2f}  "
+            f"{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
+        )
     print(f"hidden states differ by at most {worst:.1e} of the largest")
     return 0 if worst < 1e-4 else 1
 

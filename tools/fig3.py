@@ -124,16 +124,35 @@ def table(outcomes: Sequence[Outcome]) -> str:
     for o in outcomes:
         least, low, median, high, greatest = (f"{q:,.0f}" for q in o.quantiles)
         verdict = ", ".join(f"{name} {'pass' if ok else 'fail'}" for name, ok in o.verdicts.items()) or "–"
-        rows.append([
-            o.name, f"{least} – {greatest}", f"{low} – {median} – {high}", f"{o.share:.1%}",
-            interval_text(o.accuracy.pearson), interval_text(Interval(o.accuracy.spearman.value)),
-            interval_text(o.accuracy.partial), interval_text(Interval(o.length.pearson.value)), f"{o.distance:.3f}",
-            verdict,
-        ])  # fmt: skip
+        rows.append(
+            [
+                o.name,
+                f"{least} – {greatest}",
+                f"{low} – {median} – {high}",
+                f"{o.share:.1%}",
+                interval_text(o.accuracy.pearson),
+                interval_text(Interval(o.accuracy.spearman.value)),
+                interval_text(o.accuracy.partial),
+                interval_text(Interval(o.length.pearson.value)),
+                f"{o.distance:.3f}",
+                verdict,
+            ]
+        )
     return markdown_table(
-        ["reading", "s(x)", "5 % – median – 95 %", "of all neurons", "Pearson(s, accuracy)", "Spearman",
-         "Pearson, log length held fixed", "Pearson(s, length)", "mean J", "against the paper"], rows,
-    )  # fmt: skip
+        [
+            "reading",
+            "s(x)",
+            "5 % – median – 95 %",
+            "of all neurons",
+            "Pearson(s, accuracy)",
+            "Spearman",
+            "Pearson, log length held fixed",
+            "Pearson(s, length)",
+            "mean J",
+            "against the paper",
+        ],
+        rows,
+    )
 
 
 def conclusion(outcomes: Sequence[Outcome], domain: str) -> str:
@@ -181,9 +200,16 @@ def score(config: Config, wanted: Sequence[Reading], folder: Path, extract: int)
             if ranks.is_main:
                 print(f"[{place}/{len(wanted)}] {reading.name}: scoring {len(rollouts)} responses", flush=True)
             score_rollouts(
-                engine, rollouts, reading.config, ranks, folder / reading.name, model_hash=session.model.hash,
-                think_ids=think_ids(session.tokenizer), shard=config.dist.shard, topk_search=config.dist.topk_search,
-            )  # fmt: skip
+                engine,
+                rollouts,
+                reading.config,
+                ranks,
+                folder / reading.name,
+                model_hash=session.model.hash,
+                think_ids=think_ids(session.tokenizer),
+                shard=config.dist.shard,
+                topk_search=config.dist.topk_search,
+            )
     shutdown_distributed()
 
 
@@ -194,8 +220,19 @@ def pool_rollouts(session: Session) -> list[Rollout]:
 def launch(config: Config, arguments: Sequence[str]) -> None:
     """This script again, on dist.ranks ranks that only score; UserError if one fails."""
     port = str(free_port("127.0.0.1", 0))
-    command = [sys.executable, "-m", "deepspeed.launcher.runner", "--num_gpus", str(config.dist.ranks), "--master_port",
-               port, "--no_local_rank", str(Path(__file__).resolve()), "--score-only", *arguments]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "deepspeed.launcher.runner",
+        "--num_gpus",
+        str(config.dist.ranks),
+        "--master_port",
+        port,
+        "--no_local_rank",
+        str(Path(__file__).resolve()),
+        "--score-only",
+        *arguments,
+    ]
     root = str(Path(__file__).resolve().parents[1])
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
     binaries = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
@@ -216,11 +253,16 @@ def report(config: Config, wanted: Sequence[Reading], folder: Path) -> str:
     data = (config.data.name, config.data.domain)
     outcomes = [outcome(reading, neurons, correct, data) for reading, neurons in scored]
     pairs = [(o, neurons) for o, (_, neurons) in zip(outcomes, scored)]
-    text = "\n".join([
-        f"T-FIG3: {config.model.path}, {config.data.name} {config.data.domain}, {len(scored[0][1].uids)} questions, "
-        f"accuracy over {answers} answers: {np.mean(list(correct.values())):.1%}", "",
-        table(outcomes), conclusion(outcomes, config.data.domain), "",
-    ])  # fmt: skip
+    text = "\n".join(
+        [
+            f"{config.model.path}, {config.data.name} {config.data.domain}, {len(scored[0][1].uids)} questions, "
+            f"accuracy over {answers} answers: {np.mean(list(correct.values())):.1%}",
+            "",
+            table(outcomes),
+            conclusion(outcomes, config.data.domain),
+            "",
+        ]
+    )
     write_atomic(folder / "fig3.md", text)
     write_atomic(folder / "fig3.png", draw(pairs, correct))
     write_json(folder / "fig3.json", [asdict(o) for o in outcomes])

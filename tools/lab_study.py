@@ -78,9 +78,15 @@ class LocalSampler:
         self.lm, self.tokenizer, self.ends = lm, tokenizer, torch.tensor([ends] if isinstance(ends, int) else ends)
 
     def generate(
-        self, prompts: Sequence[list[int]], uids: Sequence[str], sampling: SamplingConfig, seed: int,
-        expected_version: int | None = None, logprobs: bool = False, progress: Any = None,
-    ) -> list[list[Rollout]]:  # fmt: skip
+        self,
+        prompts: Sequence[list[int]],
+        uids: Sequence[str],
+        sampling: SamplingConfig,
+        seed: int,
+        expected_version: int | None = None,
+        logprobs: bool = False,
+        progress: Any = None,
+    ) -> list[list[Rollout]]:
         draw = torch.Generator().manual_seed(seed % 2**31)
         asked = [prompt for prompt in prompts for _ in range(sampling.n)]
         order, found = sorted(range(len(asked)), key=lambda i: len(asked[i])), {}
@@ -90,8 +96,10 @@ class LocalSampler:
             places = order[start : start + BATCH]
             found.update(zip(places, self._sample([asked[i] for i in places], sampling, draw)))
         self.lm.train(trains)
-        rollouts = [self._rollout(uids[i // sampling.n], i % sampling.n, asked[i], found[i], expected_version or 0)
-                    for i in range(len(asked))]  # fmt: skip
+        rollouts = [
+            self._rollout(uids[i // sampling.n], i % sampling.n, asked[i], found[i], expected_version or 0)
+            for i in range(len(asked))
+        ]
         return [rollouts[i : i + sampling.n] for i in range(0, len(rollouts), sampling.n)]
 
     def _rollout(self, uid: str, sample: int, prompt: list[int], ids: list[int], version: int) -> Rollout:
@@ -111,9 +119,13 @@ class LocalSampler:
         ended_B = torch.zeros(len(prompts), dtype=torch.bool)
         for _ in range(sampling.max_new):
             out = self.lm(
-                input_ids=ids_BT, attention_mask=mask_BT, position_ids=position_BT, past_key_values=cache,
-                use_cache=True, logits_to_keep=1,
-            )  # fmt: skip
+                input_ids=ids_BT,
+                attention_mask=mask_BT,
+                position_ids=position_BT,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
             cache = out.past_key_values
             token_B = torch.multinomial(allowed(out.logits[:, -1], sampling), 1, generator=draw)[:, 0]
             for row in (~ended_B).nonzero()[:, 0].tolist():
@@ -152,9 +164,14 @@ def made(config: Config) -> Session:
     rollouts = run_rollouts(session.pool, prompts, client, config.rollout_zs, config.seed, folders["rollout"], 0, None)
     if not list(folders["neurons"].glob("neurons.rank*.npz")):
         score_rollouts(
-            PlainEngine(lm, config.train, 1), rollouts, config.neuron, ALONE, folders["neurons"],
-            model_hash=session.model.hash, think_ids=think_ids(session.tokenizer),
-        )  # fmt: skip
+            PlainEngine(lm, config.train, 1),
+            rollouts,
+            config.neuron,
+            ALONE,
+            folders["neurons"],
+            model_hash=session.model.hash,
+            think_ids=think_ids(session.tokenizer),
+        )
     judge_pool(config, session.pool, rollouts, folders["evaluate_base"], session.think_open)
     return session
 
@@ -167,12 +184,22 @@ def trained(session: Session) -> tuple[LocalSampler, list[float]]:
     client, log = LocalSampler(student.module.lm, session.tokenizer, session.model.path), LastLoss(config.train.steps)
     torch.manual_seed(config.seed)
     try:
-        distill(Distillation(
-            config=config, selected=selected, student=student, teacher=teacher, client=client, sync=NoSync(),
-            ranks=ALONE, folder=run.stage_dir("train"), identity={}, log=log,
-            student_prompts={uid: session.renderer.student(questions[uid]) for uid in selected},
-            teacher_prompts=demonstrated(session, selected, questions),
-        ))  # fmt: skip
+        distill(
+            Distillation(
+                config=config,
+                selected=selected,
+                student=student,
+                teacher=teacher,
+                client=client,
+                sync=NoSync(),
+                ranks=ALONE,
+                folder=run.stage_dir("train"),
+                identity={},
+                log=log,
+                student_prompts={uid: session.renderer.student(questions[uid]) for uid in selected},
+                teacher_prompts=demonstrated(session, selected, questions),
+            )
+        )
     except Done:
         pass
     return client, log.losses
@@ -195,9 +222,12 @@ def studied(config: Config, tests: int) -> dict[str, Any]:
     shown = [right[near.uid] for nears in contexts.values() for near in nears]
     chosen = [right[uid] for uid in read_selected(folder).uids]
     return {
-        "first_loss": losses[0], "last_loss": losses[-1], "selected_right": mean(chosen), "shown_right": mean(shown),
+        "first_loss": losses[0],
+        "last_loss": losses[-1],
+        "selected_right": mean(chosen),
+        "shown_right": mean(shown),
         "rows": [asdict(row) for row in result.rows],
-    }  # fmt: skip
+    }
 
 
 def mean(values: Sequence[float]) -> float:
@@ -206,12 +236,23 @@ def mean(values: Sequence[float]) -> float:
 
 def config_of(args: argparse.Namespace, domain: str, seed: int, settings: str) -> Config:
     pool = [] if args.pool is None else [f"data.pool_limit={args.pool}"]
-    return load_config("lab", [
-        f"data.domain={domain}", f"seed={seed}", f"run_dir={args.out / f'{domain}-{seed}'}", "dist.ranks=1",
-        f"train.steps={args.steps}", "train.probe_every=0", "train.sync_check_every=0",
-        "train.checkpoint_every=1000000", "train.micro=16", f"eval.n={args.samples}", *pool,
-        *filter(None, settings.split(",")),
-    ])  # fmt: skip
+    return load_config(
+        "lab",
+        [
+            f"data.domain={domain}",
+            f"seed={seed}",
+            f"run_dir={args.out / f'{domain}-{seed}'}",
+            "dist.ranks=1",
+            f"train.steps={args.steps}",
+            "train.probe_every=0",
+            "train.sync_check_every=0",
+            "train.checkpoint_every=1000000",
+            "train.micro=16",
+            f"eval.n={args.samples}",
+            *pool,
+            *filter(None, settings.split(",")),
+        ],
+    )
 
 
 def result_of(line: dict[str, Any], config: Config) -> DomainResult:
@@ -244,9 +285,16 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--domains", nargs="+", default=["biology", "chemistry", "materials", "physics"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--rows", nargs="+", metavar="NAME=KEY=VALUE,...", default=[
-        "random=select.selector=random", "paper=select.selector=neuron_count", "dense=select.selector=neuron_density",
-    ])  # fmt: skip
+    parser.add_argument(
+        "--rows",
+        nargs="+",
+        metavar="NAME=KEY=VALUE,...",
+        default=[
+            "random=select.selector=random",
+            "paper=select.selector=neuron_count",
+            "dense=select.selector=neuron_density",
+        ],
+    )
     parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--samples", type=int, default=4, help="answers to each test question")
     parser.add_argument("--tests", type=int, default=250, help="test questions")
@@ -265,8 +313,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     for domain in args.domains:
         for seed in args.seeds:
             for name, settings in rows.items():
-                asked = {"domain": domain, "seed": seed, "row": name, "settings": settings, "steps": args.steps,
-                         "samples": args.samples, "tests": args.tests, "pool": args.pool}  # fmt: skip
+                asked = {
+                    "domain": domain,
+                    "seed": seed,
+                    "row": name,
+                    "settings": settings,
+                    "steps": args.steps,
+                    "samples": args.samples,
+                    "tests": args.tests,
+                    "pool": args.pool,
+                }
                 if any(asked.items() <= line.items() for line in lines):
                     continue
                 line = asked | studied(config_of(args, domain, seed, settings), args.tests)

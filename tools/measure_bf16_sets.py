@@ -73,9 +73,15 @@ def _generate(
     rows = [[tokenizer.pad_token_id] * (longest - len(p)) + p for p in prompts]
     mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts])
     out = model.generate(
-        input_ids=torch.tensor(rows), attention_mask=mask, do_sample=True, temperature=1.0, top_k=0, top_p=1.0,
-        max_new_tokens=max_new, pad_token_id=tokenizer.pad_token_id,
-    )  # fmt: skip
+        input_ids=torch.tensor(rows),
+        attention_mask=mask,
+        do_sample=True,
+        temperature=1.0,
+        top_k=0,
+        top_p=1.0,
+        max_new_tokens=max_new,
+        pad_token_id=tokenizer.pad_token_id,
+    )
     return list(zip(prompts, out[:, longest:].tolist()))
 
 
@@ -128,11 +134,15 @@ def compare(reference: NeuronSets, other: NeuronSets) -> dict[str, float]:
     low, high = np.quantile(moved, [0.05, 0.95])
     change = other.counts / np.maximum(reference.counts, 1) - 1
     figures = {
-        "moved": moved.mean(), "moved_5": low, "moved_95": high, "identical": float((moved == 0).mean()),
-        "s_bias": change.mean(), "s_change": np.abs(change).mean(),
+        "moved": moved.mean(),
+        "moved_5": low,
+        "moved_95": high,
+        "identical": float((moved == 0).mean()),
+        "s_bias": change.mean(),
+        "s_change": np.abs(change).mean(),
         "selected": _overlap([_selected(reference)], [_selected(other)]),
         "neighbours": _overlap(_neighbours(reference), _neighbours(other)),
-    }  # fmt: skip
+    }
     if min(np.ptp(reference.counts), np.ptp(other.counts)) > 0:  # else it is not defined
         figures["s_spearman"] = spearmanr(reference.counts, other.counts).statistic
     return {name: float(value) for name, value in figures.items()}
@@ -166,10 +176,14 @@ def report(name: str, model: Any, rollouts: Sequence[Rollout], config: NeuronCon
     found = scored_thrice(model, rollouts, config)
     reference = found.pop("float32")
     return {
-        "model": name, "responses": len(rollouts), "tokens": sum(len(r.response_ids) for r in rollouts),
-        "k": reference.header["k"], "per_layer": reference.header["per_layer"], "apart": apart(reference),
+        "model": name,
+        "responses": len(rollouts),
+        "tokens": sum(len(r.response_ids) for r in rollouts),
+        "k": reference.header["k"],
+        "per_layer": reference.header["per_layer"],
+        "apart": apart(reference),
         "bf16": {precision: compare(reference, sets) for precision, sets in found.items()},
-    }  # fmt: skip
+    }
 
 
 def table(reports: Sequence[dict[str, Any]]) -> str:
@@ -181,10 +195,14 @@ def table(reports: Sequence[dict[str, Any]]) -> str:
     for found in reports:
         for precision, f in found["bf16"].items():
             cells = [
-                f"{found['model']} ({found['responses']} responses)", precision,
-                f"{f['moved']:.4f} ({f['moved_5']:.4f}, {f['moved_95']:.4f})", f"{found['apart']:.3f}",
-                f"{f['s_bias']:+.2%}", f"{f['s_change']:.2%}", *_chosen(found, f),
-            ]  # fmt: skip
+                f"{found['model']} ({found['responses']} responses)",
+                precision,
+                f"{f['moved']:.4f} ({f['moved_5']:.4f}, {f['moved_95']:.4f})",
+                f"{found['apart']:.3f}",
+                f"{f['s_bias']:+.2%}",
+                f"{f['s_change']:.2%}",
+                *_chosen(found, f),
+            ]
             lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -216,9 +234,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.only != "random":
         model = load(args.model)
         rollouts = (
-            read_rollouts(args.rollouts)
-            if args.rollouts
-            else sampled(model, args.model, args.questions, args.max_new)
+            read_rollouts(args.rollouts) if args.rollouts else sampled(model, args.model, args.questions, args.max_new)
         )
         config = NeuronConfig() if args.paper_sizes else LAB_SIZES
         reports.append(report("lab" if args.model == LAB_MODEL else args.model.name, model, rollouts, config))

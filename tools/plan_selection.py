@@ -207,13 +207,17 @@ def _times(options: argparse.Namespace, model: Model, flops: float, speed: Speed
     rows = [["N", "ranks", "scoring", "context search", "memory a rank", "queries-only", "gather-all"]]
     for job in _jobs(options):
         sent = sample_bytes(job, model.neurons)
-        rows.append([
-            f"{job.questions:,}", str(job.ranks),
-            duration(scoring_seconds(job, model, options.tokens, flops, options.overhead)),
-            duration(search_seconds(job, model, speed, options.threads, options.block_mib)),
-            human(rank_memory(job, options.block_mib)),
-            human(sent["ids, queries-only"] + sent["candidates, queries-only"]), human(sent["ids, gather-all"]),
-        ])  # fmt: skip
+        rows.append(
+            [
+                f"{job.questions:,}",
+                str(job.ranks),
+                duration(scoring_seconds(job, model, options.tokens, flops, options.overhead)),
+                duration(search_seconds(job, model, speed, options.threads, options.block_mib)),
+                human(rank_memory(job, options.block_mib)),
+                human(sent["ids, queries-only"] + sent["candidates, queries-only"]),
+                human(sent["ids, gather-all"]),
+            ]
+        )
     return rows
 
 
@@ -228,8 +232,9 @@ def _exchanges(options: argparse.Namespace, model: Model) -> list[list[str]]:
 def _jobs(options: argparse.Namespace) -> list[Job]:
     return [
         Job(n, r, options.fraction, options.k, options.m, options.per_layer)
-        for n in options.questions for r in options.ranks
-    ]  # fmt: skip
+        for n in options.questions
+        for r in options.ranks
+    ]
 
 
 def _print_table(rows: Sequence[Sequence[str]]) -> None:

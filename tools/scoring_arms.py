@@ -62,10 +62,16 @@ def model_config(shape: str, layers: int) -> Any:
 
     hidden, width, own_layers, heads, kv_heads, head, vocab = SHAPES[shape]
     return Qwen3Config(
-        hidden_size=hidden, intermediate_size=width, num_hidden_layers=layers or own_layers, num_attention_heads=heads,
-        num_key_value_heads=kv_heads, head_dim=head, vocab_size=vocab, tie_word_embeddings=True,
+        hidden_size=hidden,
+        intermediate_size=width,
+        num_hidden_layers=layers or own_layers,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        head_dim=head,
+        vocab_size=vocab,
+        tie_word_embeddings=True,
         max_position_embeddings=40960,
-    )  # fmt: skip
+    )
 
 
 def random_model(shape: str, layers: int, dtype: torch.dtype, device: str = "cpu") -> Any:
@@ -86,9 +92,11 @@ def prepare(args: argparse.Namespace) -> Bench:
         engine = Plain(random_model(args.shape, args.layers, DTYPES[args.dtype], args.device))
         ranks = Ranks(0, 1, torch.device(args.device))
     neuron = NeuronConfig(
-        value=args.value, count_mode=args.mode, scale_with_width=not args.paper_sizes,
+        value=args.value,
+        count_mode=args.mode,
+        scale_with_width=not args.paper_sizes,
         max_batch_tokens=args.batch * (args.prompt + args.response),
-    )  # fmt: skip
+    )
     rollouts = zipf_rollouts(args.batch, args.prompt, args.response, SHAPES[args.shape][-1])
     return Bench(engine, ranks, rollouts, neuron, args.vocabulary_layers, args.zero3)
 
@@ -222,5 +230,8 @@ def _plain_set(
 
 
 RUN: dict[str, Callable[[Bench], list[set[int]] | None]] = {
-    "forward": forward, "nopsd": nopsd, "stored": stored, "vocabulary": vocabulary,
-}  # fmt: skip
+    "forward": forward,
+    "nopsd": nopsd,
+    "stored": stored,
+    "vocabulary": vocabulary,
+}

@@ -27,9 +27,16 @@ import psutil
 matplotlib.use("Agg")
 
 LAB = (
-    "data.pool_limit=200", "train.steps=1000", "train.batch=4", "train.micro=2", "train.checkpoint_every=100",
-    "train.probe_every=0", "eval.limit=8", "eval.n=1", "server.kv_cache_mib=64",
-)  # fmt: skip
+    "data.pool_limit=200",
+    "train.steps=1000",
+    "train.batch=4",
+    "train.micro=2",
+    "train.checkpoint_every=100",
+    "train.probe_every=0",
+    "eval.limit=8",
+    "eval.n=1",
+    "server.kv_cache_mib=64",
+)
 EVERY_S = 5.0
 WARM = 0.1  # share of the steps left out: caches fill, allocators settle
 FLAT = 0.05

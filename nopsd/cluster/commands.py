@@ -17,8 +17,15 @@ from nopsd.cluster.hostfile import Host, world_size
 
 # A lost host must not keep ssh waiting for ever, and nobody is there to type a password.
 SSH_OPTIONS = (
-    "-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=3",
-)  # fmt: skip
+    "-o",
+    "BatchMode=yes",
+    "-o",
+    "ConnectTimeout=10",
+    "-o",
+    "ServerAliveInterval=5",
+    "-o",
+    "ServerAliveCountMax=3",
+)
 RUNNER = (sys.executable, "-m", "deepspeed.launcher.runner")
 SCRIPT = Path(sys.executable).with_name("nopsd")
 MPI = ("openmpi", "mpich")  # they put ranks on every host of the hostfile
@@ -57,9 +64,17 @@ def stage_command(plan: Plan, stage: str, config_path: Path, node_rank: int | No
     meeting = ["--master_addr", plan.master_addr] if plan.several else []
     program = [str(SCRIPT)] if plan.several and plan.launcher in SCRIPT_ALONE else ["--module", "nopsd"]
     return [
-        *RUNNER, *where, *meeting, "--master_port", str(plan.master_port), "--no_local_rank",
-        *program, stage, "--config", str(config_path),
-    ]  # fmt: skip
+        *RUNNER,
+        *where,
+        *meeting,
+        "--master_port",
+        str(plan.master_port),
+        "--no_local_rank",
+        *program,
+        stage,
+        "--config",
+        str(config_path),
+    ]
 
 
 def _on_hosts(plan: Plan, node_rank: int | None) -> list[str]:

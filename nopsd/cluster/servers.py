@@ -97,9 +97,13 @@ class _Connection:
         self._errors: list[str] = []
         # A session of its own: Ctrl-C is ours, and ends the servers when nobody needs them any more.
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
             start_new_session=True,
-        )  # fmt: skip
+        )
         assert self._process.stdin and self._process.stdout and self._process.stderr
         for stream, hear in ((self._process.stdout, self._fact), (self._process.stderr, self._error)):
             threading.Thread(target=_each_line, args=(stream, hear), name=f"ssh {host}", daemon=True).start()

@@ -52,14 +52,16 @@ def ask(host: str, command: Sequence[str], given: str, timeout_s: float) -> str:
     last = (done.stderr.strip().splitlines() or ["no word of it"])[-1]
     if done.returncode == UNREACHABLE:
         raise HostError(
-            host, f"host {host} can't be reached by ssh ({last}): `ssh -o BatchMode=yes {host} true` must work without "
+            host,
+            f"host {host} can't be reached by ssh ({last}): `ssh -o BatchMode=yes {host} true` must work without "
             "a password; start its sshd, add your key there, or take the host out of the hostfile",
-        )  # fmt: skip
+        )
     if done.returncode != 0:
         raise HostError(
-            host, f"host {host} can't run {shlex.join(command[:3])} in {os.getcwd()} ({last}): it needs the same "
+            host,
+            f"host {host} can't run {shlex.join(command[:3])} in {os.getcwd()} ({last}): it needs the same "
             "checkout and the same environment at the same path (launcher/setup_env.sh)",
-        )  # fmt: skip
+        )
     return done.stdout
 
 

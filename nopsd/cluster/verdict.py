@@ -13,17 +13,22 @@ from dataclasses import dataclass
 # Words of torch, gloo and NCCL when another rank has gone. An error of ours may speak of a server in the same ones.
 CONSEQUENCE = re.compile(
     r"connection (was )?(closed|reset|refused)|closed by peer|broken pipe|timed? ?out|gloo|nccl|remote process exited"
-    r"|distbackenderror|distnetworkerror", re.I,
-)  # fmt: skip
+    r"|distbackenderror|distnetworkerror",
+    re.I,
+)
 ECHO = re.compile(r"another rank failed|rank 0 failed", re.I)
 AGAIN = "the same command continues from what is done"
 # Words of the kernel, Python and torch's writer for troubles that the user can mend, with what to do.
 REMEDIES = (
-    (re.compile(r"no space left|disk quota|file too large|failed writing file|file write failed", re.I),
-     "the disk it writes to is full there, or a quota or limit is reached: free some (`df -h`, `ulimit -f`)"),
-    (re.compile(r"eaddrinuse|address already in use", re.I),
-     "a process there listens on the ranks' port already, left over perhaps: `ss -ltnp` names it"),
-)  # fmt: skip
+    (
+        re.compile(r"no space left|disk quota|file too large|failed writing file|file write failed", re.I),
+        "the disk it writes to is full there, or a quota or limit is reached: free some (`df -h`, `ulimit -f`)",
+    ),
+    (
+        re.compile(r"eaddrinuse|address already in use", re.I),
+        "a process there listens on the ranks' port already, left over perhaps: `ss -ltnp` names it",
+    ),
+)
 
 
 @dataclass(frozen=True)

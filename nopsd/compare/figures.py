@@ -64,8 +64,11 @@ def pooled(view: View) -> Figure | None:
         slope, offset = np.polyfit(x, y, 1)
         axis.plot([0, 1], [offset, slope + offset], color=GREY, linestyle="--", linewidth=1)
     axis.axhline(0, color=GREY, linewidth=0.7)
-    axis.set(xlabel="neuron count, scaled to [0, 1] within its source", ylabel="source's mean accuracy − bin's",
-             title=f"All sources\n{correlations(x, y)}")  # fmt: skip
+    axis.set(
+        xlabel="neuron count, scaled to [0, 1] within its source",
+        ylabel="source's mean accuracy − bin's",
+        title=f"All sources\n{correlations(x, y)}",
+    )
     axis.legend(frameon=False, fontsize=8)
     return figure
 

@@ -152,8 +152,10 @@ def members(plan: Plan) -> list[Member]:
     labels = trained(plan) or ["base"]
     return [
         Member(label, source, seed, run_config(plan, label, source, seed))
-        for seed in plan.seeds for source in plan.sources for label in labels
-    ]  # fmt: skip
+        for seed in plan.seeds
+        for source in plan.sources
+        for label in labels
+    ]
 
 
 def run_config(plan: Plan, label: str, source: str, seed: int) -> Config:

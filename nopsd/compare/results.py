@@ -64,7 +64,7 @@ def numbers(results: Results, metric: str, seeds: Sequence[int] | None = None) -
                 {t: value(r) for t, r in found.items()}
                 for (name, s, seed), found in results.runs.items()
                 if (name, s) == (label, source) and seed in wanted
-            ]  # fmt: skip
+            ]
             if rows:
                 methods.setdefault(label, {})[source] = _mean_by_target(rows)
     others = {name: {t: value(r) for t, r in found.items()} for name, found in results.others.items()}
@@ -78,8 +78,10 @@ def _mean_by_target(rows: Sequence[Scores]) -> dict[str, float]:
 
 def check_paired(results: Results) -> None:
     """DataError unless every model answered the base's questions."""
-    everything = [*((seed, found) for (_, _, seed), found in results.runs.items()),
-                  *((seed, found) for found in results.others.values() for seed in results.seeds[:1])]  # fmt: skip
+    everything = [
+        *((seed, found) for (_, _, seed), found in results.runs.items()),
+        *((seed, found) for found in results.others.values() for seed in results.seeds[:1]),
+    ]
     for seed, found in everything:
         for target, result in found.items():
             if target in results.base.get(seed, {}):
@@ -109,8 +111,12 @@ def cells_of(found: Numbers, layout: Layout, against: str | None = None) -> dict
 
 def _beside(of: Callable[[Grid, Scores], dict[str, Cell]], grid: Grid, other: Grid) -> dict[str, Cell]:
     """The cells of the sources that both rows have, against the other row's model of the same source."""
-    return {source: cell for source in grid if source in other
-            for cell in of({source: grid[source]}, other[source]).values()}  # fmt: skip
+    return {
+        source: cell
+        for source in grid
+        if source in other
+        for cell in of({source: grid[source]}, other[source]).values()
+    }
 
 
 def over_seeds(
@@ -149,10 +155,11 @@ def over_questions(
     return {
         row: {
             name: interval(cell.delta, np.array([cells[row][name].delta for cells in per_resample]))
-            for name, cell in cells.items() if cell.delta is not None
+            for name, cell in cells.items()
+            if cell.delta is not None
         }
         for row, cells in point.items()
-    }  # fmt: skip
+    }
 
 
 def _drawn(results: Results, metric: str, resamples: int, seed: int) -> Callable[[int], Numbers]:
@@ -168,14 +175,17 @@ def _drawn(results: Results, metric: str, resamples: int, seed: int) -> Callable
     base = _stacked([{t: of(r) for t, r in found.items()} for found in results.base.values()])
     methods = {
         label: {
-            source: _stacked([
-                {t: of(r) for t, r in found.items()}
-                for (name, s, _), found in results.runs.items() if (name, s) == (label, source)
-            ])
+            source: _stacked(
+                [
+                    {t: of(r) for t, r in found.items()}
+                    for (name, s, _), found in results.runs.items()
+                    if (name, s) == (label, source)
+                ]
+            )
             for source in dict.fromkeys(s for name, s, _ in results.runs if name == label)
         }
         for label in results.labels
-    }  # fmt: skip
+    }
 
     def at(b: int) -> Numbers:
         grids = {

@@ -22,7 +22,9 @@ POOLS_OWN = ("input.data", "input.rollout")
 
 
 def adopt(
-    run: RunFolder, others: Sequence[RunFolder], stages: Sequence[tuple[str, Sequence[str]]],
+    run: RunFolder,
+    others: Sequence[RunFolder],
+    stages: Sequence[tuple[str, Sequence[str]]],
     fingerprint: Callable[[str], Mapping[str, Any]],
 ) -> list[str]:
     """Take over what another run has already made, in order; returns the names. `stages`: (name, the stages it

@@ -24,11 +24,23 @@ DIRECTION = {"neuron_count": "bottom {b:.0f} % (fewest neurons)", "neuron_count_
 def all_tables(view: View) -> list[Table]:
     """Those there are data for, in the paper's order and then ours."""
     made = [
-        selection_ablation(view), context_ablation(view), accuracy(view), calibration(view), selected_pool(view),
-        entropy_gaps(view), accuracy_grid(view), calibration_grid(view),
-        *intervals(view, "avg"), *intervals(view, "ece"), *intervals(view, "avg", OWN), *intervals(view, "ece", OWN),
-        quality(view), material(view), cost(view), each_run(view),
-    ]  # fmt: skip
+        selection_ablation(view),
+        context_ablation(view),
+        accuracy(view),
+        calibration(view),
+        selected_pool(view),
+        entropy_gaps(view),
+        accuracy_grid(view),
+        calibration_grid(view),
+        *intervals(view, "avg"),
+        *intervals(view, "ece"),
+        *intervals(view, "avg", OWN),
+        *intervals(view, "ece", OWN),
+        quality(view),
+        material(view),
+        cost(view),
+        each_run(view),
+    ]
     return [table for table in made if table is not None]
 
 
@@ -130,10 +142,15 @@ def entropy_gaps(view: View) -> Table | None:
     rows: list[tuple[Cell, ...]] = []
     for source, gap in view.entropy.items():
         diversity = view.diversity.get(source)
-        rows.append((
-            view.layout.label(source), Entry(gap.student, decimals=3), Entry(gap.teacher, decimals=3),
-            _signed_interval(gap.gap, 4), None if diversity is None else Entry(diversity, decimals=3),
-        ))  # fmt: skip
+        rows.append(
+            (
+                view.layout.label(source),
+                Entry(gap.student, decimals=3),
+                Entry(gap.teacher, decimals=3),
+                _signed_interval(gap.gap, 4),
+                None if diversity is None else Entry(diversity, decimals=3),
+            )
+        )
     header = ("Source", "H student", "H teacher", "ΔH [95 %]", "mean pairwise J")
     notes = (
         f"Nats a token ({view.estimator}), mean over prompts of S; each policy on its own samples; paired bootstrap.",
@@ -149,17 +166,26 @@ def intervals(view: View, metric: str, against: str | None = None) -> list[Table
         return []
     what, decimals = METRICS[metric]
     name, other = ("intervals", "the base") if against is None else (f"against_{against}", against)
-    kinds = [("questions", over_questions(view.results, metric, view.layout, view.resamples, against=against),
-              "paired bootstrap over questions, the same drawn for both models and for every seed"),
-             ("seeds", over_seeds(view.results, metric, view.layout, against),
-              f"Student's t over {len(view.results.seeds)} seeds, each against {other} of the same seed")]  # fmt: skip
+    kinds = [
+        (
+            "questions",
+            over_questions(view.results, metric, view.layout, view.resamples, against=against),
+            "paired bootstrap over questions, the same drawn for both models and for every seed",
+        ),
+        (
+            "seeds",
+            over_seeds(view.results, metric, view.layout, against),
+            f"Student's t over {len(view.results.seeds)} seeds, each against {other} of the same seed",
+        ),
+    ]
     columns = [*view.layout.science, SCIENCE, *view.layout.others, *([ALL] if view.layout.others else [])]
     header = ("Method", "", *("Avg." if c in (SCIENCE, ALL) else view.layout.label(c) for c in columns))
     tables = []
     for over, found, how in kinds:
         rows = tuple(
             (label, kind, *(_signed_interval(cells[c], decimals) if c in cells else None for c in columns))
-            for (label, kind), cells in found.items() if cells
+            for (label, kind), cells in found.items()
+            if cells
         )
         if rows:
             title = f"Differences from {other} with 95 % intervals over {over}: {what}"
@@ -204,13 +230,17 @@ def material(view: View) -> Table | None:
     rows: list[tuple[Cell, ...]] = []
     for label in dict.fromkeys(name for name, _, _ in view.material):
         found = [m for (name, _, _), m in view.material.items() if name == label]
-        columns = [[getattr(m, name) for m in found if getattr(m, name) is not None]
-                   for name in ("pool", "selected", "shown", "misleading")]  # fmt: skip
+        columns = [
+            [getattr(m, name) for m in found if getattr(m, name) is not None]
+            for name in ("pool", "selected", "shown", "misleading")
+        ]
         rows.append((label, *(Entry(100 * float(np.mean(column))) if column else None for column in columns)))
     if not rows:
         return None
-    notes = ("Per cent of the base model's zero-shot answers, and of contexts. Judged with labels after the fact; "
-             "nothing was selected or trained by them, but by a method that says so.",)  # fmt: skip
+    notes = (
+        "Per cent of the base model's zero-shot answers, and of contexts. Judged with labels after the fact; "
+        "nothing was selected or trained by them, but by a method that says so.",
+    )
     title = "Right answers among those of the pool, of the selected questions, and shown to the teacher"
     header = ("Method", "pool", "selected", "demonstrations", "contexts mostly wrong")
     return Table("material", title, header, tuple(rows), notes)
@@ -223,8 +253,15 @@ def cost(view: View) -> Table | None:
         found = [c for (name, _, _), c in view.costs.items() if name == label]
         mean = [float(np.mean(column)) for column in zip(*((c.rollout_tokens, c.train_tokens) for c in found))]
         steps, seconds = (float(np.mean([getattr(c, name) for c in found])) for name in ("steps", "seconds"))
-        rows.append((label, str(len(found)), Entry(steps, decimals=0), *(Entry(m / 1000, decimals=1) for m in mean),
-                     Entry(seconds, decimals=1)))  # fmt: skip
+        rows.append(
+            (
+                label,
+                str(len(found)),
+                Entry(steps, decimals=0),
+                *(Entry(m / 1000, decimals=1) for m in mean),
+                Entry(seconds, decimals=1),
+            )
+        )
     if not rows:
         return None
     header = ("Method", "runs", "steps", "pool rollouts, 1000 tokens", "training, 1000 tokens", "training, s")
@@ -236,12 +273,14 @@ def each_run(view: View) -> Table | None:
     """Every run by itself, for statistics of the reader's own."""
     found = {  # by seed and metric, rows of Table 3 or 4
         (seed, metric): cells_of(numbers(view.results, metric, [seed]), view.layout)
-        for seed in view.results.seeds for metric in METRICS
-    }  # fmt: skip
+        for seed in view.results.seeds
+        for metric in METRICS
+    }
     rows: list[tuple[Cell, ...]] = []
     for label, source, seed in view.results.runs:
-        of = [(found[seed, metric][label, kind].get(source), METRICS[metric][1])
-              for metric in METRICS for kind in KINDS]  # fmt: skip
+        of = [
+            (found[seed, metric][label, kind].get(source), METRICS[metric][1]) for metric in METRICS for kind in KINDS
+        ]
         entries = [None if cell is None else Entry(cell.value, cell.delta, decimals) for cell, decimals in of]
         rows.append((label, view.layout.label(source), str(seed), *entries))
     if not rows:
@@ -282,6 +321,3 @@ def _signed_interval(value: Interval, decimals: int) -> str:
     if value.low is None or value.high is None:
         return point
     return f"{point} [{signed(value.low, decimals)}, {signed(value.high, decimals)}]"
-
-
-

@@ -6,9 +6,15 @@ from nopsd.config.schema import Config, DistillConfig
 from nopsd.errors import ConfigError
 
 POSITIVE = (
-    "pointwise_clip", "token_clip", "is_clip", "mask_high_entropy", "pmi_clip", "pmi_beta", "barycenter_beta",
+    "pointwise_clip",
+    "token_clip",
+    "is_clip",
+    "mask_high_entropy",
+    "pmi_clip",
+    "pmi_beta",
+    "barycenter_beta",
     "temperature",
-)  # fmt: skip
+)
 
 
 def check_distill(config: Config) -> None:

@@ -123,8 +123,12 @@ def _without_foreign(config: DictConfig, method: str, layers: list[Layer]) -> Di
     ConfigError if one that does, or the command line, did."""
     if method not in METHODS:
         return config
-    set_by = {key: where for layer, where in layers if where == COMMAND_LINE or _named(layer) == method
-              for key in _flat(OmegaConf.to_container(layer))}  # fmt: skip
+    set_by = {
+        key: where
+        for layer, where in layers
+        if where == COMMAND_LINE or _named(layer) == method
+        for key in _flat(OmegaConf.to_container(layer))
+    }
     default = _defaults()
     for key, value in _values(config).items():
         if value == default[key] or not is_foreign(method, key):

@@ -11,11 +11,19 @@ from nopsd.errors import ConfigError
 # Sections, and keys of sections, that a trainer never looks at; distill.logit_chunk is every trainer's memory.
 FOREIGN: dict[str | None, tuple[str, ...]] = {
     "distill": ("sft.", "grpo."),
-    "sft": ("distill.", "teacher.", "grpo.", "train.n", "train.temperature", "train.top_p", "train.top_k",
-            "train.ahead"),
+    "sft": (
+        "distill.",
+        "teacher.",
+        "grpo.",
+        "train.n",
+        "train.temperature",
+        "train.top_p",
+        "train.top_k",
+        "train.ahead",
+    ),
     "grpo": ("distill.", "teacher.", "sft."),
     None: (),  # nothing is trained, whatever is set
-}  # fmt: skip
+}
 SHARED = ("distill.logit_chunk",)
 
 

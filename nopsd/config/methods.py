@@ -27,29 +27,57 @@ def _chosen_by(selector: str | None, retriever: str) -> dict[str, str]:
 
 METHODS: dict[str, Method] = {
     "nopsd": Method("distill", "the paper's: fewest neurons select, nearest neuron sets demonstrate"),
-    "nopsd_dense": Method("distill", "ours, not the paper's: the questions of the pool's densest part by neuron sets",
-                          means=_chosen_by("neuron_density", "neuron_jaccard")),
+    "nopsd_dense": Method(
+        "distill",
+        "ours, not the paper's: the questions of the pool's densest part by neuron sets",
+        means=_chosen_by("neuron_density", "neuron_jaccard"),
+    ),
     "lmsi": Method("sft", "fine-tuning on the pool's own majority-voted answers (LMSI, arXiv 2210.11610)"),
-    "nait_sft": Method("sft", "the same on the questions that NAIT's neuron directions choose (arXiv 2603.13201)",
-                       means={"select.selector": "nait"}),
-    "ttrl": Method("grpo", "GRPO rewarded by the vote of a question's own rollouts (TTRL, arXiv 2504.16084)",
-                   means={"grpo.reward": "majority"}),
-    "intuitor": Method("grpo", "GRPO rewarded by the policy's own certainty (Intuitor, arXiv 2505.19590)",
-                       means={"grpo.reward": "self_certainty"}),
+    "nait_sft": Method(
+        "sft",
+        "the same on the questions that NAIT's neuron directions choose (arXiv 2603.13201)",
+        means={"select.selector": "nait"},
+    ),
+    "ttrl": Method(
+        "grpo",
+        "GRPO rewarded by the vote of a question's own rollouts (TTRL, arXiv 2504.16084)",
+        means={"grpo.reward": "majority"},
+    ),
+    "intuitor": Method(
+        "grpo",
+        "GRPO rewarded by the policy's own certainty (Intuitor, arXiv 2505.19590)",
+        means={"grpo.reward": "self_certainty"},
+    ),
     "opsd_random": Method("distill", "random questions, random demonstrations", means=_chosen_by("random", "random")),
-    "opsd_randctx": Method("distill", "the paper's questions, random demonstrations (its Table 2)",
-                           means=_chosen_by("neuron_count", "random")),
-    "opsd_all": Method("distill", "the whole pool, the paper's demonstrations",
-                       means=_chosen_by("all", "neuron_jaccard")),
-    "opsd_entropy": Method("distill", "the questions answered with the least entropy, the paper's demonstrations",
-                           means=_chosen_by("token_entropy", "neuron_jaccard")),
-    "opsd_majconf": Method("distill", "the questions with the largest majorities, the paper's demonstrations",
-                           means=_chosen_by("majority_conf", "neuron_jaccard")),
-    "opsd_null": Method("distill", "no demonstrations: a control that must not learn",
-                        means=_chosen_by(None, "none")),
-    "opsd_oracle": Method("distill", "the question's right answer shown: an upper reference that reads labels", True,
-                          means=_chosen_by(None, "none")),
-    "sdpo_labelfree": Method("distill", "another rollout of the question that agrees with the vote as demonstration",
-                             means=_chosen_by(None, "same_prompt_rollout")),
+    "opsd_randctx": Method(
+        "distill",
+        "the paper's questions, random demonstrations (its Table 2)",
+        means=_chosen_by("neuron_count", "random"),
+    ),
+    "opsd_all": Method(
+        "distill", "the whole pool, the paper's demonstrations", means=_chosen_by("all", "neuron_jaccard")
+    ),
+    "opsd_entropy": Method(
+        "distill",
+        "the questions answered with the least entropy, the paper's demonstrations",
+        means=_chosen_by("token_entropy", "neuron_jaccard"),
+    ),
+    "opsd_majconf": Method(
+        "distill",
+        "the questions with the largest majorities, the paper's demonstrations",
+        means=_chosen_by("majority_conf", "neuron_jaccard"),
+    ),
+    "opsd_null": Method("distill", "no demonstrations: a control that must not learn", means=_chosen_by(None, "none")),
+    "opsd_oracle": Method(
+        "distill",
+        "the question's right answer shown: an upper reference that reads labels",
+        True,
+        means=_chosen_by(None, "none"),
+    ),
+    "sdpo_labelfree": Method(
+        "distill",
+        "another rollout of the question that agrees with the vote as demonstration",
+        means=_chosen_by(None, "same_prompt_rollout"),
+    ),
     "base": Method(None, "no training"),
-}  # fmt: skip
+}

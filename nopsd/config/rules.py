@@ -43,8 +43,20 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "neuron.count_mode": ("pairs", "chunk_topk", "token_topk"),
     "neuron.chunk_merge": ("union", "exact"),
     "select.selector": (
-        "neuron_count", "neuron_count_top", "random", "majority_conf", "token_entropy", "self_certainty", "seq_nll",
-        "length", "nad_agreement", "dual_neufs", "neuron_density", "nait", "belief_shift", "all",
+        "neuron_count",
+        "neuron_count_top",
+        "random",
+        "majority_conf",
+        "token_entropy",
+        "self_certainty",
+        "seq_nll",
+        "length",
+        "nad_agreement",
+        "dual_neufs",
+        "neuron_density",
+        "nait",
+        "belief_shift",
+        "all",
     ),
     "select.ties": ("include", "exact"),
     "select.length_control": ("none", "residual"),
@@ -134,8 +146,13 @@ MINIMA: dict[str, float] = {
     "server.stall_timeout_s": 0,
 }
 FRACTIONS = (
-    "data.test_ratio", "select.fraction", "select.tau", "teacher.rate", "teacher.mix",
-    "server.gpu_memory_utilization", "distill.beta",
+    "data.test_ratio",
+    "select.fraction",
+    "select.tau",
+    "teacher.rate",
+    "teacher.mix",
+    "server.gpu_memory_utilization",
+    "distill.beta",
     "distill.barycenter_alpha",
 )
 # Choices that compare several answers of one question.

@@ -29,19 +29,47 @@ def _any(*words: str) -> str:
 
 _NT = "n['’]t"
 _DENIALS = _any(
-    "not", "never", "nor", "neither", f"(?:is|was|are|ca|could){_NT}(?: be)?", "cannot be", "except", "without",
-    "unlike", "rather than", "instead of", "rul(?:es?|ed|ing) out", "eliminat(?:e|es|ed|ing)", "exclud(?:e|es|ed|ing)",
-    "discard(?:s|ed)?", "reject(?:s|ed|ing)?",
-)  # fmt: skip
+    "not",
+    "never",
+    "nor",
+    "neither",
+    f"(?:is|was|are|ca|could){_NT}(?: be)?",
+    "cannot be",
+    "except",
+    "without",
+    "unlike",
+    "rather than",
+    "instead of",
+    "rul(?:es?|ed|ing) out",
+    "eliminat(?:e|es|ed|ing)",
+    "exclud(?:e|es|ed|ing)",
+    "discard(?:s|ed)?",
+    "reject(?:s|ed|ing)?",
+)
 _BETWEEN = _any("be", "option", "choice", "answer", "letter", "necessarily", "the")
 _NOT_BEFORE = re.compile(
     rf"(?:\b{_DENIALS}(?: {_BETWEEN})*[\s*(\"'“]*|{_any('不是', '并非', '不选', '而非', '排除', 'не')}[\s*(]*)$",
     re.IGNORECASE,
 )
 _WRONG = _any(
-    r"not\b(?! only)(?!\s+[A-J]\b)", f"(?:is|was|does|ca|could){_NT}", "cannot", "does not", "wrong", "incorrect",
-    "false", "impossible", "unlikely", r"out\b", "excluded", "eliminated", "ruled out", "fails", "不对", "不正确", "错",
-)  # fmt: skip
+    r"not\b(?! only)(?!\s+[A-J]\b)",
+    f"(?:is|was|does|ca|could){_NT}",
+    "cannot",
+    "does not",
+    "wrong",
+    "incorrect",
+    "false",
+    "impossible",
+    "unlikely",
+    r"out\b",
+    "excluded",
+    "eliminated",
+    "ruled out",
+    "fails",
+    "不对",
+    "不正确",
+    "错",
+)
 _VERB = _any("is", "was", "are", "seems", "looks", "would be", "must be", "can be")
 _NOT_AFTER = re.compile(
     rf"[\s*)\"'”.:,–—-]{{0,4}}(?:{_VERB}\s+)?(?:{_any('also', 'clearly', 'definitely', 'probably')}\s+)?{_WRONG}",
@@ -56,10 +84,31 @@ _JOINED_AFTER = re.compile(rf"{_JOINT}[A-J](?![{_WORD}'’])(?!\s+[a-z])")
 _JOINED_BEFORE = re.compile(rf"(?<![{_WORD}])[A-J]{_JOINT}$")
 # A letter that names a thing, not an option; or a number's unit.
 _NAMES = _any(
-    "vitamin", "hepatitis", "influenza", "photosystem", "type", "phase", "class", "grade", "group", "war", "part",
-    r"fig(?:ure)?\.?", "table", "appendix", "chromosome", "section", "equation", "theorem", "lemma", "factor",
-    "complement", "blood", "plan", "point",
-)  # fmt: skip
+    "vitamin",
+    "hepatitis",
+    "influenza",
+    "photosystem",
+    "type",
+    "phase",
+    "class",
+    "grade",
+    "group",
+    "war",
+    "part",
+    r"fig(?:ure)?\.?",
+    "table",
+    "appendix",
+    "chromosome",
+    "section",
+    "equation",
+    "theorem",
+    "lemma",
+    "factor",
+    "complement",
+    "blood",
+    "plan",
+    "point",
+)
 _NAMED = re.compile(rf"(?:\b{_NAMES}|\d)\s+$", re.IGNORECASE)
 _KEY_OR_SYMBOL = re.compile(r"[\"']\s*:|\s*[=^+≈]|\s+[<>]\s|\s*\\(?:text|times|cdot)|(?:\s?/\s?)(?:[a-z]|\d)")
 _FORMULA = re.compile(r"(?<![A-Za-z])[A-Za-z0-9)]\s*[=+×·^/]\s*$")
@@ -73,7 +122,7 @@ _AFTER_I = frozenset(
 _AFTER_A = _AFTER_I | frozenset(
     "was seemed would could can will must should did and or but which based given with than from by in on at to when "
     "while so then holds states says describes gives".split()
-)  # fmt: skip
+)
 
 
 def stated_letter(text: str, question: Question, lone_from: int = 0) -> str | None:

@@ -87,8 +87,14 @@ def micro_batches(d: Distillation, examples: list[Any]) -> list[MicroBatch]:
     owners = any(reader.kept is not None for reader in d.teaching.readers)
     limits = Limits(train.micro, train.micro_tokens, train.packing, once_from, owners)
     batches = rank_micro_batches(
-        examples, d.ranks.rank // d.parallel.size, d.ranks.world // d.parallel.size, limits, loss.aggregation, d.pad,
-        loss.skip_first_tokens, loss.max_loss_tokens,
+        examples,
+        d.ranks.rank // d.parallel.size,
+        d.ranks.world // d.parallel.size,
+        limits,
+        loss.aggregation,
+        d.pad,
+        loss.skip_first_tokens,
+        loss.max_loss_tokens,
     )
     return [batch.share(d.parallel).to(d.ranks.device) for batch in batches]
 
@@ -104,7 +110,10 @@ def auxiliary_hidden(d: Distillation, batches: list[MicroBatch]) -> list[dict[st
 
 
 def learn(
-    d: Distillation, batches: list[MicroBatch], states: list[TeacherStates], step: int,
+    d: Distillation,
+    batches: list[MicroBatch],
+    states: list[TeacherStates],
+    step: int,
     others: list[dict[str, Tensor]],
 ) -> StepSums:
     """One optimizer step over all micro-batches: the gradient of the global L, whatever the split (§13.4).
@@ -117,10 +126,16 @@ def learn(
         d.student.set_gradient_accumulation_boundary(index == len(batches) - 1)
         with d.teaching.weight() as teacher_weight_VH:
             result = d.student(
-                input_ids_BT=batch.student.ids_BT, rows_N=batch.student.rows_N, teacher_hidden_NH=taught.hidden_NH,
-                teacher_weight_VH=teacher_weight_VH, token_weight_N=batch.weights_N, target_N=batch.targets_N,
-                served_N=batch.served_N, aux_hidden=aux_hidden,
-                teacher_mix=taught.mix, segments=batch.student.segments,
+                input_ids_BT=batch.student.ids_BT,
+                rows_N=batch.student.rows_N,
+                teacher_hidden_NH=taught.hidden_NH,
+                teacher_weight_VH=teacher_weight_VH,
+                token_weight_N=batch.weights_N,
+                target_N=batch.targets_N,
+                served_N=batch.served_N,
+                aux_hidden=aux_hidden,
+                teacher_mix=taught.mix,
+                segments=batch.student.segments,
             )
         sums.add(batch, result)
         sums = backward(d, result.loss, sums, index == len(batches) - 1, step)

@@ -35,7 +35,10 @@ class ClippedTokens:
 
 
 def clip_tokens(
-    values: TileValues, config: DistillConfig, entropy_n: Tensor | None, logprob_n: Tensor | None,
+    values: TileValues,
+    config: DistillConfig,
+    entropy_n: Tensor | None,
+    logprob_n: Tensor | None,
     served_n: Tensor | None,
 ) -> ClippedTokens:
     """`entropy_n`: the student's, for the mask; `logprob_n`, `served_n`: of the sampled tokens, for the ratio."""

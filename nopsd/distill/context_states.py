@@ -175,9 +175,7 @@ def prefixes(side: Side) -> Prefixes:
 def worth(found: Sequence[Prefixes], chosen: Collection[bytes], shared: bool) -> list[Prefixes]:
     """The prefixes to be read from contexts: those chosen to be held, and those that several sequences have."""
     times = Counter(p.key for side in found for p in side if p)
-    return [
-        [p if p and (p.key in chosen or (shared and times[p.key] > 1)) else None for p in side] for side in found
-    ]  # fmt: skip
+    return [[p if p and (p.key in chosen or (shared and times[p.key] > 1)) else None for p in side] for side in found]
 
 
 def tails(side: Side, found: Prefixes, contexts: Mapping[bytes, Context]) -> tuple[Tensor, Tensor, Segments | None]:
@@ -213,6 +211,7 @@ def context_metrics(readers: Sequence[Reader], ranks: Ranks) -> dict[str, float]
         reader.fills = reader.hits = 0
     fills, hits, held = torch.stack(ranks.gather(torch.tensor(counts))).unbind(1)
     return {
-        "context/fills": float(fills.sum()), "context/hits": float(hits.sum()),
+        "context/fills": float(fills.sum()),
+        "context/hits": float(hits.sum()),
         "context/mib": float(held.max()) / 2**20,
-    }  # fmt: skip
+    }

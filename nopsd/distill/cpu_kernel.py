@@ -41,7 +41,11 @@ def sums(student_nV: Tensor, teacher_nV: Tensor, tops: tuple[Tensor, Tensor], te
 
 
 def reverse_gradient(
-    student_nV: Tensor, teacher_nV: Tensor, tops: tuple[Tensor, Tensor], shift_n: Tensor, scale_n: Tensor,
+    student_nV: Tensor,
+    teacher_nV: Tensor,
+    tops: tuple[Tensor, Tensor],
+    shift_n: Tensor,
+    scale_n: Tensor,
     temperature: float,
 ) -> None:
     """z ← scale · P (s − t − shift)."""
@@ -50,7 +54,11 @@ def reverse_gradient(
 
 
 def forward_gradient(
-    student_nV: Tensor, teacher_nV: Tensor, tops: tuple[Tensor, Tensor], scale_n: Tensor, teacher_scale_n: Tensor,
+    student_nV: Tensor,
+    teacher_nV: Tensor,
+    tops: tuple[Tensor, Tensor],
+    scale_n: Tensor,
+    teacher_scale_n: Tensor,
     temperature: float,
 ) -> None:
     """z ← scale · P − teacher_scale · Q."""
@@ -129,8 +137,13 @@ def _sums(student, teacher, tops, teacher_tops, found, inverse):  # type: ignore
 def _reverse_gradient(student, teacher, tops, teacher_tops, shifts, scales, inverse):  # type: ignore[no-untyped-def]
     for i in range(len(student)):
         z, y, top, teacher_top, shift, scale = (
-            student[i], teacher[i], tops[i], teacher_tops[i], shifts[i], scales[i],
-        )  # fmt: skip
+            student[i],
+            teacher[i],
+            tops[i],
+            teacher_tops[i],
+            shifts[i],
+            scales[i],
+        )
         for v in range(z.size):
             s = (z[v] - top) * inverse
             z[v] = _exp(s) * (s - (y[v] - teacher_top) * inverse - shift) * scale

@@ -156,8 +156,11 @@ def _by_kernel(kernel: Any, tile: Tile, tops: Tops, config: DistillConfig) -> Me
 def _by_torch(tile: Tile, tops: Tops, config: DistillConfig, wanted: bool) -> Measured:
     assert tile.second_scratch is not None
     kind, tau, student_nV, teacher_nV = (
-        canonical(config.divergence, config.beta), config.temperature, tile.student, tile.teacher,
-    )  # fmt: skip
+        canonical(config.divergence, config.beta),
+        config.temperature,
+        tile.student,
+        tile.teacher,
+    )
     P, S = _exponentials(student_nV, tops[0], tau, tile.scratch)
     Q, R = _exponentials(teacher_nV, tops[1], tau, tile.second_scratch)
     log_S, log_R = S.double().log(), R.double().log()

@@ -88,9 +88,14 @@ def fused_linear_divergence(
     rows = {"student": hidden_NH, "weights": token_weight_N} | {name: h for name, (h, _) in heads.items()}
     _check_rows(rows | {n: t for n, t in (("targets", target_N), ("served", served_N)) if t is not None})
     constants = _Constants(
-        {name: (h.detach(), w.detach()[:vocab_size]) for name, (h, w) in heads.items()}, tuple(others),
-        0.0 if teacher_mix is None else teacher_mix[2], token_weight_N.detach(), target_N, served_N, config,
-    )  # fmt: skip
+        {name: (h.detach(), w.detach()[:vocab_size]) for name, (h, w) in heads.items()},
+        tuple(others),
+        0.0 if teacher_mix is None else teacher_mix[2],
+        token_weight_N.detach(),
+        target_N,
+        served_N,
+        config,
+    )
     loss, sums, logprob_N, reverse_kl_N = _FusedLinearDivergence.apply(
         hidden_NH, weight_VH, constants, vocab_size, with_statistics, torch.is_grad_enabled()
     )
@@ -197,17 +202,27 @@ def _blocks(rows: slice, size: int) -> Iterator[slice]:
 
 
 def _block_loss(
-    logits: dict[str, Tensor], block: slice, tile_start: int, buffers: _Buffers, constants: _Constants,
-    token_weight_n: Tensor, with_statistics: bool,
+    logits: dict[str, Tensor],
+    block: slice,
+    tile_start: int,
+    buffers: _Buffers,
+    constants: _Constants,
+    token_weight_n: Tensor,
+    with_statistics: bool,
 ) -> TileLoss:
     """The loss of some of the tile's rows; their student logits become the gradient."""
     of = {name: side_nV[block.start - tile_start : block.stop - tile_start] for name, side_nV in logits.items()}
     tile = Tile(of["student"], of["teacher"], *(scratch[: block.stop - block.start] for scratch in buffers.scratch))
     part = tile_loss(
-        tile, {name: of[name] for name in constants.aux}, token_weight_n, constants.config, buffers.kernel,
-        target_n=_rows(constants.target_N, block), served_n=_rows(constants.served_N, block),
+        tile,
+        {name: of[name] for name in constants.aux},
+        token_weight_n,
+        constants.config,
+        buffers.kernel,
+        target_n=_rows(constants.target_N, block),
+        served_n=_rows(constants.served_N, block),
         with_statistics=with_statistics,
-    )  # fmt: skip
+    )
     if part.grad.data_ptr() != of["student"].data_ptr():
         of["student"].copy_(part.grad)
     return part
@@ -231,7 +246,10 @@ def _told(found: list[dict[str, Tensor]], token_weight_N: Tensor) -> tuple[Tenso
 
 
 def _check_inputs(
-    config: DistillConfig, needed: tuple[str, ...], given: Mapping[str, Head], target_N: Tensor | None,
+    config: DistillConfig,
+    needed: tuple[str, ...],
+    given: Mapping[str, Head],
+    target_N: Tensor | None,
     served_N: Tensor | None,
 ) -> None:
     if missing := [name for name in needed if name not in given]:

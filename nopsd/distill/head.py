@@ -108,9 +108,15 @@ class DistillModel(nn.Module):
         """
         hidden_BTH = self.lm.base_model(**inputs_of(input_ids_BT, segments)).last_hidden_state
         inputs = DistillInputs(
-            teacher_hidden_NH, teacher_weight_VH, token_weight_N, target_N, with_statistics, served_N, aux_hidden,
+            teacher_hidden_NH,
+            teacher_weight_VH,
+            token_weight_N,
+            target_N,
+            with_statistics,
+            served_N,
+            aux_hidden,
             teacher_mix,
-        )  # fmt: skip
+        )
         hidden_NH, head = hidden_BTH.flatten(0, 1)[rows_N], self.lm.get_output_embeddings()
         if states_only:
             head(hidden_NH[:0])  # ZeRO-3 wants to see the modules in one and the same order

@@ -1,25 +1,25 @@
 """What the training log tells of a step (SPEC §9.5): sums over tokens, added over micro-batches and ranks.
 
-    loss                          the step's L, as aggregated (nats)
-    kl_reverse, kl_forward        per-token means, both directions, student and target (nats)
-    kl_base                       KL to the frozen base (distill.kl_base_coef); 0 where it isn't computed
-    clip_frac, neg_frac, mask_frac    shares of the tokens: capped, of a negative loss (F7), masked for entropy
-    is_ratio                      mean importance ratio as capped (distill.is_clip); 0 where it isn't computed
-    entropy_student, entropy_teacher, entropy_gap    next-token entropies on the student's y; teacher − student
-    top16_overlap, top16_student_mass, top16_teacher_mass    share of common top-16 ids, and their mass
-    logprob_gap, logprob_gap_max  |served − trained| log-prob of the sampled tokens (mean, max)
-    style_token_share             of the reverse KL, how much sits on style tokens (train.style_words; F1)
-    response_length_mean|max, truncated_share, loss_tokens
-    repeated_4grams               mean share of a response's 4-grams of token ids that occur in it more than once (F8)
-    distinct_4grams               different 4-grams of the step's responses over all of them (F3)
-    demos_kept_mean, demos_offered_mean, teacher_prompt_length
-    grad_norm, lr, skipped_fraction, ema_distance (‖θ − θ̄‖), policy_version, time/rollout|teacher|student|sync
-    staleness                     versions between the weights that sampled and those that train: 0, or with
-                                  train.ahead 1 (time/rollout is then what the step had to wait for them)
-    context/fills|hits|mib        the teacher's prompts: computed, found computed already, MiB held by the fullest rank;
-                                  of this start alone, so not the same after a resume
-    guard/KEY                     steps (probes) in a row beyond the limit guard.KEY (`nopsd.training.guards`)
-    probe/…                       after every train.probe_every-th step (`nopsd.training.probe`)
+loss                          the step's L, as aggregated (nats)
+kl_reverse, kl_forward        per-token means, both directions, student and target (nats)
+kl_base                       KL to the frozen base (distill.kl_base_coef); 0 where it isn't computed
+clip_frac, neg_frac, mask_frac    shares of the tokens: capped, of a negative loss (F7), masked for entropy
+is_ratio                      mean importance ratio as capped (distill.is_clip); 0 where it isn't computed
+entropy_student, entropy_teacher, entropy_gap    next-token entropies on the student's y; teacher − student
+top16_overlap, top16_student_mass, top16_teacher_mass    share of common top-16 ids, and their mass
+logprob_gap, logprob_gap_max  |served − trained| log-prob of the sampled tokens (mean, max)
+style_token_share             of the reverse KL, how much sits on style tokens (train.style_words; F1)
+response_length_mean|max, truncated_share, loss_tokens
+repeated_4grams               mean share of a response's 4-grams of token ids that occur in it more than once (F8)
+distinct_4grams               different 4-grams of the step's responses over all of them (F3)
+demos_kept_mean, demos_offered_mean, teacher_prompt_length
+grad_norm, lr, skipped_fraction, ema_distance (‖θ − θ̄‖), policy_version, time/rollout|teacher|student|sync
+staleness                     versions between the weights that sampled and those that train: 0, or with
+                              train.ahead 1 (time/rollout is then what the step had to wait for them)
+context/fills|hits|mib        the teacher's prompts: computed, found computed already, MiB held by the fullest rank;
+                              of this start alone, so not the same after a resume
+guard/KEY                     steps (probes) in a row beyond the limit guard.KEY (`nopsd.training.guards`)
+probe/…                       after every train.probe_every-th step (`nopsd.training.probe`)
 """
 
 from __future__ import annotations
@@ -40,10 +40,18 @@ from nopsd.training.batches import MicroBatch
 from nopsd.training.metrics import Clock, mean, response_metrics
 
 NAMES = {  # ours, of the fused loss's statistics
-    "kl_reverse": "reverse_kl", "kl_forward": "forward_kl", "entropy_student": "student_entropy",
-    "entropy_teacher": "teacher_entropy", "entropy_gap": "entropy_gap", "top16_overlap": "top16_overlap",
-    "top16_student_mass": "top16_student_mass", "top16_teacher_mass": "top16_teacher_mass",
-    "kl_base": "base_kl", "clip_frac": "clip_frac", "neg_frac": "neg_frac", "mask_frac": "mask_frac",
+    "kl_reverse": "reverse_kl",
+    "kl_forward": "forward_kl",
+    "entropy_student": "student_entropy",
+    "entropy_teacher": "teacher_entropy",
+    "entropy_gap": "entropy_gap",
+    "top16_overlap": "top16_overlap",
+    "top16_student_mass": "top16_student_mass",
+    "top16_teacher_mass": "top16_teacher_mass",
+    "kl_base": "base_kl",
+    "clip_frac": "clip_frac",
+    "neg_frac": "neg_frac",
+    "mask_frac": "mask_frac",
     "is_ratio": "is_ratio",
 }
 
@@ -101,8 +109,14 @@ class StepSums:
 
 
 def step_metrics(
-    d: Distillation, step: int, skipped: int, taken: bool, sums: StepSums, rollouts: Sequence[Rollout],
-    uids: Sequence[str], clock: Clock,
+    d: Distillation,
+    step: int,
+    skipped: int,
+    taken: bool,
+    sums: StepSums,
+    rollouts: Sequence[Rollout],
+    uids: Sequence[str],
+    clock: Clock,
 ) -> dict[str, float]:
     """The row of a step, equal on all ranks but for the times. Collective."""
     prompts = [d.teacher_prompts[uid] for uid in uids]
@@ -111,11 +125,14 @@ def step_metrics(
     return {
         **sums.values(),
         **response_metrics(rollouts),
-        "demos_kept_mean": mean([p.kept for p in prompts]), "demos_offered_mean": mean([p.offered for p in prompts]),
+        "demos_kept_mean": mean([p.kept for p in prompts]),
+        "demos_offered_mean": mean([p.offered for p in prompts]),
         "teacher_prompt_length": mean([len(p.ids) for p in prompts]),
         "grad_norm": float(d.student.get_global_grad_norm()) if taken else math.nan,
-        "lr": lr_at(step, d.config.train), "skipped_fraction": skipped / (step + 1),
-        "ema_distance": math.sqrt(float(total)), "policy_version": step,
+        "lr": lr_at(step, d.config.train),
+        "skipped_fraction": skipped / (step + 1),
+        "ema_distance": math.sqrt(float(total)),
+        "policy_version": step,
         "staleness": step - rollouts[0].policy_version,
         **context_metrics(d.teaching.readers, d.ranks),
         **clock.values(),

@@ -36,8 +36,15 @@ class TileLoss:
 
 
 def tile_loss(
-    tile: Tile, aux: dict[str, Tensor], token_weight_n: Tensor, config: DistillConfig, kernel: str | None, *,
-    target_n: Tensor | None = None, served_n: Tensor | None = None, with_statistics: bool = False,
+    tile: Tile,
+    aux: dict[str, Tensor],
+    token_weight_n: Tensor,
+    config: DistillConfig,
+    kernel: str | None,
+    *,
+    target_n: Tensor | None = None,
+    served_n: Tensor | None = None,
+    with_statistics: bool = False,
 ) -> TileLoss:
     """Overwrites the tile and `aux`. `kernel`: as `full_support.kernel_of` has it.
 
@@ -74,17 +81,25 @@ def tile_loss(
 
 
 def _usual(
-    tile: Tile, token_weight_n: Tensor, config: DistillConfig, kernel: str, target_n: Tensor | None,
-    served_n: Tensor | None, with_statistics: bool,
+    tile: Tile,
+    token_weight_n: Tensor,
+    config: DistillConfig,
+    kernel: str,
+    target_n: Tensor | None,
+    served_n: Tensor | None,
+    with_statistics: bool,
 ) -> TileLoss:
     tops = (largest(tile.student), largest(tile.teacher)) if with_statistics else None
     sampled = None
     if target_n is not None and (with_statistics or config.is_clip is not None):
         sampled = tuple(logits.gather(-1, target_n[:, None]) for logits in (tile.student, tile.teacher))
     measured = measure(
-        tile, config, kernel, wanted=with_statistics or config.mask_high_entropy is not None,
+        tile,
+        config,
+        kernel,
+        wanted=with_statistics or config.mask_high_entropy is not None,
         tops=tops and (tops[0].values[:, 0], tops[1].values[:, 0]),
-    )  # fmt: skip
+    )
     found = _told(measured, tops) if tops else {}
     if sampled is not None:
         found["student_logprob"] = measured.student.log_probs(sampled[0])[:, 0]
@@ -97,9 +112,11 @@ def _usual(
 
 def _told(measured: Measured, tops: tuple[Top, Top]) -> dict[str, Tensor]:
     found = {
-        "reverse_kl": measured.reverse, "forward_kl": measured.forward,
-        "student_entropy": measured.student_entropy, "teacher_entropy": measured.teacher_entropy,
-    }  # fmt: skip
+        "reverse_kl": measured.reverse,
+        "forward_kl": measured.forward,
+        "student_entropy": measured.student_entropy,
+        "teacher_entropy": measured.teacher_entropy,
+    }
     sides = zip((measured.student, measured.teacher), tops)
     log_probs = [normaliser.log_probs(top.values) for normaliser, top in sides]
     return {name: value for name, value in found.items() if value is not None} | overlap(

@@ -40,11 +40,19 @@ logger = logging.getLogger(__name__)
 
 
 def train(
-    config: Config, selected: Sequence[str], student_prompts: Mapping[str, list[int]],
-    teacher_prompts: Mapping[str, TeacherPrompt], model_path: Path, client: Any, ranks: Ranks,
-    folder: Path, open_log: Callable[[int], Log] | None = None, progress: Callable[..., None] | None = None,
+    config: Config,
+    selected: Sequence[str],
+    student_prompts: Mapping[str, list[int]],
+    teacher_prompts: Mapping[str, TeacherPrompt],
+    model_path: Path,
+    client: Any,
+    ranks: Ranks,
+    folder: Path,
+    open_log: Callable[[int], Log] | None = None,
+    progress: Callable[..., None] | None = None,
     probe: Callable[[int], dict[str, float]] | None = None,
-    style_ids: Sequence[int] = (), aux_prompts: Mapping[str, Mapping[str, list[int]]] | None = None,
+    style_ids: Sequence[int] = (),
+    aux_prompts: Mapping[str, Mapping[str, list[int]]] | None = None,
     stop: StopRequest | None = None,
 ) -> None:
     """Distil into FOLDER/export; goes on from the newest whole checkpoint, and does nothing if the export is there.
@@ -67,12 +75,28 @@ def train(
     try:
         step, skipped, extras = resume(student, ema, folder, identity, ranks)
         run = Distillation(
-            config=config, selected=list(selected), student_prompts=student_prompts, teacher_prompts=teacher_prompts,
-            student=student, teacher=teacher, ema=ema, client=client, sync=sync, ranks=ranks, folder=folder,
-            identity=identity, log=open_log(step) if open_log and ranks.is_main else None, progress=progress,
-            pad=pad_id(student.module.lm), probe=probe, style_ids=tuple(style_ids), aux_prompts=aux_prompts,
-            extras=extras, stop=stop or StopRequest(), parallel=parallel,
-        )  # fmt: skip
+            config=config,
+            selected=list(selected),
+            student_prompts=student_prompts,
+            teacher_prompts=teacher_prompts,
+            student=student,
+            teacher=teacher,
+            ema=ema,
+            client=client,
+            sync=sync,
+            ranks=ranks,
+            folder=folder,
+            identity=identity,
+            log=open_log(step) if open_log and ranks.is_main else None,
+            progress=progress,
+            pad=pad_id(student.module.lm),
+            probe=probe,
+            style_ids=tuple(style_ids),
+            aux_prompts=aux_prompts,
+            extras=extras,
+            stop=stop or StopRequest(),
+            parallel=parallel,
+        )
         distill(run, step, skipped)
     finally:
         sync.close()
@@ -98,7 +122,11 @@ def load_engines(
     teacher = None
     if kind != "live" and not train.lora.r:
         teacher = load_frozen(
-            str(model_path), dtype, teacher_config, trusted, packing=train.packing,
+            str(model_path),
+            dtype,
+            teacher_config,
+            trusted,
+            packing=train.packing,
             prepare=lambda lm: split_sequences(lm, parallel),
         )
 
@@ -112,7 +140,6 @@ def load_engines(
     if kind != "ema":
         return student, teacher, None
     return student, teacher, ShardedEma(*follower(student.module.lm, teacher), config.teacher.rate)
-
 
 
 def check_prompts(
@@ -141,8 +168,11 @@ def needed_aux_prompts(
 
 
 def identity_of(
-    config: Config, selected: Sequence[str], student_prompts: Mapping[str, list[int]],
-    teacher_prompts: Mapping[str, TeacherPrompt], aux_prompts: Mapping[str, Mapping[str, list[int]]],
+    config: Config,
+    selected: Sequence[str],
+    student_prompts: Mapping[str, list[int]],
+    teacher_prompts: Mapping[str, TeacherPrompt],
+    aux_prompts: Mapping[str, Mapping[str, list[int]]],
 ) -> dict[str, Any]:
     """What a checkpoint or export was made from, as far as this stage sees it."""
     train = {k: v for k, v in to_plain(config.train).items() if k not in TRAIN_CONDUCT}
@@ -153,6 +183,10 @@ def identity_of(
         for uid in sorted(selected)
     ]
     return {
-        "train": train, "distill": distill, "teacher": teacher, "seed": config.seed,
-        "dtype": config.model.dtype, "prompts": sha256_json(prompts),
+        "train": train,
+        "distill": distill,
+        "teacher": teacher,
+        "seed": config.seed,
+        "dtype": config.model.dtype,
+        "prompts": sha256_json(prompts),
     }

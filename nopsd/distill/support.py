@@ -70,9 +70,7 @@ def _topk(tile: Tile, kind: str, config: DistillConfig, both: bool) -> TileValue
             torch.cat([top, _tail_mass(whole, ids_nk).log()], -1) for top, whole in ((log_p_nC, p), (log_q_nC, q))
         )
     p_nC, complete = log_p_nC.exp(), tail in ("bucket", "renorm")
-    found = class_loss(
-        kind, config.beta, p_nC, log_q_nC.exp(), log_p_nC - log_q_nC, config.pointwise_clip, complete
-    )
+    found = class_loss(kind, config.beta, p_nC, log_q_nC.exp(), log_p_nC - log_q_nC, config.pointwise_clip, complete)
     total_n1 = found.slope.sum(-1, keepdim=True)
     if tail == "renorm":
         p.zero_()

@@ -63,7 +63,11 @@ class Teacher(Protocol):
 
 
 def teacher_of(
-    config: Config, student: Any, engine: Any | None, ranks: Ranks, prompts: Sequence[Sequence[int]] = (),
+    config: Config,
+    student: Any,
+    engine: Any | None,
+    ranks: Ranks,
+    prompts: Sequence[Sequence[int]] = (),
     lanes: int = 1,
 ) -> Teacher:
     """The configured teacher. `student`: the engine around a DistillModel; `engine`: the second one, or None.
@@ -175,8 +179,13 @@ def own_hidden(student: Any, ids_BT: Tensor, rows_N: Tensor, segments: Segments 
     student.eval()  # without LoRA's dropout
     try:
         return student(
-            input_ids_BT=ids_BT, rows_N=rows_N, teacher_hidden_NH=nothing, teacher_weight_VH=None,
-            token_weight_N=nothing, states_only=True, segments=segments,
+            input_ids_BT=ids_BT,
+            rows_N=rows_N,
+            teacher_hidden_NH=nothing,
+            teacher_weight_VH=None,
+            token_weight_N=nothing,
+            states_only=True,
+            segments=segments,
         )
     finally:
         student.train(training)

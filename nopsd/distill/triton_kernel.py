@@ -56,7 +56,13 @@ def forward_gradient(
 
 
 def jsd_gradient(
-    student_nV: Tensor, teacher_nV: Tensor, tops: Tops, c_n: Tensor, mean_n: Tensor, scale_n: Tensor, beta: float,
+    student_nV: Tensor,
+    teacher_nV: Tensor,
+    tops: Tops,
+    c_n: Tensor,
+    mean_n: Tensor,
+    scale_n: Tensor,
+    beta: float,
     temperature: float,
 ) -> None:
     """z ← scale · P (log p/m − mean)."""
@@ -65,7 +71,13 @@ def jsd_gradient(
 
 
 def _launch(
-    kernel: Any, student_nV: Tensor, teacher_nV: Tensor, tops: Tops, out: Tensor, temperature: float, *rows: Tensor,
+    kernel: Any,
+    student_nV: Tensor,
+    teacher_nV: Tensor,
+    tops: Tops,
+    out: Tensor,
+    temperature: float,
+    *rows: Tensor,
     beta: float | None = None,
 ) -> None:
     if student_nV.stride(1) != 1 or teacher_nV.stride(1) != 1:
@@ -76,9 +88,16 @@ def _launch(
         constants |= {"LOG_BETA": math.log(beta), "LOG_REST": math.log1p(-beta)}
     if len(student_nV):
         kernel[(len(student_nV),)](
-            student_nV, teacher_nV, student_nV.stride(0), teacher_nV.stride(0), student_nV.shape[1],
-            *(values.contiguous() for values in (*tops, *rows)), out, **constants, num_warps=WARPS,
-        )  # fmt: skip
+            student_nV,
+            teacher_nV,
+            student_nV.stride(0),
+            teacher_nV.stride(0),
+            student_nV.shape[1],
+            *(values.contiguous() for values in (*tops, *rows)),
+            out,
+            **constants,
+            num_warps=WARPS,
+        )
 
 
 @triton.jit
@@ -97,9 +116,17 @@ def _log_ratio(d, LOG_BETA: tl.constexpr, LOG_REST: tl.constexpr):  # type: igno
 
 @triton.jit
 def _sums(  # type: ignore[no-untyped-def]
-    student, teacher, stride, teacher_stride, size, tops, teacher_tops, found,
-    INVERSE: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
+    student,
+    teacher,
+    stride,
+    teacher_stride,
+    size,
+    tops,
+    teacher_tops,
+    found,
+    INVERSE: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
     i = tl.program_id(0).to(tl.int64)
     z, y = student + i * stride, teacher + i * teacher_stride
     top, teacher_top = tl.load(tops + i), tl.load(teacher_tops + i)
@@ -126,9 +153,20 @@ def _sums(  # type: ignore[no-untyped-def]
 
 @triton.jit
 def _mixture_sums(  # type: ignore[no-untyped-def]
-    student, teacher, stride, teacher_stride, size, tops, teacher_tops, cs, found,
-    INVERSE: tl.constexpr, BLOCK: tl.constexpr, LOG_BETA: tl.constexpr, LOG_REST: tl.constexpr,
-):  # fmt: skip
+    student,
+    teacher,
+    stride,
+    teacher_stride,
+    size,
+    tops,
+    teacher_tops,
+    cs,
+    found,
+    INVERSE: tl.constexpr,
+    BLOCK: tl.constexpr,
+    LOG_BETA: tl.constexpr,
+    LOG_REST: tl.constexpr,
+):
     i = tl.program_id(0).to(tl.int64)
     z, y = student + i * stride, teacher + i * teacher_stride
     top, teacher_top = tl.load(tops + i), tl.load(teacher_tops + i)
@@ -148,9 +186,19 @@ def _mixture_sums(  # type: ignore[no-untyped-def]
 
 @triton.jit
 def _reverse_gradient(  # type: ignore[no-untyped-def]
-    student, teacher, stride, teacher_stride, size, tops, teacher_tops, shifts, scales, out,
-    INVERSE: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
+    student,
+    teacher,
+    stride,
+    teacher_stride,
+    size,
+    tops,
+    teacher_tops,
+    shifts,
+    scales,
+    out,
+    INVERSE: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
     i = tl.program_id(0).to(tl.int64)
     top, teacher_top = tl.load(tops + i), tl.load(teacher_tops + i)
     shift, scale = tl.load(shifts + i), tl.load(scales + i)
@@ -164,9 +212,19 @@ def _reverse_gradient(  # type: ignore[no-untyped-def]
 
 @triton.jit
 def _forward_gradient(  # type: ignore[no-untyped-def]
-    student, teacher, stride, teacher_stride, size, tops, teacher_tops, scales, teacher_scales, out,
-    INVERSE: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
+    student,
+    teacher,
+    stride,
+    teacher_stride,
+    size,
+    tops,
+    teacher_tops,
+    scales,
+    teacher_scales,
+    out,
+    INVERSE: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
     i = tl.program_id(0).to(tl.int64)
     top, teacher_top = tl.load(tops + i), tl.load(teacher_tops + i)
     scale, teacher_scale = tl.load(scales + i), tl.load(teacher_scales + i)
@@ -180,9 +238,22 @@ def _forward_gradient(  # type: ignore[no-untyped-def]
 
 @triton.jit
 def _jsd_gradient(  # type: ignore[no-untyped-def]
-    student, teacher, stride, teacher_stride, size, tops, teacher_tops, cs, means, scales, out,
-    INVERSE: tl.constexpr, BLOCK: tl.constexpr, LOG_BETA: tl.constexpr, LOG_REST: tl.constexpr,
-):  # fmt: skip
+    student,
+    teacher,
+    stride,
+    teacher_stride,
+    size,
+    tops,
+    teacher_tops,
+    cs,
+    means,
+    scales,
+    out,
+    INVERSE: tl.constexpr,
+    BLOCK: tl.constexpr,
+    LOG_BETA: tl.constexpr,
+    LOG_REST: tl.constexpr,
+):
     i = tl.program_id(0).to(tl.int64)
     top, teacher_top = tl.load(tops + i), tl.load(teacher_tops + i)
     c, mean, scale = tl.load(cs + i), tl.load(means + i), tl.load(scales + i)

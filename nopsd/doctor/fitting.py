@@ -13,8 +13,14 @@ from nopsd.doctor.memory import Needs
 
 GIB = 2**30
 # GiB that PyTorch may use of each (total_memory, rounded down), under the names that presets state.
-GPUS = {"RTX4090-24GB": 23.5, "A100-40GB": 39.4, "L40S-48GB": 44.3, "A100-80GB": 79.1, "H100-80GB": 79.1,
-        "H200-141GB": 139.7}  # fmt: skip
+GPUS = {
+    "RTX4090-24GB": 23.5,
+    "A100-40GB": 39.4,
+    "L40S-48GB": 44.3,
+    "A100-80GB": 79.1,
+    "H100-80GB": 79.1,
+    "H200-141GB": 139.7,
+}
 CONTEXT = 2 * GIB  # CUDA's and NCCL's own, and fragments; (chosen)
 SERVER_OWN = GIB  # beside weights, and keys and values: as `nopsd doctor` reckons
 

@@ -68,12 +68,15 @@ def shape_of(folder: str, trust_remote_code: bool = False) -> ModelShape:
     return ModelShape(
         parameters=sum(p.numel() for p in lm.parameters()),
         largest_layer=max([*sizes, head.numel()]),
-        layers=text.num_hidden_layers, hidden=text.hidden_size, mlp=text.intermediate_size,
-        heads=text.num_attention_heads, kv_heads=text.num_key_value_heads,
+        layers=text.num_hidden_layers,
+        hidden=text.hidden_size,
+        mlp=text.intermediate_size,
+        heads=text.num_attention_heads,
+        kv_heads=text.num_key_value_heads,
         head_width=getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads,
         vocabulary=head.shape[0],
         linears=tuple((m.in_features, m.out_features) for m in matrices),
-    )  # fmt: skip
+    )
 
 
 def needs_of(

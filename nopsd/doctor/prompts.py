@@ -64,8 +64,10 @@ def judge(pair: Pair, asked: int) -> list[Finding]:
 
 def side_by_side(pair: Pair) -> str:
     """Two columns of text, then the first and last ids of both."""
-    columns = [_wrapped(f"student ({len(pair.student)} tokens)", pair.student_text),
-               _wrapped(f"teacher ({len(pair.teacher)} tokens)", pair.teacher_text)]  # fmt: skip
+    columns = [
+        _wrapped(f"student ({len(pair.student)} tokens)", pair.student_text),
+        _wrapped(f"teacher ({len(pair.teacher)} tokens)", pair.teacher_text),
+    ]
     rows = [f"{a:<{COLUMN}} | {b}".rstrip() for a, b in zip_longest(*columns, fillvalue="")]
     ids = [f"{role} ids: {_ends(found)}" for role, found in (("student", pair.student), ("teacher", pair.teacher))]
     return "\n".join([*rows, "", *ids])

@@ -107,8 +107,9 @@ def _read(file: Path) -> dict[str, Any]:
     try:
         config = json.loads(file.read_text())
     except FileNotFoundError as error:
-        raise ConfigError(f"DeepSpeed configuration {file} does not exist: mend dist.student_config or "
-                          "dist.teacher_config") from error
+        raise ConfigError(
+            f"DeepSpeed configuration {file} does not exist: mend dist.student_config or dist.teacher_config"
+        ) from error
     except json.JSONDecodeError as error:
         raise ConfigError(f"{file}: line {error.lineno} is not JSON ({error.msg})") from error
     if not isinstance(config, dict):
@@ -143,9 +144,9 @@ def _settle(config: dict[str, Any], key: str, value: Any, file: Path, required: 
         return
     present = node.get(leaf, "auto")
     if present != "auto" and present != value:
-        remedy = "" if key in _OWN else f', or change {_NAMES.get(key, "the main config")}'
+        remedy = "" if key in _OWN else f", or change {_NAMES.get(key, 'the main config')}"
         raise ConfigError(
-            f'{file}: {key}={present} contradicts the main config ({_NAMES.get(key, key)} gives {value}): '
+            f"{file}: {key}={present} contradicts the main config ({_NAMES.get(key, key)} gives {value}): "
             f'write "auto" there{remedy}'
         )
     node[leaf] = value

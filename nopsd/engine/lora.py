@@ -57,8 +57,13 @@ def peft_config(config: LoraConfig, base_model: str | None = None) -> Any:
     from peft import LoraConfig as PeftLoraConfig
 
     return PeftLoraConfig(
-        r=config.r, lora_alpha=config.alpha, lora_dropout=config.dropout, bias="none", task_type="CAUSAL_LM",
-        target_modules=list(config.targets) or "all-linear", base_model_name_or_path=base_model,
+        r=config.r,
+        lora_alpha=config.alpha,
+        lora_dropout=config.dropout,
+        bias="none",
+        task_type="CAUSAL_LM",
+        target_modules=list(config.targets) or "all-linear",
+        base_model_name_or_path=base_model,
     )
 
 
@@ -71,7 +76,9 @@ def adapter_parameters(lm: nn.Module, adapter: str) -> dict[str, nn.Parameter]:
     """The parameters of one adapter, as "<module>.lora_A.weight" and "<module>.lora_B.weight"."""
     return {
         f"{name}.{side}.weight": getattr(layer, side)[adapter].weight
-        for name, layer in lora_layers(lm).items() for side in ("lora_A", "lora_B") if adapter in getattr(layer, side)
+        for name, layer in lora_layers(lm).items()
+        for side in ("lora_A", "lora_B")
+        if adapter in getattr(layer, side)
     }
 
 
@@ -138,7 +145,8 @@ def plain_weights(module: nn.Module) -> list[PlainWeight]:
     changed = {id(layer.get_base_layer().weight): layer for layer in layers}
     return [
         PlainWeight(name.replace(".base_layer.", ".") if layers else name, parameter, changed.get(id(parameter)))
-        for name, parameter in module.named_parameters() if id(parameter) not in own
+        for name, parameter in module.named_parameters()
+        if id(parameter) not in own
     ]
 
 

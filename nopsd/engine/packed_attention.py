@@ -84,13 +84,23 @@ def inputs_of(ids: Tensor, segments: Segments | None) -> dict[str, Any]:
     if segments is None:
         return {"input_ids": ids, "use_cache": False}
     return {
-        "input_ids": ids, "position_ids": segments.positions(ids.device), "segments": segments, "use_cache": False,
-    }  # fmt: skip
+        "input_ids": ids,
+        "position_ids": segments.positions(ids.device),
+        "segments": segments,
+        "use_cache": False,
+    }
 
 
 def packed_attention(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None,
-    scaling: float | None = None, dropout: float = 0.0, segments: Segments | None = None, **options: Any,
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    segments: Segments | None = None,
+    **options: Any,
 ) -> tuple[Tensor, None]:
     """A Transformers attention function. `query` [1, A, S, D], `key` and `value` [1, K, S, D]; gives [1, S, A, D]."""
     if segments is None:
@@ -148,14 +158,18 @@ def _one(query_AtD: Tensor, key_KTD: Tensor, value_KTD: Tensor, scaling: float |
         rows = torch.arange(seen - asked, seen, device=query_AtD.device)
         mask = torch.arange(seen, device=query_AtD.device) <= rows[:, None]
     return scaled_dot_product_attention(
-        query_AtD[None], key_KTD[None], value_KTD[None], attn_mask=mask, dropout_p=dropout, is_causal=mask is None,
-        scale=scaling, enable_gqa=query_AtD.shape[0] != key_KTD.shape[0],
-    )[0]  # fmt: skip
+        query_AtD[None],
+        key_KTD[None],
+        value_KTD[None],
+        attn_mask=mask,
+        dropout_p=dropout,
+        is_causal=mask is None,
+        scale=scaling,
+        enable_gqa=query_AtD.shape[0] != key_KTD.shape[0],
+    )[0]
 
 
-def _varlen(
-    query_ASD: Tensor, key_KTD: Tensor, value_KTD: Tensor, segments: Segments, scaling: float | None
-) -> Tensor:
+def _varlen(query_ASD: Tensor, key_KTD: Tensor, value_KTD: Tensor, segments: Segments, scaling: float | None) -> Tensor:
     """[S, A, D], by one kernel for all sequences.
 
     With fewer queries than keys its causal mask stands at the right end (FlashAttention from 2.1 on): query i of t
@@ -165,10 +179,17 @@ def _varlen(
 
     seen = tuple(c + t for c, t in zip(segments.context_lengths, segments.lengths))
     out = varlen_attn(
-        query_ASD.transpose(0, 1), key_KTD.transpose(0, 1), value_KTD.transpose(0, 1),
-        _ends(segments.lengths, query_ASD.device), _ends(seen, query_ASD.device), max(segments.lengths), max(seen),
-        scale=scaling, window_size=(-1, 0), enable_gqa=query_ASD.shape[0] != key_KTD.shape[0],
-    )  # fmt: skip
+        query_ASD.transpose(0, 1),
+        key_KTD.transpose(0, 1),
+        value_KTD.transpose(0, 1),
+        _ends(segments.lengths, query_ASD.device),
+        _ends(seen, query_ASD.device),
+        max(segments.lengths),
+        max(seen),
+        scale=scaling,
+        window_size=(-1, 0),
+        enable_gqa=query_ASD.shape[0] != key_KTD.shape[0],
+    )
     assert isinstance(out, Tensor)
     return out
 

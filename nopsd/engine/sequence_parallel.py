@@ -69,10 +69,15 @@ def split_sequences(lm: Any, parallel: SequenceParallel) -> None:
     heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // heads
     exchange = UlyssesSPAttentionHF(
-        attn=packed_attention, batch_size=1, attn_head_count=heads, attn_head_size=width,
-        kv_head_count=kv_heads, num_hidden_layers=config.num_hidden_layers, process_group=parallel.group,
+        attn=packed_attention,
+        batch_size=1,
+        attn_head_count=heads,
+        attn_head_size=width,
+        kv_head_count=kv_heads,
+        num_hidden_layers=config.num_hidden_layers,
+        process_group=parallel.group,
         seq_length_is_variable=True,
-    )  # fmt: skip
+    )
     # DeepSpeed's own registration replaces "sdpa" for every model of the process, the export's check too.
     name = f"ulysses_{parallel.size}_{heads}_{kv_heads}_{width}"
     ALL_ATTENTION_FUNCTIONS.register(name, _attention(exchange))
@@ -122,8 +127,12 @@ def _split(whole: Callable[..., Any], parallel: SequenceParallel) -> Callable[..
     """The base model's forward on whole ids, computed in parts; `whole` is the forward of its class."""
 
     def forward(
-        base: nn.Module, input_ids: Tensor, position_ids: Tensor | None = None, attention_mask: Tensor | None = None,
-        segments: Segments | None = None, **options: Any,
+        base: nn.Module,
+        input_ids: Tensor,
+        position_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        segments: Segments | None = None,
+        **options: Any,
     ) -> Any:
         if attention_mask is not None or (position_ids is not None and segments is None):
             raise ValueError("split sequences are causal and count from 0: give no mask, and positions in `segments`")
@@ -149,9 +158,10 @@ def _with_padding(segments: Segments, missing: int) -> Segments:
     if not missing:
         return segments
     return Segments(
-        (*segments.lengths, missing), segments.contexts and (*segments.contexts, None),
+        (*segments.lengths, missing),
+        segments.contexts and (*segments.contexts, None),
         segments.recorded and (*segments.recorded, Context()),
-    )  # fmt: skip
+    )
 
 
 class _Gather(torch.autograd.Function):

@@ -37,8 +37,13 @@ def set_lr(engine: Any, lr: float) -> None:
 
 
 def load_student(
-    model_path: Path | str, dtype: str, ds_config: dict[str, Any], config: TrainConfig,
-    wrap: Callable[[torch.nn.Module], torch.nn.Module], trust_remote_code: bool = False, seed: int = 0,
+    model_path: Path | str,
+    dtype: str,
+    ds_config: dict[str, Any],
+    config: TrainConfig,
+    wrap: Callable[[torch.nn.Module], torch.nn.Module],
+    trust_remote_code: bool = False,
+    seed: int = 0,
     with_teacher_adapter: bool = False,
 ) -> Any:
     """The student's engine, in training mode.

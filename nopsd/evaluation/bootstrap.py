@@ -56,7 +56,7 @@ def headline(outcomes: Outcomes, bins: int, counts_BN: Array | None = None) -> d
     columns = np.stack(list(terms.values()), axis=1)
     means = weights @ np.concatenate([columns, calibration_gaps(outcomes.share_N, outcomes.vote_N, bins)], axis=1) / n
     values = {name: means[:, i] for i, name in enumerate(terms)}
-    values["ece"] = np.abs(means[:, len(terms):]).sum(axis=1)
+    values["ece"] = np.abs(means[:, len(terms) :]).sum(axis=1)
     return values
 
 
@@ -98,9 +98,7 @@ def paired_differences(
 
 
 def _resampled(domains: Sequence[Outcomes], bins: int, resamples: int, seed: int) -> list[dict[str, Array]]:
-    return [
-        headline(o, bins, resample_counts(len(o.vote_N), resamples, seed + i)) for i, o in enumerate(domains)
-    ]
+    return [headline(o, bins, resample_counts(len(o.vote_N), resamples, seed + i)) for i, o in enumerate(domains)]
 
 
 def _minus(a: Mapping[str, Array], b: Mapping[str, Array]) -> dict[str, Array]:

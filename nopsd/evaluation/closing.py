@@ -73,8 +73,10 @@ def _interval(value: Interval, scale: float, decimals: int, sign: bool) -> str:
 def _notes(before: Results, after: Results, shared: Sequence[str]) -> list[str]:
     if not shared:
         return ["No domain was evaluated both before and after."]
-    notes = ["Avg and maj in per cent; [95 % interval over questions]; changes are paired.",
-             "fix/break: majority answers that went wrong → right / right → wrong."]
+    notes = [
+        "Avg and maj in per cent; [95 % interval over questions]; changes are paired.",
+        "fix/break: majority answers that went wrong → right / right → wrong.",
+    ]
     single = [d for d in {**before, **after} if d not in shared]
     if single:
         notes.append(f"Evaluated on one side only, left out: {', '.join(single)}.")

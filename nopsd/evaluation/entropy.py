@@ -42,9 +42,13 @@ class EntropyGap:
 
 
 def token_entropies(
-    hidden_TH: torch.Tensor, targets_T: torch.Tensor, weight_VH: torch.Tensor, bias_V: torch.Tensor | None,
-    form: LogitForm, chunk: int,
-) -> torch.Tensor:  # fmt: skip
+    hidden_TH: torch.Tensor,
+    targets_T: torch.Tensor,
+    weight_VH: torch.Tensor,
+    bias_V: torch.Tensor | None,
+    form: LogitForm,
+    chunk: int,
+) -> torch.Tensor:
     """[3, T] float32, rows as ESTIMATORS. `hidden_TH`: states that predict `targets_T`; `form`: `logit_form`."""
     import torch
 

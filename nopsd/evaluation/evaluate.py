@@ -131,8 +131,13 @@ def _judge(question: Question, gold: str, samples: Sequence[Rollout], mode: str,
     answers = [extract_answer(r.text, question, mode, think_open) for r in samples]
     majority, share = metrics.majority_answer(answers)
     return QuestionRow(
-        uid=question.uid, answers=answers, gold=gold, correct=[a == gold for a in answers],
-        majority=majority, share=share, finish_reasons=[r.finish_reason for r in samples],
+        uid=question.uid,
+        answers=answers,
+        gold=gold,
+        correct=[a == gold for a in answers],
+        majority=majority,
+        share=share,
+        finish_reasons=[r.finish_reason for r in samples],
         lengths=[len(r.response_ids) for r in samples],
     )
 
@@ -143,9 +148,13 @@ def result_from_rows(domain: str, rows: Sequence[QuestionRow], config: EvalConfi
         raise DataError(f"domain {domain} has no evaluated questions")
     outcomes = _outcomes(rows)
     return DomainResult(
-        domain=domain, rows=list(rows), metrics=_metrics(rows, outcomes, config.ece_bins),
+        domain=domain,
+        rows=list(rows),
+        metrics=_metrics(rows, outcomes, config.ece_bins),
         intervals=intervals(outcomes, config.ece_bins, config.bootstrap, config.seed),
-        ece_bins=config.ece_bins, bootstrap=config.bootstrap, seed=config.seed,
+        ece_bins=config.ece_bins,
+        bootstrap=config.bootstrap,
+        seed=config.seed,
     )
 
 
@@ -162,7 +171,10 @@ def _metrics(rows: Sequence[QuestionRow], outcomes: Outcomes, bins: int) -> dict
     answers = [row.answers for row in rows]
     k = outcomes.correct_Nk.shape[1]
     return {
-        "questions": len(rows), "samples": k, "avg": avg, "maj": maj,
+        "questions": len(rows),
+        "samples": k,
+        "avg": avg,
+        "maj": maj,
         "ece": metrics.ece(outcomes.share_N, outcomes.vote_N, bins),
         **{f"pass@{j}": metrics.pass_at_k(outcomes.correct_Nk, j) for j in pass_ks(k)},
         "maj_minus_avg": maj - avg,
@@ -218,7 +230,9 @@ def metrics_tree(results: Mapping[str, Mapping[str, DomainResult]]) -> dict[str,
             target: {
                 "metrics": result.metrics,
                 "intervals": {k: [v.low, v.high] for k, v in result.intervals.items()},
-                "ece_bins": result.ece_bins, "bootstrap": result.bootstrap, "seed": result.seed,
+                "ece_bins": result.ece_bins,
+                "bootstrap": result.bootstrap,
+                "seed": result.seed,
             }
             for target, result in by_target.items()
         }

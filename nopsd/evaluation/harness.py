@@ -72,13 +72,23 @@ def sample_rows(domain: Evaluated, config: EvalConfig) -> Iterator[dict[str, Any
         doc = {**question.to_json(), "answer": row.gold}
         arguments = {"gen_args_0": {"arg_0": domain.prompts[row.uid], "arg_1": generation_kwargs(config)}}
         common = {
-            "doc_id": doc_id, "doc": doc, "target": row.gold, "arguments": arguments, "resps": [responses],
+            "doc_id": doc_id,
+            "doc": doc,
+            "target": row.gold,
+            "arguments": arguments,
+            "resps": [responses],
             "doc_hash": _hash(json.dumps(doc, indent=2, ensure_ascii=False)),
-            "prompt_hash": _hash(domain.prompts[row.uid]), "target_hash": _hash(row.gold),
-        }  # fmt: skip
+            "prompt_hash": _hash(domain.prompts[row.uid]),
+            "target_hash": _hash(row.gold),
+        }
         for name, (filtered, score) in _filtered(question, row, responses).items():
-            yield {**common, "filtered_resps": filtered, "filter": name, "metrics": ["exact_match"],
-                   "exact_match": score}  # fmt: skip
+            yield {
+                **common,
+                "filtered_resps": filtered,
+                "filter": name,
+                "metrics": ["exact_match"],
+                "exact_match": score,
+            }
 
 
 def _filtered(question: Question, row: QuestionRow, responses: Sequence[str]) -> dict[str, tuple[list[str], float]]:
@@ -115,12 +125,22 @@ def results_tree(
         "higher_is_better": {task: {"exact_match": True} for task in tasks},
         "n-samples": {task: {"original": n, "effective": n} for task, n in counts.items()},
         "config": {
-            "model": "nopsd", "model_args": f"pretrained={model}", "batch_size": "auto", "limit": config.limit,
-            "bootstrap_iters": config.bootstrap, "gen_kwargs": generation_kwargs(config), "random_seed": config.seed,
+            "model": "nopsd",
+            "model_args": f"pretrained={model}",
+            "batch_size": "auto",
+            "limit": config.limit,
+            "bootstrap_iters": config.bootstrap,
+            "gen_kwargs": generation_kwargs(config),
+            "random_seed": config.seed,
         },
-        "git_hash": None, "date": datetime.now(UTC).timestamp(), "nopsd_version": __version__,
-        "task_hashes": hashes, "model_source": "nopsd", "model_name": model, "model_name_sanitized": sanitized(model),
-    }  # fmt: skip
+        "git_hash": None,
+        "date": datetime.now(UTC).timestamp(),
+        "nopsd_version": __version__,
+        "task_hashes": hashes,
+        "model_source": "nopsd",
+        "model_name": model,
+        "model_name_sanitized": sanitized(model),
+    }
 
 
 def _aggregated(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -143,19 +163,26 @@ def _ours(result: DomainResult) -> dict[str, float]:
 
 def _task_config(task: str, config: EvalConfig) -> dict[str, Any]:
     return {
-        "task": task, "output_type": "generate_until", "repeats": config.n, "num_fewshot": 0,
+        "task": task,
+        "output_type": "generate_until",
+        "repeats": config.n,
+        "num_fewshot": 0,
         "generation_kwargs": generation_kwargs(config),
         "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
         "metadata": {"version": VERSION, "extract": config.extract, "eval": asdict(config)},
-    }  # fmt: skip
+    }
 
 
 def generation_kwargs(config: EvalConfig) -> dict[str, Any]:
     """How it was sampled, by the harness's names."""
     return {
-        "until": [], "max_gen_toks": config.max_new, "do_sample": config.temperature > 0,
-        "temperature": config.temperature, "top_p": config.top_p, "top_k": config.top_k,
-    }  # fmt: skip
+        "until": [],
+        "max_gen_toks": config.max_new,
+        "do_sample": config.temperature > 0,
+        "temperature": config.temperature,
+        "top_p": config.top_p,
+        "top_k": config.top_k,
+    }
 
 
 def sanitized(model: str) -> str:

@@ -63,6 +63,10 @@ def rule_gap(responses: Sequence[str], ours: Sequence[str | None], gold: Sequenc
     theirs_right = [harness_match(a, g) for a, g in zip(theirs, gold, strict=True)]
     pairs = list(zip(ours_right, theirs_right))
     return RuleGap(
-        len(responses), sum(ours_right), sum(theirs_right), sum(o and not t for o, t in pairs),
-        sum(t and not o for o, t in pairs), sum(t == INVALID and o is not None for t, o in zip(theirs, ours)),
-    )  # fmt: skip
+        len(responses),
+        sum(ours_right),
+        sum(theirs_right),
+        sum(o and not t for o, t in pairs),
+        sum(t and not o for o, t in pairs),
+        sum(t == INVALID and o is not None for t, o in zip(theirs, ours)),
+    )

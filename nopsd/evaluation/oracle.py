@@ -52,9 +52,10 @@ def right_solutions(
         gold = key[question.uid]
         wanted = gold if question.options else normalize_text_answer(gold)
         verified = (
-            solution_text(r.text, question, config.context.solution, think_open) for r in own.get(question.uid, ())
+            solution_text(r.text, question, config.context.solution, think_open)
+            for r in own.get(question.uid, ())
             if not r.truncated and extract_answer(r.text, question, think_open=think_open) == wanted
-        )  # fmt: skip
+        )
         found = next((text for text in verified if text is not None), None)
         solutions[question.uid] = Demonstration(question, found or f"<answer>{gold}</answer>")
     return solutions

@@ -17,10 +17,23 @@ if TYPE_CHECKING:
 
 MISSING = "–"
 LATEX = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "–": "--", "−": "$-$", "Δ": r"$\Delta$", "→": r"$\to$",
-    "±": r"$\pm$", "×": r"$\times$",
-}  # fmt: skip
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "–": "--",
+    "−": "$-$",
+    "Δ": r"$\Delta$",
+    "→": r"$\to$",
+    "±": r"$\pm$",
+    "×": r"$\times$",
+}
 
 
 @dataclass(frozen=True)
@@ -99,10 +112,20 @@ def latex(table: Table) -> str:
 
     notes = [rf"\par\footnotesize {escape(note)}" for note in table.notes]
     lines = [
-        r"\begin{table}[t]", r"\centering", rf"\caption{{{escape(table.title)}}}", rf"\label{{tab:{table.name}}}",
-        rf"\begin{{tabular}}{{{columns}}}", r"\toprule", line(table.header), r"\midrule",
-        *map(line, table.rows), r"\bottomrule", r"\end{tabular}", *notes, r"\end{table}",
-    ]  # fmt: skip
+        r"\begin{table}[t]",
+        r"\centering",
+        rf"\caption{{{escape(table.title)}}}",
+        rf"\label{{tab:{table.name}}}",
+        rf"\begin{{tabular}}{{{columns}}}",
+        r"\toprule",
+        line(table.header),
+        r"\midrule",
+        *map(line, table.rows),
+        r"\bottomrule",
+        r"\end{tabular}",
+        *notes,
+        r"\end{table}",
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -164,9 +187,14 @@ def picture(table: Table) -> Figure:
     axis.text(0, 1 - 0.2 / height, table.title, fontsize=10, va="center")
     rows = line * (len(cells) + 1) / height
     drawn = axis.table(
-        cellText=cells, colLabels=list(table.header), cellLoc="right", colLoc="right", edges="horizontal",
-        colWidths=[w / sum(widths) for w in widths], bbox=(0, 1 - title / height - rows, 1, rows),
-    )  # fmt: skip
+        cellText=cells,
+        colLabels=list(table.header),
+        cellLoc="right",
+        colLoc="right",
+        edges="horizontal",
+        colWidths=[w / sum(widths) for w in widths],
+        bbox=(0, 1 - title / height - rows, 1, rows),
+    )
     drawn.auto_set_font_size(False)
     drawn.set_fontsize(8)
     for (_, column), cell in drawn.get_celld().items():

@@ -47,8 +47,12 @@ class Layout:
 
 
 PAPER_LABELS = {
-    "Biology": "BIO", "Material": "MAT", "Physics": "PHYS", "Chemistry": "CHEM",
-    "edu_feedback": "Edu", "mmlu_pro": "MMLU-Pro",
+    "Biology": "BIO",
+    "Material": "MAT",
+    "Physics": "PHYS",
+    "Chemistry": "CHEM",
+    "edu_feedback": "Edu",
+    "mmlu_pro": "MMLU-Pro",
 }
 PAPER = Layout()
 
@@ -95,9 +99,15 @@ def column_means(grid: Grid, targets: Iterable[str]) -> dict[str, float]:
 
 
 def summary(
-    base: Scores, methods: Mapping[str, Grid], layout: Layout = PAPER, decimals: int = 2, name: str = "table3",
-    title: str = "", notes: Sequence[str] = (), others: Mapping[str, Scores] | None = None,
-) -> Table:  # fmt: skip
+    base: Scores,
+    methods: Mapping[str, Grid],
+    layout: Layout = PAPER,
+    decimals: int = 2,
+    name: str = "table3",
+    title: str = "",
+    notes: Sequence[str] = (),
+    others: Mapping[str, Scores] | None = None,
+) -> Table:
     """Tables 3 and 4: the base, then each method's in- and cross-domain row. `others`: models that were trained on none
     of the sources, by target as the base is."""
     last = ["Avg."] if layout.others else []
@@ -123,10 +133,17 @@ def _summary_entries(cells: Mapping[str, Cell], layout: Layout, decimals: int) -
 
 
 def full_grid(
-    base: Scores, methods: Mapping[str, Grid], layout: Layout = PAPER, decimals: int = 2, name: str = "table7",
-    title: str = "", notes: Sequence[str] = (), others: Mapping[str, Scores] | None = None,
-) -> Table:  # fmt: skip
+    base: Scores,
+    methods: Mapping[str, Grid],
+    layout: Layout = PAPER,
+    decimals: int = 2,
+    name: str = "table7",
+    title: str = "",
+    notes: Sequence[str] = (),
+    others: Mapping[str, Scores] | None = None,
+) -> Table:
     """Tables 7 and 8: every source's model on every target, own domain in bold, and each method's "_Avg"."""
+
     def row(label: str, scores: Scores, own: str | None = None) -> tuple[str | Entry | None, ...]:
         entries = [Entry(scores[d], None, decimals, d == own) if d in scores else None for d in layout.domains]
         return (label, *entries)

@@ -109,9 +109,11 @@ def losses_of(run: Reinforcement, batches: Sequence[MicroBatch], advantages: Seq
 
 def reward_metrics(rewards: Rewards, n: int) -> dict[str, float]:
     return {
-        "reward_mean": statistics.fmean(rewards.values), "reward_std": statistics.stdev(rewards.values),
-        "zero_advantage_share": zero_share(rewards.values, n), **rewards.told,
-    }  # fmt: skip
+        "reward_mean": statistics.fmean(rewards.values),
+        "reward_std": statistics.stdev(rewards.values),
+        "zero_advantage_share": zero_share(rewards.values, n),
+        **rewards.told,
+    }
 
 
 def rollout_metrics(rollouts: Sequence[Rollout], step: int) -> dict[str, float]:

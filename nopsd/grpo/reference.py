@@ -58,7 +58,11 @@ def load_reference(
     if not config.train.lora.r:
         _, frozen = role_configs(config, device_kind(ranks))
         engine = load_frozen(
-            str(model_path), config.model.dtype, frozen, config.model.trust_remote_code, packing=config.train.packing,
+            str(model_path),
+            config.model.dtype,
+            frozen,
+            config.model.trust_remote_code,
+            packing=config.train.packing,
             prepare=lambda lm: split_sequences(lm, parallel),
         )
     return Reference(student, engine, config.distill.logit_chunk)

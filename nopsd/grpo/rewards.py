@@ -34,7 +34,10 @@ class Rewards:
 
 
 def majority_rewards(
-    uids: Sequence[str], rollouts: Sequence[Rollout], n: int, questions: Mapping[str, Question],
+    uids: Sequence[str],
+    rollouts: Sequence[Rollout],
+    n: int,
+    questions: Mapping[str, Question],
     think_open: bool = False,
 ) -> Rewards:
     """1 where a response's answer is its group's most frequent one (of equals the first given), else 0.

@@ -29,10 +29,19 @@ from nopsd.training.token_model import load_token_engine
 
 
 def train(
-    config: Config, selected: Sequence[str], student_prompts: Mapping[str, list[int]],
-    questions: Mapping[str, Question], model_path: Path, client: Any, ranks: Ranks, folder: Path,
-    open_log: Callable[[int], Log] | None = None, progress: Callable[..., None] | None = None,
-    probe: Callable[[int], dict[str, float]] | None = None, think_open: bool = False, stop: StopRequest | None = None,
+    config: Config,
+    selected: Sequence[str],
+    student_prompts: Mapping[str, list[int]],
+    questions: Mapping[str, Question],
+    model_path: Path,
+    client: Any,
+    ranks: Ranks,
+    folder: Path,
+    open_log: Callable[[int], Log] | None = None,
+    progress: Callable[..., None] | None = None,
+    probe: Callable[[int], dict[str, float]] | None = None,
+    think_open: bool = False,
+    stop: StopRequest | None = None,
 ) -> None:
     """Train into FOLDER/export; goes on from the newest whole checkpoint, and does nothing if the export is there.
 
@@ -54,12 +63,26 @@ def train(
     try:
         step, skipped, extras = resume(student, None, folder, identity, ranks)
         run = Reinforcement(
-            config=config, selected=list(selected), student_prompts=student_prompts, questions=questions,
-            think_open=think_open, student=student, reference=reference, client=client, sync=sync, ranks=ranks,
-            folder=folder, identity=identity, log=open_log(step) if open_log and ranks.is_main else None,
-            progress=progress, pad=pad_id(student.module.lm), probe=probe, extras=extras, stop=stop or StopRequest(),
+            config=config,
+            selected=list(selected),
+            student_prompts=student_prompts,
+            questions=questions,
+            think_open=think_open,
+            student=student,
+            reference=reference,
+            client=client,
+            sync=sync,
+            ranks=ranks,
+            folder=folder,
+            identity=identity,
+            log=open_log(step) if open_log and ranks.is_main else None,
+            progress=progress,
+            pad=pad_id(student.module.lm),
+            probe=probe,
+            extras=extras,
+            stop=stop or StopRequest(),
             parallel=parallel,
-        )  # fmt: skip
+        )
         reinforce(run, step, skipped)
     finally:
         sync.close()
@@ -79,7 +102,9 @@ def check_config(config: Config) -> None:
 
 
 def check_prompts(
-    config: Config, selected: Sequence[str], student_prompts: Mapping[str, list[int]],
+    config: Config,
+    selected: Sequence[str],
+    student_prompts: Mapping[str, list[int]],
     questions: Mapping[str, Question],
 ) -> None:
     """DataError if there is no question to train on, or one lacks what is read of it."""
@@ -91,15 +116,21 @@ def check_prompts(
 
 
 def identity_of(
-    config: Config, selected: Sequence[str], student_prompts: Mapping[str, list[int]],
-    questions: Mapping[str, Question], think_open: bool,
+    config: Config,
+    selected: Sequence[str],
+    student_prompts: Mapping[str, list[int]],
+    questions: Mapping[str, Question],
+    think_open: bool,
 ) -> dict[str, Any]:
     """What a checkpoint or export was made from, as far as this stage sees it."""
     train = {k: v for k, v in to_plain(config.train).items() if k not in TRAIN_CONDUCT}
     found: dict[str, Any] = {
-        "train": train, "grpo": to_plain(config.grpo), "seed": config.seed, "dtype": config.model.dtype,
+        "train": train,
+        "grpo": to_plain(config.grpo),
+        "seed": config.seed,
+        "dtype": config.model.dtype,
         "prompts": sha256_json([[uid, student_prompts[uid]] for uid in sorted(selected)]),
-    }  # fmt: skip
+    }
     if config.grpo.reward == "majority":
         found |= {"questions": questions_hash([questions[uid] for uid in sorted(selected)]), "think_open": think_open}
     return found

@@ -48,8 +48,10 @@ def _surely_below_zero(change: Interval) -> bool:
 def _training(inputs: ReportInputs) -> Iterator[str]:
     gaps = [row["entropy_gap"] for row in inputs.training[:10] if isinstance(row.get("entropy_gap"), (int, float))]
     if gaps and np.mean(gaps) >= 0:
-        yield (f"The teacher with demonstrations was not surer than the student (ΔH {np.mean(gaps):+.4f} nats over the "
-               "first steps): little was there to be learnt from the context (F14).")  # fmt: skip
+        yield (
+            f"The teacher with demonstrations was not surer than the student (ΔH {np.mean(gaps):+.4f} nats over the "
+            "first steps): little was there to be learnt from the context (F14)."
+        )
     yield from _guards(inputs)
     lost = sum(row.get("loss", 0) is None for row in inputs.training)
     if lost:
@@ -62,9 +64,11 @@ def _guards(inputs: ReportInputs) -> Iterator[str]:
         counts = [(row["step"], row[name]) for row in inputs.training if name in row]
         passed = [step for (step, count), (_, before) in zip(counts, [(-1, 0), *counts]) if count and count != before]
         if passed:
-            yield (f"guard.{name.removeprefix(GUARD)} was passed {len(passed)} times in {len(inputs.training)} steps, "
-                   f"first at step {passed[0]}, {max(count for _, count in counts):.0f} in a row at most: "
-                   "signs of collapse.")  # fmt: skip
+            yield (
+                f"guard.{name.removeprefix(GUARD)} was passed {len(passed)} times in {len(inputs.training)} steps, "
+                f"first at step {passed[0]}, {max(count for _, count in counts):.0f} in a row at most: "
+                "signs of collapse."
+            )
 
 
 def _pool(pool: PoolView | None) -> Iterator[str]:

@@ -63,8 +63,14 @@ def _curve(axis: Axes, rows: Rows, name: str, label: str, colour: str) -> bool:
     window = max(1, len(values) // 15)
     if window > 1:
         axis.plot(steps, values, color=colour, linewidth=0.8, alpha=0.35)
-    axis.plot(steps, running_mean(values, window), color=colour, linewidth=1.8, label=label,
-              marker="o" if len(steps) == 1 else None)  # fmt: skip
+    axis.plot(
+        steps,
+        running_mean(values, window),
+        color=colour,
+        linewidth=1.8,
+        label=label,
+        marker="o" if len(steps) == 1 else None,
+    )
     return True
 
 
@@ -93,8 +99,10 @@ def loss_figure(rows: Rows) -> Figure | None:
         return None
     figure, (loss, kl) = panels(2)
     _finish(loss, "Loss", "loss (nats)", [_curve(loss, rows, "loss", "loss", BLUE)])
-    drawn = [_curve(kl, rows, "kl_reverse", "KL(student ‖ teacher)", BLUE),
-             _curve(kl, rows, "kl_forward", "KL(teacher ‖ student)", ORANGE)]
+    drawn = [
+        _curve(kl, rows, "kl_reverse", "KL(student ‖ teacher)", BLUE),
+        _curve(kl, rows, "kl_forward", "KL(teacher ‖ student)", ORANGE),
+    ]
     _finish(kl, "Divergence", "KL a token (nats)", drawn)
     for axis in (loss, kl):
         axis.set_ylim(bottom=min(0.0, axis.get_ylim()[0]))
@@ -106,8 +114,10 @@ def entropy_figure(rows: Rows) -> Figure | None:
     if not rows:
         return None
     figure, (both, gap) = panels(2)
-    drawn = [_curve(both, rows, "entropy_student", "student", BLUE),
-             _curve(both, rows, "entropy_teacher", "teacher", ORANGE)]
+    drawn = [
+        _curve(both, rows, "entropy_student", "student", BLUE),
+        _curve(both, rows, "entropy_teacher", "teacher", ORANGE),
+    ]
     _finish(both, "Next-token entropy", "entropy (nats)", drawn)
     drawn = [_curve(gap, rows, "entropy_gap", "gap", GREEN)]
     gap.axhline(0, color=GREY, linewidth=0.9)
@@ -121,8 +131,10 @@ def length_figure(rows: Rows) -> Figure | None:
     if not rows:
         return None
     figure, (length, cut) = panels(2)
-    drawn = [_curve(length, rows, "response_length_mean", "mean", BLUE),
-             _curve(length, rows, "response_length_max", "longest of the batch", ORANGE)]
+    drawn = [
+        _curve(length, rows, "response_length_mean", "mean", BLUE),
+        _curve(length, rows, "response_length_max", "longest of the batch", ORANGE),
+    ]
     _finish(length, "Response length", "tokens", drawn)
     length.set_ylim(bottom=0)
     _finish(cut, "Responses cut at the limit", "share", [_curve(cut, rows, "truncated_share", "cut", RED)])
@@ -137,9 +149,11 @@ def health_figure(rows: Rows) -> Figure | None:
     figure, (norm, overlap, gap) = panels(3, width=4.4)
     _finish(norm, "Gradient norm (before clipping)", "L2 norm", [_curve(norm, rows, "grad_norm", "norm", BLUE)])
     norm.set_ylim(bottom=0)
-    drawn = [_curve(overlap, rows, "top16_overlap", "common ids of the top 16", BLUE),
-             _curve(overlap, rows, "top16_student_mass", "their mass, student", ORANGE),
-             _curve(overlap, rows, "top16_teacher_mass", "their mass, teacher", GREEN)]
+    drawn = [
+        _curve(overlap, rows, "top16_overlap", "common ids of the top 16", BLUE),
+        _curve(overlap, rows, "top16_student_mass", "their mass, student", ORANGE),
+        _curve(overlap, rows, "top16_teacher_mass", "their mass, teacher", GREEN),
+    ]
     _finish(overlap, "Student and teacher agree", "share", drawn)
     drawn = [_curve(gap, rows, "logprob_gap_max", "largest", RED), _curve(gap, rows, "logprob_gap", "mean", BLUE)]
     _finish(gap, "Served against trained log-probs", "|Δ log p| (nats)", drawn)
@@ -192,14 +206,27 @@ def calibration_figure(before: DomainResult | None, after: DomainResult | None) 
     for result, colour, name in shown:
         outcomes = result.outcomes
         bins = calibration_bins(outcomes.share_N, result.ece_bins)
-        points = [(outcomes.share_N[bins == b].mean(), outcomes.vote_N[bins == b].mean(), (bins == b).sum())
-                  for b in np.unique(bins)]
+        points = [
+            (outcomes.share_N[bins == b].mean(), outcomes.vote_N[bins == b].mean(), (bins == b).sum())
+            for b in np.unique(bins)
+        ]
         share, right, count = np.array(points, dtype=float).T
         axis.plot(share, right, color=colour, linewidth=1)
-        axis.scatter(share, right, s=12 + 500 * count / count.sum(), color=colour, alpha=0.6,
-                     label=f"{name} (ECE {result.metrics['ece']:.3f})")  # fmt: skip
-    axis.set(xlim=(-0.03, 1.05), ylim=(-0.05, 1.07), title=f"Calibration: {shown[0][0].domain}",
-             xlabel="majority answer's share of the samples", ylabel="majority answer right (share)")
+        axis.scatter(
+            share,
+            right,
+            s=12 + 500 * count / count.sum(),
+            color=colour,
+            alpha=0.6,
+            label=f"{name} (ECE {result.metrics['ece']:.3f})",
+        )
+    axis.set(
+        xlim=(-0.03, 1.05),
+        ylim=(-0.05, 1.07),
+        title=f"Calibration: {shown[0][0].domain}",
+        xlabel="majority answer's share of the samples",
+        ylabel="majority answer right (share)",
+    )
     legend = axis.legend(frameon=False, fontsize=9, loc="upper left")
     for handle in legend.legend_handles:
         handle.set_sizes([40])

@@ -56,13 +56,20 @@ def counts_figure(view: InspectView) -> Figure:
             histogram.hist(s[mask], bins=edges, color=colour, alpha=0.12)
             histogram.hist(s[mask], bins=edges, color=colour, histtype="step", linewidth=1.6, label=label)
     if threshold is not None:
-        histogram.axvline(threshold + 0.5 * threshold.is_integer(), color=RED, linestyle="--",
-                          label=f"selected: at most {threshold:,.0f}")  # fmt: skip
+        histogram.axvline(
+            threshold + 0.5 * threshold.is_integer(),
+            color=RED,
+            linestyle="--",
+            label=f"selected: at most {threshold:,.0f}",
+        )
     histogram.set(xlabel="neuron count s(x)", ylabel="questions", title="Neuron counts by domain")
     histogram.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
     _scatter_selected(scatter, view, length + jitter(length), s)
-    scatter.set(xlabel="response length (tokens)", ylabel="neuron count s(x)",
-                title=f"Neuron count and length\n{correlations(length, s)}")  # fmt: skip
+    scatter.set(
+        xlabel="response length (tokens)",
+        ylabel="neuron count s(x)",
+        title=f"Neuron count and length\n{correlations(length, s)}",
+    )
     return figure
 
 
@@ -77,8 +84,15 @@ def _scatter_selected(axis: Axes, view: InspectView, x: np.ndarray, y: np.ndarra
     chosen = np.zeros(len(x), bool) if view.selected is None else view.selected
     for mask, colour, name in ((~chosen, BLUE, "not selected"), (chosen, ORANGE, "selected")):
         if mask.any():
-            axis.scatter(x[mask], y[mask], s=12, alpha=0.5, color=colour, linewidths=0,
-                         label=None if view.selected is None else f"{name} ({mask.sum()})")  # fmt: skip
+            axis.scatter(
+                x[mask],
+                y[mask],
+                s=12,
+                alpha=0.5,
+                color=colour,
+                linewidths=0,
+                label=None if view.selected is None else f"{name} ({mask.sum()})",
+            )
     if view.selected is not None:
         axis.legend(frameon=True, framealpha=0.8, edgecolor="none", fontsize=8)
 
@@ -101,8 +115,13 @@ def accuracy_figure(view: InspectView) -> Figure | None:
     if view.correct is None or known.sum() < 3:
         return None
     figure, (axis,) = panels(1)
-    binned(axis, view.counts[known], view.correct[known], "zero-shot answers right (share)",
-           "Neuron count and correctness (labels)")  # fmt: skip
+    binned(
+        axis,
+        view.counts[known],
+        view.correct[known],
+        "zero-shot answers right (share)",
+        "Neuron count and correctness (labels)",
+    )
     return figure
 
 
@@ -112,8 +131,11 @@ def correlations_figure(rows: Sequence[Row]) -> Figure | None:
     if not rows:
         return None
     figure, (axis,) = panels(1, width=7.2, height=1.6 + 0.55 * len(rows))
-    kinds = (("pearson", BLUE, -0.2, "Pearson"), ("spearman", ORANGE, 0.0, "Spearman"),
-             ("partial", GREEN, 0.2, "Pearson, log length held fixed"))  # fmt: skip
+    kinds = (
+        ("pearson", BLUE, -0.2, "Pearson"),
+        ("spearman", ORANGE, 0.0, "Spearman"),
+        ("partial", GREEN, 0.2, "Pearson, log length held fixed"),
+    )
     axis.axvline(0, color=GREY, linewidth=0.9)
     for kind, colour, shift, name in kinds:
         found = [(y + shift, getattr(row.found, kind)) for y, row in enumerate(rows)]
@@ -147,15 +169,24 @@ def overlap_figure(view: InspectView) -> Figure | None:
     strips = _strips(view)
     for place, (name, colours) in enumerate(strips):
         strip = heat.inset_axes((-0.05 * (len(strips) - place), 0, 0.04, 1))
-        strip.imshow(np.arange(len(seen.rows))[:, None], cmap=ListedColormap(colours), aspect="auto",
-                     interpolation="nearest", vmin=-0.5, vmax=len(seen.rows) - 0.5)  # fmt: skip
+        strip.imshow(
+            np.arange(len(seen.rows))[:, None],
+            cmap=ListedColormap(colours),
+            aspect="auto",
+            interpolation="nearest",
+            vmin=-0.5,
+            vmax=len(seen.rows) - 0.5,
+        )
         strip.set(xticks=[], yticks=[])
         strip.set_xlabel(name, rotation=45, ha="right", fontsize=8)
     heat.set(xticks=[], yticks=[], title=f"Overlap map: {len(seen.rows)} questions by similarity")
     _domain_key(figure, view)
     histogram.hist(pairs, bins=40, color=BLUE)
-    for value, colour, name in ((pairs.mean(), RED, "mean"), (seen.chance_by_layer, GREEN, "chance within layers"),
-                                (seen.chance, GREY, "chance")):
+    for value, colour, name in (
+        (pairs.mean(), RED, "mean"),
+        (seen.chance_by_layer, GREEN, "chance within layers"),
+        (seen.chance, GREY, "chance"),
+    ):
         histogram.axvline(value, color=colour, linestyle="--", label=f"{name} {value:.3f}")
     histogram.set(xlabel="Jaccard distance J of two questions", ylabel="pairs", title="Distances and chance")
     histogram.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=3)
@@ -201,8 +232,9 @@ def map_figure(view: InspectView) -> Figure | None:
     if view.selected is not None:
         chosen = view.selected[seen.rows]
         for mask, colour, name in ((~chosen, BLUE, "not selected"), (chosen, ORANGE, "selected")):
-            axes[1].scatter(x[mask], y[mask], s=16, color=colour, alpha=0.7, linewidths=0,
-                            label=f"{name} ({mask.sum()})")  # fmt: skip
+            axes[1].scatter(
+                x[mask], y[mask], s=16, color=colour, alpha=0.7, linewidths=0, label=f"{name} ({mask.sum()})"
+            )
         axes[1].set_title("Map by selection")
         axes[1].legend(frameon=True, framealpha=0.8, edgecolor="none", fontsize=8)
     for axis in axes:
@@ -221,12 +253,19 @@ def layers_figure(view: InspectView) -> Figure:
         members = view.members[mask].astype(float)
         low, high = np.quantile(members, [0.05, 0.95], axis=0)
         axis.fill_between(layers, low, high, color=colour, alpha=0.2, linewidth=0)
-        axis.plot(layers, members.mean(0), color=colour, marker="o", markersize=4,
-                  label=f"{name} ({mask.sum()}): mean, 5–95 %")  # fmt: skip
+        axis.plot(
+            layers,
+            members.mean(0),
+            color=colour,
+            marker="o",
+            markersize=4,
+            label=f"{name} ({mask.sum()}): mean, 5–95 %",
+        )
     share = np.asarray(view.widths, dtype=float) / sum(view.widths)
     axis.plot(layers, view.members.sum(1).mean() * share, color=GREY, linestyle="--", label="spread evenly")
-    axis.set(xlabel="layer (first is 0)", ylabel="neurons of the set", title="Where the compared neurons lie",
-             ylim=(0, None))  # fmt: skip
+    axis.set(
+        xlabel="layer (first is 0)", ylabel="neurons of the set", title="Where the compared neurons lie", ylim=(0, None)
+    )
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.legend(frameon=True, framealpha=0.8, edgecolor="none", fontsize=9)
     return figure

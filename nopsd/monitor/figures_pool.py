@@ -34,8 +34,12 @@ def neuron_count_figure(pool: PoolView | None) -> Figure | None:
     if len(counts):
         against = (counts, correct, "zero-shot answers right (share)", "Neuron count and correctness")
     elif pool.agreement is not None:
-        against = (np.asarray(pool.counts, dtype=float), np.asarray(pool.agreement, dtype=float),
-                   "majority answer's share", "Neuron count and agreement (no labels)")
+        against = (
+            np.asarray(pool.counts, dtype=float),
+            np.asarray(pool.agreement, dtype=float),
+            "majority answer's share",
+            "Neuron count and agreement (no labels)",
+        )
     else:
         against = None
     figure, axes = panels(2 if against else 1)
@@ -43,8 +47,11 @@ def neuron_count_figure(pool: PoolView | None) -> Figure | None:
         binned(axes[0], *against)
     length, s = np.asarray(pool.lengths, dtype=float), np.asarray(pool.counts, dtype=float)
     axes[-1].scatter(length + jitter(length), s, s=9, alpha=0.25, color=BLUE, linewidths=0)
-    axes[-1].set(xlabel="zero-shot response length (tokens)", ylabel="neuron count s(x)",
-                 title=f"Neuron count and length\n{correlations(length, s)}")
+    axes[-1].set(
+        xlabel="zero-shot response length (tokens)",
+        ylabel="neuron count s(x)",
+        title=f"Neuron count and length\n{correlations(length, s)}",
+    )
     return figure
 
 
@@ -96,8 +103,13 @@ def selection_figure(pool: PoolView | None) -> Figure | None:
     for axis, (column, label, title) in zip(axes, shown):
         values = np.asarray(column, dtype=float)
         edges = bin_edges(values, threshold if column is pool.counts else None)
-        axis.hist([values[selected], values[~selected]], bins=edges, stacked=True, color=[ORANGE, BLUE],
-                  label=[f"selected ({selected.sum()})", f"not selected ({(~selected).sum()})"])  # fmt: skip
+        axis.hist(
+            [values[selected], values[~selected]],
+            bins=edges,
+            stacked=True,
+            color=[ORANGE, BLUE],
+            label=[f"selected ({selected.sum()})", f"not selected ({(~selected).sum()})"],
+        )
         axis.set(xlabel=label, ylabel="questions", title=title)
     if threshold is not None:
         whole = float(threshold).is_integer()  # counts: draw the line behind the last one kept
@@ -132,13 +144,23 @@ def demo_figure(demos: DemoView | None) -> Figure | None:
     figure, (histogram, by_rank) = panels(2)
     flat = np.concatenate([np.asarray(d, dtype=float) for d in ranked])
     histogram.hist(flat, bins=40, color=BLUE)
-    histogram.set(xlabel=f"{demos.measure} to the question", ylabel="demonstrations",
-                  title=f"Demonstration distances (mean {flat.mean():.3f})")
+    histogram.set(
+        xlabel=f"{demos.measure} to the question",
+        ylabel="demonstrations",
+        title=f"Demonstration distances (mean {flat.mean():.3f})",
+    )
     places = range(1, max(map(len, ranked)) + 1)
     columns = [np.array([d[place - 1] for d in ranked if len(d) >= place], dtype=float) for place in places]
     low, middle, high = np.array([np.quantile(c, [0.05, 0.5, 0.95]) for c in columns]).T
-    by_rank.errorbar(places, middle, yerr=[middle - low, high - middle], fmt="o", color=BLUE, capsize=3,
-                     label="median, 5–95 % of questions")  # fmt: skip
+    by_rank.errorbar(
+        places,
+        middle,
+        yerr=[middle - low, high - middle],
+        fmt="o",
+        color=BLUE,
+        capsize=3,
+        label="median, 5–95 % of questions",
+    )
     by_rank.set(xlabel="demonstration (1 = nearest)", ylabel=demos.measure, title="By nearness")
     by_rank.xaxis.set_major_locator(MaxNLocator(integer=True))
     if demos.mean_pairwise is not None:

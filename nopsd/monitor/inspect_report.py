@@ -35,24 +35,45 @@ def write_inspection(folder: Path, view: InspectView, rows: Sequence[Row]) -> di
         old.unlink()
     draft = Draft(place="")
     figure = draft.figure
-    draft.text(f"# {escape(view.title)}", *(f"*{escape(note)}*" for note in view.notes), "## Neuron counts",
-               counts_table(view))  # fmt: skip
+    draft.text(
+        f"# {escape(view.title)}", *(f"*{escape(note)}*" for note in view.notes), "## Neuron counts", counts_table(view)
+    )
     figure("counts", "Neuron counts s(x) by domain, and against response length.", drawn.counts_figure(view), "")
     draft.text("## What goes with s(x)", correlation_table(rows), correlation_note(rows))
-    figure("correlations", "Correlations of s(x) with 95 % intervals.", drawn.correlations_figure(rows),
-           "No correlations: s(x), or all that it could go with, is constant.")
-    figure("confidence", "Neuron counts against label-free signals of confidence.", drawn.signals_figure(view),
-           "No label-free signal of confidence: run `nopsd signals` for the model's own, or answer each question "
-           "several times (rollout_zs.n).")
+    figure(
+        "correlations",
+        "Correlations of s(x) with 95 % intervals.",
+        drawn.correlations_figure(rows),
+        "No correlations: s(x), or all that it could go with, is constant.",
+    )
+    figure(
+        "confidence",
+        "Neuron counts against label-free signals of confidence.",
+        drawn.signals_figure(view),
+        "No label-free signal of confidence: run `nopsd signals` for the model's own, or answer each question "
+        "several times (rollout_zs.n).",
+    )
     draft.text(LABELS_NOTE.format(source=f"`{view.correct_from}`") if view.correct is not None else NO_LABELS)
     if view.correct is not None:
-        figure("accuracy", "Neuron counts against correctness (labels; never used in selection).",
-               drawn.accuracy_figure(view), "Fewer than three questions with a known answer.")  # fmt: skip
+        figure(
+            "accuracy",
+            "Neuron counts against correctness (labels; never used in selection).",
+            drawn.accuracy_figure(view),
+            "Fewer than three questions with a known answer.",
+        )
     draft.text("## Overlap of neuron sets", overlap_text(view))
-    figure("overlap", "Jaccard distances of a sample, ordered by average-linkage clustering, and their histogram.",
-           drawn.overlap_figure(view), "No overlap map: it needs at least three questions.")
-    figure("map", "The sample on the principal coordinates of its distances: near points share neurons.",
-           drawn.map_figure(view), "No map.")  # fmt: skip
+    figure(
+        "overlap",
+        "Jaccard distances of a sample, ordered by average-linkage clustering, and their histogram.",
+        drawn.overlap_figure(view),
+        "No overlap map: it needs at least three questions.",
+    )
+    figure(
+        "map",
+        "The sample on the principal coordinates of its distances: near points share neurons.",
+        drawn.map_figure(view),
+        "No map.",
+    )
     draft.text("## Layers")
     figure("layers", "Neurons of the compared sets in each layer.", drawn.layers_figure(view), "")
     draft.text("## Nearest neighbours", *(neighbour_text(view, shown) for shown in view.neighbourhoods))
@@ -72,8 +93,16 @@ def counts_table(view: InspectView) -> str:
             continue
         q = np.quantile(view.counts[mask], [0, 0.05, 0.5, 0.95, 1])
         share = view.counts[mask].mean() / sum(view.widths)
-        rows.append([escape(name), str(int(mask.sum())), *(f"{v:,.0f}" for v in q), f"{share:.1%}",
-                     f"{view.lengths[mask].mean():,.1f}", f"{view.truncated[mask].mean():.1%}"])  # fmt: skip
+        rows.append(
+            [
+                escape(name),
+                str(int(mask.sum())),
+                *(f"{v:,.0f}" for v in q),
+                f"{share:.1%}",
+                f"{view.lengths[mask].mean():,.1f}",
+                f"{view.truncated[mask].mean():.1%}",
+            ]
+        )
     head = ["", "questions", "least s(x)", "5 %", "median", "95 %", "greatest", "mean of all neurons", "mean length"]
     return markdown_table([*head, "cut at the limit"], rows)
 
@@ -82,10 +111,14 @@ def correlation_table(rows: Sequence[Row]) -> str:
     lines = []
     for row in rows:
         found = row.found
-        lines.append([
-            row.name + (" (labels)" if row.labelled else ""), escape(row.label), str(found.questions),
-            *(interval_text(i) for i in (found.pearson, found.spearman, found.partial)),
-        ])  # fmt: skip
+        lines.append(
+            [
+                row.name + (" (labels)" if row.labelled else ""),
+                escape(row.label),
+                str(found.questions),
+                *(interval_text(i) for i in (found.pearson, found.spearman, found.partial)),
+            ]
+        )
     return markdown_table(
         ["s(x) with", "what it is", "questions", "Pearson", "Spearman", "Pearson, log length held fixed"], lines
     )
@@ -125,8 +158,11 @@ def neighbour_text(view: InspectView, shown: Neighbourhood) -> str:
     parts = [
         f"### {escape(own.uid)}: {shown.why}",
         f"s(x) = {view.counts[shown.row]:,g}, {view.lengths[shown.row]:,} tokens{_standing(view, shown.row)}",
-        "Question:", _fenced(own.question, OWN_LIMIT), "Its own answer:", _fenced(own.response, OWN_LIMIT),
-    ]  # fmt: skip
+        "Question:",
+        _fenced(own.question, OWN_LIMIT),
+        "Its own answer:",
+        _fenced(own.response, OWN_LIMIT),
+    ]
     size = int(view.members[shown.row].sum())
     for place, near in enumerate(shown.near, start=1):
         other = view.told[near.row]
@@ -134,8 +170,9 @@ def neighbour_text(view: InspectView, shown: Neighbourhood) -> str:
             f"**{place}. {escape(other.uid)}**: J = {near.distance:.3f}, {near.shared} shared neurons of {size} and "
             f"{int(view.members[near.row].sum())}, {layer_text(near)}; s(x) = {view.counts[near.row]:,g}"
             f"{_standing(view, near.row)}",
-            _fenced(other.question, NEAR_LIMIT), _fenced(other.response, NEAR_LIMIT),
-        ]  # fmt: skip
+            _fenced(other.question, NEAR_LIMIT),
+            _fenced(other.response, NEAR_LIMIT),
+        ]
     return "\n\n".join(parts)
 
 
@@ -176,12 +213,16 @@ def console_text(view: InspectView, rows: Sequence[Row], folder: Path) -> str:
     """What `nopsd inspect` prints."""
     s = view.counts
     chosen = "" if view.selected is None else f", {int(view.selected.sum())} selected"
-    lines = [f"{len(view)} questions{chosen}; s(x) from {s.min():,.0f} to {s.max():,.0f}, median {np.median(s):,.0f}, "
-             f"of {sum(view.widths):,} neurons"]  # fmt: skip
+    lines = [
+        f"{len(view)} questions{chosen}; s(x) from {s.min():,.0f} to {s.max():,.0f}, median {np.median(s):,.0f}, "
+        f"of {sum(view.widths):,} neurons"
+    ]
     if view.overlap is not None:
         seen = view.overlap
-        lines.append(f"mean Jaccard distance {seen.pairs.mean():.3f} over {len(seen.rows)} questions "
-                     f"(chance {seen.chance:.3f}, within layers {seen.chance_by_layer:.3f})")  # fmt: skip
+        lines.append(
+            f"mean Jaccard distance {seen.pairs.mean():.3f} over {len(seen.rows)} questions "
+            f"(chance {seen.chance:.3f}, within layers {seen.chance_by_layer:.3f})"
+        )
     lines += ["", f"{'s(x) with':22} {'Pearson':26} {'Spearman':26} log length held fixed"]
     for row in rows:
         name = row.name + (" (labels)" if row.labelled else "")
@@ -190,6 +231,9 @@ def console_text(view: InspectView, rows: Sequence[Row], folder: Path) -> str:
     lines += ["", *view.notes]
     if view.correct is None:
         lines.append(NO_LABELS)
-    places = (("text", folder / f"{NAME}.md"), ("page", folder / f"{NAME}.html"),
-              ("board", f"tensorboard --logdir {folder / 'tb'}"))  # fmt: skip
+    places = (
+        ("text", folder / f"{NAME}.md"),
+        ("page", folder / f"{NAME}.html"),
+        ("board", f"tensorboard --logdir {folder / 'tb'}"),
+    )
     return "\n".join([*lines, *(f"{name:9} {place}" for name, place in places)])

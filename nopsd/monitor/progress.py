@@ -36,9 +36,13 @@ class StageProgress:
     """
 
     def __init__(
-        self, name: str, index: int, total_stages: int, stream: TextIO | None = None,
+        self,
+        name: str,
+        index: int,
+        total_stages: int,
+        stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._head = f"[{index}/{total_stages}] {name} ..."
         self._margin = " " * (len(f"[{index}/{total_stages}]") + 1)
         self._label = self._margin + name.split(":")[0]
@@ -90,9 +94,14 @@ class _Bar:
     def __init__(self, label: str, done: int, total: int, stream: TextIO, clock: Callable[[], float]) -> None:
         self.done, self.total = done, total
         self._bar = tqdm(
-            total=total, initial=done, desc=label, file=stream, leave=False, dynamic_ncols=True,
+            total=total,
+            initial=done,
+            desc=label,
+            file=stream,
+            leave=False,
+            dynamic_ncols=True,
             bar_format="{desc} {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} [{elapsed}, {remaining} left{postfix}]",
-        )  # fmt: skip
+        )
 
     def update(self, done: int, info: dict[str, Any]) -> None:
         if info:
@@ -122,8 +131,11 @@ class _Lines:
         self._told, self._told_done = now, done
         percent = 100 * done / self.total if self.total else 100
         shown = f", {_info(info)}" if info else ""
-        print(f"{self._label}: {done}/{self.total} ({percent:.0f} %){self._left(now)}{shown}",
-              file=self._stream, flush=True)  # fmt: skip
+        print(
+            f"{self._label}: {done}/{self.total} ({percent:.0f} %){self._left(now)}{shown}",
+            file=self._stream,
+            flush=True,
+        )
 
     def _left(self, now: float) -> str:
         made, spent = self.done - self._first, now - self._began

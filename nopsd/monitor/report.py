@@ -86,36 +86,57 @@ def _result(draft: Draft, inputs: ReportInputs) -> None:
     before, after = inputs.before, inputs.after
     if not before or not after:
         missing = "both models" if not before and not after else "the base model" if not before else "the trained model"
-        draft.text(f"*No before/after table: the evaluation of {missing} is not there. "
-                   "Questions without answers can't be evaluated.*")
+        draft.text(
+            f"*No before/after table: the evaluation of {missing} is not there. "
+            "Questions without answers can't be evaluated.*"
+        )
     else:
         draft.text(closing_table(before, after, inputs.pool_domain, style="markdown"))
     noted = observations(inputs)
     if noted:
         draft.text("\n".join(f"- {escape(line)}" for line in noted))
     if before or after:
-        draft.figure("accuracy", "Accuracy and calibration error by domain, with 95 % intervals.",
-                     figures.accuracy_figure(before, after, inputs.pool_domain), "")
+        draft.figure(
+            "accuracy",
+            "Accuracy and calibration error by domain, with 95 % intervals.",
+            figures.accuracy_figure(before, after, inputs.pool_domain),
+            "",
+        )
         pool = inputs.pool_domain
-        draft.figure("calibration", "Accuracy of the majority answer by its share; areas show how many questions.",
-                     figures.calibration_figure(before.get(pool), after.get(pool)),
-                     f"No calibration figure: {escape(pool) or 'the pool domain'} was not evaluated.")
+        draft.figure(
+            "calibration",
+            "Accuracy of the majority answer by its share; areas show how many questions.",
+            figures.calibration_figure(before.get(pool), after.get(pool)),
+            f"No calibration figure: {escape(pool) or 'the pool domain'} was not evaluated.",
+        )
         draft.text("### All metrics", _metrics_table(before, after))
 
 
 def _metrics_table(before: Mapping[str, DomainResult], after: Mapping[str, DomainResult]) -> str:
-    sides = [(d, name, side[d]) for d in {**before, **after} for name, side in (("before", before), ("after", after))
-             if d in side]
+    sides = [
+        (d, name, side[d])
+        for d in {**before, **after}
+        for name, side in (("before", before), ("after", after))
+        if d in side
+    ]
     passes = sorted({m for _, _, r in sides for m in r.metrics if m.startswith("pass@")}, key=lambda m: int(m[5:]))
     columns: list[tuple[str, str, Callable[[float], str]]] = [
-        ("questions", "questions", lambda v: f"{v:.0f}"), ("avg", "Avg %", _percent), ("maj", "maj %", _percent),
-        ("maj_minus_avg", "maj−Avg", _percent), *((p, f"{p} %", _percent) for p in passes),
-        ("ece", "ECE", lambda v: f"{v:.3f}"), ("confidence", "confidence", lambda v: f"{v:.3f}"),
-        ("distinct_answers", "distinct", lambda v: f"{v:.2f}"), ("mean_length", "length", lambda v: f"{v:.1f}"),
-        ("unparsed", "unparsed %", _percent), ("truncated", "cut %", _percent),
-    ]  # fmt: skip
-    rows = [[escape(d), name, *(show(r.metrics[key]) if key in r.metrics else "–" for key, _, show in columns)]
-            for d, name, r in sides]
+        ("questions", "questions", lambda v: f"{v:.0f}"),
+        ("avg", "Avg %", _percent),
+        ("maj", "maj %", _percent),
+        ("maj_minus_avg", "maj−Avg", _percent),
+        *((p, f"{p} %", _percent) for p in passes),
+        ("ece", "ECE", lambda v: f"{v:.3f}"),
+        ("confidence", "confidence", lambda v: f"{v:.3f}"),
+        ("distinct_answers", "distinct", lambda v: f"{v:.2f}"),
+        ("mean_length", "length", lambda v: f"{v:.1f}"),
+        ("unparsed", "unparsed %", _percent),
+        ("truncated", "cut %", _percent),
+    ]
+    rows = [
+        [escape(d), name, *(show(r.metrics[key]) if key in r.metrics else "–" for key, _, show in columns)]
+        for d, name, r in sides
+    ]
     return markdown_table(["domain", "", *(label for _, label, _ in columns)], rows)
 
 
@@ -125,8 +146,10 @@ def _training(draft: Draft, inputs: ReportInputs) -> None:
     if not rows:
         draft.text("*No training log: the train stage has not run.*")
         return
-    draft.text(f"{len(rows)} steps logged, {rows[0]['step']} to {rows[-1]['step']}. "
-               "Thin lines are single steps, thick ones running means.")
+    draft.text(
+        f"{len(rows)} steps logged, {rows[0]['step']} to {rows[-1]['step']}. "
+        "Thin lines are single steps, thick ones running means."
+    )
     draft.figure("loss", "Loss and divergences on the student's own responses.", figures.loss_figure(rows), "")
     draft.figure("entropy", "Entropies on the student's own responses.", figures.entropy_figure(rows), "")
     draft.figure("length", "Length of the training responses.", figures.length_figure(rows), "")
@@ -139,17 +162,24 @@ def _neurons(draft: Draft, inputs: ReportInputs) -> None:
     if pool is not None and len(pool.counts) and not len(figures_pool.known_correct(pool)[0]):
         other = "the majority answer's share and length" if pool.agreement is not None else "length"
         draft.text(f"*The pool's answers are not known: the neuron count is shown against {other} only.*")
-    draft.figure("neuron_count", "Unique activated neurons of the zero-shot response, s(x).",
-                 figures_pool.neuron_count_figure(pool),
-                 "No neuron counts: the neurons stage has not run, or nothing in this run goes by them.")
+    draft.figure(
+        "neuron_count",
+        "Unique activated neurons of the zero-shot response, s(x).",
+        figures_pool.neuron_count_figure(pool),
+        "No neuron counts: the neurons stage has not run, or nothing in this run goes by them.",
+    )
 
 
 def _selection(draft: Draft, inputs: ReportInputs) -> None:
     draft.text("## Selection")
     pool = inputs.pool
     what = "Neuron counts and lengths" if pool is not None and len(pool.counts) else "Lengths"
-    draft.figure("selection", f"{what} of selected and other questions.",
-                 figures_pool.selection_figure(pool), "No selection: the select stage has not run.")
+    draft.figure(
+        "selection",
+        f"{what} of selected and other questions.",
+        figures_pool.selection_figure(pool),
+        "No selection: the select stage has not run.",
+    )
     if pool is not None and len(pool.lengths):
         draft.text(_selection_table(pool))
 
@@ -175,9 +205,12 @@ def _mean(values: Sequence[Any], mask: np.ndarray, form: str) -> str:
 
 def _demonstrations(draft: Draft, inputs: ReportInputs) -> None:
     draft.text("## Demonstrations")
-    draft.figure("demonstrations", "Jaccard distance between a selected question's neuron set and its demonstrations'.",
-                 figures_pool.demo_figure(inputs.demos),
-                 "No distances: there is no selection yet, or its retriever measures none.")
+    draft.figure(
+        "demonstrations",
+        "Jaccard distance between a selected question's neuron set and its demonstrations'.",
+        figures_pool.demo_figure(inputs.demos),
+        "No distances: there is no selection yet, or its retriever measures none.",
+    )
 
 
 def _provenance(draft: Draft, inputs: ReportInputs) -> None:

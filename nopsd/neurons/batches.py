@@ -103,8 +103,9 @@ def common_turns(bundles: Sequence[Bundle], open_bundles: Sequence[int], kept: S
     """Turns if all ranks score every open bundle together, and this one keeps the sets of `kept`."""
     return [
         Turn(number, batch, number in kept, batch == bundles[number][-1], len(batch))
-        for number in open_bundles for batch in bundles[number]
-    ]  # fmt: skip
+        for number in open_bundles
+        for batch in bundles[number]
+    ]
 
 
 def input_ids(rollouts: Sequence[Rollout], batch: Batch) -> torch.Tensor:

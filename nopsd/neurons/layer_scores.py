@@ -56,9 +56,12 @@ class _Piece:
 
 
 def layer_scores(
-    activity: LayerActivity, rows: Sequence[ScoredRow], directions_UH: torch.Tensor, chunk: int,
+    activity: LayerActivity,
+    rows: Sequence[ScoredRow],
+    directions_UH: torch.Tensor,
+    chunk: int,
     share: Share = EVERYTHING,
-) -> Iterator[Scores]:  # fmt: skip
+) -> Iterator[Scores]:
     """Yield (index into `rows`, response position of S's first row, S [C, W] float32, columns [C, W] int64 or None).
 
     `directions_UH`: float32 unembedding rows of the distinct tokens. `columns`: the neuron's number in the layer,

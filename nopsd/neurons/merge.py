@@ -55,9 +55,7 @@ def levels(scores: torch.Tensor) -> torch.Tensor:
     return torch.where(bits >= _SIGN, bits ^ _ALL, bits | _SIGN)
 
 
-def _by_bisection(
-    entries: Entries, n: int, rows: int, limit: int, ranks: CountingRanks, ordered: bool
-) -> torch.Tensor:
+def _by_bisection(entries: Entries, n: int, rows: int, limit: int, ranks: CountingRanks, ordered: bool) -> torch.Tensor:
     level = levels(entries.scores)
     least, above, enough = _nth_level(entries.rows, level, n, rows, ranks)
     crowded = enough > n  # of these rows not all ties fit
@@ -116,9 +114,7 @@ def _lowest_by_search(ties: Entries, room: torch.Tensor, limit: int, ranks: Coun
     return ties.keys < bound[ties.rows]
 
 
-def _by_gathering(
-    entries: Entries, n: int, rows: int, limit: int, ranks: CountingRanks, ordered: bool
-) -> torch.Tensor:
+def _by_gathering(entries: Entries, n: int, rows: int, limit: int, ranks: CountingRanks, ordered: bool) -> torch.Tensor:
     parts = gather_entries(entries, rows, limit, ranks)
     row = torch.cat([p.rows for p in parts])
     key = torch.cat([p.keys for p in parts])

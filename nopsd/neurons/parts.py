@@ -29,9 +29,7 @@ class PartFolder:
         seen = torch.tensor([self.path(b).exists() for b in range(bundles)], dtype=torch.uint8)
         holders = torch.stack(ranks.gather(seen)) if bundles else torch.zeros(ranks.world, 0)
         # Turned so that on a shared disk, where all ranks see all parts, each reads its share.
-        return [
-            next((r for r in _turned(ranks.world, b) if holders[r, b]), None) for b in range(bundles)
-        ]
+        return [next((r for r in _turned(ranks.world, b) if holders[r, b]), None) for b in range(bundles)]
 
     def clear(self) -> None:
         """Remove these parts, and what other work left beside them."""
@@ -51,22 +49,31 @@ class Parts(PartFolder):
         scores = np.zeros((len(samples), max([0, *map(len, ids)])), dtype=np.float32)
         for target, sample in zip(scores, samples):
             target[: len(sample.scores)] = sample.scores.numpy()
-        write_arrays(self.path(bundle), {"bundle": bundle}, {
-            "index": np.array(indices, dtype=np.int64), "count": np.array([s.count for s in samples], dtype=np.float64),
-            "ids": pack_ids(ids), "scores": scores, "size": np.array([len(i) for i in ids], dtype=np.int64),
-            "histogram": np.stack([s.histogram.numpy() for s in samples]),
-        })  # fmt: skip
+        write_arrays(
+            self.path(bundle),
+            {"bundle": bundle},
+            {
+                "index": np.array(indices, dtype=np.int64),
+                "count": np.array([s.count for s in samples], dtype=np.float64),
+                "ids": pack_ids(ids),
+                "scores": scores,
+                "size": np.array([len(i) for i in ids], dtype=np.int64),
+                "histogram": np.stack([s.histogram.numpy() for s in samples]),
+            },
+        )
 
     def read(self, bundle: int) -> dict[int, SampleSets]:
         """Sets by rollout number."""
         _, a = read_arrays(self.path(bundle))
         return {
             int(index): SampleSets(
-                float(a["count"][row]), torch.from_numpy(a["ids"][row, : a["size"][row]].astype(np.int64)),
-                torch.from_numpy(a["scores"][row, : a["size"][row]]), torch.from_numpy(a["histogram"][row]),
+                float(a["count"][row]),
+                torch.from_numpy(a["ids"][row, : a["size"][row]].astype(np.int64)),
+                torch.from_numpy(a["scores"][row, : a["size"][row]]),
+                torch.from_numpy(a["histogram"][row]),
             )
             for row, index in enumerate(a["index"])
-        }  # fmt: skip
+        }
 
 
 def _turned(world: int, start: int) -> list[int]:

@@ -102,9 +102,7 @@ def _sets(best_SM: torch.Tensor, sizes: SetSizes, samples: int, merger: Merger, 
     return [sample_sets(float(count), ids, scores, sizes) for count, ids, scores in by_sample]
 
 
-def _maxima(
-    groups: torch.Tensor, ids: torch.Tensor, scores: torch.Tensor, count: int, sizes: SetSizes
-) -> torch.Tensor:
+def _maxima(groups: torch.Tensor, ids: torch.Tensor, scores: torch.Tensor, count: int, sizes: SetSizes) -> torch.Tensor:
     """[count, M] float32: each neuron's greatest score in the group, -inf where it has none."""
     best = torch.full((count * sizes.neurons,), NONE, device=scores.device)
     best.scatter_reduce_(0, groups * sizes.neurons + ids, scores, "amax")

@@ -37,9 +37,18 @@ class Scorer:
     """
 
     def __init__(
-        self, engine: Any, sites: NeuronSites, sizes: SetSizes, value: str, align: str, ranks: Ranks,
-        *, shard: str = "sample", topk_search: str = "bisect", traffic: Traffic | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        engine: Any,
+        sites: NeuronSites,
+        sizes: SetSizes,
+        value: str,
+        align: str,
+        ranks: Ranks,
+        *,
+        shard: str = "sample",
+        topk_search: str = "bisect",
+        traffic: Traffic | None = None,
+    ) -> None:
         self.engine, self.sites, self.sizes = engine, sites, sizes
         self.ranks = CountingRanks.over(ranks, Traffic() if traffic is None else traffic)
         self.value = value

@@ -102,9 +102,16 @@ def load_rank_neurons(folder: str | Path, ranks: Ranks) -> NeuronSets:
     whole = load_neurons(folder)
     rows = slice(ranks.rank, None, ranks.world)
     return NeuronSets(
-        whole.uids[rows], whole.counts[rows], whole.ids[rows], whole.scores[rows], whole.lengths[rows],
-        whole.truncated[rows], whole.histogram[rows], whole.header, whole.agreement[rows],
-    )  # fmt: skip
+        whole.uids[rows],
+        whole.counts[rows],
+        whole.ids[rows],
+        whole.scores[rows],
+        whole.lengths[rows],
+        whole.truncated[rows],
+        whole.histogram[rows],
+        whole.header,
+        whole.agreement[rows],
+    )
 
 
 def _take_turns(
@@ -152,11 +159,16 @@ def _collect(
     histogram = np.array([m.histogram.numpy() for m in merged], dtype=np.int32).reshape(-1, sizes.layers)
     width = sizes.k if sizes.mode == "pairs" else 0
     return NeuronSets(
-        uids, np.array([m.count for m in merged], dtype=np.float32), pack_ids([m.ids.numpy() for m in merged], width),
-        pack_scores([m.scores.numpy() for m in merged], width), np.array(lengths, dtype=np.int32),
-        np.array([any(rollouts[i].truncated for i in group) for group in indices], dtype=bool), histogram, header,
+        uids,
+        np.array([m.count for m in merged], dtype=np.float32),
+        pack_ids([m.ids.numpy() for m in merged], width),
+        pack_scores([m.scores.numpy() for m in merged], width),
+        np.array(lengths, dtype=np.int32),
+        np.array([any(rollouts[i].truncated for i in group) for group in indices], dtype=bool),
+        histogram,
+        header,
         np.array([agreement(samples) for samples in several], dtype=np.float32),
-    )  # fmt: skip
+    )
 
 
 def _header(
@@ -170,9 +182,13 @@ def _header(
     thinking = None if config.include_thinking or think_ids is None else list(think_ids)
     settings = {**to_plain(config), "per_layer": sizes.per_layer, "k": sizes.k}
     return {
-        "format": 3, "model": model_hash, "rollouts": _rollouts_hash(rollouts), "widths": list(sizes.widths),
-        "think_ids": thinking, **settings,
-    }  # fmt: skip
+        "format": 3,
+        "model": model_hash,
+        "rollouts": _rollouts_hash(rollouts),
+        "widths": list(sizes.widths),
+        "think_ids": thinking,
+        **settings,
+    }
 
 
 def _rollouts_hash(rollouts: Sequence[Rollout]) -> str:

@@ -68,11 +68,20 @@ def rank_file(folder: Path, rank: int) -> Path:
 
 def write_neurons(path: Path, neurons: NeuronSets) -> None:
     """Write one rank's file, atomically."""
-    write_arrays(path, neurons.header, {
-        "uid": np.array(neurons.uids, dtype=np.str_), "s": neurons.counts, "ids": neurons.ids,
-        "scores": neurons.scores, "len": neurons.lengths, "truncated": neurons.truncated,
-        "histogram": neurons.histogram, "agreement": neurons.agreement,
-    })  # fmt: skip
+    write_arrays(
+        path,
+        neurons.header,
+        {
+            "uid": np.array(neurons.uids, dtype=np.str_),
+            "s": neurons.counts,
+            "ids": neurons.ids,
+            "scores": neurons.scores,
+            "len": neurons.lengths,
+            "truncated": neurons.truncated,
+            "histogram": neurons.histogram,
+            "agreement": neurons.agreement,
+        },
+    )
 
 
 def read_neurons(path: Path) -> NeuronSets:
@@ -80,8 +89,9 @@ def read_neurons(path: Path) -> NeuronSets:
     header, a = read_arrays(path)
     missing = sorted(set(_ARRAYS) - set(a))
     if missing:
-        raise ArtefactError(f"{path} has no {', '.join(missing)} (another version wrote it): delete it and run the "
-                            "neurons stage again")
+        raise ArtefactError(
+            f"{path} has no {', '.join(missing)} (another version wrote it): delete it and run the neurons stage again"
+        )
     uid, counts, ids, scores, lengths, truncated, histogram, agreement = (a[name] for name in _ARRAYS)
     return NeuronSets([str(u) for u in uid], counts, ids, scores, lengths, truncated, histogram, header, agreement)
 
@@ -116,10 +126,16 @@ def join(parts: Sequence[NeuronSets], where: str) -> NeuronSets:
         return np.concatenate([getattr(part, name) for part in parts])[order]
 
     return NeuronSets(
-        ordered, stacked("counts"), np.concatenate([_widen(p.ids, width, -1) for p in parts])[order],
-        np.concatenate([_widen(p.scores, width, 0) for p in parts])[order], stacked("lengths"), stacked("truncated"),
-        stacked("histogram"), parts[0].header, stacked("agreement"),
-    )  # fmt: skip
+        ordered,
+        stacked("counts"),
+        np.concatenate([_widen(p.ids, width, -1) for p in parts])[order],
+        np.concatenate([_widen(p.scores, width, 0) for p in parts])[order],
+        stacked("lengths"),
+        stacked("truncated"),
+        stacked("histogram"),
+        parts[0].header,
+        stacked("agreement"),
+    )
 
 
 def write_arrays(path: Path, header: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
@@ -157,5 +173,7 @@ def _refuse_other_header(first: Path, wanted: dict[str, Any], path: Path, found:
     differing = sorted(k for k in {*wanted, *found} if wanted.get(k) != found.get(k))
     if differing:
         shown = "; ".join(f"{k}: {wanted.get(k)} and {found.get(k)}" for k in differing[:4])
-        raise ArtefactError(f"{first.name} and {path.name} in {path.parent} were made differently ({shown}): "
-                            "delete the folder and run the neurons stage again")
+        raise ArtefactError(
+            f"{first.name} and {path.name} in {path.parent} were made differently ({shown}): "
+            "delete the folder and run the neurons stage again"
+        )

@@ -39,12 +39,15 @@ SHARED = ("data", "rollout", "evaluate_base", "neurons", "signals", "select")
 
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
-        prog="nopsd compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog="nopsd compare",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="nopsd compare --preset lab --sources biology,chemistry --methods nopsd,ttrl --seeds 0,1,2",
-    )  # fmt: skip
+    )
     top.add_argument("overrides", nargs="*", metavar="key=value", help="settings of every run")
-    top.add_argument("--plan", metavar="FILE",
-                     help="YAML; flags win over it and pick of its rows (keys: nopsd/compare/plan.py)")  # fmt: skip
+    top.add_argument(
+        "--plan", metavar="FILE", help="YAML; flags win over it and pick of its rows (keys: nopsd/compare/plan.py)"
+    )
     top.add_argument("--preset", help="of every run")
     top.add_argument("--folder", help="where everything goes (default runs/compare)")
     top.add_argument("--sources", type=_names, metavar="A,B", help="domains to train on")
@@ -52,11 +55,21 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--methods", type=_names, metavar="A,B", help=f"of {', '.join(METHODS)}")
     top.add_argument("--seeds", type=lambda text: [int(part) for part in _names(text)], metavar="0,1")
     top.add_argument("--vary", choices=("seed", "train.seed"), help="what a seed seeds: everything, or training alone")
-    top.add_argument("--also", action="append", default=[], metavar="NAME=CHECKPOINT",
-                     help="evaluate this checkpoint too; METHOD@SOURCE=CHECKPOINT puts it into a row")  # fmt: skip
+    top.add_argument(
+        "--also",
+        action="append",
+        default=[],
+        metavar="NAME=CHECKPOINT",
+        help="evaluate this checkpoint too; METHOD@SOURCE=CHECKPOINT puts it into a row",
+    )
     top.add_argument("--entropy", choices=("shannon", "topk20", "nll"), help="estimator of Table 6")
-    top.add_argument("--no-diagnostics", dest="diagnostics", action="store_const", const=False,
-                     help="leave out Tables 5 and 6, which sample more")  # fmt: skip
+    top.add_argument(
+        "--no-diagnostics",
+        dest="diagnostics",
+        action="store_const",
+        const=False,
+        help="leave out Tables 5 and 6, which sample more",
+    )
     return top
 
 
@@ -176,9 +189,11 @@ def run_member(member: Member, runs: Sequence[Member], keeper: Keeper) -> bool:
             print("      finished before", flush=True)
             return False
         taken = adopt(
-            session.run, others, [(s.name, s.reads) for s in stages if s.name in SHARED],
+            session.run,
+            others,
+            [(s.name, s.reads) for s in stages if s.name in SHARED],
             lambda name: fingerprint(session, STAGE_BY_NAME[name]),
-        )  # fmt: skip
+        )
         if taken:
             print(f"      shared with another run: {', '.join(taken)}", flush=True)
         runner.bring_up(session, stages, None)

@@ -122,19 +122,24 @@ def judged(
     """All checks on what the hosts said."""
     said, slots, on_gpu = found.facts, {host.name: host.slots for host in hosts}, device() == "cuda"
     findings = [
-        *checks.versions(said), *checks.clocks(said, asked_at), *checks.names(said), *checks.ports(said),
+        *checks.versions(said),
+        *checks.clocks(said, asked_at),
+        *checks.names(said),
+        *checks.ports(said),
         *checks.shared_folder({name: said[name] for name in slots if name in said}, token),
         *checks.devices(said, slots, on_gpu),
-    ]  # fmt: skip
+    ]
     if found.needs is None:  # no model was found, which has been said
         return findings
     a_rank, kept = found.needs.total, config.train.keep_checkpoints + config.train.keep_best
     saved = sum({**found.needs.device, **found.needs.host}.get(part, 0) for part in CHECKPOINT_PARTS)
     needed = world_size(hosts) * saved * (kept + 1)  # one more is written before the oldest goes
     return [
-        *findings, *checks.model(said), *checks.disk(said, needed),
+        *findings,
+        *checks.model(said),
+        *checks.disk(said, needed),
         *checks.memory(said, slots, a_rank, sum(found.needs.host.values()), on_gpu),
-    ]  # fmt: skip
+    ]
 
 
 def look_at_links(names: Sequence[str], found: Diagnosis) -> None:

@@ -77,11 +77,14 @@ def dry_run(config: Config, command: str = "run") -> tuple[str, int]:
         found.needs = needs_of(config, shape, ranks, *engines)
         found.findings.append(_fit(config, found.needs))
     parts = [
-        _heading(config, command), _stage_lines(config, stages, counts),
+        _heading(config, command),
+        _stage_lines(config, stages, counts),
         table.memory_text(found.needs, ranks, None) if found.needs else "",
-        _listed("to be fetched:", found.fetched), _listed("to be provided by you:", found.wanted),
-        table.as_text(found.findings), table.summary(found.findings),
-    ]  # fmt: skip
+        _listed("to be fetched:", found.fetched),
+        _listed("to be provided by you:", found.wanted),
+        table.as_text(found.findings),
+        table.summary(found.findings),
+    ]
     return "\n\n".join(part for part in parts if part), table.exit_code(found.findings)
 
 

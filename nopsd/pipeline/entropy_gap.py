@@ -61,9 +61,16 @@ def bring_up(session: Session, place: tuple[int, int] = (1, 1)) -> None:
         runner.record_run(session)
         dist, root = session.config.dist, session.run.root
         launch_stage(
-            NAME, root / "config.yaml", make_plan(session.config, root), dist.threads, session.log_path(NAME),
-            session.server_environment(), progress, patience_s=dist.timeout_s, heartbeat_s=dist.heartbeat_s,
-        )  # fmt: skip
+            NAME,
+            root / "config.yaml",
+            make_plan(session.config, root),
+            dist.threads,
+            session.log_path(NAME),
+            session.server_environment(),
+            progress,
+            patience_s=dist.timeout_s,
+            heartbeat_s=dist.heartbeat_s,
+        )
 
 
 def read_gap(root: Path) -> dict[str, EntropyGap]:
@@ -71,10 +78,11 @@ def read_gap(root: Path) -> dict[str, EntropyGap]:
     from nopsd.evaluation.bootstrap import Interval
 
     return {
-        name: EntropyGap(row["questions"], row["student"], row["teacher"],
-                         Interval(row["gap"], row["low"], row["high"]))
+        name: EntropyGap(
+            row["questions"], row["student"], row["teacher"], Interval(row["gap"], row["low"], row["high"])
+        )
         for name, row in read_json(root / NAME / FILE).items()
-    }  # fmt: skip
+    }
 
 
 def shown(gaps: Mapping[str, EntropyGap]) -> str:
@@ -123,10 +131,15 @@ def sample_teacher(
 
     prompts = teacher_prompts(session, list(uids), questions)
     sample_demonstrated(
-        [questions[uid] for uid in uids], [prompts[uid].ids for uid in uids],
-        session.client_holding(session.model.path, version=0), config.rollout_zs, config.rollout_zs.n, config.seed,
-        folder / "teacher", tell,
-    )  # fmt: skip
+        [questions[uid] for uid in uids],
+        [prompts[uid].ids for uid in uids],
+        session.client_holding(session.model.path, version=0),
+        config.rollout_zs,
+        config.rollout_zs.n,
+        config.seed,
+        folder / "teacher",
+        tell,
+    )
     return True
 
 
@@ -137,14 +150,22 @@ def entropies(
     assert session.ranks is not None
     signal = session.config.signal
     tokens = [[r.uid, r.sample, r.prompt_ids, r.response_ids] for r in rollouts]
-    made_from = {"model": session.model.hash, "tokens": tokens, "batch": signal.max_batch_tokens,
-                 "chunk": signal.logit_chunk}  # fmt: skip
+    made_from = {
+        "model": session.model.hash,
+        "tokens": tokens,
+        "batch": signal.max_batch_tokens,
+        "chunk": signal.logit_chunk,
+    }
     shared = share(
-        rollouts, signal.max_batch_tokens, PartFolder(folder, sha256_json(made_from)),
-        lambda batch: observer.entropies(rollouts, batch), observer.idle,
-        {name: np.zeros(0, dtype=np.float32) for name in ESTIMATORS}, session.ranks,
+        rollouts,
+        signal.max_batch_tokens,
+        PartFolder(folder, sha256_json(made_from)),
+        lambda batch: observer.entropies(rollouts, batch),
+        observer.idle,
+        {name: np.zeros(0, dtype=np.float32) for name in ESTIMATORS},
+        session.ranks,
         None if progress is None else lambda done: progress(done, len(rollouts)),
-    )  # fmt: skip
+    )
     return {name: shared.take(name) for name in ESTIMATORS}
 
 
@@ -178,14 +199,29 @@ class EntropyObserver(Observer):
 
 def as_row(gap: EntropyGap) -> dict[str, Any]:
     return {
-        "questions": gap.questions, "student": gap.student, "teacher": gap.teacher, "gap": gap.gap.value,
-        "low": gap.gap.low, "high": gap.gap.high,
-    }  # fmt: skip
+        "questions": gap.questions,
+        "student": gap.student,
+        "teacher": gap.teacher,
+        "gap": gap.gap.value,
+        "low": gap.gap.low,
+        "high": gap.gap.high,
+    }
 
 
 GAP = Stage(
-    NAME, "entropies of student and teacher on their own samples", work, ("data", "rollout", "select"),
-    ("rollout_zs", "context", "prompt", "signal.max_batch_tokens", "signal.logit_chunk", "model.dtype", "server.dtype",
-     "eval.bootstrap"),
+    NAME,
+    "entropies of student and teacher on their own samples",
+    work,
+    ("data", "rollout", "select"),
+    (
+        "rollout_zs",
+        "context",
+        "prompt",
+        "signal.max_batch_tokens",
+        "signal.logit_chunk",
+        "model.dtype",
+        "server.dtype",
+        "eval.bootstrap",
+    ),
     True,
-)  # fmt: skip
+)

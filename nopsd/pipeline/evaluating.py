@@ -77,9 +77,13 @@ def folder_name(path: str, model_hash: str) -> str:
 
 
 def evaluate_model(
-    session: Session, run: RunFolder, stage: str, tests: Tests, client: Callable[[], RolloutService],
+    session: Session,
+    run: RunFolder,
+    stage: str,
+    tests: Tests,
+    client: Callable[[], RolloutService],
     place: tuple[int, int] = (1, 1),
-) -> Evaluation:  # fmt: skip
+) -> Evaluation:
     """Sample and judge `tests` with the model of `session`, whose weights the servers of `client()` hold. What is
     there is read again; `client` is called only to sample. `place`: the number, of how many, that progress shows."""
     config = session.config
@@ -95,15 +99,24 @@ def evaluate_model(
         check_prompts(config, session.renderer, questions, config.eval.max_new, "eval.max_new")
         prompts = [session.renderer.student(q) for q in questions]
         rollouts = run_rollouts(
-            questions, prompts, _Lazily(client), eval_sampling(config.eval), config.eval.seed or config.seed, folder,
-            None, progress,
-        )  # fmt: skip
+            questions,
+            prompts,
+            _Lazily(client),
+            eval_sampling(config.eval),
+            config.eval.seed or config.seed,
+            folder,
+            None,
+            progress,
+        )
         think_open = leaves_think_open(session.tokenizer.decode(session.renderer.suffix(questions[0])))
         results = evaluate_policy(config, NAME, tests, rollouts, folder, think_open)
         write_harness_logs(
-            folder / "lm_eval", config.model.path, as_evaluated(session, tests, results, rollouts), config.eval,
+            folder / "lm_eval",
+            config.model.path,
+            as_evaluated(session, tests, results, rollouts),
+            config.eval,
             time.monotonic() - started,
-        )  # fmt: skip
+        )
         run.commit(stage, made)
     return Evaluation(folder, results)
 
@@ -113,10 +126,14 @@ def made_from(session: Session, tests: Tests) -> dict[str, Any]:
     config = session.config
     plain_config = to_plain(config)
     return {
-        "model": session.model.hash, "seed": config.seed, "eval": plain_config["eval"],
-        "prompt": plain_config["prompt"], "model.dtype": config.model.dtype, "server.dtype": config.server.dtype,
+        "model": session.model.hash,
+        "seed": config.seed,
+        "eval": plain_config["eval"],
+        "prompt": plain_config["prompt"],
+        "model.dtype": config.model.dtype,
+        "server.dtype": config.server.dtype,
         "tests": questions_hash(q for domain in tests.values() for q in domain),
-    }  # fmt: skip
+    }
 
 
 class _Lazily:

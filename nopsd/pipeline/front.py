@@ -40,8 +40,9 @@ SERVER_LOST = re.compile(r"no rollout server is left|holds policy version|weight
 
 
 def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(prog="nopsd launch", description=__doc__,
-                                  formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    top = argparse.ArgumentParser(
+        prog="nopsd launch", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     top.add_argument("target", choices=TARGETS, metavar="run|STAGE")
     top.add_argument("overrides", nargs="*", metavar="key=value")
     top.add_argument("--hostfile", help="lines `HOST slots=N` (dist.hostfile)")

@@ -113,9 +113,12 @@ def selected_pool(member: Member, keeper: Keeper) -> None:
         questions = with_known_answers(member.config, [q for q in session.pool if q.uid in chosen])
         if questions:
             evaluate_model(
-                session, RunFolder(session.run.root / SELECTED), "base", {member.config.data.domain: questions},
+                session,
+                RunFolder(session.run.root / SELECTED),
+                "base",
+                {member.config.data.domain: questions},
                 lambda: session.client_holding(session.model.path, version=0),
-            )  # fmt: skip
+            )
 
 
 def gap(member: Member, keeper: Keeper) -> None:

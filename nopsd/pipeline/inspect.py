@@ -65,15 +65,20 @@ def inspection(session: Session, questions: Sequence[str] = (), correct: Path | 
         title=f"{run.root.name}: {len(neurons.uids)} scored questions",
         told=[_told(uid, pool, rollouts) for uid in neurons.uids],
         domains=[pool[uid].domain if uid in pool else "pool" for uid in neurons.uids],
-        counts=neurons.counts.astype(float), lengths=neurons.lengths, members=neurons.histogram, widths=widths,
-        truncated=neurons.truncated, selected=selected, threshold=threshold,
+        counts=neurons.counts.astype(float),
+        lengths=neurons.lengths,
+        members=neurons.histogram,
+        widths=widths,
+        truncated=neurons.truncated,
+        selected=selected,
+        threshold=threshold,
         signals=label_free_signals(session, neurons, pool, rollouts, notes),
         correct=None if correct_file is None else read_correct(correct_file, neurons.uids),
         correct_from="" if correct_file is None else str(correct_file),
         overlap=overlap(neurons.ids, neurons.histogram, widths, seed=config.seed),
         neighbourhoods=[Neighbourhood(row, why, found) for (row, why), found in zip(shown, near)],
         notes=notes,
-    )  # fmt: skip
+    )
 
 
 def read_sets(run: RunFolder) -> NeuronSets:
@@ -99,7 +104,10 @@ def question_rows(neurons: NeuronSets, asked: Sequence[str]) -> list[tuple[int, 
 
 
 def label_free_signals(
-    session: Session, neurons: NeuronSets, pool: Mapping[str, Question], rollouts: Mapping[str, Sequence[Rollout]],
+    session: Session,
+    neurons: NeuronSets,
+    pool: Mapping[str, Question],
+    rollouts: Mapping[str, Sequence[Rollout]],
     notes: list[str],
 ) -> dict[str, Array]:
     """Columns [N] of confidence: the signals stage's, the neurons artefact's agreement, and the majority answer's

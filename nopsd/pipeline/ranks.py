@@ -57,12 +57,16 @@ def base_engine(session: Session) -> Any:
     """The frozen base model, sharded over the ranks."""
     config, dtype = session.config, session.config.model.dtype
     ds_config = load_ds_config(
-        config.dist.teacher_config, "teacher", ds_device(), config.train.micro, 1, config.train.clip, dtype,
+        config.dist.teacher_config,
+        "teacher",
+        ds_device(),
+        config.train.micro,
+        1,
+        config.train.clip,
+        dtype,
         host=host_values(config.dist),
-    )  # fmt: skip
-    return load_frozen(
-        str(session.model.path), dtype, ds_config, config.model.trust_remote_code, config.model.revision
     )
+    return load_frozen(str(session.model.path), dtype, ds_config, config.model.trust_remote_code, config.model.revision)
 
 
 def ds_device() -> str:
@@ -88,9 +92,17 @@ def compute_signals(session: Session, folder: Path, progress: Progress) -> None:
     if columns & FROM_FORWARD:
         reference = reference_examples(session) if "nait" in columns else []
         found |= forward_columns(
-            base_engine(session), rollouts, columns, config.signal, ranks, folder, progress,
-            model_hash=session.model.hash, value=config.neuron.value, reference=reference,
-        )  # fmt: skip
+            base_engine(session),
+            rollouts,
+            columns,
+            config.signal,
+            ranks,
+            folder,
+            progress,
+            model_hash=session.model.hash,
+            value=config.neuron.value,
+            reference=reference,
+        )
     uids = sorted({r.uid for r in rollouts}) if columns else []
     signals = Signals(uids, found, {"format": 1, "columns": sorted(columns)})
     if "belief_shift" in columns:
@@ -122,10 +134,15 @@ def demonstrated_answers(session: Session, signals: Signals, ranks: Ranks, folde
 
         prompts = teacher_prompts(session, signals.uids, questions, contexts)
         rollouts = sample_demonstrated(
-            [questions[uid] for uid in signals.uids], [prompts[uid].ids for uid in signals.uids],
-            session.client_holding(session.model.path, version=0), config.rollout_zs, config.signal.belief_samples,
-            config.seed, folder / "belief", tell,
-        )  # fmt: skip
+            [questions[uid] for uid in signals.uids],
+            [prompts[uid].ids for uid in signals.uids],
+            session.client_holding(session.model.path, version=0),
+            config.rollout_zs,
+            config.signal.belief_samples,
+            config.seed,
+            folder / "belief",
+            tell,
+        )
         return answers_of(rollouts, questions, session.think_open)
 
     return from_main_showing_signs(ranks, sample)
@@ -137,10 +154,16 @@ def contexts_without_selection(
     """Demonstrations of these pool questions by `context`, whatever was selected. Collective."""
     dist, pool = session.config.dist, session.pool
     return contexts_for(
-        uids, rank_neurons(session, ranks), {q.uid: question_text(q) for q in pool},
-        context, ranks, exchange=dist.context_exchange, domains={q.uid: q.domain for q in pool},
-        signals=signals if signals.columns else None, block_mib=dist.block_mib,
-    )  # fmt: skip
+        uids,
+        rank_neurons(session, ranks),
+        {q.uid: question_text(q) for q in pool},
+        context,
+        ranks,
+        exchange=dist.context_exchange,
+        domains={q.uid: q.domain for q in pool},
+        signals=signals if signals.columns else None,
+        block_mib=dist.block_mib,
+    )
 
 
 def rank_neurons(session: Session, ranks: Ranks) -> NeuronSets:
@@ -172,9 +195,12 @@ def select_contexts(session: Session, folder: Path, progress: Progress) -> None:
 
 
 def teacher_prompts(
-    session: Session, selected: list[str], questions: dict[str, Question], contexts: Contexts | None = None,
+    session: Session,
+    selected: list[str],
+    questions: dict[str, Question],
+    contexts: Contexts | None = None,
     ask: bool = True,
-) -> dict[str, TeacherPrompt]:  # fmt: skip
+) -> dict[str, TeacherPrompt]:
     """Each selected question's prompt with its neighbours' own answers as demonstrations (SPEC §5); `contexts`: else
     those of the select stage; `ask=False`: the demonstrations without the question."""
     config = session.config.context

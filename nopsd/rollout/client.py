@@ -42,7 +42,10 @@ class RolloutClient(RolloutService):
     """One server. Thread-safe. Every failure is a ServerError that names the URL."""
 
     def __init__(
-        self, url: str, api_key: str | None = None, timeout_s: float = 600.0,
+        self,
+        url: str,
+        api_key: str | None = None,
+        timeout_s: float = 600.0,
         retry_delays_s: tuple[float, ...] | None = None,
     ) -> None:
         self.url = url.rstrip("/")
@@ -52,8 +55,11 @@ class RolloutClient(RolloutService):
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         limits = httpx.Limits(max_connections=None)
         self._http = httpx.Client(
-            base_url=self.url, headers=headers, timeout=httpx.Timeout(timeout_s, connect=CONNECT_TIMEOUT_S),
-            limits=limits, trust_env=False,
+            base_url=self.url,
+            headers=headers,
+            timeout=httpx.Timeout(timeout_s, connect=CONNECT_TIMEOUT_S),
+            limits=limits,
+            trust_env=False,
         )
         self._model: tuple[str, int] | None = None
 
@@ -142,24 +148,43 @@ class RolloutClient(RolloutService):
     ) -> list[Rollout]:
         """`sampling.n` responses to one prompt, in one request; `version` is what they are stamped with."""
         first_seed = request_seed(seed, uid)
-        choices = self._complete({
-            "prompt": prompt, "n": sampling.n, "seed": first_seed, "max_tokens": sampling.max_new,
-            "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": sampling.top_k,
-            # Given, for the server would else take them from the model's generation_config.json.
-            "min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0,
-            "logprobs": 0 if logprobs else None, "return_tokens_as_token_ids": True,
-        })
+        choices = self._complete(
+            {
+                "prompt": prompt,
+                "n": sampling.n,
+                "seed": first_seed,
+                "max_tokens": sampling.max_new,
+                "temperature": sampling.temperature,
+                "top_p": sampling.top_p,
+                "top_k": sampling.top_k,
+                # Given, for the server would else take them from the model's generation_config.json.
+                "min_p": 0.0,
+                "repetition_penalty": 1.0,
+                "presence_penalty": 0.0,
+                "frequency_penalty": 0.0,
+                "logprobs": 0 if logprobs else None,
+                "return_tokens_as_token_ids": True,
+            }
+        )
         if len(choices) != sampling.n:
             raise ServerError(f"the server at {self.url} gave {len(choices)} of {sampling.n} responses to {uid}")
         rollouts = []
         for sample, choice in enumerate(choices):
             if choice["finish_reason"] not in FINISH_REASONS:
                 raise ServerError(f"the server at {self.url} ended {uid} by {choice['finish_reason']!r}")
-            rollouts.append(Rollout(
-                uid=uid, sample=sample, prompt_ids=list(prompt), response_ids=choice["token_ids"],
-                text=choice["text"], finish_reason=choice["finish_reason"], policy_version=version,
-                seed=first_seed + sample, logprobs=choice["logprobs"]["token_logprobs"] if logprobs else None,
-            ))
+            rollouts.append(
+                Rollout(
+                    uid=uid,
+                    sample=sample,
+                    prompt_ids=list(prompt),
+                    response_ids=choice["token_ids"],
+                    text=choice["text"],
+                    finish_reason=choice["finish_reason"],
+                    policy_version=version,
+                    seed=first_seed + sample,
+                    logprobs=choice["logprobs"]["token_logprobs"] if logprobs else None,
+                )
+            )
         return rollouts
 
     def score_one(self, prompt: list[int], response: list[int]) -> list[float]:
@@ -191,7 +216,11 @@ class RolloutClient(RolloutService):
     # ------------------------------------------------------------------ transport
 
     def request(
-        self, method: str, path: str, body: dict[str, Any] | None = None, timeout_s: float | None = None,
+        self,
+        method: str,
+        path: str,
+        body: dict[str, Any] | None = None,
+        timeout_s: float | None = None,
         retry: bool = False,
     ) -> dict[str, Any]:
         """One call; its JSON answer, or {}. Connection errors and 503 are retried if `retry`."""
@@ -200,7 +229,11 @@ class RolloutClient(RolloutService):
         return response.json() if response.content else {}
 
     def _send(
-        self, method: str, path: str, body: dict[str, Any] | None, timeout_s: float | None,
+        self,
+        method: str,
+        path: str,
+        body: dict[str, Any] | None,
+        timeout_s: float | None,
         delays_s: tuple[float, ...],
     ) -> httpx.Response:
         delays = iter(delays_s)

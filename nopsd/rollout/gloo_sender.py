@@ -47,9 +47,13 @@ class Channel:
         meeting = open_store(address, timeout_s)
         port, name = meeting.port, secrets.token_urlsafe(32)
         info = {
-            "master_address": address, "master_port": port, "group": name, "world_size": world,
-            "bucket_bytes": bucket_bytes, "timeout_s": timeout_s,
-        }  # fmt: skip
+            "master_address": address,
+            "master_port": port,
+            "group": name,
+            "world_size": world,
+            "bucket_bytes": bucket_bytes,
+            "timeout_s": timeout_s,
+        }
         joining = Background(
             # A connection of its own: the group keeps it, and `meeting` can close.
             lambda: gloo_group(join_store(address, port, timeout_s), name, address, 0, world, timeout_s)
@@ -63,9 +67,10 @@ class Channel:
         """Have the server expect the weights."""
         self.client.request("POST", "/start_weight_update", timeout_s=self._timeout_s)
         info = {
-            "names": [m.name for m in metas], "dtype_names": [m.dtype_name for m in metas],
+            "names": [m.name for m in metas],
+            "dtype_names": [m.dtype_name for m in metas],
             "shapes": [list(m.shape) for m in metas],
-        }  # fmt: skip
+        }
         self._works = []
         self._deadline = time.monotonic() + self._timeout_s
         self._receiving = Background(

@@ -44,9 +44,7 @@ def connect(config: ServerConfig, urls: Sequence[str] = (), hedge_s: float | Non
     return pool
 
 
-def pool_of(
-    urls: Sequence[str], key: str | None, config: ServerConfig, hedge_s: float | None = None
-) -> RolloutPool:
+def pool_of(urls: Sequence[str], key: str | None, config: ServerConfig, hedge_s: float | None = None) -> RolloutPool:
     """An unchecked pool; one of a single server tries that one for longer."""
     delays = RETRY_DELAYS_S if len(urls) > 1 else None
     clients = [RolloutClient(url, key, config.request_timeout_s, delays) for url in urls]
@@ -146,9 +144,15 @@ class RolloutPool(RolloutService):
         log.warning("the rollout server at %s is back, with the right weights: it is used again", server.url)
 
     def generate(
-        self, prompts: Sequence[list[int]], uids: Sequence[str], sampling: object, seed: int,
-        expected_version: int | None = None, logprobs: bool = False, progress: Progress | None = None,
-    ) -> list[list[Rollout]]:  # fmt: skip
+        self,
+        prompts: Sequence[list[int]],
+        uids: Sequence[str],
+        sampling: object,
+        seed: int,
+        expected_version: int | None = None,
+        logprobs: bool = False,
+        progress: Progress | None = None,
+    ) -> list[list[Rollout]]:
         """As RolloutService.generate; servers that hang are noticed meanwhile."""
         self._take_back()
         with self._watch():
@@ -201,9 +205,7 @@ class RolloutPool(RolloutService):
                 return second.result(0)
         return answer.result(0)
 
-    def _ask_another(
-        self, member: _Member, ask: Callable[[RolloutClient], T], sequences: int
-    ) -> Background | None:
+    def _ask_another(self, member: _Member, ask: Callable[[RolloutClient], T], sequences: int) -> Background | None:
         """The least loaded of the other servers, if it has room at once."""
         with self._changed:
             others = [m for m in self._members if m.lost is None and m is not member]

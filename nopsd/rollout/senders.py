@@ -133,9 +133,12 @@ class NcclSender:
         port = store.port
         del store  # only its free port was wanted: NCCL's engine opens its own
         info = NCCLTrainerInitInfo(
-            master_address=address, master_port=port, world_size=1 + sum(self._workers), rank=0,
+            master_address=address,
+            master_port=port,
+            world_size=1 + sum(self._workers),
+            rank=0,
             packed_buffer_size_bytes=self._bucket_bytes,
-        )  # fmt: skip
+        )
         self._engine = WeightTransferTrainerFactory.trainer_init(info, client=self, source=Source())
         return {}
 

@@ -79,9 +79,7 @@ class VllmServer:
         self.stop()
 
 
-def start_server(
-    config: ServerConfig, model_path: str, dtype: str, log_path: Path, device: str = "cpu"
-) -> VllmServer:
+def start_server(config: ServerConfig, model_path: str, dtype: str, log_path: Path, device: str = "cpu") -> VllmServer:
     """Start vLLM on `model_path` (folder or hub id) and wait until it is healthy; its policy version is 0.
 
     `dtype`: float32|bfloat16, used where `config.dtype` is null. `device`: cpu|cuda. Raises UserError
@@ -93,9 +91,14 @@ def start_server(
 
 
 def start_servers(
-    config: ServerConfig, model_path: str, dtype: str, log_paths: Sequence[Path], device: str = "cpu",
-    key: str | None = None, ready: Callable[[VllmServer], None] | None = None,
-) -> list[VllmServer]:  # fmt: skip
+    config: ServerConfig,
+    model_path: str,
+    dtype: str,
+    log_paths: Sequence[Path],
+    device: str = "cpu",
+    key: str | None = None,
+    ready: Callable[[VllmServer], None] | None = None,
+) -> list[VllmServer]:
     """A server a log file, all on this host, at `config.port` and the ports after it (0: any), with one key.
 
     As `start_server`; all or none. `key`: theirs, None for a random one. `ready` is called with each one that is up.
@@ -138,9 +141,14 @@ def _start(command: list[str], env: dict[str, str], url: str, key: str, log_path
     guard = [sys.executable, "-I", "-S", guardian.__file__]
     with open(log_path, "wb") as log:
         process = subprocess.Popen(
-            [*guard, *command], stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT, env=env,
-            cwd=log_path.parent, start_new_session=True,
-        )  # fmt: skip
+            [*guard, *command],
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=env,
+            cwd=log_path.parent,
+            start_new_session=True,
+        )
     return VllmServer(process, url, key, log_path)
 
 

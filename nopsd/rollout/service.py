@@ -101,8 +101,14 @@ class RolloutService:
     # ------------------------------------------------------------------ sampling
 
     def generate(
-        self, prompts: Sequence[list[int]], uids: Sequence[str], sampling: SamplingConfig, seed: int,
-        expected_version: int | None = None, logprobs: bool = False, progress: Progress | None = None,
+        self,
+        prompts: Sequence[list[int]],
+        uids: Sequence[str],
+        sampling: SamplingConfig,
+        seed: int,
+        expected_version: int | None = None,
+        logprobs: bool = False,
+        progress: Progress | None = None,
     ) -> list[list[Rollout]]:
         """`sampling.n` responses to each prompt (ids), in the order of the prompts.
 

@@ -27,14 +27,26 @@ class Generator(Protocol):
     """What the stage asks of `RolloutClient`."""
 
     def generate(
-        self, prompts: Sequence[list[int]], uids: Sequence[str], sampling: SamplingConfig, seed: int,
-        expected_version: int | None = None, logprobs: bool = False, progress: Callable[..., None] | None = None,
+        self,
+        prompts: Sequence[list[int]],
+        uids: Sequence[str],
+        sampling: SamplingConfig,
+        seed: int,
+        expected_version: int | None = None,
+        logprobs: bool = False,
+        progress: Callable[..., None] | None = None,
     ) -> list[list[Rollout]]: ...
 
 
 def run_rollouts(
-    questions: Sequence[Question], prompts: Sequence[list[int]], client: Generator, sampling: SamplingConfig,
-    seed: int, folder: Path, expected_version: int | None, progress: Callable[..., None] | None,
+    questions: Sequence[Question],
+    prompts: Sequence[list[int]],
+    client: Generator,
+    sampling: SamplingConfig,
+    seed: int,
+    folder: Path,
+    expected_version: int | None,
+    progress: Callable[..., None] | None,
     part_prompts: int = PART_PROMPTS,
 ) -> list[Rollout]:
     """`sampling.n` rollouts a question, also written to `folder`. Rank 0 alone calls it.
@@ -53,8 +65,15 @@ def run_rollouts(
             here = slice(start, start + part_prompts)
             report = _shifted(progress, start, len(uids))
             done += _part(
-                client, uids[here], prompts[here], sampling, seed, expected_version, settings,
-                folder / f"part-{start // part_prompts:05d}.parquet", report,
+                client,
+                uids[here],
+                prompts[here],
+                sampling,
+                seed,
+                expected_version,
+                settings,
+                folder / f"part-{start // part_prompts:05d}.parquet",
+                report,
             )
         write_rollouts(final, done, _header(settings, uids, prompts))
     for part in folder.glob("part-*.parquet"):
@@ -63,8 +82,15 @@ def run_rollouts(
 
 
 def _part(
-    client: Generator, uids: list[str], prompts: Sequence[list[int]], sampling: SamplingConfig, seed: int,
-    expected_version: int | None, settings: dict[str, Any], path: Path, progress: Callable[..., None],
+    client: Generator,
+    uids: list[str],
+    prompts: Sequence[list[int]],
+    sampling: SamplingConfig,
+    seed: int,
+    expected_version: int | None,
+    settings: dict[str, Any],
+    path: Path,
+    progress: Callable[..., None],
 ) -> list[Rollout]:
     header = _header(settings, uids, prompts)
     rollouts = _reusable(path, header)

@@ -66,7 +66,12 @@ def open_store(address: str, timeout_s: float) -> dist.TCPStore:
         listening.listen(BACKLOG)
         port = listening.getsockname()[1]
         return dist.TCPStore(
-            address, port, None, is_master=True, timeout=timedelta(seconds=timeout_s), wait_for_workers=False,
+            address,
+            port,
+            None,
+            is_master=True,
+            timeout=timedelta(seconds=timeout_s),
+            wait_for_workers=False,
             master_listen_fd=listening.detach(),
         )
 

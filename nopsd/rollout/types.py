@@ -36,17 +36,19 @@ class Rollout:
         return self.finish_reason == "length"
 
 
-SCHEMA = pa.schema([
-    pa.field("uid", pa.string(), nullable=False),
-    pa.field("sample", pa.int32(), nullable=False),
-    pa.field("prompt_ids", pa.list_(pa.int32()), nullable=False),
-    pa.field("response_ids", pa.list_(pa.int32()), nullable=False),
-    pa.field("text", pa.string(), nullable=False),
-    pa.field("finish_reason", pa.string(), nullable=False),
-    pa.field("policy_version", pa.int64(), nullable=False),
-    pa.field("seed", pa.int64()),
-    pa.field("logprobs", pa.list_(pa.float32())),
-])
+SCHEMA = pa.schema(
+    [
+        pa.field("uid", pa.string(), nullable=False),
+        pa.field("sample", pa.int32(), nullable=False),
+        pa.field("prompt_ids", pa.list_(pa.int32()), nullable=False),
+        pa.field("response_ids", pa.list_(pa.int32()), nullable=False),
+        pa.field("text", pa.string(), nullable=False),
+        pa.field("finish_reason", pa.string(), nullable=False),
+        pa.field("policy_version", pa.int64(), nullable=False),
+        pa.field("seed", pa.int64()),
+        pa.field("logprobs", pa.list_(pa.float32())),
+    ]
+)
 
 
 def write_rollouts(path: str | Path, rollouts: Sequence[Rollout], header: str | None = None) -> None:

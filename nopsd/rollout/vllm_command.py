@@ -20,24 +20,55 @@ from nopsd.rollout.weight_sync import choose_backend
 MODEL_NAME = "policy"
 # Set by training launchers; vLLM would take them for its own.
 LAUNCHER_VARIABLES = (
-    "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "CROSS_RANK", "CROSS_SIZE", "LOCAL_SIZE",
-    "MASTER_ADDR", "MASTER_PORT", "GROUP_RANK",
-)  # fmt: skip
+    "RANK",
+    "LOCAL_RANK",
+    "WORLD_SIZE",
+    "LOCAL_WORLD_SIZE",
+    "CROSS_RANK",
+    "CROSS_SIZE",
+    "LOCAL_SIZE",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+    "GROUP_RANK",
+)
 DEVICES_VARIABLE = "CUDA_VISIBLE_DEVICES"
 
 
 def server_command(config: ServerConfig, model: str, dtype: str, port: int, device: str) -> list[str]:
     """vLLM's command line. The API key isn't on it: others could read it there."""
     command = [
-        sys.executable, "-m", "nopsd.rollout.vllm_main", "--model", model,
-        "--served-model-name", MODEL_NAME, "--host", config.host, "--port", str(port), "--dtype", dtype,
-        "--seed", str(config.seed), "--max-model-len", str(config.max_model_len),
-        "--max-num-seqs", str(config.max_num_seqs), "--max-logprobs", "-1",
-        "--tensor-parallel-size", str(config.tensor_parallel), "--enable-prefix-caching",
-        "--uvicorn-log-level", "warning",
-        "--middleware", "nopsd.rollout.auth.RequireKey",
-        "--worker-extension-cls", "nopsd.rollout.vllm_plugin.WorkerExtension",
-        "--weight-transfer-config", json.dumps({"backend": _transfer_backend(config, device)}),
+        sys.executable,
+        "-m",
+        "nopsd.rollout.vllm_main",
+        "--model",
+        model,
+        "--served-model-name",
+        MODEL_NAME,
+        "--host",
+        config.host,
+        "--port",
+        str(port),
+        "--dtype",
+        dtype,
+        "--seed",
+        str(config.seed),
+        "--max-model-len",
+        str(config.max_model_len),
+        "--max-num-seqs",
+        str(config.max_num_seqs),
+        "--max-logprobs",
+        "-1",
+        "--tensor-parallel-size",
+        str(config.tensor_parallel),
+        "--enable-prefix-caching",
+        "--uvicorn-log-level",
+        "warning",
+        "--middleware",
+        "nopsd.rollout.auth.RequireKey",
+        "--worker-extension-cls",
+        "nopsd.rollout.vllm_plugin.WorkerExtension",
+        "--weight-transfer-config",
+        json.dumps({"backend": _transfer_backend(config, device)}),
     ]
     if device == "cpu":
         # Chunked prefill and per-request seeds don't go together in the CPU build (its engine dies).
@@ -98,5 +129,3 @@ def devices_of(index: int, count: int, tensor_parallel: int, device: str) -> str
             f"{count * tensor_parallel}, and {len(visible)} are visible here: lower one of the two"
         )
     return ",".join(visible[index * tensor_parallel : (index + 1) * tensor_parallel])
-
-

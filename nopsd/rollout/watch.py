@@ -36,9 +36,12 @@ class Watch:
     """Use as a context manager around requests. `busy` gives the servers that owe an answer at this moment."""
 
     def __init__(
-        self, busy: Callable[[], Sequence[RolloutClient]], lost: Callable[[RolloutClient, str], None], stall_s: float,
+        self,
+        busy: Callable[[], Sequence[RolloutClient]],
+        lost: Callable[[RolloutClient, str], None],
+        stall_s: float,
         is_last: Callable[[], bool] = lambda: False,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """`lost` is called once a server is found dead, with the reason; `stall_s`: 0 to leave counters alone, and the
         last server to its requests' own deadline. `is_last`: whether no more than one server is left."""
         self._busy, self._lost, self._stall_s, self._is_last = busy, lost, stall_s, is_last

@@ -34,9 +34,7 @@ class WeightSource:
 
     def metas(self) -> list[WeightMeta]:
         """In the order of `stream`; gathers nothing."""
-        return [
-            WeightMeta(w.name, str(w.parameter.dtype).removeprefix("torch."), w.shape) for w in self._weights
-        ]
+        return [WeightMeta(w.name, str(w.parameter.dtype).removeprefix("torch."), w.shape) for w in self._weights]
 
     def stream(self) -> Iterator[tuple[str, torch.Tensor | None]]:
         """(name, whole tensor), None in its stead on ranks that don't send.

@@ -196,8 +196,11 @@ def load_folder(client: RolloutService, folder: str | Path, version: int, timeou
 
 
 def verify_served(
-    client: RolloutService, prompts: Sequence[list[int]], responses: Sequence[list[int]],
-    trainer_logprobs: Sequence[Sequence[float]], tolerance: float,
+    client: RolloutService,
+    prompts: Sequence[list[int]],
+    responses: Sequence[list[int]],
+    trainer_logprobs: Sequence[Sequence[float]],
+    tolerance: float,
 ) -> float:
     """Largest difference between served and trained log-probs of the response ids (nats), over all servers.
 

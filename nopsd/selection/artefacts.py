@@ -1,8 +1,8 @@
 """Files of the select stage. Out: equal on every rank, written by rank 0.
 
-    selected.json   {uids (best first), threshold, selector, stats}
-    contexts.json   {uid: [{uid, sample, distance}, ...] nearest first}; distance null where the retriever has none
-    scores.jsonl    {uid, score, selected} a question, by uid; score null for those that were not scored
+selected.json   {uids (best first), threshold, selector, stats}
+contexts.json   {uid: [{uid, sample, distance}, ...] nearest first}; distance null where the retriever has none
+scores.jsonl    {uid, score, selected} a question, by uid; score null for those that were not scored
 """
 
 from __future__ import annotations
@@ -33,15 +33,23 @@ Contexts = dict[str, list[Neighbour]]
 
 
 def write_selection(
-    selection: Selection, selector: str, contexts: Contexts, pool: Sequence[str], ranks: Ranks,
-    folder_selected: Path, folder_contexts: Path,
-) -> None:  # fmt: skip
+    selection: Selection,
+    selector: str,
+    contexts: Contexts,
+    pool: Sequence[str],
+    ranks: Ranks,
+    folder_selected: Path,
+    folder_contexts: Path,
+) -> None:
     """Write all files once all ranks hold the same content; RuntimeError if they do not. Collective.
 
     `pool`: all uids, ascending."""
     selected = {
-        "uids": selection.uids, "threshold": selection.threshold, "selector": selector, "stats": selection.stats,
-    }  # fmt: skip
+        "uids": selection.uids,
+        "threshold": selection.threshold,
+        "selector": selector,
+        "stats": selection.stats,
+    }
     found = {
         uid: [{"uid": n.uid, "sample": n.sample, "distance": n.distance} for n in near]
         for uid, near in contexts.items()

@@ -145,9 +145,18 @@ def unpack(counters, planes, common):  # pragma: no cover (compiled)
 
 @njit(nogil=True)
 def offer(
-    counters, planes, query_numbers, query_sizes, query_texts, pool_numbers, pool_sizes, pool_texts, numbers, common,
+    counters,
+    planes,
+    query_numbers,
+    query_sizes,
+    query_texts,
+    pool_numbers,
+    pool_sizes,
+    pool_texts,
+    numbers,
+    common,
     union,
-):  # pragma: no cover (compiled)  # fmt: skip
+):  # pragma: no cover (compiled)
     """Put the block's pool sets into the queries' lists of their m nearest: numbers, common, union [queries, m].
 
     Pool numbers must ascend from call to call: of two equally near the earlier stays ahead. Not offered are the
@@ -194,5 +203,3 @@ def offer(
                 for k in range(m - 1, at, -1):
                     numbers[q, k], common[q, k], union[q, k] = numbers[q, k - 1], common[q, k - 1], union[q, k - 1]
                 numbers[q, at], common[q, at], union[q, at] = pool_numbers[p], shared, whole
-
-

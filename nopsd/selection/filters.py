@@ -53,5 +53,7 @@ def _s_below_median(pool: Pool) -> Showable:
 
 
 _FILTERS: Mapping[str, Callable[[Pool], Showable]] = {
-    "none": _none, "majority": _majority, "s_below_median": _s_below_median,
-}  # fmt: skip
+    "none": _none,
+    "majority": _majority,
+    "s_below_median": _s_below_median,
+}

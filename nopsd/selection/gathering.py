@@ -59,10 +59,14 @@ def gather_pool(
     _refuse_missing(table.uids, counts)
     columns = {"agreement": gather_column(shard.numbers, neurons.agreement, ranks), **_signals_of(table.uids, signals)}
     pool = make_pool(
-        table.uids, counts.counts, counts.lengths, counts.truncated,
-        [domains[uid] for uid in table.uids] if domains else None, columns,
+        table.uids,
+        counts.counts,
+        counts.lengths,
+        counts.truncated,
+        [domains[uid] for uid in table.uids] if domains else None,
+        columns,
         pair_distances(table.uids, shard, ranks, block_mib),
-    )  # fmt: skip
+    )
     return Gathered(table, pool, shard)
 
 

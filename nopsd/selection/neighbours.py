@@ -49,8 +49,12 @@ def make_table(
     """`texts`: every pool question's text by uid; `allowed`: the uids that may be demonstrations (None: all)."""
     uids = sorted(texts)
     permitted = np.ones(len(uids), dtype=bool) if allowed is None else np.isin(uids, list(allowed))
-    return Table(uids, _numbered([normalised(texts[u]) for u in uids]),
-                 _numbered([domains[u] if domains else "" for u in uids]), permitted)
+    return Table(
+        uids,
+        _numbered([normalised(texts[u]) for u in uids]),
+        _numbered([domains[u] if domains else "" for u in uids]),
+        permitted,
+    )
 
 
 def normalised(text: str) -> str:
@@ -68,9 +72,15 @@ def permitted_pairs(table: Table, queries: np.ndarray, pool: np.ndarray, dedup_t
 
 
 def nearest_sets(
-    table: Table, queries: np.ndarray, shard: Shard, m: int, dedup_text: bool, ranks: Ranks,
-    exchange: str = "auto", block_mib: int = 512,
-) -> Neighbours:  # fmt: skip
+    table: Table,
+    queries: np.ndarray,
+    shard: Shard,
+    m: int,
+    dedup_text: bool,
+    ranks: Ranks,
+    exchange: str = "auto",
+    block_mib: int = 512,
+) -> Neighbours:
     """The m nearest of all ranks' shards for each question numbered in `queries`, on every rank. Collective.
 
     `exchange`: auto|queries_only|gather_all, what the ranks send each other (nopsd.selection.exchange.plan_exchange);
@@ -105,25 +115,43 @@ def nearest(
         usable = usable[np.argsort(pool.numbers[usable], kind="stable")]
         if m and len(usable):
             found[members] = _nearest_of_domain(
-                table.texts if dedup_text else np.arange(len(table.uids)), Sets(asked.ids, rows[members]),
-                queries[members], Sets(pool.ids, usable), pool.numbers[usable], m, pool.neurons, block_mib * MIB,
-            )  # fmt: skip
+                table.texts if dedup_text else np.arange(len(table.uids)),
+                Sets(asked.ids, rows[members]),
+                queries[members],
+                Sets(pool.ids, usable),
+                pool.numbers[usable],
+                m,
+                pool.neurons,
+                block_mib * MIB,
+            )
     return found
 
 
 def _nearest_of_domain(
-    texts: np.ndarray, asked: Sets, queries: np.ndarray, pool: Sets, numbers: np.ndarray, m: int, neurons: int,
+    texts: np.ndarray,
+    asked: Sets,
+    queries: np.ndarray,
+    pool: Sets,
+    numbers: np.ndarray,
+    m: int,
+    neurons: int,
     budget: int,
-) -> np.ndarray:  # fmt: skip
+) -> np.ndarray:
     """As `nearest`; `numbers` of the pool ascend; questions of equal `texts` are not shown to each other."""
     search = _by_sorting if is_small(asked, pool) else _by_offering
     return search(texts, asked, queries, pool, numbers, m, neurons, budget)
 
 
 def _by_sorting(
-    texts: np.ndarray, asked: Sets, queries: np.ndarray, pool: Sets, numbers: np.ndarray, m: int, neurons: int,
+    texts: np.ndarray,
+    asked: Sets,
+    queries: np.ndarray,
+    pool: Sets,
+    numbers: np.ndarray,
+    m: int,
+    neurons: int,
     budget: int,
-) -> np.ndarray:  # fmt: skip
+) -> np.ndarray:
     found = np.zeros((len(queries), m, 2), dtype=np.int64)
     found[..., 0] = NOBODY
     for first, common, distances in blocks(asked, pool, neurons, budget):
@@ -137,9 +165,15 @@ def _by_sorting(
 
 
 def _by_offering(
-    texts: np.ndarray, asked: Sets, queries: np.ndarray, pool: Sets, numbers: np.ndarray, m: int, neurons: int,
+    texts: np.ndarray,
+    asked: Sets,
+    queries: np.ndarray,
+    pool: Sets,
+    numbers: np.ndarray,
+    m: int,
+    neurons: int,
     budget: int,
-) -> np.ndarray:  # fmt: skip
+) -> np.ndarray:
     from nopsd.selection.bitcount import offer  # compiles at its first use
     from nopsd.selection.tiles import sweep
 
@@ -149,9 +183,18 @@ def _by_offering(
         rows: slice, columns: slice, counters: np.ndarray, planes: int, row_sizes: np.ndarray, column_sizes: np.ndarray
     ) -> None:
         offer(
-            counters, planes, queries[rows], row_sizes, texts[queries[rows]], numbers[columns], column_sizes,
-            texts[numbers[columns]], best[0, rows], best[1, rows], best[2, rows],
-        )  # fmt: skip
+            counters,
+            planes,
+            queries[rows],
+            row_sizes,
+            texts[queries[rows]],
+            numbers[columns],
+            column_sizes,
+            texts[numbers[columns]],
+            best[0, rows],
+            best[1, rows],
+            best[2, rows],
+        )
 
     sweep(asked, pool, neurons, budget, visit)
     return np.stack([best[0], np.maximum(best[1], 0)], axis=-1)

@@ -57,10 +57,16 @@ class Pool:
         """The questions at these places, in this order."""
         rows = np.asarray(rows, dtype=np.int64)
         return Pool(
-            [self.uids[i] for i in rows], self.counts[rows], self.lengths[rows], self.truncated[rows],
-            [self.domains[i] for i in rows], {name: column[rows] for name, column in self.columns.items()}, budget,
-            self.numbers[rows], self.pairs,
-        )  # fmt: skip
+            [self.uids[i] for i in rows],
+            self.counts[rows],
+            self.lengths[rows],
+            self.truncated[rows],
+            [self.domains[i] for i in rows],
+            {name: column[rows] for name, column in self.columns.items()},
+            budget,
+            self.numbers[rows],
+            self.pairs,
+        )
 
 
 def make_pool(
@@ -76,8 +82,13 @@ def make_pool(
     order = np.array(sorted(range(len(uids)), key=uids.__getitem__), dtype=np.int64)
     named = list(domains) if domains is not None else [""] * len(uids)
     unordered = Pool(
-        list(uids), np.asarray(counts), np.asarray(lengths), np.asarray(truncated, dtype=bool), named,
+        list(uids),
+        np.asarray(counts),
+        np.asarray(lengths),
+        np.asarray(truncated, dtype=bool),
+        named,
         {name: np.asarray(column) for name, column in (columns or {}).items()},
-        numbers=np.argsort(order), pairs=pairs,
-    )  # fmt: skip
+        numbers=np.argsort(order),
+        pairs=pairs,
+    )
     return unordered.rows(order)

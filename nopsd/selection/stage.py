@@ -38,9 +38,17 @@ from nopsd.selection.selectors import Selection, select
 from nopsd.selection.statistics import count_statistics, score_statistics
 
 __all__ = [
-    "CONTEXTS", "SCORES", "SELECTED", "Contexts", "Neighbour", "contexts_for", "read_contexts", "read_scores",
-    "read_selected", "select_and_retrieve",
-]  # fmt: skip
+    "CONTEXTS",
+    "SCORES",
+    "SELECTED",
+    "Contexts",
+    "Neighbour",
+    "contexts_for",
+    "read_contexts",
+    "read_scores",
+    "read_selected",
+    "select_and_retrieve",
+]
 
 DIVERSITY_SAMPLE = 200  # questions whose pairwise distances are averaged
 
@@ -69,16 +77,22 @@ def select_and_retrieve(
     gathered = gather_pool(neurons, texts, domains, signals, ranks, block_mib)
     selection = select(gathered.pool, select_config)
     selection.stats.update(
-        count_statistics(gathered.pool), scores=score_statistics(gathered.pool, selection.scores),
+        count_statistics(gathered.pool),
+        scores=score_statistics(gathered.pool, selection.scores),
         mean_pairwise_jaccard=_diversity(gathered.table.uids, gathered.shard, ranks, block_mib),
-    )  # fmt: skip
+    )
     contexts, width = _retrieve(gathered, selection.uids, selection, context_config, ranks, exchange, block_mib)
     selection.stats["short_contexts"] = sum(len(near) < width for near in contexts.values())
     selection.stats["empty_contexts"] = sum(not near for near in contexts.values())
     write_selection(
-        selection, select_config.selector, contexts, gathered.table.uids, ranks, Path(folder_selected),
+        selection,
+        select_config.selector,
+        contexts,
+        gathered.table.uids,
+        ranks,
+        Path(folder_selected),
         Path(folder_contexts),
-    )  # fmt: skip
+    )
     return selection, contexts
 
 
@@ -105,9 +119,14 @@ def contexts_for(
 
 
 def _retrieve(
-    gathered: Gathered, uids: Sequence[str], selection: Selection | None, config: ContextConfig, ranks: Ranks,
-    exchange: str, block_mib: int,
-) -> tuple[Contexts, int]:  # fmt: skip
+    gathered: Gathered,
+    uids: Sequence[str],
+    selection: Selection | None,
+    config: ContextConfig,
+    ranks: Ranks,
+    exchange: str,
+    block_mib: int,
+) -> tuple[Contexts, int]:
     """Contexts, and how many demonstrations one has where nothing is lacking."""
     chosen = find_retriever(config)
     shown = showable(config.filter, gathered.pool)
@@ -129,10 +148,11 @@ def _contexts(uids: Sequence[str], queries: np.ndarray, found: Neighbours, sampl
     return {
         uids[query]: [
             Neighbour(uids[n], float(d) if np.isfinite(d) else None, int(s))
-            for n, d, s in zip(numbers, distances, shown) if n != NOBODY
+            for n, d, s in zip(numbers, distances, shown)
+            if n != NOBODY
         ]
         for query, numbers, distances, shown in zip(queries, found.numbers, found.distances, samples)
-    }  # fmt: skip
+    }
 
 
 def _check_found(found: Neighbours, request: Request, chosen: Retriever) -> None:

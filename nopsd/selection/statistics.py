@@ -19,9 +19,10 @@ def count_statistics(pool: Pool) -> dict[str, Any]:
     scored = (pool.lengths > 0) & np.isfinite(pool.counts)
     s, length = pool.counts[scored].astype(np.float64), pool.lengths[scored].astype(np.float64)
     return {
-        "count_quantiles": quantiles(s), "count_mean": float(s.mean()) if len(s) else None,
+        "count_quantiles": quantiles(s),
+        "count_mean": float(s.mean()) if len(s) else None,
         "count_length_correlation": correlation(s, length),
-    }  # fmt: skip
+    }
 
 
 def score_statistics(pool: Pool, scores: dict[str, float]) -> dict[str, dict[str, Any]]:
@@ -35,10 +36,11 @@ def score_statistics(pool: Pool, scores: dict[str, float]) -> dict[str, dict[str
 
 def _of_domain(values: np.ndarray, pool: Pool, rows: np.ndarray) -> dict[str, Any]:
     return {
-        "quantiles": quantiles(values), "mean": float(values.mean()),
+        "quantiles": quantiles(values),
+        "mean": float(values.mean()),
         "count_correlation": correlation(values, pool.counts[rows]),
         "length_correlation": correlation(values, pool.lengths[rows]),
-    }  # fmt: skip
+    }
 
 
 def quantiles(values: np.ndarray) -> dict[str, float]:

@@ -115,8 +115,9 @@ def plan_blocks(budget: int, query_width: int, pool_width: int, neurons: int, th
     pool = min(LANES, (budget - tables) // 4 // per_pool)
     queries = (budget - tables - pool * per_pool - threads * strip * per_counted) // per_query
     if strip < _LEAST_STRIP or pool < _LEAST_POOL or queries < _LEAST_STRIP:
-        least = tables + max(4 * max(_LEAST_STRIP * threads * per_counted, _LEAST_POOL * per_pool),
-                             2 * _LEAST_STRIP * per_query)
+        least = tables + max(
+            4 * max(_LEAST_STRIP * threads * per_counted, _LEAST_POOL * per_pool), 2 * _LEAST_STRIP * per_query
+        )
         raise ConfigError(
             f"dist.block_mib={budget / MIB:g} is too little to compare sets of {max(query_width, pool_width)} neurons "
             f"of {neurons} with {threads} threads: set it to {-(-least // MIB)} or more"

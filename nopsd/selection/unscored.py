@@ -26,7 +26,12 @@ def unscored(rollouts: Sequence[Rollout], ranks: Ranks) -> NeuronSets:
     lengths = [round(sum(len(r.response_ids) for r in group) / len(group)) for group in groups]
     none = np.zeros((len(uids), 0))
     return NeuronSets(
-        uids, np.full(len(uids), np.nan, np.float32), none.astype(np.int32), none.astype(np.float16),
-        np.array(lengths, dtype=np.int32), np.array([any(r.truncated for r in group) for group in groups], dtype=bool),
-        none.astype(np.int32), {"widths": []},
-    )  # fmt: skip
+        uids,
+        np.full(len(uids), np.nan, np.float32),
+        none.astype(np.int32),
+        none.astype(np.float16),
+        np.array(lengths, dtype=np.int32),
+        np.array([any(r.truncated for r in group) for group in groups], dtype=bool),
+        none.astype(np.int32),
+        {"widths": []},
+    )

@@ -30,9 +30,16 @@ Examples = Mapping[str, tuple[list[int], list[list[int]]]]  # uid -> prompt ids,
 
 
 def train(
-    config: Config, examples: Examples, model_path: Path, client: Any, ranks: Ranks, folder: Path,
-    open_log: Callable[[int], Log] | None = None, progress: Callable[..., None] | None = None,
-    probe: Callable[[int], dict[str, float]] | None = None, stop: StopRequest | None = None,
+    config: Config,
+    examples: Examples,
+    model_path: Path,
+    client: Any,
+    ranks: Ranks,
+    folder: Path,
+    open_log: Callable[[int], Log] | None = None,
+    progress: Callable[..., None] | None = None,
+    probe: Callable[[int], dict[str, float]] | None = None,
+    stop: StopRequest | None = None,
 ) -> None:
     """Fine-tune into FOLDER/export; goes on from the newest whole checkpoint, and does nothing if the export is there.
 
@@ -54,12 +61,24 @@ def train(
     try:
         step, skipped, extras = resume(student, None, folder, identity, ranks)
         run = Finetuning(
-            config=config, selected=list(examples), student_prompts={uid: ids for uid, (ids, _) in examples.items()},
-            responses={uid: responses for uid, (_, responses) in examples.items()}, student=student, client=client,
-            sync=sync or Unserved(), ranks=ranks, folder=folder, identity=identity, pad=pad_id(student.module.lm),
-            log=open_log(step) if open_log and ranks.is_main else None, progress=progress,
-            probe=probe if probed else None, extras=extras, stop=stop or StopRequest(), parallel=parallel,
-        )  # fmt: skip
+            config=config,
+            selected=list(examples),
+            student_prompts={uid: ids for uid, (ids, _) in examples.items()},
+            responses={uid: responses for uid, (_, responses) in examples.items()},
+            student=student,
+            client=client,
+            sync=sync or Unserved(),
+            ranks=ranks,
+            folder=folder,
+            identity=identity,
+            pad=pad_id(student.module.lm),
+            log=open_log(step) if open_log and ranks.is_main else None,
+            progress=progress,
+            probe=probe if probed else None,
+            extras=extras,
+            stop=stop or StopRequest(),
+            parallel=parallel,
+        )
         finetune(run, step, skipped)
     finally:
         if sync is not None:

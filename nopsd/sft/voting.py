@@ -39,13 +39,20 @@ class Kept:
 
     def counts(self) -> dict[str, int]:
         """For the record beside the model."""
-        return {"voted_questions": len(self.responses), "voted_responses": sum(map(len, self.responses.values())),
-                "dropped_unread": len(self.unread), "dropped_unsure": len(self.unsure),
-                "dropped_cut": len(self.cut)}  # fmt: skip
+        return {
+            "voted_questions": len(self.responses),
+            "voted_responses": sum(map(len, self.responses.values())),
+            "dropped_unread": len(self.unread),
+            "dropped_unsure": len(self.unsure),
+            "dropped_cut": len(self.cut),
+        }
 
 
 def keep_voted(
-    uids: Sequence[str], rollouts: Sequence[Rollout], answers: Mapping[str, Sequence[str | None]], config: SftConfig,
+    uids: Sequence[str],
+    rollouts: Sequence[Rollout],
+    answers: Mapping[str, Sequence[str | None]],
+    config: SftConfig,
     seed: int,
 ) -> Kept:
     """The responses to these questions whose answer is the most frequent one (of equals the first given).

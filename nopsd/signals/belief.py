@@ -77,9 +77,7 @@ def sample_demonstrated(
     return run_rollouts(questions, prompts, client, asked, seed, folder, 0, progress)
 
 
-def from_main_showing_signs(
-    ranks: Ranks, call: Callable[[Callable[[], None]], T], every_s: float = SIGN_EVERY_S
-) -> T:
+def from_main_showing_signs(ranks: Ranks, call: Callable[[Callable[[], None]], T], every_s: float = SIGN_EVERY_S) -> T:
     """As `engine.from_main`, for work longer than the process group's timeout. Collective.
 
     `call(sign)` runs on rank 0 and calls `sign()` now and then: the others, who wait for it, get a sign of life.

@@ -66,10 +66,15 @@ def forward_columns(
         raise DataError("nait without reference examples: set signal.reference")
     made_from |= {"columns": wanted, "rollouts": _tokens(rollouts), "reference": _tokens(examples)}
     shared = share(
-        rollouts, config.max_batch_tokens, PartFolder(Path(folder), sha256_json(made_from)),
-        lambda batch: observer.measure(rollouts, batch, wanted, directions), observer.idle,
-        _no_rows(wanted, engine), ranks, tell,
-    )  # fmt: skip
+        rollouts,
+        config.max_batch_tokens,
+        PartFolder(Path(folder), sha256_json(made_from)),
+        lambda batch: observer.measure(rollouts, batch, wanted, directions),
+        observer.idle,
+        _no_rows(wanted, engine),
+        ranks,
+        tell,
+    )
     whole = {name: shared.take(name) for name in wanted}
     return question_means([r.uid for r in rollouts], whole)[1]
 
@@ -87,15 +92,25 @@ def leave_signals(folder: str | Path, signals: Signals, ranks: Ranks) -> None:
 
 
 def _directions(
-    observer: Observer, examples: Sequence[Rollout], max_tokens: int, parts: PartFolder, ranks: Ranks,
+    observer: Observer,
+    examples: Sequence[Rollout],
+    max_tokens: int,
+    parts: PartFolder,
+    ranks: Ranks,
     tell: _Teller,
 ) -> list[np.ndarray]:
     """v_l of each layer, on every rank; a layer at a time, so that no rank ever holds all examples' activations."""
     widths = find_sites(observer.lm).widths
     shared: Shared = share(
-        examples, max_tokens, parts, lambda batch: observer.differences(examples, batch), observer.idle,
-        {str(layer): np.zeros((0, width), dtype=np.float32) for layer, width in enumerate(widths)}, ranks, tell,
-    )  # fmt: skip
+        examples,
+        max_tokens,
+        parts,
+        lambda batch: observer.differences(examples, batch),
+        observer.idle,
+        {str(layer): np.zeros((0, width), dtype=np.float32) for layer, width in enumerate(widths)},
+        ranks,
+        tell,
+    )
     directions = [principal_direction(shared.take(str(layer))) for layer in range(len(widths))]
     if not any(direction.any() for direction in directions):
         raise DataError(
@@ -123,5 +138,3 @@ def _no_rows(wanted: Sequence[str], engine: Any) -> Columns:
 
 def _tokens(rollouts: Sequence[Rollout]) -> str:
     return sha256_json([[r.uid, r.sample, r.prompt_ids, r.response_ids] for r in rollouts])
-
-

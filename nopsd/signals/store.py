@@ -60,9 +60,7 @@ def read_signals(folder: str | Path) -> Signals:
     return Signals(uids, columns, header)
 
 
-def question_means(
-    uids: Sequence[str], columns: Mapping[str, np.ndarray]
-) -> tuple[list[str], dict[str, np.ndarray]]:
+def question_means(uids: Sequence[str], columns: Mapping[str, np.ndarray]) -> tuple[list[str], dict[str, np.ndarray]]:
     """Rows of rollouts [R, ...] (`uids[r]`: the question of row r) as rows of questions [N, ...], by ascending uid.
 
     Means in float64 in the order of the rows, over rows that are not NaN; NaN if there is none.

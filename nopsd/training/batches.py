@@ -146,8 +146,14 @@ def sequence_weights(loss_tokens: Sequence[int], aggregation: str) -> list[float
 
 
 def rank_micro_batches(
-    examples: Sequence[Example], lane: int, lanes: int, limits: Limits, aggregation: str, pad: int,
-    skip_first: int = 0, max_tokens: int | None = None,
+    examples: Sequence[Example],
+    lane: int,
+    lanes: int,
+    limits: Limits,
+    aggregation: str,
+    pad: int,
+    skip_first: int = 0,
+    max_tokens: int | None = None,
 ) -> list[MicroBatch]:
     """This lane's micro-batches of the step (`planning`), dummies of weight 0 included. At least one."""
     spans = [loss_span(len(e.response), skip_first, max_tokens) for e in examples]
@@ -211,9 +217,13 @@ def _side(
         starts = [row * max(lengths) for row in range(len(prompts))]
     rows = [start + len(prompt) - 1 + t for start, prompt, span in zip(starts, prompts, spans) for t in span]
     return Side(
-        ids_BT, torch.tensor(rows, dtype=torch.long), lengths, tuple(len(p) for p in prompts),
-        tuple(e.uid for e in examples), packed,
-    )  # fmt: skip
+        ids_BT,
+        torch.tensor(rows, dtype=torch.long),
+        lengths,
+        tuple(len(p) for p in prompts),
+        tuple(e.uid for e in examples),
+        packed,
+    )
 
 
 def check_alignment(student: Side, teacher: Side, targets_N: Tensor) -> None:

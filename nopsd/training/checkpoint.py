@@ -29,8 +29,18 @@ from nopsd.training.checkpoint_files import COMMITTED, Keep, own_files, tag_of
 from nopsd.training.rank_state import load_rank_state, recut_rank_state, save_rank_state
 from nopsd.training.universal import load_universal, remove_conversion
 
-__all__ = ["COMMITTED", "Checkpoint", "Keep", "best_valid", "latest_valid", "load", "own_files", "save",
-           "sound_valid", "tag_of"]  # fmt: skip
+__all__ = [
+    "COMMITTED",
+    "Checkpoint",
+    "Keep",
+    "best_valid",
+    "latest_valid",
+    "load",
+    "own_files",
+    "save",
+    "sound_valid",
+    "tag_of",
+]
 BYTES_A_PARAMETER = 12  # float32 master and AdamW's two moments
 log = logging.getLogger(__name__)
 
@@ -47,8 +57,16 @@ class Checkpoint:
 
 
 def save(
-    engine: Any, ema: Any, folder: Path, step: int, skipped: int, identity: Mapping[str, Any], keep: Keep, ranks: Ranks,
-    score: float | None = None, extras: Mapping[str, Any] | None = None,
+    engine: Any,
+    ema: Any,
+    folder: Path,
+    step: int,
+    skipped: int,
+    identity: Mapping[str, Any],
+    keep: Keep,
+    ranks: Ranks,
+    score: float | None = None,
+    extras: Mapping[str, Any] | None = None,
 ) -> None:
     """Write and commit the state after `step` steps; then remove what `keep` doesn't name. Collective.
 
@@ -62,9 +80,14 @@ def save(
     told = ranks.all_gather_json({"problem": problem, "files": {} if problem else files.hashes(path, ranks.rank)})
     problems = [each["problem"] for each in told if each["problem"]]
     mark = {
-        "step": step, "skipped": skipped, "ranks": ranks.world, "identity": _plain(identity), "score": score,
-        "score_by": keep.by, "files": {name: digest for each in told for name, digest in each["files"].items()},
-    }  # fmt: skip
+        "step": step,
+        "skipped": skipped,
+        "ranks": ranks.world,
+        "identity": _plain(identity),
+        "score": score,
+        "score_by": keep.by,
+        "files": {name: digest for each in told for name, digest in each["files"].items()},
+    }
     from_main(ranks, lambda: _commit(path, mark, problems, sum(sizes)))
     from_main(ranks, lambda: files.prune(folder, step, keep))
 
@@ -153,9 +176,7 @@ def _make_room(path: Path, size: int) -> None:
         raise _not_written(path, f"{free / 2**20:.0f} MiB are free", size)
 
 
-def _write(
-    engine: Any, ema: Any, folder: Path, path: Path, step: int, ranks: Ranks, extras: Mapping[str, Any]
-) -> str:
+def _write(engine: Any, ema: Any, folder: Path, path: Path, step: int, ranks: Ranks, extras: Mapping[str, Any]) -> str:
     """This rank's files, onto the disk. Returns what went wrong, if anything, once all ranks are through."""
     problems: list[str] = []
     writer = engine.checkpoint_engine
@@ -204,7 +225,9 @@ def _not_written(path: Path, reason: str, size: int) -> UserError:
 
 
 def _first_whole(
-    folder: Path, identity: Mapping[str, Any], ranks: Ranks,
+    folder: Path,
+    identity: Mapping[str, Any],
+    ranks: Ranks,
     order: Callable[[list[dict[str, Any]]], Sequence[Mapping[str, Any]]],
 ) -> Checkpoint | None:
     found = ranks.broadcast_json(list(order(files.marks(folder))) if ranks.is_main else None)

@@ -25,9 +25,14 @@ from nopsd.runs import read_json, sha256_file, sha256_json, write_atomic, write_
 COMMITTED = "COMMITTED.json"
 EXTRAS = "extras.json"
 FIELDS: dict[str, tuple[type, ...]] = {
-    "step": (int,), "skipped": (int,), "ranks": (int,), "identity": (dict,), "files": (dict,),
-    "score": (int, float, type(None)), "score_by": (str, type(None)),
-}  # fmt: skip
+    "step": (int,),
+    "skipped": (int,),
+    "ranks": (int,),
+    "identity": (dict,),
+    "files": (dict,),
+    "score": (int, float, type(None)),
+    "score_by": (str, type(None)),
+}
 log = logging.getLogger(__name__)
 
 
@@ -88,8 +93,9 @@ def marks(folder: Path) -> list[dict[str, Any]]:
         except ArtefactError:
             torn.append(path.name)
     if torn:
-        log.warning("checkpoints never finished or with a damaged %s in %s are ignored: %s", COMMITTED, folder,
-                    ", ".join(torn))  # fmt: skip
+        log.warning(
+            "checkpoints never finished or with a damaged %s in %s are ignored: %s", COMMITTED, folder, ", ".join(torn)
+        )
     return found
 
 

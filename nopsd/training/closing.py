@@ -45,17 +45,21 @@ def finish(run: TrainingRun, model_path: Path) -> None:
     config, student, folder, ranks = run.config, run.student, run.folder, run.ranks
     stopped, checkpoints = run.guards.stopped, folder / "checkpoints"
     if stopped:
-        steps = take_sound(
-            stopped, run.guards.sound_step, config, student, run.ema, checkpoints, run.identity, ranks
-        )
+        steps = take_sound(stopped, run.guards.sound_step, config, student, run.ema, checkpoints, run.identity, ranks)
     else:
         steps = take_best(config, student, run.ema, checkpoints, run.identity, ranks)
     shortest = min(run.student_prompts.values(), key=lambda ids: (len(ids), ids))[:PROBE_TOKENS]
     facts = {"identity": sha256_json(run.identity), "steps": steps, "base_model": str(model_path)}
     facts["stopped"] = asdict(stopped) if stopped else None
     export_model(
-        student.module.lm, model_path, folder / "export", shortest, ranks, facts=facts,
-        trust_remote_code=config.model.trust_remote_code, lora=config.train.lora,
+        student.module.lm,
+        model_path,
+        folder / "export",
+        shortest,
+        ranks,
+        facts=facts,
+        trust_remote_code=config.model.trust_remote_code,
+        lora=config.train.lora,
     )
 
 
@@ -71,8 +75,14 @@ def take_best(
 
 
 def take_sound(
-    stopped: Stop, sound: int | None, config: Config, student: Any, ema: ShardedEma | None, folder: Path,
-    identity: Mapping[str, Any], ranks: Ranks,
+    stopped: Stop,
+    sound: int | None,
+    config: Config,
+    student: Any,
+    ema: ShardedEma | None,
+    folder: Path,
+    identity: Mapping[str, Any],
+    ranks: Ranks,
 ) -> int:
     """After a stop, load the best checkpoint, or the last of before the first sign. Returns its steps. Collective.
 

@@ -13,6 +13,7 @@ from nopsd.config import TrainConfig
 
 PLAN = "plan.json"  # beside a trained model: how many questions and steps it was to be
 
+
 def settled(train: TrainConfig, questions: int) -> TrainConfig:
     """`steps` of `epochs`, every question so often at least; `warmup` of `warmup_ratio`, rounded up as transformers'
     trainer does. What is null leaves `steps` or `warmup` as it is."""

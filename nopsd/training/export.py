@@ -34,8 +34,14 @@ SHARD_BYTES = 4 * 2**30
 
 
 def export_model(
-    model: torch.nn.Module, base_model: Path, folder: Path, probe_ids: list[int], ranks: Ranks,
-    shard_bytes: int = SHARD_BYTES, facts: dict[str, Any] | None = None, trust_remote_code: bool = False,
+    model: torch.nn.Module,
+    base_model: Path,
+    folder: Path,
+    probe_ids: list[int],
+    ranks: Ranks,
+    shard_bytes: int = SHARD_BYTES,
+    facts: dict[str, Any] | None = None,
+    trust_remote_code: bool = False,
     lora: LoraConfig | None = None,
 ) -> float:
     """Write `model` (the Hugging Face model inside a ZeRO-3 engine) to `folder`; returns max |Δ logit| of the check.
@@ -75,8 +81,10 @@ def write_weights(model: torch.nn.Module, part: Path, shard_bytes: int, ranks: R
     """Safetensors files of at most `shard_bytes` (but at least one tensor), and their index if there are several."""
     tensors = named_tensors(model)
     split = split_state_dict_into_shards_factory(
-        {name: _bytes(tensor) for name, tensor in tensors.items()}, get_storage_size=lambda size: size,
-        filename_pattern="model{suffix}.safetensors", max_shard_size=shard_bytes,
+        {name: _bytes(tensor) for name, tensor in tensors.items()},
+        get_storage_size=lambda size: size,
+        filename_pattern="model{suffix}.safetensors",
+        max_shard_size=shard_bytes,
     )
     for filename, names in split.filename_to_tensors.items():
         gathered = {name: whole for name in names if (whole := gather(tensors[name], ranks)) is not None}

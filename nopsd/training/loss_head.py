@@ -68,9 +68,7 @@ def replace_head(lm: Any, kind: type[LossHead], make: Callable[[nn.Linear], Loss
 
 
 @torch.no_grad()
-def response_hidden(
-    model: nn.Module, input_ids_BT: Tensor, rows_N: Tensor, segments: Segments | None = None
-) -> Tensor:
+def response_hidden(model: nn.Module, input_ids_BT: Tensor, rows_N: Tensor, segments: Segments | None = None) -> Tensor:
     """A frozen model's final hidden states `[N, H]` at `rows_N`: no gradient, no logits.
 
     `model`: a causal LM or a DeepSpeed engine around one. It is run from its root, as ZeRO-3's parameter

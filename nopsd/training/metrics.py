@@ -32,10 +32,12 @@ def response_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
     responses = [r.response_ids for r in rollouts]
     lengths = [len(ids) for ids in responses]
     return {
-        "response_length_mean": mean(lengths), "response_length_max": max(lengths),
+        "response_length_mean": mean(lengths),
+        "response_length_max": max(lengths),
         "truncated_share": mean([r.truncated for r in rollouts]),
-        "repeated_4grams": repeated_ngrams(responses), "distinct_4grams": distinct_ngrams(responses),
-    }  # fmt: skip
+        "repeated_4grams": repeated_ngrams(responses),
+        "distinct_4grams": distinct_ngrams(responses),
+    }
 
 
 def mean(values: Sequence[float]) -> float:

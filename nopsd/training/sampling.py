@@ -32,8 +32,14 @@ class Client(Protocol):
     """What training asks of `nopsd.rollout.client.RolloutClient`; `progress` only when it samples ahead."""
 
     def generate(
-        self, prompts: Sequence[list[int]], uids: Sequence[str], sampling: SamplingConfig, seed: int,
-        expected_version: int | None = None, logprobs: bool = False, progress: Callable[..., None] | None = None,
+        self,
+        prompts: Sequence[list[int]],
+        uids: Sequence[str],
+        sampling: SamplingConfig,
+        seed: int,
+        expected_version: int | None = None,
+        logprobs: bool = False,
+        progress: Callable[..., None] | None = None,
     ) -> list[list[Rollout]]: ...
 
 
@@ -138,8 +144,13 @@ def request_names(uids: Sequence[str]) -> list[str]:
 
 
 def sample_step(
-    client: Client, uids: Sequence[str], student_prompts: Mapping[str, list[int]], config: TrainConfig, seed: int,
-    step: int, ranks: Ranks,
+    client: Client,
+    uids: Sequence[str],
+    student_prompts: Mapping[str, list[int]],
+    config: TrainConfig,
+    seed: int,
+    step: int,
+    ranks: Ranks,
 ) -> list[Rollout]:
     """`train.n` responses to each uid, in order, with log-probs, by weights of version `step`. Collective."""
     told = from_main(ranks, lambda: ask(client, uids, student_prompts, config, seed, step, version=step))
@@ -147,15 +158,26 @@ def sample_step(
 
 
 def ask(
-    client: Client, uids: Sequence[str], student_prompts: Mapping[str, list[int]], config: TrainConfig, seed: int,
-    step: int, version: int, progress: Callable[..., None] | None = None,
+    client: Client,
+    uids: Sequence[str],
+    student_prompts: Mapping[str, list[int]],
+    config: TrainConfig,
+    seed: int,
+    step: int,
+    version: int,
+    progress: Callable[..., None] | None = None,
 ) -> list[dict[str, Any]]:
     """The responses of `step`, checked to be of weights of `version`, as JSON."""
     prompts = [student_prompts[uid] for uid in uids]
     more: dict[str, Any] = {} if progress is None else {"progress": progress}
     rows = client.generate(
-        prompts, request_names(uids), sampling_of(config), step_seed(seed, step), expected_version=version,
-        logprobs=True, **more,
+        prompts,
+        request_names(uids),
+        sampling_of(config),
+        step_seed(seed, step),
+        expected_version=version,
+        logprobs=True,
+        **more,
     )
     rollouts = [rollout for row in rows for rollout in row]
     check_rollouts(rollouts, version)

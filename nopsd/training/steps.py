@@ -104,8 +104,16 @@ class Steps:
         run, mean = self.run, self.score.take()
         run.extras = {"guards": run.guards.state(step), **self.skips.extras(), **self.extras()}
         checkpoint.save(
-            run.student, run.ema, run.folder / "checkpoints", step, self.skips.total, run.identity,
-            keep_of(run.config.train, run.guards.sound_step), run.ranks, mean if run.guards.sound else None, run.extras,
+            run.student,
+            run.ema,
+            run.folder / "checkpoints",
+            step,
+            self.skips.total,
+            run.identity,
+            keep_of(run.config.train, run.guards.sound_step),
+            run.ranks,
+            mean if run.guards.sound else None,
+            run.extras,
         )
 
 

@@ -37,7 +37,11 @@ class TokenResult(NamedTuple):
 
 
 def fused_linear_token_loss(
-    hidden_NH: Tensor, weight_VH: Tensor, target_N: Tensor, token_weight_N: Tensor, loss_of: LossOf,
+    hidden_NH: Tensor,
+    weight_VH: Tensor,
+    target_N: Tensor,
+    token_weight_N: Tensor,
+    loss_of: LossOf,
     chunk: int | None = None,
 ) -> TokenResult:
     """Weighted sum of the tokens' losses, with gradients to `hidden_NH` and `weight_VH`.
@@ -63,8 +67,14 @@ def fused_linear_token_loss(
 class _FusedTokenLoss(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden_NH: Tensor, weight_VH: Tensor, target_N: Tensor, token_weight_N: Tensor, loss_of: LossOf,
-        chunk: int, grad_enabled: bool,
+        ctx: Any,
+        hidden_NH: Tensor,
+        weight_VH: Tensor,
+        target_N: Tensor,
+        token_weight_N: Tensor,
+        loss_of: LossOf,
+        chunk: int,
+        grad_enabled: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
         dtype, (V, _) = torch.promote_types(hidden_NH.dtype, torch.float32), weight_VH.shape
         needs_hidden, needs_weight = (grad_enabled and needed for needed in ctx.needs_input_grad[:2])
@@ -84,8 +94,14 @@ class _FusedTokenLoss(torch.autograd.Function):
                 rows = slice(first, min(first + block, tile.stop))
                 z_nV, size = tile_nV[first - start : rows.stop - start], rows.stop - first
                 loss += _block(
-                    z_nV, scratch_bV[:size], target_N[rows], token_weight_N[rows].to(dtype), loss_of, rows,
-                    logprob_N[rows], entropy_N[rows],
+                    z_nV,
+                    scratch_bV[:size],
+                    target_N[rows],
+                    token_weight_N[rows].to(dtype),
+                    loss_of,
+                    rows,
+                    logprob_N[rows],
+                    entropy_N[rows],
                 )
             if grad_hidden_NH is not None:
                 pull_back(tile_nV, weight_VH, grad_hidden_NH[tile])
@@ -111,8 +127,14 @@ class _FusedTokenLoss(torch.autograd.Function):
 
 
 def _block(
-    z_nV: Tensor, scratch_nV: Tensor, target_n: Tensor, token_weight_n: Tensor, loss_of: LossOf, rows: slice,
-    logprob_n: Tensor, entropy_n: Tensor,
+    z_nV: Tensor,
+    scratch_nV: Tensor,
+    target_n: Tensor,
+    token_weight_n: Tensor,
+    loss_of: LossOf,
+    rows: slice,
+    logprob_n: Tensor,
+    entropy_n: Tensor,
 ) -> Tensor:
     """The loss of some rows; their logits become the gradient, their log-probs and entropies are written."""
     z_nV.sub_(z_nV.logsumexp(-1, keepdim=True))

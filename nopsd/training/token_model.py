@@ -59,8 +59,13 @@ class TokenLossModel(nn.Module):
         replace_head(lm, TokenLossHead, lambda old: TokenLossHead(old, chunk))
 
     def forward(
-        self, input_ids_BT: Tensor, rows_N: Tensor, target_N: Tensor, token_weight_N: Tensor,
-        loss_of: LossOf | None = None, segments: Segments | None = None,
+        self,
+        input_ids_BT: Tensor,
+        rows_N: Tensor,
+        target_N: Tensor,
+        token_weight_N: Tensor,
+        loss_of: LossOf | None = None,
+        segments: Segments | None = None,
     ) -> TokenResult | Tensor:
         """Loss over the positions `rows_N`, flat indices in B·T: P−1 … P+T−2 of each sequence predict its response."""
         hidden_BTH = self.lm.base_model(**inputs_of(input_ids_BT, segments)).last_hidden_state
@@ -104,8 +109,11 @@ def own_statistics(engine: Any, batch: MicroBatch) -> Tensor:
     engine.eval()  # without LoRA's dropout
     try:
         found: Tensor = engine(
-            input_ids_BT=batch.student.ids_BT, rows_N=batch.student.rows_N, target_N=batch.targets_N,
-            token_weight_N=batch.weights_N, segments=batch.student.segments,
+            input_ids_BT=batch.student.ids_BT,
+            rows_N=batch.student.rows_N,
+            target_N=batch.targets_N,
+            token_weight_N=batch.weights_N,
+            segments=batch.student.segments,
         )
     finally:
         engine.train(training)

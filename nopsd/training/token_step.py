@@ -64,8 +64,12 @@ def learn(run: TrainingRun, batches: Sequence[MicroBatch], losses: Sequence[Toke
         # by hand, for the number of micro-batches changes from step to step
         run.student.set_gradient_accumulation_boundary(last)
         result = run.student(
-            input_ids_BT=batch.student.ids_BT, rows_N=batch.student.rows_N, target_N=batch.targets_N,
-            token_weight_N=batch.weights_N, loss_of=loss_of, segments=batch.student.segments,
+            input_ids_BT=batch.student.ids_BT,
+            rows_N=batch.student.rows_N,
+            target_N=batch.targets_N,
+            token_weight_N=batch.weights_N,
+            loss_of=loss_of,
+            segments=batch.student.segments,
         )
         sums.add(batch, result, loss_of.tell(result.logprob_N))
         sums = backward(run, result.loss, sums, last, step)
@@ -75,10 +79,13 @@ def learn(run: TrainingRun, batches: Sequence[MicroBatch], losses: Sequence[Toke
 def step_row(run: TrainingRun, step: int, skipped: int, taken: bool, sums: TokenSums, clock: Clock) -> dict[str, float]:
     """What every such step logs, equal on all ranks but for the times."""
     return {
-        **sums.values(), "grad_norm": float(run.student.get_global_grad_norm()) if taken else math.nan,
-        "lr": lr_at(step, run.config.train), "skipped_fraction": skipped / (step + 1), "policy_version": step,
+        **sums.values(),
+        "grad_norm": float(run.student.get_global_grad_norm()) if taken else math.nan,
+        "lr": lr_at(step, run.config.train),
+        "skipped_fraction": skipped / (step + 1),
+        "policy_version": step,
         **clock.values(),
-    }  # fmt: skip
+    }
 
 
 class TokenSums:

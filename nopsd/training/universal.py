@@ -56,10 +56,17 @@ def _convert(path: Path, target: Path) -> None:
 
     remove_conversion(path.parent)
     target.mkdir(parents=True)
-    main(Namespace(
-        input_folder=str(path), output_folder=str(target), num_extract_workers=1, num_merge_workers=1,
-        keep_temp_folder=False, strict=True, inject_missing_state=False,
-    ))  # fmt: skip
+    main(
+        Namespace(
+            input_folder=str(path),
+            output_folder=str(target),
+            num_extract_workers=1,
+            num_merge_workers=1,
+            keep_temp_folder=False,
+            strict=True,
+            inject_missing_state=False,
+        )
+    )
 
 
 class _Work(threading.Thread):

@@ -24,8 +24,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 NETWORK = "10.77.0"
-PROGRAMS = {"unshare": "util-linux", "nsenter": "util-linux", "ip": "iproute2", "ssh": "openssh-client",
-            "sshd": "openssh-server", "ssh-keygen": "openssh-client", "pdsh": "pdsh"}  # fmt: skip
+PROGRAMS = {
+    "unshare": "util-linux",
+    "nsenter": "util-linux",
+    "ip": "iproute2",
+    "ssh": "openssh-client",
+    "sshd": "openssh-server",
+    "ssh-keygen": "openssh-client",
+    "pdsh": "pdsh",
+}
 PR_SET_PDEATHSIG = 1
 UP_S = 15.0
 
@@ -75,8 +82,9 @@ def lacking() -> str | None:
         return "setpriv is not installed (Debian: apt-get install util-linux)"
     tried = subprocess.run(
         ["unshare", "--net", "--uts", "--mount", "--pid", "--fork", "ip", "link", "add", "sw", "type", "bridge"],
-        capture_output=True, text=True,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+    )
     return f"namespaces are not permitted here: {tried.stderr.strip()}" if tried.returncode else None
 
 
@@ -128,9 +136,12 @@ class Hosts:
         # nsenter forks: the child must die with it too.
         guarded = ["setpriv", "--pdeathsig", "KILL", "--", *command]
         return subprocess.Popen(
-            [*entered, "--", *guarded], env={**os.environ, **(env or {})}, start_new_session=True,
-            preexec_fn=as_a_login_would, **kwargs,
-        )  # fmt: skip
+            [*entered, "--", *guarded],
+            env={**os.environ, **(env or {})},
+            start_new_session=True,
+            preexec_fn=as_a_login_would,
+            **kwargs,
+        )
 
     def run(
         self, name: str, command: Sequence[str], timeout: float = 120.0, env: Mapping[str, str] | None = None
@@ -186,10 +197,24 @@ class Hosts:
         for name in self.names:
             with open(self.folder / f"{name}.log", "wb") as log:
                 self._inits[name] = subprocess.Popen(
-                    ["unshare", "--net", "--uts", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child",
-                     "bash", str(self.folder / f"init_{name}.sh")],
-                    stdin=subprocess.PIPE, stdout=log, stderr=log, preexec_fn=die_with_parent, start_new_session=True,
-                )  # fmt: skip
+                    [
+                        "unshare",
+                        "--net",
+                        "--uts",
+                        "--mount",
+                        "--pid",
+                        "--fork",
+                        "--mount-proc",
+                        "--kill-child",
+                        "bash",
+                        str(self.folder / f"init_{name}.sh"),
+                    ],
+                    stdin=subprocess.PIPE,
+                    stdout=log,
+                    stderr=log,
+                    preexec_fn=die_with_parent,
+                    start_new_session=True,
+                )
         ours = os.stat("/proc/self/ns/net").st_ino
         for process in (self._switch, *self._inits.values()):
             self._until(lambda p=process: os.stat(f"/proc/{p.pid}/ns/net").st_ino != ours, "a network namespace")
@@ -201,8 +226,11 @@ class Hosts:
             self._on_switch("ip", "link", "add", port, "type", "veth", *inner)
             self._on_switch("ip", "link", "set", port, "master", "sw", "up")
             inside = ["nsenter", "--target", str(process.pid), "--net", "ip"]
-            for words in (["addr", "add", f"{self.address(name)}/24", "dev", "eth0"],
-                          ["link", "set", "lo", "up"], ["link", "set", "eth0", "up"]):  # fmt: skip
+            for words in (
+                ["addr", "add", f"{self.address(name)}/24", "dev", "eth0"],
+                ["link", "set", "lo", "up"],
+                ["link", "set", "eth0", "up"],
+            ):
                 subprocess.run([*inside, *words], check=True, capture_output=True)
             assert process.stdin is not None
             process.stdin.write(b"\n")

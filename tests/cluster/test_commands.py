@@ -41,8 +41,11 @@ def test_deepspeed_understands_every_launcher(launcher):
     """If this fails, `dist.launcher` ends in DeepSpeed's usage message."""
     seen = understood(stage_command(plan(launcher), "train", CONFIG))
     assert (seen.hostfile, seen.launcher, seen.master_addr, seen.master_port) == (
-        "/shared/hosts", launcher, "10.0.0.1", 29511
-    )  # fmt: skip
+        "/shared/hosts",
+        launcher,
+        "10.0.0.1",
+        29511,
+    )
     assert seen.no_local_rank and seen.force_multi and not seen.no_ssh
     assert seen.user_args == ["train", "--config", str(CONFIG)]
     if launcher in ("slurm", "mpich"):  # their runners overlook --module, or trip over it: they are given a script
@@ -124,8 +127,15 @@ def test_what_is_shown_is_what_is_run():
 
 def test_secrets_stay_out_of_what_deepspeed_exports(tmp_path, monkeypatch):
     """DeepSpeed puts DS_ENV_FILE's lines on command lines; if this fails, `ps` on any host shows the server's key."""
-    environment = {"NOPSD_SERVER_KEY": "s3cret", "HF_TOKEN": "s3cret", "DS_ACCELERATOR": "cpu", "HOME": "/root",
-                   "CUDA_VISIBLE_DEVICES": "3", "NCCL_DEBUG": "INFO", "PATH": "/bin"}  # fmt: skip
+    environment = {
+        "NOPSD_SERVER_KEY": "s3cret",
+        "HF_TOKEN": "s3cret",
+        "DS_ACCELERATOR": "cpu",
+        "HOME": "/root",
+        "CUDA_VISIBLE_DEVICES": "3",
+        "NCCL_DEBUG": "INFO",
+        "PATH": "/bin",
+    }
     file, env_file = tmp_path / "launch.json", tmp_path / "env"
     write_launch_file(file, LaunchFile(passed_on(environment), key="k"))
     write_env_file(env_file, file, "pdsh", environment)

@@ -17,9 +17,18 @@ def diagnosis(hosts, tmp_path: Path, *more: str) -> tuple[dict, int]:
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     environment = {"PATH": path, "PYTHONPATH": str(ROOT), "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
     command = [
-        sys.executable, "-m", "nopsd", "doctor", "--hostfile", str(hosts.hostfile), "--json", "--preset", "lab",
-        f"run_dir={tmp_path / 'run'}", *more,
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "nopsd",
+        "doctor",
+        "--hostfile",
+        str(hosts.hostfile),
+        "--json",
+        "--preset",
+        "lab",
+        f"run_dir={tmp_path / 'run'}",
+        *more,
+    ]
     done = hosts.run("node1", command, 400, environment)
     return json.loads(done.stdout[done.stdout.index("{") :]), done.returncode
 
@@ -49,8 +58,14 @@ def test_a_host_behind_a_cut_wire_is_named(two_hosts, tmp_path):
 
 def test_a_port_in_use_on_one_host_alone(two_hosts, tmp_path):
     """Checked on the host itself: from the head it can't be seen."""
-    held = two_hosts.popen("node2", [sys.executable, "-c", "import socket, time; s = socket.socket(); "
-                                     "s.bind(('', 34567)); s.listen(); time.sleep(300)"])  # fmt: skip
+    held = two_hosts.popen(
+        "node2",
+        [
+            sys.executable,
+            "-c",
+            "import socket, time; s = socket.socket(); s.bind(('', 34567)); s.listen(); time.sleep(300)",
+        ],
+    )
     try:
         found, code = diagnosis(two_hosts, tmp_path, "server.port=34567")
     finally:

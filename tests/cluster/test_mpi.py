@@ -62,7 +62,8 @@ def test_two_ranks_of_mpirun_find_each_other():
     lines = re.findall(r"\{.*?\}", done.stdout)  # mpirun may put both on one line
     told = sorted((json.loads(line) for line in lines), key=lambda one: one["RANK"])
     assert [(t["RANK"], t["LOCAL_RANK"], t["WORLD_SIZE"], t["torch"]) for t in told] == [
-        ("0", "0", "2", False), ("1", "1", "2", False)
-    ], done.stderr  # fmt: skip
+        ("0", "0", "2", False),
+        ("1", "1", "2", False),
+    ], done.stderr
     assert len({(t["MASTER_ADDR"], t["MASTER_PORT"]) for t in told}) == 1 and int(told[0]["MASTER_PORT"]) > 0
     assert done.returncode != 0 and "a bug" in done.stderr

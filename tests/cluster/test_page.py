@@ -49,8 +49,13 @@ def test_every_named_key_is_a_key():
 def test_the_page_as_written(two_hosts, tmp_path):
     """Every `bash` block, in order, in one shell on node1; SHARED is set as the page says."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    env = {"PATH": path, "PYTHONPATH": str(ROOT), "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1",
-           "SHARED": str(tmp_path)}  # fmt: skip
+    env = {
+        "PATH": path,
+        "PYTHONPATH": str(ROOT),
+        "DS_ACCELERATOR": "cpu",
+        "OMP_NUM_THREADS": "1",
+        "SHARED": str(tmp_path),
+    }
     script = f"set -euo pipefail\ncd {ROOT}\n" + "".join(BLOCKS)
     done = two_hosts.run("node1", ["bash", "-c", script], 3000, env)
     print(done.stdout[-3000:])

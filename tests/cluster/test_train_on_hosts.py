@@ -23,13 +23,24 @@ ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.soak
 NOPSD = (sys.executable, "-m", "nopsd")
 COMMON = (
-    "--preset", "lab", "train.steps=8", "train.batch=4", "train.micro=2", "train.probe_every=0",
-    "train.checkpoint_every=2", "dist.heartbeat_s=8", "dist.timeout_s=180",
-)  # fmt: skip
+    "--preset",
+    "lab",
+    "train.steps=8",
+    "train.batch=4",
+    "train.micro=2",
+    "train.probe_every=0",
+    "train.checkpoint_every=2",
+    "dist.heartbeat_s=8",
+    "dist.timeout_s=180",
+)
 SERVED = (
-    *COMMON, "data.pool_limit=30", "select.fraction=0.3", "context.m=2", "server.kv_cache_mib=64",
+    *COMMON,
+    "data.pool_limit=30",
+    "select.fraction=0.3",
+    "context.m=2",
+    "server.kv_cache_mib=64",
     "server.stall_timeout_s=15",
-)  # fmt: skip
+)
 RANK, SERVER = "-u -m nopsd train", ("nopsd.rollout.vllm_main", "VLLM::")
 OURS = ("-m nopsd", "nopsd.cluster", "deepspeed", "pdsh", "guardian.py", "VLLM::", "vllm_main")
 PATIENCE_S = 900

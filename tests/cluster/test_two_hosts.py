@@ -36,9 +36,16 @@ def given_answers(folder: Path, count: int) -> list[str]:
     rows = [{"instruction": q.question, "output": f"It is at {q.uid}, {'by one ' * 5}then."} for q in questions]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return [
-        "--preset", "lab", "data.name=instructions", f"data.path={folder / 'rows.jsonl'}", "select.fraction=0.25",
-        "select.ties=exact", "context.m=2", f"run_dir={folder / 'run'}", f"dist.heartbeat_s={HEARTBEAT_S}",
-    ]  # fmt: skip
+        "--preset",
+        "lab",
+        "data.name=instructions",
+        f"data.path={folder / 'rows.jsonl'}",
+        "select.fraction=0.25",
+        "select.ties=exact",
+        "context.m=2",
+        f"run_dir={folder / 'run'}",
+        f"dist.heartbeat_s={HEARTBEAT_S}",
+    ]
 
 
 def test_the_hosts_are_separate(two_hosts):
@@ -202,9 +209,11 @@ def test_the_printed_command_works_typed_by_hand(two_hosts, before_neurons, tmp_
     """--dry-run's line, given to a shell as it stands; its ranks watch each other too."""
     run, config = before_neurons
     told = two_hosts.run(
-        "node1", [*NOPSD, "launch", "--hostfile", str(two_hosts.hostfile), "--dry-run", "neurons", *config], 120,
+        "node1",
+        [*NOPSD, "launch", "--hostfile", str(two_hosts.hostfile), "--dry-run", "neurons", *config],
+        120,
         environment(),
-    ).stdout  # fmt: skip
+    ).stdout
     line = next(text for text in told.splitlines() if " deepspeed --hostfile " in text)
     if (run / "neurons").exists():
         (run / "neurons").rename(tmp_path / "neurons")
@@ -269,10 +278,20 @@ def test_a_lost_host_is_gone_on_without(two_hosts, tmp_path):
 
 
 SMALL = (
-    "--preset", "lab", "data.pool_limit=30", "eval.limit=6", "eval.n=4", "eval.bootstrap=50", "train.steps=3",
-    "train.batch=4", "train.micro=2", "train.checkpoint_every=2", "select.fraction=0.3", "context.m=2",
+    "--preset",
+    "lab",
+    "data.pool_limit=30",
+    "eval.limit=6",
+    "eval.n=4",
+    "eval.bootstrap=50",
+    "train.steps=3",
+    "train.batch=4",
+    "train.micro=2",
+    "train.checkpoint_every=2",
+    "select.fraction=0.3",
+    "context.m=2",
     "server.kv_cache_mib=128",
-)  # fmt: skip
+)
 
 
 @pytest.mark.soak

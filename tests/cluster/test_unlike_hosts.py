@@ -82,17 +82,27 @@ def test_another_clock_on_one_host(two_hosts, tmp_path):
 def test_a_stale_process_on_the_ranks_port(two_hosts, tmp_path):
     """Without ssh the port is 29500 on every node. A left-over listener on it is told as such on its host, with what to
     do; the other node, which meets it in rank 0's stead, ends too."""
-    held = two_hosts.popen("node1", [sys.executable, "-c", "import socket, time; s = socket.socket(); "
-                                     "s.bind(('', 29500)); s.listen(); print(flush=True); time.sleep(600)"],
-                           stdout=subprocess.PIPE)  # fmt: skip
+    held = two_hosts.popen(
+        "node1",
+        [
+            sys.executable,
+            "-c",
+            "import socket, time; s = socket.socket(); "
+            "s.bind(('', 29500)); s.listen(); print(flush=True); time.sleep(600)",
+        ],
+        stdout=subprocess.PIPE,
+    )
     held.stdout.readline()
     began, nodes = time.monotonic(), []
     config = ["--preset", "lab", f"run_dir={tmp_path / 'run'}", "dist.master_addr=10.77.0.1", "dist.timeout_s=30"]
     try:
         for number, name in enumerate(two_hosts.names):
             words = [*NOPSD, "launch", "--hostfile", str(two_hosts.hostfile), "--node-rank", str(number), "neurons"]
-            nodes.append(two_hosts.popen(name, [*words, *config], environment(), stdout=subprocess.PIPE,
-                                         stderr=subprocess.STDOUT, text=True))  # fmt: skip
+            nodes.append(
+                two_hosts.popen(
+                    name, [*words, *config], environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+                )
+            )
         said = [node.communicate(timeout=400)[0] for node in nodes]
     finally:
         held.kill()

@@ -14,9 +14,11 @@ from tokenizers import Tokenizer
 ROOT = Path(__file__).resolve().parents[2]
 TOKENIZER = Tokenizer.from_file(str(ROOT / "nopsd" / "lab" / "model" / "tokenizer.json"))
 STATES = {
-    "/health": {}, "/v1/models": {"data": [{"id": "policy", "max_model_len": 4096}]},
-    "/weight_info": {"weight_version": "default"}, "/metrics": {},
-}  # fmt: skip
+    "/health": {},
+    "/v1/models": {"data": [{"id": "policy", "max_model_len": 4096}]},
+    "/weight_info": {"weight_version": "default"},
+    "/metrics": {},
+}
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -29,8 +31,15 @@ class Handler(BaseHTTPRequestHandler):
         for index in range(body["n"]):
             text = f"It is at \\boxed{{{'two' if (body['seed'] + index) % 3 else 'five'}}}."
             ids = TOKENIZER.encode(text, add_special_tokens=False).ids
-            choices.append({"index": index, "text": text, "token_ids": ids, "prompt_token_ids": body["prompt"],
-                            "finish_reason": "stop"})  # fmt: skip
+            choices.append(
+                {
+                    "index": index,
+                    "text": text,
+                    "token_ids": ids,
+                    "prompt_token_ids": body["prompt"],
+                    "finish_reason": "stop",
+                }
+            )
         self.answer({"choices": choices})
 
     def answer(self, value: object) -> None:

@@ -29,10 +29,12 @@ def rollouts(domain, skill, seed, k=4, count=12):
     """Answers of which about a share `skill` is right; other seeds answer otherwise."""
     rng = np.random.default_rng([seed, sum(map(ord, domain))])
     return [
-        Rollout(q.uid, sample, [1, 2], list(range(5)), f"<answer>{'A' if rng.random() < skill else 'B'}</answer>",
-                "stop", 0)
-        for q in questions(domain, count) for sample in range(k)
-    ]  # fmt: skip
+        Rollout(
+            q.uid, sample, [1, 2], list(range(5)), f"<answer>{'A' if rng.random() < skill else 'B'}</answer>", "stop", 0
+        )
+        for q in questions(domain, count)
+        for sample in range(k)
+    ]
 
 
 def judge(folder: Path, name: str, skills: dict[str, float], seed: int, config: Config):
@@ -76,10 +78,13 @@ def diagnose(member: Member):
 def plan_in(folder, **keys):
     """A plan of the lab below `folder`."""
     tree = {
-        "preset": "lab", "folder": str(folder / "out"), "sources": ["biology", "chemistry"],
+        "preset": "lab",
+        "folder": str(folder / "out"),
+        "sources": ["biology", "chemistry"],
         "methods": {"nopsd": {}, "top": {"method": "nopsd", "set": {"select.selector": "neuron_count_top"}}},
-        "seeds": [0, 1], "set": SETTINGS,
-    }  # fmt: skip
+        "seeds": [0, 1],
+        "set": SETTINGS,
+    }
     return read_plan({**tree, **keys}, "test")
 
 

@@ -62,8 +62,10 @@ def test_the_estimate_goes_by_this_starts_runs():
 def test_flags_win_over_the_file():
     file = {"seeds": [0], "set": {"a": 1, "b": 1}, "methods": ["nopsd"]}
     assert merged(file, {"seeds": [1], "set": {"b": 2}}) == {
-        "seeds": [1], "set": {"a": 1, "b": 2}, "methods": ["nopsd"],
-    }  # fmt: skip
+        "seeds": [1],
+        "set": {"a": 1, "b": 2},
+        "methods": ["nopsd"],
+    }
 
 
 def test_a_row_that_a_flag_names_keeps_the_files_settings():
@@ -114,10 +116,19 @@ def nopsd(*arguments, wait=True, log=None):
 
 
 SMALL = (
-    "data.pool_limit=30", "eval.limit=6", "eval.n=4", "eval.bootstrap=50", "train.steps=2", "train.batch=4",
-    "train.micro=2", "train.probe_every=0", "select.fraction=0.3", "context.m=2", "server.kv_cache_mib=128",
+    "data.pool_limit=30",
+    "eval.limit=6",
+    "eval.n=4",
+    "eval.bootstrap=50",
+    "train.steps=2",
+    "train.batch=4",
+    "train.micro=2",
+    "train.probe_every=0",
+    "select.fraction=0.3",
+    "context.m=2",
+    "server.kv_cache_mib=128",
     "dist.ranks=1",
-)  # fmt: skip
+)
 
 
 @pytest.mark.soak

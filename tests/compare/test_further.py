@@ -47,8 +47,14 @@ def evaluated(monkeypatch):
 def test_targets_of_other_data_are_evaluated_for_base_and_models(plan_of, other_data, evaluated, tmp_path):
     """Breaks if a model trained on one data set is never tested on another, or tested twice on its own."""
     lab = {"biology": {"set": {"eval.targets": ["chemistry"]}}}
-    plan = plan_of(sources=lab, targets=other_data, methods=["nopsd"], seeds=[0], diagnostics=False,
-                   also={"given": {"path": "/given"}})  # fmt: skip
+    plan = plan_of(
+        sources=lab,
+        targets=other_data,
+        methods=["nopsd"],
+        seeds=[0],
+        diagnostics=False,
+        also={"given": {"path": "/given"}},
+    )
     runs = members(plan)
     finish(runs[0], targets=("biology", "chemistry"))
     for _, work in further(plan, runs, None):
@@ -66,8 +72,9 @@ def test_diagnostics_are_of_the_own_rows_first_seed(plan_of):
     plan = plan_of()
     names = [name for name, _ in further(plan, members(plan), None)]
     assert [n for n in names if "Table 6" in n] == [
-        "nopsd, biology, seed 0, Table 6", "nopsd, chemistry, seed 0, Table 6",
-    ]  # fmt: skip
+        "nopsd, biology, seed 0, Table 6",
+        "nopsd, chemistry, seed 0, Table 6",
+    ]
 
 
 def test_domains_of_one_data_set_are_evaluated_together(plan_of, evaluated, tmp_path):

@@ -30,20 +30,23 @@ def test_base_is_a_row_and_no_run(plan_of):
     assert {m.config.method for m in members(plan_of(methods=["base"]))} == {"base"}
 
 
-@pytest.mark.parametrize("keys, named", [
-    ({"sorces": ["biology"]}, "sorces"),
-    ({"methods": {"x": {"methd": "nopsd"}}}, "methd"),
-    ({"methods": ["nopds"]}, "nopds"),
-    ({"methods": {"mine": {}}}, "mine"),
-    ({"seeds": [0, 0]}, "seeds"),
-    ({"seeds": ["a"]}, "seeds"),
-    ({"vary": "data.seed"}, "vary=data.seed"),
-    ({"entropy": "renyi"}, "entropy=renyi"),
-    ({"sources": []}, "sources"),
-    ({"also": {"x": {"path": "p", "source": "physics"}}}, "physics"),
-    ({"also": {"x": {}}}, "path"),
-    ({"also": {"nopsd": {"path": "p"}}}, "nopsd"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "keys, named",
+    [
+        ({"sorces": ["biology"]}, "sorces"),
+        ({"methods": {"x": {"methd": "nopsd"}}}, "methd"),
+        ({"methods": ["nopds"]}, "nopds"),
+        ({"methods": {"mine": {}}}, "mine"),
+        ({"seeds": [0, 0]}, "seeds"),
+        ({"seeds": ["a"]}, "seeds"),
+        ({"vary": "data.seed"}, "vary=data.seed"),
+        ({"entropy": "renyi"}, "entropy=renyi"),
+        ({"sources": []}, "sources"),
+        ({"also": {"x": {"path": "p", "source": "physics"}}}, "physics"),
+        ({"also": {"x": {}}}, "path"),
+        ({"also": {"nopsd": {"path": "p"}}}, "nopsd"),
+    ],
+)
 def test_what_cannot_be_meant_is_refused_by_name(plan_of, keys, named):
     """Breaks if a mistyped key is silently ignored: the comparison would be of something else."""
     with pytest.raises(ConfigError, match=named):

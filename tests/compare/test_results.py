@@ -41,8 +41,9 @@ def test_seed_intervals_are_students(view):
     results = view.results
     each = [avg(results.runs["nopsd", "biology", s]["biology"]) - avg(results.base[s]["biology"]) for s in (0, 1)]
     half = stats.t.ppf(0.975, 1) * np.std(each, ddof=1) / np.sqrt(2)
-    assert (found.value, found.low, found.high) == pytest.approx((np.mean(each), np.mean(each) - half,
-                                                                 np.mean(each) + half))
+    assert (found.value, found.low, found.high) == pytest.approx(
+        (np.mean(each), np.mean(each) - half, np.mean(each) + half)
+    )
     assert t_interval([1.0, 2.0, 3.0, 4.0]).high == pytest.approx(
         stats.ttest_1samp([1, 2, 3, 4], 0).confidence_interval(0.95).high
     )
@@ -70,8 +71,10 @@ def test_a_row_is_set_against_another_question_by_question(view):
     runs = view.results.runs
     cells = cells_of(numbers(view.results, "avg"), view.layout, "nopsd")
     assert {label for label, _ in cells} == {"top"}
-    gaps = [np.mean([avg(runs["top", "chemistry", s][t]) - avg(runs["nopsd", "chemistry", s][t]) for s in (0, 1)])
-            for t in ("biology", "colours")]  # fmt: skip
+    gaps = [
+        np.mean([avg(runs["top", "chemistry", s][t]) - avg(runs["nopsd", "chemistry", s][t]) for s in (0, 1)])
+        for t in ("biology", "colours")
+    ]
     assert cells["top", "cross"]["chemistry"].delta == pytest.approx(np.mean(gaps))
     found = over_questions(view.results, "avg", view.layout, 40, seed=3, against="nopsd")["top", "in"]["biology"]
     per_question = np.zeros(12)
@@ -80,8 +83,9 @@ def test_a_row_is_set_against_another_question_by_question(view):
         per_question += [100 * (np.mean(a.correct) - np.mean(b.correct)) / 2 for a, b in zip(top, nopsd)]
     rng = np.random.default_rng(3 + list(view.results.base[0]).index("biology"))
     drawn = [per_question[rng.integers(12, size=12)].mean() for _ in range(40)]
-    assert (found.value, found.low, found.high) == pytest.approx((per_question.mean(),
-                                                                 *np.quantile(drawn, [0.025, 0.975])))
+    assert (found.value, found.low, found.high) == pytest.approx(
+        (per_question.mean(), *np.quantile(drawn, [0.025, 0.975]))
+    )
     each = [avg(runs["top", "biology", s]["biology"]) - avg(runs["nopsd", "biology", s]["biology"]) for s in (0, 1)]
     assert over_seeds(view.results, "avg", view.layout, "nopsd")["top", "in"]["biology"] == t_interval(each)
 
@@ -118,8 +122,9 @@ def test_other_questions_than_the_bases_are_refused(view):
 def test_checkpoints_given_have_a_row(plan_of, tmp_path):
     from nopsd.runs import RunFolder
 
-    plan = plan_of(seeds=[0], also={"mine": {"path": "x"}, "theirs": {"path": "y", "method": "ttrl",
-                                                                        "source": "biology"}})  # fmt: skip
+    plan = plan_of(
+        seeds=[0], also={"mine": {"path": "x"}, "theirs": {"path": "y", "method": "ttrl", "source": "biology"}}
+    )
     runs = members(plan)
     for member in runs:
         finish(member)

@@ -31,8 +31,9 @@ def test_equal_stages_are_linked_and_whole(tmp_path):
     """Breaks if rollouts and neuron scores, the dear stages, are made again for every method."""
     donor, run = made_run(tmp_path / "a"), RunFolder(tmp_path / "b")
     assert taken_by(run, [donor]) == ["data", "rollout", "neurons"]
-    assert run.is_current("neurons", {"seed": 0, "input.data": donor.stage_hash("data"),
-                                      "input.rollout": donor.stage_hash("rollout")})  # fmt: skip
+    assert run.is_current(
+        "neurons", {"seed": 0, "input.data": donor.stage_hash("data"), "input.rollout": donor.stage_hash("rollout")}
+    )
     assert os.path.samefile(run.stage_dir("rollout") / "rollout.json", donor.stage_dir("rollout") / "rollout.json")
     run.redo("rollout")
     assert (donor.stage_dir("rollout") / "rollout.json").exists(), "forgetting one run's stage took the other's"
@@ -79,8 +80,9 @@ def test_the_bases_answers_serve_other_sources(tmp_path, same_tests):
     made = {"seed": 0, "eval.n": 4}
     (donor.begin("evaluate_base", made) / "rollouts.parquet").write_text("answers")
     donor.commit("evaluate_base", {**made, "input.data": donor.stage_hash("data")})
-    assert adopt(
-        run, [donor], [("evaluate_base", ("data",))], lambda _: {**made, "input.data": run.stage_hash("data")}
-    ) == []
+    assert (
+        adopt(run, [donor], [("evaluate_base", ("data",))], lambda _: {**made, "input.data": run.stage_hash("data")})
+        == []
+    )
     assert (run.stage_dir("evaluate_base") / "rollouts.parquet").exists() == same_tests
     assert run.manifest("evaluate_base") is None, "it is still to be judged"

@@ -429,12 +429,55 @@ def test_a_response_cut_inside_the_prompts_think_block_says_nothing(asked):
 
 
 REPEATS = [
-    "<answer>", "</answer>", "<answer> ", "<answer>B", "<answer>B</answer>", "<answer>(", r"\boxed{", r"\boxed{ ",
-    r"\boxed{\text{", "}", "{", " ", "\n", "answer is ", "answer is (", "Answer: ", "Answer:  ", "A ", "A or ", "A, ",
-    "B. ", "A: x\n", "I ", "not ", "with ", "with\n", "without explanation ", "</think>", "<think>", "(", "*", "°",
-    "是B", "Ａ", "\\", "$", "**", "ABCD", "A-", "is not ", "(A) ", "> ", "'", '"', "only the option ", "choice the ",
-    "II I ", "1 A ",
-]  # fmt: skip
+    "<answer>",
+    "</answer>",
+    "<answer> ",
+    "<answer>B",
+    "<answer>B</answer>",
+    "<answer>(",
+    r"\boxed{",
+    r"\boxed{ ",
+    r"\boxed{\text{",
+    "}",
+    "{",
+    " ",
+    "\n",
+    "answer is ",
+    "answer is (",
+    "Answer: ",
+    "Answer:  ",
+    "A ",
+    "A or ",
+    "A, ",
+    "B. ",
+    "A: x\n",
+    "I ",
+    "not ",
+    "with ",
+    "with\n",
+    "without explanation ",
+    "</think>",
+    "<think>",
+    "(",
+    "*",
+    "°",
+    "是B",
+    "Ａ",
+    "\\",
+    "$",
+    "**",
+    "ABCD",
+    "A-",
+    "is not ",
+    "(A) ",
+    "> ",
+    "'",
+    '"',
+    "only the option ",
+    "choice the ",
+    "II I ",
+    "1 A ",
+]
 
 
 @pytest.mark.parametrize("piece", REPEATS)
@@ -453,9 +496,18 @@ def test_time_is_linear_on_repeats(piece, asked):
 
 
 PIECES = [
-    *REPEATS, *"ABCDEIJk.:(){}", r"\text{", "With Explanation", "Without Explanation", "Ribosome", "\u200b", "Б",
-    "wrong", "or", "and",
-]  # fmt: skip
+    *REPEATS,
+    *"ABCDEIJk.:(){}",
+    r"\text{",
+    "With Explanation",
+    "Without Explanation",
+    "Ribosome",
+    "\u200b",
+    "Б",
+    "wrong",
+    "or",
+    "and",
+]
 NOISE = st.one_of(st.text(), st.lists(st.sampled_from(PIECES)).map("".join))
 
 

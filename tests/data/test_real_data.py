@@ -19,9 +19,7 @@ def data(*overrides):
 def test_edu_feedback_keeps_its_whole_pool_beside_a_test_file(shared_data, tmp_path):
     """The paper trains on all 1,799 comments and tests on others: a split of the pool would be another pool."""
     shutil.copy(shared_data / "edu_feedback_pool.jsonl.gz", tmp_path)
-    config = data(
-        "data.name=edu_feedback", "data.domain=edu_feedback", f"data.path={tmp_path}", "data.test_ratio=0.2"
-    )
+    config = data("data.name=edu_feedback", "data.domain=edu_feedback", f"data.path={tmp_path}", "data.test_ratio=0.2")
     alone = load_splits(config)
     assert (len(alone.pool), len(alone.tests["edu_feedback"])) == (1439, 360)
     assert "360 of the 1799 rows" in alone.note and "1439 are the pool" in alone.note, "taken for the paper's"
@@ -35,8 +33,10 @@ def test_edu_feedback_keeps_its_whole_pool_beside_a_test_file(shared_data, tmp_p
     assert not {q.uid for q in splits.pool} & {q.uid for q in splits.tests["edu_feedback"]}
 
 
-@pytest.mark.parametrize(("domain", "pool", "test"), [("Biology", 3541, 394), ("Material", 4460, 496),
-                                                      ("Physics", 2984, 332), ("Chemistry", 5636, 627)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("domain", "pool", "test"),
+    [("Biology", 3541, 394), ("Material", 4460, 496), ("Physics", 2984, 332), ("Chemistry", 5636, 627)],
+)
 def test_published_sizes_are_reckoned_as_the_split_makes_them(domain, pool, test):
     """`--dry-run` shows them before the data are here."""
     sizes = published_sizes(data("data.name=sciknoweval", f"data.domain={domain}"))
@@ -72,17 +72,31 @@ def test_an_unreachable_hub_names_set_and_remedy(name):
 
 HUB_ROWS = {
     "sciknoweval": [
-        {"question": f"Which {i}?", "choices": {"text": ["x", "y", "z", "w"], "label": list("ABCD")}, "answerKey": "B",
-         "answer": "y", "type": "mcq-4-choices" if i < 20 else "true_or_false", "domain": "Biology",
-         "details": {"level": "L1", "task": "t", "subtask": "s", "source": "c"}}
+        {
+            "question": f"Which {i}?",
+            "choices": {"text": ["x", "y", "z", "w"], "label": list("ABCD")},
+            "answerKey": "B",
+            "answer": "y",
+            "type": "mcq-4-choices" if i < 20 else "true_or_false",
+            "domain": "Biology",
+            "details": {"level": "L1", "task": "t", "subtask": "s", "source": "c"},
+        }
         for i in range(25)
     ],
     "mmlu_pro": [
-        {"question_id": i, "question": f"Which {i}?", "options": ["x", "y", "N/A", "z"], "answer": "B",
-         "answer_index": 1, "cot_content": "", "category": "law", "src": "c"}
+        {
+            "question_id": i,
+            "question": f"Which {i}?",
+            "options": ["x", "y", "N/A", "z"],
+            "answer": "B",
+            "answer_index": 1,
+            "cot_content": "",
+            "category": "law",
+            "src": "c",
+        }
         for i in range(20)
     ],
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("name", "domain"), [("sciknoweval", "Biology"), ("mmlu_pro", "mmlu_pro")])

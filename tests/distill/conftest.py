@@ -21,10 +21,20 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("tied", "untied"):
         torch.manual_seed(7)
         config = Qwen3Config(
-            vocab_size=300, hidden_size=48, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
-            num_key_value_heads=2, head_dim=16, max_position_embeddings=256, tie_word_embeddings=name == "tied",
-            initializer_range=0.2, pad_token_id=0, bos_token_id=1, eos_token_id=2,
-        )  # fmt: skip
+            vocab_size=300,
+            hidden_size=48,
+            intermediate_size=96,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=16,
+            max_position_embeddings=256,
+            tie_word_embeddings=name == "tied",
+            initializer_range=0.2,
+            pad_token_id=0,
+            bos_token_id=1,
+            eos_token_id=2,
+        )
         Qwen3ForCausalLM(config).save_pretrained(folder / name)
         (folder / name / "chat_template.jinja").write_text("{{ messages }}")  # stands for the tokenizer's files
     return folder

@@ -72,9 +72,14 @@ def classes(tail: str, side: Probabilities, ids: list[int]) -> list[float]:
 
 
 def token_loss(
-    c: DistillConfig, p: Probabilities, frozen: Probabilities, teacher: Probabilities, aux: dict[str, Probabilities],
-    y: int, served: float,
-) -> float:  # fmt: skip
+    c: DistillConfig,
+    p: Probabilities,
+    frozen: Probabilities,
+    teacher: Probabilities,
+    aux: dict[str, Probabilities],
+    y: int,
+    served: float,
+) -> float:
     """ℓ with its clips, mask and ratio, plus the pull to the base."""
     q = target(c, frozen, teacher, aux)
     if c.divergence == "sampled_rkl":

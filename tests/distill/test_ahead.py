@@ -51,8 +51,9 @@ def run_of(ahead: int, server: SlowServer, extras: dict[str, Any] | None = None)
     config = Config()
     config.train.ahead, config.train.steps, config.train.batch = ahead, STEPS, 2
     prompts = {uid: [1, 2] for uid in UIDS}
-    return SimpleNamespace(config=config, client=server, selected=UIDS, student_prompts=prompts, seed=0, ranks=ALONE,
-                           extras=extras or {})  # fmt: skip
+    return SimpleNamespace(
+        config=config, client=server, selected=UIDS, student_prompts=prompts, seed=0, ranks=ALONE, extras=extras or {}
+    )
 
 
 def responses(rollouts: list[Rollout]) -> list[list[int]]:
@@ -170,7 +171,6 @@ def test_two_ranks_sample_while_they_train_and_a_failed_and_a_killed_run_go_on_t
     assert whole["asked"] == ["push 0", "ask 0 of 0", *asks, f"push {STEPS}"]
     assert last["asked"] == ["push 4", "push 5"]  # step 4's responses came from the checkpoint
     rows = [
-        [without_times(row) for row in read_metrics(tmp_path / name / "metrics.jsonl")]
-        for name in ("whole", "broken")
+        [without_times(row) for row in read_metrics(tmp_path / name / "metrics.jsonl")] for name in ("whole", "broken")
     ]
     assert rows[0] == rows[1] and [row["staleness"] for row in rows[0]] == [0, 1, 1, 1, 1]

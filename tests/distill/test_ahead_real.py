@@ -17,9 +17,7 @@ WORKER = Path(__file__).with_name("worker_ahead.py")
 
 
 @pytest.fixture(scope="module")
-def trained(
-    lab_model_dir: Path, deepspeed_run: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
-) -> Path:  # fmt: skip
+def trained(lab_model_dir: Path, deepspeed_run: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("ahead")
     config = ServerConfig(max_model_len=512, max_num_seqs=16, kv_cache_mib=64, sync_bucket_mib=1)
     with start_server(config, str(lab_model_dir), "float32", out / "server.log") as server:
@@ -41,8 +39,10 @@ def test_later_steps_train_on_responses_one_version_old_and_the_ratio_sees_it(tr
         assert row["loss"] > 0 and row["grad_norm"] > 0
     for name, rows in (("on_policy", on_policy), ("ahead", ahead)):
         waits = ", ".join(f"{row['time/rollout']:.2f}" for row in rows)
-        print(f"{name}: s a step spent on rollouts: {waits}; training: "
-              + ", ".join(f"{row['time/teacher'] + row['time/student']:.2f}" for row in rows))  # fmt: skip
+        print(
+            f"{name}: s a step spent on rollouts: {waits}; training: "
+            + ", ".join(f"{row['time/teacher'] + row['time/student']:.2f}" for row in rows)
+        )
 
 
 def test_a_sync_that_sends_nothing_is_found_out_though_the_gap_proves_nothing(trained: Path):

@@ -134,5 +134,8 @@ def test_samples_are_paired_with_their_own_prompts():
     rollouts = [rollout(u, s, response=s) for u in "ab" for s in range(2)]
     pairs = pair(rollouts, ["a", "b"], 2, prompts)
     assert [(e.uid, e.teacher_prompt, e.response) for e in pairs] == [
-        ("a", [9], [0]), ("a", [9], [1]), ("b", [8], [0]), ("b", [8], [1])
-    ]  # fmt: skip
+        ("a", [9], [0]),
+        ("a", [9], [1]),
+        ("b", [8], [0]),
+        ("b", [8], [1]),
+    ]

@@ -24,10 +24,18 @@ def make(folder: Path, step: int, ranks: int = 1, identity: dict[str, Any] | Non
     (path / "zero_pp_rank_0_mp_rank_00_optim_states.pt").write_bytes(b"weights")
     (path / "random_rank_00000.safetensors").write_bytes(b"random")
     files = {p.name: sha256_file(p) for p in path.iterdir()}
-    write_mark(path, {
-        "step": step, "skipped": 1, "ranks": ranks, "identity": identity or {"a": 1}, "files": files, "score": None,
-        "score_by": None,
-    })  # fmt: skip
+    write_mark(
+        path,
+        {
+            "step": step,
+            "skipped": 1,
+            "ranks": ranks,
+            "identity": identity or {"a": 1},
+            "files": files,
+            "score": None,
+            "score_by": None,
+        },
+    )
     return path
 
 

@@ -41,10 +41,23 @@ def tiny(dtype: torch.dtype = torch.float64) -> Any:
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
     torch.manual_seed(0)
-    return Qwen3ForCausalLM(Qwen3Config(
-        vocab_size=50, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=1, head_dim=8, max_position_embeddings=64, initializer_range=0.2,
-    )).to(dtype).eval()  # fmt: skip
+    return (
+        Qwen3ForCausalLM(
+            Qwen3Config(
+                vocab_size=50,
+                hidden_size=16,
+                intermediate_size=24,
+                num_hidden_layers=2,
+                num_attention_heads=2,
+                num_key_value_heads=1,
+                head_dim=8,
+                max_position_embeddings=64,
+                initializer_range=0.2,
+            )
+        )
+        .to(dtype)
+        .eval()
+    )
 
 
 class Forwards:
@@ -171,9 +184,13 @@ def test_the_budget_is_kept_to_the_byte() -> None:
     budget = 19 * TOKEN  # LONGER's prefix, or LONG's eleven tokens and eight more
     one = [5, *LONGER]
     for size, prompts, expected in (
-        (budget, [LONGER, LONG], [LONGER]), (budget, [LONG, LONGER, LONG], [LONG]), (budget - 1, [LONGER], []),
-        (budget, [one, LONG], [LONG]), (30 * TOKEN, [LONG, LONGER], [LONG, LONGER]), (budget, [SHORT], []),
-    ):  # fmt: skip
+        (budget, [LONGER, LONG], [LONGER]),
+        (budget, [LONG, LONGER, LONG], [LONG]),
+        (budget - 1, [LONGER], []),
+        (budget, [one, LONG], [LONG]),
+        (30 * TOKEN, [LONG, LONGER], [LONG, LONGER]),
+        (budget, [SHORT], []),
+    ):
         reader = Reader(Forwards(), ALONE, False, Kept(prompts, size))
         for _ in range(2):
             reader.read(sides_of([*prompts, *prompts]))
@@ -215,7 +232,7 @@ def test_cutting_against_plain_lists() -> None:
         assert ids[0, rows + 1].tolist() == side.ids_BT[0, side.rows_N + 1].tolist()
         assert segments.positions("cpu")[0, rows].tolist() == [
             p - 1 + t for s, p in zip(whole, side.prompts) for t in range(len(s) - p)
-        ]  # fmt: skip
+        ]
 
 
 @pytest.mark.parametrize(("dtype", "loss", "gradient"), [(torch.float64, 1e-12, 1e-12), (torch.float32, 1e-6, 1e-5)])
@@ -242,9 +259,13 @@ def test_t_align_behind_contexts(dtype: torch.dtype, loss: float, gradient: floa
     assert taught.readers[0].fills == 2
     with taught.weight() as weight:
         found = engine(
-            input_ids_BT=batch.student.ids_BT, rows_N=batch.student.rows_N, teacher_hidden_NH=states.hidden_NH,
-            teacher_weight_VH=weight, token_weight_N=batch.weights_N, segments=batch.student.segments,
-        )  # fmt: skip
+            input_ids_BT=batch.student.ids_BT,
+            rows_N=batch.student.rows_N,
+            teacher_hidden_NH=states.hidden_NH,
+            teacher_weight_VH=weight,
+            token_weight_N=batch.weights_N,
+            segments=batch.student.segments,
+        )
     found.loss.backward()
     assert abs(found.loss.item()) < loss
     assert max(float(p.grad.abs().max()) for p in student.parameters()) < gradient

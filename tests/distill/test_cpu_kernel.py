@@ -27,9 +27,7 @@ def inputs(n: int, size: int, seed: int = 0) -> list[torch.Tensor]:
 def run(keys: dict[str, Any], given: list[torch.Tensor], kernel: str = "numba", **more: Any) -> dict[str, Any]:
     leaves = given[0].clone().requires_grad_(), given[1].clone().requires_grad_()
     config = DistillConfig(kernel=kernel, **({"logit_chunk": 5} | keys))
-    result = fused_linear_divergence(
-        *leaves, *given[2:5], config, target_N=given[5], with_statistics=True, **more
-    )  # fmt: skip
+    result = fused_linear_divergence(*leaves, *given[2:5], config, target_N=given[5], with_statistics=True, **more)
     result.loss.backward()
     return {"loss": result.loss.detach(), "hidden": leaves[0].grad, "weight": leaves[1].grad, "sums": result.sums}
 

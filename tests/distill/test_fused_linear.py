@@ -128,7 +128,7 @@ def test_chunk_size_changes_nothing(chunk):
             *leaves, *teacher, token_weight, config(chunk=size), target_N=target, with_statistics=True
         )
         for size in (chunk, 4)
-    ]  # fmt: skip
+    ]
     torch.testing.assert_close(*(loss_and_gradients(r.loss, *leaves) for r in results))
     torch.testing.assert_close(*(r.sums for r in results))
     torch.testing.assert_close(*(r.student_logprob_N for r in results))
@@ -160,9 +160,7 @@ def test_bfloat16_inputs_are_computed_in_float32(kind, beta, monkeypatch):
     monkeypatch.setattr(products, "SLICE", 16)  # several slices of the vocabulary
     hidden, weight, *teacher, token_weight, _ = inputs(torch.bfloat16)
     leaves = hidden.requires_grad_(), weight.requires_grad_()
-    low = loss_and_gradients(
-        fused_linear_divergence(*leaves, *teacher, token_weight, config(kind, beta)).loss, *leaves
-    )
+    low = loss_and_gradients(fused_linear_divergence(*leaves, *teacher, token_weight, config(kind, beta)).loss, *leaves)
     wide = [t.detach().double() for t in (*leaves, *teacher)]
     wide_leaves = wide[0].requires_grad_(), wide[1].requires_grad_()
     exact = loss_and_gradients(plain(*wide_leaves, *wide[2:], token_weight, config(kind, beta)), *wide_leaves)
@@ -274,9 +272,13 @@ def test_no_tensor_larger_than_a_tile_and_four_products(kind, beta, with_statist
     leaves = hidden.requires_grad_(), weight.requires_grad_()
     with Largest() as seen:
         fused_linear_divergence(
-            *leaves, *teacher, token_weight, config(kind, beta, chunk=chunk), target_N=target,
+            *leaves,
+            *teacher,
+            token_weight,
+            config(kind, beta, chunk=chunk),
+            target_N=target,
             with_statistics=with_statistics,
-        ).loss.backward()  # fmt: skip
+        ).loss.backward()
     assert seen.elements == chunk * 300
     assert seen.products == 4 * tiles
     with Largest() as whole:  # the watch itself works: the plain loss is caught
@@ -284,11 +286,19 @@ def test_no_tensor_larger_than_a_tile_and_four_products(kind, beta, with_statist
     assert whole.elements == chunk * tiles * 300
 
 
-@pytest.mark.parametrize("keys, products", [
-    ({"support": "topk", "topk": 20}, 4), ({"pointwise_clip": 0.1, "token_clip": 1.0}, 4), ({"kl_base_coef": 0.1}, 5),
-    ({"target": "pmi", "kl_base_coef": 0.1}, 6), ({"target": "barycenter"}, 4), ({"contrast": "random_ctx"}, 5),
-    ({"divergence": "sampled_rkl"}, 4),
-], ids=str)  # fmt: skip
+@pytest.mark.parametrize(
+    "keys, products",
+    [
+        ({"support": "topk", "topk": 20}, 4),
+        ({"pointwise_clip": 0.1, "token_clip": 1.0}, 4),
+        ({"kl_base_coef": 0.1}, 5),
+        ({"target": "pmi", "kl_base_coef": 0.1}, 6),
+        ({"target": "barycenter"}, 4),
+        ({"contrast": "random_ctx"}, 5),
+        ({"divergence": "sampled_rkl"}, 4),
+    ],
+    ids=str,
+)
 def test_other_objectives_stay_within_a_tile_and_project_each_side_once(keys, products):
     """An auxiliary distribution costs one product and no [N, V]; clips and supports cost no product."""
     chunk, tiles = 8, 6
@@ -296,9 +306,14 @@ def test_other_objectives_stay_within_a_tile_and_project_each_side_once(keys, pr
     leaves, c = (hidden.requires_grad_(), weight.requires_grad_()), DistillConfig(**keys, logit_chunk=chunk)
     with Largest() as seen:
         fused_linear_divergence(
-            *leaves, *teacher, token_weight, c, target_N=target, with_statistics=True,
+            *leaves,
+            *teacher,
+            token_weight,
+            c,
+            target_N=target,
+            with_statistics=True,
             aux=dict.fromkeys(("base", "ctx_only", "random_ctx"), tuple(teacher)),
-        ).loss.backward()  # fmt: skip
+        ).loss.backward()
     assert seen.elements == chunk * 300
     assert seen.products == products * tiles
 
@@ -333,9 +348,7 @@ def test_wrong_shapes_are_named():
     with pytest.raises(ValueError, match="student's output weight.*gathered"):
         fused_linear_divergence(hidden, weight[:0, 0], teacher_hidden, teacher_weight, token_weight, config())
     with pytest.raises(ValueError, match="vocab_size 41"):
-        fused_linear_divergence(
-            hidden, weight, teacher_hidden, teacher_weight, token_weight, config(), vocab_size=41
-        )
+        fused_linear_divergence(hidden, weight, teacher_hidden, teacher_weight, token_weight, config(), vocab_size=41)
 
 
 @pytest.mark.parametrize("kind, beta", KINDS)

@@ -26,9 +26,12 @@ def runs(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
     (out / "job.json").write_text(json.dumps({"models": str(tiny_models), "out": str(out)}))
     command = [sys.executable, "-W", "ignore", HERE.parent / "engine" / "worker_ranks.py", HERE / "worker_guards.py"]
     done = subprocess.run(
-        [*command, out / "job.json", "2"], env={**os.environ, "PYTHONPATH": str(HERE.parents[1])}, timeout=400,
-        capture_output=True, text=True,
-    )  # fmt: skip
+        [*command, out / "job.json", "2"],
+        env={**os.environ, "PYTHONPATH": str(HERE.parents[1])},
+        timeout=400,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
     return out, {**json.loads((out / "found.json").read_text()), "output": done.stdout + done.stderr}
 
@@ -60,8 +63,10 @@ def test_the_reason_is_in_the_record_on_the_console_and_in_the_log(runs: Any):
     stop = found["stopped"]["record"]["stopped"]
     assert stop["step"] == SOUND_STEPS + PATIENCE
     assert "guard.max_repeated" in stop["reason"] and "3 steps in a row" in stop["reason"]
-    assert found["told"][3:] == [[4, {**found["told"][3][1], "guard": "max_repeated 1/3"}],
-                                 [5, {**found["told"][4][1], "guard": "max_repeated 2/3"}]]  # fmt: skip
+    assert found["told"][3:] == [
+        [4, {**found["told"][3][1], "guard": "max_repeated 1/3"}],
+        [5, {**found["told"][4][1], "guard": "max_repeated 2/3"}],
+    ]
     assert "guard" not in found["told"][2][1]
     assert found["output"].count("step 3: share of repeated 4-grams 1, above the limit of 0.5") == 4  # a run, one rank
     assert "exporting the checkpoint of step 3" in found["output"]

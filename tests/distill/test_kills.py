@@ -19,11 +19,18 @@ pytestmark = pytest.mark.slow
 HERE = Path(__file__).parent
 # Place, which of its visits, whether a file may be torn, whether rank 0 alone gets there.
 TRAINING = (
-    ("engines", (1,), False, False), ("load", (1,), False, False), ("rollout", (1, 2, 3), False, False),
-    ("teacher", (1, 2, 3), False, False), ("step", (1, 2, 3), False, False), ("metrics", (1, 2, 3), False, False),
-    ("shard", (1, 2), True, False), ("rank_state", (1,), True, False), ("hashes", (1, 2), False, False),
-    ("mark", (1,), True, True), ("remove", (1, 2), False, True),
-)  # fmt: skip
+    ("engines", (1,), False, False),
+    ("load", (1,), False, False),
+    ("rollout", (1, 2, 3), False, False),
+    ("teacher", (1, 2, 3), False, False),
+    ("step", (1, 2, 3), False, False),
+    ("metrics", (1, 2, 3), False, False),
+    ("shard", (1, 2), True, False),
+    ("rank_state", (1,), True, False),
+    ("hashes", (1, 2), False, False),
+    ("mark", (1,), True, True),
+    ("remove", (1, 2), False, True),
+)
 EXPORT = (("export", (1,), False, False), ("weights", (1,), True, True), ("verify", (1,), False, False))
 SHORT = [
     {"where": "step", "nth": 2, "victims": [1], "after_s": 0.02},  # nothing saved yet
@@ -37,10 +44,13 @@ def random_kill(source: random.Random, places: tuple[Any, ...]) -> dict[str, Any
     where, visits, tearable, main_only = source.choice(places)
     torn = tearable and source.random() < 0.5
     return {
-        "where": where, "nth": source.choice(visits), "torn": torn, "all": source.random() < 0.5,
+        "where": where,
+        "nth": source.choice(visits),
+        "torn": torn,
+        "all": source.random() < 0.5,
         "victims": [0] if main_only else source.choice([[0], [1], [0, 1]]),
         "after_s": 0.0 if torn else round(source.uniform(0, 0.05), 4),
-    }  # fmt: skip
+    }
 
 
 def random_plan(seed: int) -> list[dict[str, Any]]:
@@ -59,9 +69,14 @@ def run(
     job.write_text(json.dumps(settings))
     with open(tmp_path / "log", "w") as log:
         subprocess.run(
-            [sys.executable, HERE / "worker_kills.py", job], cwd=HERE.parents[1], stdout=log, stderr=log,
-            env={**os.environ, "PYTHONPATH": str(HERE.parents[1])}, timeout=timeout, check=False,
-        )  # fmt: skip
+            [sys.executable, HERE / "worker_kills.py", job],
+            cwd=HERE.parents[1],
+            stdout=log,
+            stderr=log,
+            env={**os.environ, "PYTHONPATH": str(HERE.parents[1])},
+            timeout=timeout,
+            check=False,
+        )
     starts: list[dict[str, Any]] = json.loads((tmp_path / "starts.json").read_text())
     assert len(starts) == len(kills) + 2, (tmp_path / "log").read_text()[-6000:]
     return starts

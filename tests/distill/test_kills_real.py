@@ -39,14 +39,22 @@ def launch(action: str, out: Path, model: Path, server: VllmServer) -> subproces
         port = str(probe.getsockname()[1])
     command = [sys.executable, str(binaries / "deepspeed"), "--num_gpus", "2", "--master_port", port]
     env = {
-        **os.environ, "PYTHONPATH": str(root), "PATH": f"{binaries}{os.pathsep}{os.environ.get('PATH', '')}",
-        "NOPSD_SERVER_URL": server.url, "NOPSD_SERVER_KEY": server.api_key,
-    }  # fmt: skip
+        **os.environ,
+        "PYTHONPATH": str(root),
+        "PATH": f"{binaries}{os.pathsep}{os.environ.get('PATH', '')}",
+        "NOPSD_SERVER_URL": server.url,
+        "NOPSD_SERVER_KEY": server.api_key,
+    }
     with open(out / "log", "ab") as log:
         return subprocess.Popen(
-            [*command, str(WORKER), str(model), str(out), action], stdin=subprocess.DEVNULL, stdout=log,
-            stderr=subprocess.STDOUT, start_new_session=True, cwd=root, env=env,
-        )  # fmt: skip
+            [*command, str(WORKER), str(model), str(out), action],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            cwd=root,
+            env=env,
+        )
 
 
 def members(process: subprocess.Popen[bytes]) -> list[psutil.Process]:

@@ -35,9 +35,11 @@ def lost(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
     (out / "job.json").write_text(json.dumps({"models": str(tiny_models), "out": str(out)}))
     run = subprocess.run(
         [sys.executable, WORKER_RANKS, HERE / "worker_lost.py", out / "job.json", "2", "1", "4"],
-        env={**os.environ, "PYTHONPATH": str(HERE.parents[1]), "DS_ACCELERATOR": "cpu"}, capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": str(HERE.parents[1]), "DS_ACCELERATOR": "cpu"},
+        capture_output=True,
+        text=True,
         timeout=540,
-    )  # fmt: skip
+    )
     assert run.returncode == 0, (run.stdout + run.stderr)[-6000:]
     return out, {size: torch.load(out / f"{size}.pt", weights_only=True) for size in (1, 2, 4)}
 

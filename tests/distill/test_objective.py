@@ -23,14 +23,20 @@ NAMES = ("base", "ctx_only", "random_ctx")
 KINDS = [{"divergence": "reverse_kl"}, {"divergence": "forward_kl"}, {"divergence": "jsd", "beta": 0.3}]
 SUPPORTS = [{}] + [
     {"support": "topk", "topk": 3, "topk_of": of, "tail": tail}
-    for of in ("student", "teacher") for tail in ("bucket", "renorm", "stopgrad", "none")
-]  # fmt: skip
+    for of in ("student", "teacher")
+    for tail in ("bucket", "renorm", "stopgrad", "none")
+]
 PMI = {"target": "pmi", "pmi_clip": 1.5, "pmi_beta": 2.0}
 TARGETS = [{}, PMI, {"target": "barycenter"}, {"contrast": "random_ctx"}]
 EXTRAS = [
-    {}, {"token_clip": 0.4}, {"is_clip": 1.3}, {"mask_high_entropy": 1.4}, {"kl_base_coef": 0.7}, {"temperature": 1.6},
+    {},
+    {"token_clip": 0.4},
+    {"is_clip": 1.3},
+    {"mask_high_entropy": 1.4},
+    {"kl_base_coef": 0.7},
+    {"temperature": 1.6},
     {"token_clip": 0.5, "is_clip": 1.2, "mask_high_entropy": 1.6, "kl_base_coef": 0.3},
-]  # fmt: skip
+]
 
 
 def allowed(**keys) -> bool:
@@ -80,9 +86,17 @@ class Inputs:
         hidden, weight = leaves or (self.hidden, self.weight)
         other = self.weight.detach()
         return fused_linear_divergence(
-            hidden, weight, self.teacher, other, self.token_weight, c, target_N=self.target, served_N=self.served,
-            aux={name: (self.aux[name], other) for name in auxiliaries(c)}, **more,
-        )  # fmt: skip
+            hidden,
+            weight,
+            self.teacher,
+            other,
+            self.token_weight,
+            c,
+            target_N=self.target,
+            served_N=self.served,
+            aux={name: (self.aux[name], other) for name in auxiliaries(c)},
+            **more,
+        )
 
     def leaves(self) -> tuple[Tensor, Tensor]:
         return self.hidden.clone().requires_grad_(), self.weight.clone().requires_grad_()
@@ -167,6 +181,7 @@ def test_T_KL_divergences_are_not_negative_and_the_bucket_never_exceeds_the_full
     hidden, weight = torch.randn(9, 32, generator=generator), torch.randn(800, 32, generator=generator)
     other = hidden + scale * torch.randn(9, 32, generator=generator)
     for one_token in torch.eye(9):
+
         def loss_of(keys, chosen=one_token):
             return float(fused_linear_divergence(hidden, weight, other, weight, chosen, DistillConfig(**keys)).loss)
 
@@ -247,8 +262,14 @@ def test_what_the_log_tells_of_the_clips():
     negative = (loss.clamp_max(0.05) < 0) & ~masked
     base = divergence("reverse_kl", p, x.aux["base"].log_softmax(-1)[:4])
     assert 0 < capped.sum() and 0 < masked.sum() < 4 and negative.any()  # the case has something of each
-    expected = {"tokens": 4.0, "clip_frac": capped.sum(), "mask_frac": masked.sum(), "neg_frac": negative.sum(),
-                "is_ratio": ratio.sum(), "base_kl": base.sum()}  # fmt: skip
+    expected = {
+        "tokens": 4.0,
+        "clip_frac": capped.sum(),
+        "mask_frac": masked.sum(),
+        "neg_frac": negative.sum(),
+        "is_ratio": ratio.sum(),
+        "base_kl": base.sum(),
+    }
     for name, value in expected.items():
         assert stats[name] == pytest.approx(float(value)), name
 
@@ -289,17 +310,20 @@ def test_missing_inputs_are_named():
         fused_linear_divergence(*rows, DistillConfig(is_clip=2.0), target_N=x.target)
 
 
-@pytest.mark.parametrize(("keys", "message"), [
-    ({"support": "topk", "tail": "none"}, "biased"),
-    ({"support": "topk", "tail": "none", "divergence": "jsd", "beta": 1.0}, "biased"),
-    ({"support": "topk", "tail": "stopgrad", "divergence": "jsd"}, "form of the reverse KL"),
-    ({"divergence": "sampled_rkl", "support": "topk"}, "support=topk has no meaning"),
-    ({"divergence": "sampled_rkl", "token_clip": 1.0}, "token_clip"),
-    ({"pointwise_clip": 0.0}, "pointwise_clip=null"),
-    ({"is_clip": 2.0, "temperature": 1.1}, "temperature=1"),
-    ({"contrast": "random"}, "random_ctx"),
-    ({"contrast": "random_ctx", "target": "pmi"}, "each define the target"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"support": "topk", "tail": "none"}, "biased"),
+        ({"support": "topk", "tail": "none", "divergence": "jsd", "beta": 1.0}, "biased"),
+        ({"support": "topk", "tail": "stopgrad", "divergence": "jsd"}, "form of the reverse KL"),
+        ({"divergence": "sampled_rkl", "support": "topk"}, "support=topk has no meaning"),
+        ({"divergence": "sampled_rkl", "token_clip": 1.0}, "token_clip"),
+        ({"pointwise_clip": 0.0}, "pointwise_clip=null"),
+        ({"is_clip": 2.0, "temperature": 1.1}, "temperature=1"),
+        ({"contrast": "random"}, "random_ctx"),
+        ({"contrast": "random_ctx", "target": "pmi"}, "each define the target"),
+    ],
+)
 def test_objectives_that_cannot_be_meant_are_refused_by_name(keys, message):
     with pytest.raises(ConfigError, match=message):
         check_distill(Config(distill=DistillConfig(**keys)))

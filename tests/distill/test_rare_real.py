@@ -22,8 +22,20 @@ from nopsd.rollout.server import VllmServer, start_server
 
 pytestmark = [pytest.mark.slow, pytest.mark.soak]
 WORKER = Path(__file__).with_name("worker_rare.py")
-ALL = ("paper", "lora_frozen", "lora_ema", "lora_pmi", "live", "trust_region", "pmi", "barycenter", "contrast",
-       "contrast_live", "kl_base", "topk")  # fmt: skip
+ALL = (
+    "paper",
+    "lora_frozen",
+    "lora_ema",
+    "lora_pmi",
+    "live",
+    "trust_region",
+    "pmi",
+    "barycenter",
+    "contrast",
+    "contrast_live",
+    "kl_base",
+    "topk",
+)
 STEP_0_AS_THE_PAPERS = ("lora_frozen", "live", "trust_region", "kl_base")  # all teachers and the student are θ_0 then
 
 
@@ -39,9 +51,11 @@ Launch = Callable[..., Path]
 
 @pytest.fixture(scope="module")
 def launch(
-    server: VllmServer, lab_model_dir: Path, deepspeed_run: Callable[..., Any],
+    server: VllmServer,
+    lab_model_dir: Path,
+    deepspeed_run: Callable[..., Any],
     tmp_path_factory: pytest.TempPathFactory,
-) -> Launch:  # fmt: skip
+) -> Launch:
     def run(*cases: str) -> Path:
         out = tmp_path_factory.mktemp("rare")
         env = {"NOPSD_SERVER_URL": server.url, "NOPSD_SERVER_KEY": server.api_key}
@@ -96,17 +110,28 @@ def nopsd(*arguments: str) -> str:
     return done.stdout
 
 
-SMALL = ("data.pool_limit=30", "eval.limit=4", "eval.n=2", "eval.bootstrap=20", "train.steps=2", "train.batch=4",
-         "train.micro=2", "select.fraction=0.3", "context.m=2", "server.kv_cache_mib=128")  # fmt: skip
+SMALL = (
+    "data.pool_limit=30",
+    "eval.limit=4",
+    "eval.n=2",
+    "eval.bootstrap=20",
+    "train.steps=2",
+    "train.batch=4",
+    "train.micro=2",
+    "select.fraction=0.3",
+    "context.m=2",
+    "server.kv_cache_mib=128",
+)
 
 
 def test_the_pipeline_makes_the_further_prompts_itself(tmp_path: Path):
     """`auxiliary_prompts` on the lab's pool: broken if a prompt is missing, or the teacher's own contexts are taken."""
     losses = {}
     for name, extra in {
-        "paper": [], "pmi": ["distill.target=pmi"],
+        "paper": [],
+        "pmi": ["distill.target=pmi"],
         "contrast": ["distill.contrast=random_ctx", "train.lora.r=4", "teacher.kind=ema"],
-    }.items():  # fmt: skip
+    }.items():
         redo = ["--redo", "train"] if losses else []
         nopsd("train", "--preset", "lab", f"run_dir={tmp_path}/run", *SMALL, *extra, *redo)
         rows = read_metrics(tmp_path / "run" / "train" / "metrics.jsonl")

@@ -26,9 +26,12 @@ def poisoned(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> tup
     (out / "job.json").write_text(json.dumps({"models": str(tiny_models), "out": str(out)}))
     ranks = HERE.parent / "engine" / "worker_ranks.py"
     run = subprocess.run(
-        [sys.executable, ranks, HERE / "worker_skips.py", out / "job.json", "2"], capture_output=True, text=True,
-        env={**os.environ, "PYTHONPATH": str(HERE.parents[1]), "DS_ACCELERATOR": "cpu"}, timeout=400,
-    )  # fmt: skip
+        [sys.executable, ranks, HERE / "worker_skips.py", out / "job.json", "2"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(HERE.parents[1]), "DS_ACCELERATOR": "cpu"},
+        timeout=400,
+    )
     assert run.returncode == 0, (run.stdout + run.stderr)[-6000:]
     found = {dtype: torch.load(out / f"{dtype}.pt", weights_only=True) for dtype in ("float32", "bfloat16")}
     return out, found, run.stdout + run.stderr

@@ -160,10 +160,20 @@ def tiny(seed: int, tied: bool = False) -> Any:
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
     torch.manual_seed(seed)
-    return Qwen3ForCausalLM(Qwen3Config(
-        vocab_size=50, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=1, head_dim=8, max_position_embeddings=64, tie_word_embeddings=tied, initializer_range=0.2,
-    )).eval()  # fmt: skip
+    return Qwen3ForCausalLM(
+        Qwen3Config(
+            vocab_size=50,
+            hidden_size=16,
+            intermediate_size=24,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            head_dim=8,
+            max_position_embeddings=64,
+            tie_word_embeddings=tied,
+            initializer_range=0.2,
+        )
+    ).eval()
 
 
 class PlainEngine(torch.nn.Module):
@@ -202,9 +212,13 @@ def test_a_trust_region_mixes_logits_and_not_probabilities(mix: float):
     states = teacher.hidden([batch.teacher])[0]
     with teacher.weight() as weight:
         result = engine(
-            input_ids_BT=batch.student.ids_BT, rows_N=batch.student.rows_N, teacher_hidden_NH=states.hidden_NH,
-            teacher_weight_VH=weight, token_weight_N=batch.weights_N, teacher_mix=states.mix,
-        )  # fmt: skip
+            input_ids_BT=batch.student.ids_BT,
+            rows_N=batch.student.rows_N,
+            teacher_hidden_NH=states.hidden_NH,
+            teacher_weight_VH=weight,
+            token_weight_N=batch.weights_N,
+            teacher_mix=states.mix,
+        )
     torch.testing.assert_close(result.loss, expected, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(
         torch.autograd.grad(result.loss, list(student.parameters())), gradient, rtol=1e-4, atol=1e-6

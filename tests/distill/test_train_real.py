@@ -35,9 +35,11 @@ def server(lab_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 @pytest.fixture(scope="module")
 def trained(
-    server: VllmServer, lab_model_dir: Path, deepspeed_run: Callable[..., Any],
+    server: VllmServer,
+    lab_model_dir: Path,
+    deepspeed_run: Callable[..., Any],
     tmp_path_factory: pytest.TempPathFactory,
-) -> Path:  # fmt: skip
+) -> Path:
     """An unbroken run, a run with a lying sync, one killed at its checkpoint and resumed, and one with LoRA."""
     out = tmp_path_factory.mktemp("train")
     env = {"NOPSD_SERVER_URL": server.url, "NOPSD_SERVER_KEY": server.api_key}
@@ -56,10 +58,14 @@ def kill_when_held(out: Path, model: Path, env: dict[str, str]) -> None:
     path = f"{binaries}{os.pathsep}{os.environ.get('PATH', '')}"
     with open(out / "killed.log", "w") as log:
         process = subprocess.Popen(
-            [*launch, str(WORKER), str(model), str(out), "whole", "lying", "hold"], stdin=subprocess.DEVNULL,
-            stdout=log, stderr=subprocess.STDOUT, start_new_session=True, cwd=root,
+            [*launch, str(WORKER), str(model), str(out), "whole", "lying", "hold"],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            cwd=root,
             env={**os.environ, **env, "PYTHONPATH": str(root), "PYTHONUNBUFFERED": "1", "PATH": path},
-        )  # fmt: skip
+        )
     mark, deadline = out / "broken" / "checkpoints" / tag_of(2) / COMMITTED, time.monotonic() + PATIENCE_S
     try:
         while not mark.exists() and process.poll() is None and time.monotonic() < deadline:
@@ -105,9 +111,12 @@ def test_both_exports_are_one_model_that_loads_and_differs_from_the_base(trained
 
     models = {
         name: AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).state_dict()
-        for name, folder in (("whole", trained / "whole" / "export"), ("broken", trained / "broken" / "export"),
-                             ("base", lab_model_dir))
-    }  # fmt: skip
+        for name, folder in (
+            ("whole", trained / "whole" / "export"),
+            ("broken", trained / "broken" / "export"),
+            ("base", lab_model_dir),
+        )
+    }
     for name, weight in models["whole"].items():
         # AdamW turns a rounding error in a gradient near zero into a whole step: at most 3 steps of lr 1e-3
         assert (weight - models["broken"][name]).abs().max() <= 6.1e-3, name

@@ -28,12 +28,15 @@ KINDS = [{"divergence": "reverse_kl"}, {"divergence": "forward_kl"}, {"divergenc
 CLIPS = {"token_clip": 8.0, "is_clip": 1.5, "mask_high_entropy": 5.0}
 # keys, tokens, vocabulary, its padding, dtype: less than a block, just over one, odd sizes, no tokens
 CASES: list[tuple[dict[str, Any], int, int, int, torch.dtype]] = [
-    *((kind | {"temperature": tau}, 7, size, pad, dtype)
-      for kind in KINDS for tau in (1.0, 1.7) for size, pad, dtype in (
-          (333, 0, torch.float64), (2049, 5, torch.float64), (4099, 3, torch.float32))),
+    *(
+        (kind | {"temperature": tau}, 7, size, pad, dtype)
+        for kind in KINDS
+        for tau in (1.0, 1.7)
+        for size, pad, dtype in ((333, 0, torch.float64), (2049, 5, torch.float64), (4099, 3, torch.float32))
+    ),
     *((kind | CLIPS, 6, 500, 12, torch.float64) for kind in KINDS),
     *((kind, 0, 100, 0, torch.float32) for kind in KINDS),
-]  # fmt: skip
+]
 
 
 def given(n: int, size: int, pad: int, dtype: torch.dtype) -> dict[str, Any]:
@@ -47,10 +50,15 @@ def given(n: int, size: int, pad: int, dtype: torch.dtype) -> dict[str, Any]:
     weight[size:], teacher_weight[size:] = -torch.inf, 1e4
     hidden = draw(n, h)
     return {
-        "hidden": hidden, "teacher": hidden + draw(n, h), "weight": weight, "teacher_weight": teacher_weight,
-        "token_weight": torch.rand(n, generator=generator) + 0.1, "vocab_size": size,
-        "target": torch.randint(size, (n,), generator=generator), "served": -5 - 5 * torch.rand(n, generator=generator),
-    }  # fmt: skip
+        "hidden": hidden,
+        "teacher": hidden + draw(n, h),
+        "weight": weight,
+        "teacher_weight": teacher_weight,
+        "token_weight": torch.rand(n, generator=generator) + 0.1,
+        "vocab_size": size,
+        "target": torch.randint(size, (n,), generator=generator),
+        "served": -5 - 5 * torch.rand(n, generator=generator),
+    }
 
 
 @pytest.fixture(scope="module")
@@ -62,9 +70,13 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, 
     script, root = Path(__file__).with_name("triton_reference.py"), Path(__file__).parents[2]
     environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": str(root), "DS_ACCELERATOR": "cpu"}
     finished = subprocess.run(
-        [PYTHON, str(script), str(folder / "in.pt"), str(folder / "out.pt")], env=environment, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300,
-    )  # fmt: skip
+        [PYTHON, str(script), str(folder / "in.pt"), str(folder / "out.pt")],
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=300,
+    )
     assert finished.returncode == 0, finished.stdout[-2000:]
     return list(torch.load(folder / "out.pt", weights_only=True))
 
@@ -79,10 +91,18 @@ def test_loss_gradients_and_statistics_equal_the_torch_path(found: list[Any], ca
         torch.testing.assert_close(by_triton[name], wanted, **tolerance, msg=lambda m, name=name: f"{name}: {m}")
 
 
-@pytest.mark.parametrize("keys", [
-    {"support": "topk"}, {"pointwise_clip": 0.1}, {"target": "pmi"}, {"contrast": "random_ctx"}, {"kl_base_coef": 0.1},
-    {"divergence": "sampled_rkl"},
-], ids=str)  # fmt: skip
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"support": "topk"},
+        {"pointwise_clip": 0.1},
+        {"target": "pmi"},
+        {"contrast": "random_ctx"},
+        {"kl_base_coef": 0.1},
+        {"divergence": "sampled_rkl"},
+    ],
+    ids=str,
+)
 def test_an_objective_the_kernels_have_no_code_for_is_refused_by_name_and_falls_back_under_auto(keys: dict[str, Any]):
     """Named before anything is loaded; auto must not compute another objective instead."""
     for kernel in ("triton", "numba"):

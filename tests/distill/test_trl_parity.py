@@ -35,10 +35,12 @@ CASES: list[tuple[dict[str, Any], dict[str, Any]]] = [
         ({}, {"distillation_mode": "full_logits"}),
         ({"support": "topk", "topk": 20, "tail": "bucket"}, TOPK | {"distillation_add_tail": True}),
         ({"support": "topk", "topk": 20, "tail": "renorm"}, TOPK | {"distillation_add_tail": False}),
-        ({"support": "topk", "topk": 20, "tail": "renorm", "is_clip": 2.0},
-         TOPK | {"distillation_add_tail": False, "distillation_is_clip": 2.0}),
+        (
+            {"support": "topk", "topk": 20, "tail": "renorm", "is_clip": 2.0},
+            TOPK | {"distillation_add_tail": False, "distillation_is_clip": 2.0},
+        ),
     )
-] + [({"divergence": "sampled_rkl"}, {"distillation_alpha": 1.0, "distillation_mode": "sampled_token"})]  # fmt: skip
+] + [({"divergence": "sampled_rkl"}, {"distillation_alpha": 1.0, "distillation_mode": "sampled_token"})]
 
 
 @pytest.fixture(scope="module")
@@ -50,9 +52,14 @@ def tokens() -> dict[str, torch.Tensor]:
     logp = (student @ weight.t()).log_softmax(-1)
     target = torch.multinomial(logp.exp(), 1, generator=generator)[:, 0]
     rollout = logp.gather(-1, target[:, None])[:, 0] + torch.randn(N, generator=generator)  # ratios on both sides of 2
-    return {"student": student, "weight": weight, "teacher": student + torch.randn(N, H, generator=generator),
-            "teacher_weight": weight + 0.1 * torch.randn(V, H, generator=generator), "target": target,
-            "rollout": rollout}  # fmt: skip
+    return {
+        "student": student,
+        "weight": weight,
+        "teacher": student + torch.randn(N, H, generator=generator),
+        "teacher_weight": weight + 0.1 * torch.randn(V, H, generator=generator),
+        "target": target,
+        "rollout": rollout,
+    }
 
 
 def rectangle(rows: torch.Tensor) -> torch.Tensor:
@@ -69,16 +76,22 @@ def trl(tokens: dict[str, torch.Tensor], tmp_path_factory: pytest.TempPathFactor
     given = {
         "student": rectangle(tokens["student"].double() @ tokens["weight"].double().t()),
         "teacher": rectangle(tokens["teacher"].double() @ tokens["teacher_weight"].double().t()),
-        "ids": rectangle(tokens["target"]), "rollout": rectangle(tokens["rollout"].double()),
-        "mask": rectangle(torch.ones(sum(LENGTHS))), "settings": [plain | theirs for _, theirs in CASES],
-    }  # fmt: skip
+        "ids": rectangle(tokens["target"]),
+        "rollout": rectangle(tokens["rollout"].double()),
+        "mask": rectangle(torch.ones(sum(LENGTHS))),
+        "settings": [plain | theirs for _, theirs in CASES],
+    }
     torch.save(given, folder / "in.pt")
     script = Path(__file__).with_name("trl_reference.py")
     environment = os.environ | {"TRL_EXPERIMENTAL_SILENCE": "1", "DS_ACCELERATOR": "cpu"}
     finished = subprocess.run(
-        [PYTHON, str(script), str(folder / "in.pt"), str(folder / "out.pt")], env=environment, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300,
-    )  # fmt: skip
+        [PYTHON, str(script), str(folder / "in.pt"), str(folder / "out.pt")],
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=300,
+    )
     assert finished.returncode == 0, finished.stdout[-2000:]
     return dict(torch.load(folder / "out.pt", weights_only=True))
 
@@ -95,9 +108,14 @@ def test_loss_and_gradients_equal_trls_sdft(tokens: dict[str, torch.Tensor], trl
     weights = torch.tensor([w for w, n in zip(of_sequence, LENGTHS) for _ in range(n)])
     leaves = tokens["student"].clone().requires_grad_(), tokens["weight"].clone().requires_grad_()
     loss = fused_linear_divergence(
-        *leaves, tokens["teacher"], tokens["teacher_weight"], weights, config, target_N=tokens["target"],
+        *leaves,
+        tokens["teacher"],
+        tokens["teacher_weight"],
+        weights,
+        config,
+        target_N=tokens["target"],
         served_N=tokens["rollout"],
-    ).loss  # fmt: skip
+    ).loss
     found = torch.autograd.grad(loss, leaves)
     expected, by_logits = trl["found"][case]
     by_logits = torch.cat([row[:n] for row, n in zip(by_logits, LENGTHS)])

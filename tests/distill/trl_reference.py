@@ -25,9 +25,11 @@ def main() -> None:
             _log_self_distillation_metric=lambda mode, value: None,
         )
         loss = SDFTTrainer._compute_self_distillation_loss(
-            trainer, SimpleNamespace(training=True), {"old_per_token_logps": given["rollout"]},
+            trainer,
+            SimpleNamespace(training=True),
+            {"old_per_token_logps": given["rollout"]},
             DistillationLogits(given["ids"], given["mask"], student, given["teacher"]),
-        )  # fmt: skip
+        )
         loss.backward()
         found.append((loss.detach(), student.grad))
     torch.save({"version": trl.__version__, "found": found}, sys.argv[2])

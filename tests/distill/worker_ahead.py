@@ -41,7 +41,14 @@ def run(action: str, model: Path, out: Path, ranks: Ranks) -> None:
         WeightSync.push = worker_train.push_nothing  # type: ignore[method-assign]
     try:
         train(
-            config(action), list(students), students, teachers, model, client, ranks, out / action,
+            config(action),
+            list(students),
+            students,
+            teachers,
+            model,
+            client,
+            ranks,
+            out / action,
             lambda step: MetricsLog(out / action, step),
         )
     except UserError as error:  # rank 0 says StaleWeightsError to itself, and its words to the others

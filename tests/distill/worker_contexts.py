@@ -35,10 +35,15 @@ AUX = {
     for name in (CTX_ONLY, RANDOM_CTX)
 }
 KINDS: dict[str, dict[str, Any]] = {
-    "frozen": {"kind": "frozen"}, "ema": {"kind": "ema"}, "live": {"kind": "live"}, "mixed": {"kind": "trust_region"},
-    "lora": {"kind": "frozen", "r": 4}, "lora_ema": {"kind": "ema", "r": 4},
-    "pmi": {"kind": "frozen", "target": "pmi"}, "contrast": {"kind": "ema", "contrast": "random_ctx"},
-}  # fmt: skip
+    "frozen": {"kind": "frozen"},
+    "ema": {"kind": "ema"},
+    "live": {"kind": "live"},
+    "mixed": {"kind": "trust_region"},
+    "lora": {"kind": "frozen", "r": 4},
+    "lora_ema": {"kind": "ema", "r": 4},
+    "pmi": {"kind": "frozen", "target": "pmi"},
+    "contrast": {"kind": "ema", "contrast": "random_ctx"},
+}
 
 
 class Client:
@@ -46,10 +51,12 @@ class Client:
 
     def generate(self, prompts, uids, sampling, seed, expected_version=None, logprobs=False):
         return [
-            [Rollout(u, k, p, engines.ids(f"{u}/{seed}/{k}", 2, 12), "", "stop", expected_version, seed)
-             for k in range(sampling.n)]
+            [
+                Rollout(u, k, p, engines.ids(f"{u}/{seed}/{k}", 2, 12), "", "stop", expected_version, seed)
+                for k in range(sampling.n)
+            ]
             for p, u in zip(prompts, uids)
-        ]  # fmt: skip
+        ]
 
 
 def config_of(kind: str, r: int = 0, target: str = "teacher", contrast: str | None = None, steps: int = 2) -> Config:
@@ -118,8 +125,14 @@ def case_resume(job: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
     again.teaching.readers[0].kept.budget = 40 * token
     checkpoint.load(again.student, again.ema, start, ranks)
     distill(again, start.step, start.skipped)
-    return {"rows": rows, "again": list(again.log), "from": start.step, "held": held, "budget": 40 * token,
-            "equal": all(torch.equal(last[n], t) for n, t in engines.whole(again).items())}
+    return {
+        "rows": rows,
+        "again": list(again.log),
+        "from": start.step,
+        "held": held,
+        "budget": 40 * token,
+        "equal": all(torch.equal(last[n], t) for n, t in engines.whole(again).items()),
+    }
 
 
 def case_disagree(job: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
@@ -138,7 +151,8 @@ def case_disagree(job: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
     counts, worst = [], 0.0
     for uids in (["q0", "q1"], ["q0", "q1", "q2", "q2"], ["q0"]):
         examples = [
-            Example(u, [1], engines.TEACHER_PROMPTS[u].ids, [5, 6, 7 + i]) if ranks.is_main
+            Example(u, [1], engines.TEACHER_PROMPTS[u].ids, [5, 6, 7 + i])
+            if ranks.is_main
             else Example(u, [1], [3, 4], [5, 6, 7 + i])
             for i, u in enumerate(uids)
         ]

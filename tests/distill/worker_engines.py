@@ -62,8 +62,17 @@ class Rows(list):
 
 def config_of(micro: int, steps: int = 3, ema: bool = False, dtype: str = "float32") -> Config:
     config = Config(
-        train=TrainConfig(steps=steps, batch=4, micro=micro, lr=1e-3, warmup=0, clip=0.0, sync_check_every=0,
-                          checkpoint_every=2, keep_checkpoints=2),
+        train=TrainConfig(
+            steps=steps,
+            batch=4,
+            micro=micro,
+            lr=1e-3,
+            warmup=0,
+            clip=0.0,
+            sync_check_every=0,
+            checkpoint_every=2,
+            keep_checkpoints=2,
+        ),
         teacher=TeacherConfig(kind="ema" if ema else "frozen", rate=0.1),
         dist=DistConfig(ranks=1),
     )
@@ -74,8 +83,18 @@ def config_of(micro: int, steps: int = 3, ema: bool = False, dtype: str = "float
 def build(config: Config, model: Path, folder: Path, ranks: Ranks, teacher_prompts=TEACHER_PROMPTS) -> Distillation:
     student, teacher, ema = load_engines(config, model, ranks)
     return Distillation(
-        config=config, selected=UIDS, student_prompts=STUDENT_PROMPTS, teacher_prompts=teacher_prompts, student=student,
-        teacher=teacher, ema=ema, client=CannedClient(), sync=NoSync(), ranks=ranks, folder=folder, log=Rows(),
+        config=config,
+        selected=UIDS,
+        student_prompts=STUDENT_PROMPTS,
+        teacher_prompts=teacher_prompts,
+        student=student,
+        teacher=teacher,
+        ema=ema,
+        client=CannedClient(),
+        sync=NoSync(),
+        ranks=ranks,
+        folder=folder,
+        log=Rows(),
         identity={"test": 1},
     )
 
@@ -99,8 +118,11 @@ def case_invariance(model: Path, out: Path, ranks: Ranks, micro: int) -> dict[st
 
     d.progress = after
     distill(d)
-    shards = [p.ds_tensor.numel() * ranks.world >= p.ds_numel > p.ds_tensor.numel() or ranks.world == 1
-              for engine in (d.student, d.teacher) for p in engine.module.parameters()]
+    shards = [
+        p.ds_tensor.numel() * ranks.world >= p.ds_numel > p.ds_tensor.numel() or ranks.world == 1
+        for engine in (d.student, d.teacher)
+        for p in engine.module.parameters()
+    ]
     return {"rows": list(d.log), "sharded": all(shards), **found}
 
 
@@ -136,8 +158,14 @@ def case_ema(model: Path, out: Path, ranks: Ranks, dtype: str = "float32") -> di
         with deepspeed.zero.GatheredParameters([parameter]):
             teacher[name] = parameter.detach().clone()
     probe = STUDENT_PROMPTS["q0"]
-    return {"path": path, "teacher": teacher, "probe": probe, "logits": probe_logits(d.teacher.module, probe),
-            "master": sorted({str(t.dtype) for t in d.ema.master.values()}), "rows": list(d.log)}
+    return {
+        "path": path,
+        "teacher": teacher,
+        "probe": probe,
+        "logits": probe_logits(d.teacher.module, probe),
+        "master": sorted({str(t.dtype) for t in d.ema.master.values()}),
+        "rows": list(d.log),
+    }
 
 
 def case_nonfinite(model: Path, out: Path, ranks: Ranks) -> dict[str, Any]:
@@ -192,8 +220,14 @@ def case_resume(model: Path, out: Path, ranks: Ranks) -> dict[str, Any]:
         checkpoint.latest_valid(folder, {"test": 2}, ranks)
     except Exception as error:
         refused = str(error)
-    return {"unbroken": unbroken, "resumed": list(d.log), "from": found.step, "kept": kept, "refused": refused,
-            "equal": all(torch.equal(last[n], t) for n, t in whole(d).items())}
+    return {
+        "unbroken": unbroken,
+        "resumed": list(d.log),
+        "from": found.step,
+        "kept": kept,
+        "refused": refused,
+        "equal": all(torch.equal(last[n], t) for n, t in whole(d).items()),
+    }
 
 
 def damage(file: Path, content: bytes | None) -> None:
@@ -223,15 +257,28 @@ def case_export(model: Path, out: Path, ranks: Ranks) -> dict[str, Any]:
     export.gather = true_gather
     logits = probe_logits(lm, probe)
     distill(replace(d, config=config_of(2, steps=2)), 1)  # training goes on after gathers and an eval forward
-    return {"difference": difference, "in_parts": in_parts, "refused": refused, "logits": logits, "probe": probe,
-            "rows": list(d.log)}
+    return {
+        "difference": difference,
+        "in_parts": in_parts,
+        "refused": refused,
+        "logits": logits,
+        "probe": probe,
+        "rows": list(d.log),
+    }
 
 
 CASES = {
-    "micro4": lambda *a: case_invariance(*a, 4), "micro3": lambda *a: case_invariance(*a, 3),
-    "micro2": lambda *a: case_invariance(*a, 2), "micro1": lambda *a: case_invariance(*a, 1),
-    "align": case_align, "ema": case_ema, "ema_bf16": lambda *a: case_ema(*a, "bfloat16"), "nonfinite": case_nonfinite,
-    "resume": case_resume, "export": case_export, "export_untied": case_export,
+    "micro4": lambda *a: case_invariance(*a, 4),
+    "micro3": lambda *a: case_invariance(*a, 3),
+    "micro2": lambda *a: case_invariance(*a, 2),
+    "micro1": lambda *a: case_invariance(*a, 1),
+    "align": case_align,
+    "ema": case_ema,
+    "ema_bf16": lambda *a: case_ema(*a, "bfloat16"),
+    "nonfinite": case_nonfinite,
+    "resume": case_resume,
+    "export": case_export,
+    "export_untied": case_export,
 }
 
 

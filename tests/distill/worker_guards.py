@@ -60,7 +60,12 @@ def config_of(steps: int = STEPS, best: int = 0, every: int = 1, **guard: Any) -
 
 
 def run(
-    job: dict[str, Any], ranks: Ranks, name: str, config: Config, never: bool = False, kill_at: int = 0,
+    job: dict[str, Any],
+    ranks: Ranks,
+    name: str,
+    config: Config,
+    never: bool = False,
+    kill_at: int = 0,
     tell: Callable[..., None] | None = None,
 ) -> dict[str, Any]:
     """The stage; rows of its log, and each rank's error if it ended with one."""
@@ -74,15 +79,27 @@ def run(
 
     try:
         stage.train(
-            config, engines.UIDS, engines.STUDENT_PROMPTS, engines.TEACHER_PROMPTS, Path(job["models"]) / "tied",
-            Collapsing(never), ranks, folder, lambda step: rows, progress,
+            config,
+            engines.UIDS,
+            engines.STUDENT_PROMPTS,
+            engines.TEACHER_PROMPTS,
+            Path(job["models"]) / "tied",
+            Collapsing(never),
+            ranks,
+            folder,
+            lambda step: rows,
+            progress,
         )
     except (UserError, Killed) as error:
         errors = f"{type(error).__name__}: {error}"
     record = folder / "export" / RECORD
     left = sorted(p.name for p in (folder / "checkpoints").glob("step_*"))
-    return {"rows": list(rows), "errors": ranks.all_gather_json(errors), "left": left,
-            "record": json.loads(record.read_text()) if record.is_file() else None}
+    return {
+        "rows": list(rows),
+        "errors": ranks.all_gather_json(errors),
+        "left": left,
+        "record": json.loads(record.read_text()) if record.is_file() else None,
+    }
 
 
 def main(ranks: Ranks, job: dict[str, Any]) -> None:

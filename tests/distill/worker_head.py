@@ -21,9 +21,14 @@ from nopsd.engine.distributed import init_distributed, shutdown_distributed
 from nopsd.engine.frozen import load_causal_lm, load_frozen
 
 ZERO = {
-    "stage": 3, "overlap_comm": False, "stage3_param_persistence_threshold": 0, "stage3_max_live_parameters": 0,
-    "stage3_max_reuse_distance": 0, "stage3_prefetch_bucket_size": 0, "reduce_bucket_size": 10000,
-}  # fmt: skip
+    "stage": 3,
+    "overlap_comm": False,
+    "stage3_param_persistence_threshold": 0,
+    "stage3_max_live_parameters": 0,
+    "stage3_max_reuse_distance": 0,
+    "stage3_prefetch_bucket_size": 0,
+    "reduce_bucket_size": 10000,
+}
 BASE = {"train_micro_batch_size_per_gpu": 2, "steps_per_print": 10**9, "zero_optimization": ZERO}
 STUDENT = BASE | {"gradient_accumulation_steps": 2, "zero_allow_untested_optimizer": True}
 CONFIG = DistillConfig(divergence="jsd", beta=0.4, temperature=1.1, logit_chunk=3)
@@ -35,10 +40,19 @@ def save_models(folder, tied):
     for role, seed in (("student", 0), ("teacher", 1)):
         torch.manual_seed(seed)
         config = Qwen3Config(
-            vocab_size=VOCAB, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-            num_key_value_heads=2, head_dim=8, max_position_embeddings=64, tie_word_embeddings=tied,
-            initializer_range=0.2, pad_token_id=0, eos_token_id=1,
-        )  # fmt: skip
+            vocab_size=VOCAB,
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=8,
+            max_position_embeddings=64,
+            tie_word_embeddings=tied,
+            initializer_range=0.2,
+            pad_token_id=0,
+            eos_token_id=1,
+        )
         Qwen3ForCausalLM(config).save_pretrained(f"{folder}/{role}")
 
 
@@ -71,9 +85,13 @@ def engine_result(student, teacher, sequences):
     target = torch.tensor([token for y in responses for token in y], dtype=torch.int64)
     with gathered_weight(teacher) as weight:
         return student(
-            input_ids_BT=ids, rows_N=rows, teacher_hidden_NH=hidden, teacher_weight_VH=weight,
-            token_weight_N=0.05 * (1 + torch.arange(len(rows))), target_N=target,
-        )  # fmt: skip
+            input_ids_BT=ids,
+            rows_N=rows,
+            teacher_hidden_NH=hidden,
+            teacher_weight_VH=weight,
+            token_weight_N=0.05 * (1 + torch.arange(len(rows))),
+            target_N=target,
+        )
 
 
 def plain_loss(student, teacher, sequences):

@@ -155,9 +155,16 @@ def run_rank(job: dict[str, Any], folder: Path, kill: dict[str, Any] | None, ran
     true_learn = algorithm.learn
     algorithm.learn = lambda *args: LEARNING.set() or true_learn(*args)
     stage.train(
-        config, UIDS, STUDENT_PROMPTS, TEACHER_PROMPTS, Path(job["models"]) / "tied", FileServer(server), ranks,
-        folder, lambda step: MetricsLog(folder, step),
-    )  # fmt: skip
+        config,
+        UIDS,
+        STUDENT_PROMPTS,
+        TEACHER_PROMPTS,
+        Path(job["models"]) / "tied",
+        FileServer(server),
+        ranks,
+        folder,
+        lambda step: MetricsLog(folder, step),
+    )
     shutdown_distributed()
 
 

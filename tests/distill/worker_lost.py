@@ -82,8 +82,14 @@ def resumed(model: Path, out: Path, ranks: Ranks) -> dict[str, Any]:
     state, streams = everything(d), random_states(ranks)
     distill(d, found.step, found.skipped)
     mark = json.loads((folder / checkpoint.tag_of(4) / checkpoint.COMMITTED).read_text())
-    return {"rows": list(d.log), "state": state, "left": left, "ranks": mark["ranks"], "streams": streams,
-            "sharded": all(t.ds_tensor.numel() * ranks.world >= t.ds_numel for t in d.student.module.parameters())}
+    return {
+        "rows": list(d.log),
+        "state": state,
+        "left": left,
+        "ranks": mark["ranks"],
+        "streams": streams,
+        "sharded": all(t.ds_tensor.numel() * ranks.world >= t.ds_numel for t in d.student.module.parameters()),
+    }
 
 
 def best(model: Path, out: Path, ranks: Ranks) -> dict[str, Any]:
@@ -103,8 +109,13 @@ def best(model: Path, out: Path, ranks: Ranks) -> dict[str, Any]:
     step = take_best(settings, d.student, d.ema, folder, d.identity, ranks)
     export_model(d.student.module.lm, model, out / "best" / "export", STUDENT_PROMPTS["q0"], ranks)
     newest = checkpoint.latest_valid(folder, d.identity, ranks)
-    return {"path": path, "kept": kept, "step": step, "newest": newest.step if newest else None,
-            "by": keep_of(settings.train).by}
+    return {
+        "path": path,
+        "kept": kept,
+        "step": step,
+        "newest": newest.step if newest else None,
+        "by": keep_of(settings.train).by,
+    }
 
 
 def disk_full(model: Path, out: Path, ranks: Ranks) -> dict[str, Any]:
@@ -133,8 +144,13 @@ def disk_full(model: Path, out: Path, ranks: Ranks) -> dict[str, Any]:
     checkpoint.load(d.student, d.ema, found, ranks)
     d.log = Rows()
     distill(d, found.step, found.skipped)
-    return {"errors": errors, "left": left, "found": found.step, "rows": list(d.log),
-            "after": sorted(p.name for p in folder.iterdir())}
+    return {
+        "errors": errors,
+        "left": left,
+        "found": found.step,
+        "rows": list(d.log),
+        "after": sorted(p.name for p in folder.iterdir()),
+    }
 
 
 def main(ranks: Ranks, job: dict[str, Any]) -> None:

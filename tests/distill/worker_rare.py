@@ -41,8 +41,9 @@ CASES: dict[str, tuple[DistillConfig, TeacherConfig, LoraConfig]] = {
 def config_of(case: str) -> Config:
     made = config()
     made.distill, made.teacher, lora = CASES[case]
-    made.train = TrainConfig(steps=2, batch=4, micro=2, max_response=12, lr=1e-3, warmup=0, checkpoint_every=2,
-                             seed=5, lora=lora)  # fmt: skip
+    made.train = TrainConfig(
+        steps=2, batch=4, micro=2, max_response=12, lr=1e-3, warmup=0, checkpoint_every=2, seed=5, lora=lora
+    )
     return made
 
 
@@ -58,9 +59,17 @@ def run(case: str, model: Path, out: Path, ranks: Ranks) -> None:
     }
     folder = out / case
     train(
-        config_of(case), names, students, teachers, model, client, ranks, folder,
-        lambda step: MetricsLog(folder, step), aux_prompts=aux,
-    )  # fmt: skip
+        config_of(case),
+        names,
+        students,
+        teachers,
+        model,
+        client,
+        ranks,
+        folder,
+        lambda step: MetricsLog(folder, step),
+        aux_prompts=aux,
+    )
 
 
 def main() -> None:

@@ -56,8 +56,12 @@ def poison(d: Any, ranks: Ranks, plan: dict[int, tuple[int, str]]) -> list[list[
 
 
 def everything(d: Any) -> dict[str, torch.Tensor]:
-    kinds = {"weight": whole(d), "exp_avg": whole(d, "exp_avg"), "exp_avg_sq": whole(d, "exp_avg_sq"),
-             "average": {n: t.clone() for n, t in d.ema.master.items()}}  # fmt: skip
+    kinds = {
+        "weight": whole(d),
+        "exp_avg": whole(d, "exp_avg"),
+        "exp_avg_sq": whole(d, "exp_avg_sq"),
+        "average": {n: t.clone() for n, t in d.ema.master.items()},
+    }
     return {f"{kind} {name}": t for kind, tensors in kinds.items() for name, t in tensors.items()}
 
 

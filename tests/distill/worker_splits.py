@@ -38,19 +38,30 @@ class TwoEach:
         rows = []
         for prompt, uid in zip(prompts, uids):
             responses = [ids(f"{uid}/{seed}/{k}", low, high) for k in range(sampling.n)]
-            rows.append([
-                Rollout(uid, k, prompt, r, "", "stop", expected_version, seed, [-5.0 - i % 3 for i in r])
-                for k, r in enumerate(responses)
-            ])  # fmt: skip
+            rows.append(
+                [
+                    Rollout(uid, k, prompt, r, "", "stop", expected_version, seed, [-5.0 - i % 3 for i in r])
+                    for k, r in enumerate(responses)
+                ]
+            )
         return rows
 
 
 def config_of(settings: dict[str, Any]) -> Config:
     config = Config(
         train=TrainConfig(
-            steps=2, batch=4, n=2, micro=settings["micro"], micro_tokens=settings["micro_tokens"],
-            packing=settings["packing"], lr=1e-3, warmup=0, clip=0.0, sync_check_every=0,
-            gradient_checkpointing=settings["checkpointing"], lora=LoraConfig(r=settings["lora"]),
+            steps=2,
+            batch=4,
+            n=2,
+            micro=settings["micro"],
+            micro_tokens=settings["micro_tokens"],
+            packing=settings["packing"],
+            lr=1e-3,
+            warmup=0,
+            clip=0.0,
+            sync_check_every=0,
+            gradient_checkpointing=settings["checkpointing"],
+            lora=LoraConfig(r=settings["lora"]),
         ),
         teacher=TeacherConfig(kind="ema" if settings["lora"] else "frozen", rate=0.1),
     )
@@ -64,9 +75,21 @@ def run(ranks: Ranks, model: Path, folder: Path, settings: dict[str, Any], expor
     parallel = join(ranks, config.dist.sequence_parallel)
     student, teacher, ema = load_engines(config, model, ranks, parallel)
     d = Distillation(
-        config=config, selected=UIDS, student_prompts=STUDENT_PROMPTS, teacher_prompts=TEACHER_PROMPTS,
-        student=student, teacher=teacher, ema=ema, client=TwoEach(), sync=NoSync(), ranks=ranks, folder=folder,
-        log=Rows(), identity={"test": 1}, aux_prompts=AUX_PROMPTS, parallel=parallel,
+        config=config,
+        selected=UIDS,
+        student_prompts=STUDENT_PROMPTS,
+        teacher_prompts=TEACHER_PROMPTS,
+        student=student,
+        teacher=teacher,
+        ema=ema,
+        client=TwoEach(),
+        sync=NoSync(),
+        ranks=ranks,
+        folder=folder,
+        log=Rows(),
+        identity={"test": 1},
+        aux_prompts=AUX_PROMPTS,
+        parallel=parallel,
     )
     counts: list[int] = []
     means: list[dict[str, torch.Tensor]] = []

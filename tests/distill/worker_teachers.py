@@ -54,10 +54,13 @@ def case_kinds(job: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
     """Three steps of each; rows, what the student became, and which second engines there were."""
     found: dict[str, Any] = {}
     for name, config in {
-        "frozen": config_of("frozen"), "ema": config_of("ema"), "live": config_of("live"),
-        "mixed": config_of("trust_region"), "mixed0": config_of("trust_region", 0.0),
+        "frozen": config_of("frozen"),
+        "ema": config_of("ema"),
+        "live": config_of("live"),
+        "mixed": config_of("trust_region"),
+        "mixed0": config_of("trust_region", 0.0),
         "mixed1": config_of("trust_region", 1.0),
-    }.items():  # fmt: skip
+    }.items():
         d = build(config, job, ranks, name)
         distill(d)
         student = whole(dict(d.student.module.lm.named_parameters()))
@@ -92,9 +95,21 @@ def case_lora(job: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
     trained = {n for n, p in lm.named_parameters() if p.requires_grad}
     files = {p.name: p.stat().st_size for p in (Path(job["out"]) / "lora" / "checkpoints" / "step_00000003").iterdir()}
     optimizer = sum(t.numel() for t in d.student.optimizer.fp32_partitioned_groups_flat)
-    return {"rows": list(d.log), "before": before, "after": after, "pushed": pushed, "metas": metas, "base": base,
-            "logits": logits, "difference": difference, "trained": sorted(trained), "files": files,
-            "second": d.teacher is not None, "optimizer": optimizer, "folder": str(folder)}
+    return {
+        "rows": list(d.log),
+        "before": before,
+        "after": after,
+        "pushed": pushed,
+        "metas": metas,
+        "base": base,
+        "logits": logits,
+        "difference": difference,
+        "trained": sorted(trained),
+        "files": files,
+        "second": d.teacher is not None,
+        "optimizer": optimizer,
+        "folder": str(folder),
+    }
 
 
 def case_lora_ema(job: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
@@ -126,8 +141,12 @@ def resumed(config: Config, job: dict[str, Any], ranks: Ranks) -> dict[str, Any]
     checkpoint.load(d.student, d.ema, found, ranks)
     distill(d, found.step, found.skipped)
     lm = d.student.module.lm
-    return {"rows": list(d.log), "from": found.step, "student": whole(adapter_parameters(lm, STUDENT)),
-            "teacher": whole(adapter_parameters(lm, TEACHER))}
+    return {
+        "rows": list(d.log),
+        "from": found.step,
+        "student": whole(adapter_parameters(lm, STUDENT)),
+        "teacher": whole(adapter_parameters(lm, TEACHER)),
+    }
 
 
 CASES = {"kinds": case_kinds, "align": case_align, "lora": case_lora, "lora_ema": case_lora_ema}

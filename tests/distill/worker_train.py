@@ -81,8 +81,16 @@ def run(action: str, model: Path, out: Path, ranks: Ranks) -> None:
         WeightSync.push = push_nothing  # type: ignore[method-assign]
     try:
         train(
-            config(), list(students), students, teachers, model, client, ranks, folder,
-            lambda step: MetricsLog(folder, step), hold if action == "hold" and ranks.is_main else None,
+            config(),
+            list(students),
+            students,
+            teachers,
+            model,
+            client,
+            ranks,
+            folder,
+            lambda step: MetricsLog(folder, step),
+            hold if action == "hold" and ranks.is_main else None,
         )
     except StaleWeightsError as error:
         if action != "lying":

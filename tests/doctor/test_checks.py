@@ -14,12 +14,20 @@ from nopsd.doctor.checks import ERROR, OK, WARNING, Finding
 GIB = 2**30
 GPU = {"name": "H200", "total": 140 * GIB, "free": 139 * GIB}
 SOUND: dict[str, Any] = {
-    "host": "node1", "clock": 1000.0, "python": "3.11.7", "packages": {"torch": "2.13.0", "deepspeed": "0.19.8"},
-    "source": "abc", "cpus": 16, "memory": {"total": 64 * GIB, "available": 60 * GIB},
+    "host": "node1",
+    "clock": 1000.0,
+    "python": "3.11.7",
+    "packages": {"torch": "2.13.0", "deepspeed": "0.19.8"},
+    "source": "abc",
+    "cpus": 16,
+    "memory": {"total": 64 * GIB, "available": 60 * GIB},
     "devices": [GPU, GPU],
-    "folders": {"run_dir": {"path": "/runs/a", "free": 500 * GIB, "writable": True}}, "model": "m1",
-    "names": {"node1": ["10.0.0.1"], "node2": ["10.0.0.2"]}, "ports_in_use": [], "token": "t",
-}  # fmt: skip
+    "folders": {"run_dir": {"path": "/runs/a", "free": 500 * GIB, "writable": True}},
+    "model": "m1",
+    "names": {"node1": ["10.0.0.1"], "node2": ["10.0.0.2"]},
+    "ports_in_use": [],
+    "token": "t",
+}
 SLOTS = {"node1": 2, "node2": 2}
 CHECKS: dict[str, Callable[[Any], list[Finding]]] = {
     "versions": checks.versions,

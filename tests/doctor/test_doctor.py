@@ -42,9 +42,14 @@ def test_planted_faults_are_found_together(tmp_path: Path) -> None:
         taken.listen()
         port = taken.getsockname()[1]
         found, code = diagnosis(
-            tmp_path, "context.max_prompt=150", f"server.port={port}", f"rollout.urls=[http://127.0.0.1:{port}]",
-            "train.micro=4096", "train.mlp_tile=0", "server.request_timeout_s=2",
-        )  # fmt: skip
+            tmp_path,
+            "context.max_prompt=150",
+            f"server.port={port}",
+            f"rollout.urls=[http://127.0.0.1:{port}]",
+            "train.micro=4096",
+            "train.mlp_tile=0",
+            "server.request_timeout_s=2",
+        )
     said = dict(errors(found))
     assert code == 1
     assert "fit context.max_prompt" in said["prompts"]

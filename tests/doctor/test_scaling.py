@@ -33,10 +33,15 @@ def test_parameters_are_the_models_own(name, billions):
     """Counted by transformers itself, on the meta device; and the size by which the model is known."""
     shape = QWEN3[name]
     config = Qwen3Config(
-        hidden_size=shape.hidden, num_hidden_layers=shape.layers, intermediate_size=shape.mlp, head_dim=128,
-        num_attention_heads=shape.width // 128, num_key_value_heads=shape.kv_width // 128,
-        vocab_size=shape.vocabulary, tie_word_embeddings=shape.tied,
-    )  # fmt: skip
+        hidden_size=shape.hidden,
+        num_hidden_layers=shape.layers,
+        intermediate_size=shape.mlp,
+        head_dim=128,
+        num_attention_heads=shape.width // 128,
+        num_key_value_heads=shape.kv_width // 128,
+        vocab_size=shape.vocabulary,
+        tie_word_embeddings=shape.tied,
+    )
     with torch.device("meta"):
         model = Qwen3ForCausalLM(config)
     assert shape.parameters == pytest.approx(sum(p.numel() for p in model.parameters()), rel=1e-3)
@@ -47,9 +52,12 @@ def test_arithmetic_is_that_of_plain_loops():
     """Matrix products and attention of one sequence, counted position by position and matrix by matrix."""
     work, shape = dataclasses.replace(WORK, sequences=1, question=3, context=5, response=4), SMALL
     matrices = shape.layers * [
-        (shape.hidden, shape.width), (shape.width, shape.hidden), (shape.hidden, shape.kv_width),
-        (shape.hidden, shape.kv_width), *3 * [(shape.hidden, shape.mlp)],
-    ] + [(shape.hidden, shape.vocabulary)]  # fmt: skip
+        (shape.hidden, shape.width),
+        (shape.width, shape.hidden),
+        (shape.hidden, shape.kv_width),
+        (shape.hidden, shape.kv_width),
+        *3 * [(shape.hidden, shape.mlp)],
+    ] + [(shape.hidden, shape.vocabulary)]
 
     def forward(length: int) -> float:
         flops = 0.0

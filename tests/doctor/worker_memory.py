@@ -34,9 +34,13 @@ def main(ranks: Ranks, job: dict[str, Any]) -> None:
     hidden = student.module.lm.config.hidden_size
     ids = torch.arange(8)[None]
     result = student(
-        input_ids_BT=ids, rows_N=torch.arange(7), teacher_hidden_NH=torch.randn(7, hidden), teacher_weight_VH=None,
-        token_weight_N=torch.full((7,), 1 / 7), target_N=ids[0, 1:],
-    )  # fmt: skip
+        input_ids_BT=ids,
+        rows_N=torch.arange(7),
+        teacher_hidden_NH=torch.randn(7, hidden),
+        teacher_weight_VH=None,
+        token_weight_N=torch.full((7,), 1 / 7),
+        target_N=ids[0, 1:],
+    )
     student.backward(result.loss)
     student.step()
     del result

@@ -17,8 +17,9 @@ def test_collectives_and_sharded_rows_on_1_2_4_ranks(tmp_path):
     """If this fails, ranks see different wholes, or e_y = E[y] is another token's row."""
     (tmp_path / "job.json").write_text(json.dumps({}))
     command = [sys.executable, HERE / "worker_ranks.py", HERE / "worker_collectives.py", tmp_path / "job.json"]
-    done = subprocess.run([*map(str, command), "1", "2", "4"], timeout=300, capture_output=True, text=True,
-                          env=worker_environment())
+    done = subprocess.run(
+        [*map(str, command), "1", "2", "4"], timeout=300, capture_output=True, text=True, env=worker_environment()
+    )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
 
 

@@ -20,20 +20,26 @@ def load(tmp_path, extra=None, role="student", **values):
 def test_autos_are_filled_and_comments_dropped(tmp_path):
     config = load(tmp_path, {"train_micro_batch_size_per_gpu": "auto", "bf16": {"enabled": "auto"}})
     assert config == {
-        "zero_optimization": {"stage": 3}, "gradient_clipping": 0.5, "train_micro_batch_size_per_gpu": 4,
-        "gradient_accumulation_steps": 2, "bf16": {"enabled": True},
-    }  # fmt: skip
+        "zero_optimization": {"stage": 3},
+        "gradient_clipping": 0.5,
+        "train_micro_batch_size_per_gpu": 4,
+        "gradient_accumulation_steps": 2,
+        "bf16": {"enabled": True},
+    }
     assert zero_stage(config) == 3
 
 
-@pytest.mark.parametrize("extra, named", [
-    ({"train_micro_batch_size_per_gpu": 8}, "train.micro"),
-    ({"gradient_accumulation_steps": 1}, "gradient_accumulation_steps"),
-    ({"gradient_clipping": 1.0}, "train.clip"),
-    ({"bf16": {"enabled": False}}, "model.dtype"),
-    ({"fp16": {"enabled": True}}, "model.dtype"),
-    ({"optimizer": {"params": {"lr": 0.1}}}, "optimizer.params.lr"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "extra, named",
+    [
+        ({"train_micro_batch_size_per_gpu": 8}, "train.micro"),
+        ({"gradient_accumulation_steps": 1}, "gradient_accumulation_steps"),
+        ({"gradient_clipping": 1.0}, "train.clip"),
+        ({"bf16": {"enabled": False}}, "model.dtype"),
+        ({"fp16": {"enabled": True}}, "model.dtype"),
+        ({"optimizer": {"params": {"lr": 0.1}}}, "optimizer.params.lr"),
+    ],
+)
 def test_contradictions_name_file_and_key(tmp_path, extra, named):
     """Else DeepSpeed would train with other settings than the run's config states."""
     with pytest.raises(ConfigError, match=r"ds\.json") as caught:

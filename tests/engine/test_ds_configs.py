@@ -15,16 +15,25 @@ from deepspeed.runtime.zero.offload_config import DeepSpeedZeroOffloadOptimizerC
 FOLDER = Path(__file__).resolve().parents[2] / "ds_configs"
 FILES = sorted(FOLDER.glob("*.json"))
 NAMES = {
-    "student_cpu", "student_gpu", "student_gpu_offload", "student_gpu_nvme", "student_gpu_hpz", "student_gpu_zeropp",
-    "teacher_cpu", "teacher_gpu", "teacher_gpu_offload",
-}  # fmt: skip
+    "student_cpu",
+    "student_gpu",
+    "student_gpu_offload",
+    "student_gpu_nvme",
+    "student_gpu_hpz",
+    "student_gpu_zeropp",
+    "teacher_cpu",
+    "teacher_gpu",
+    "teacher_gpu_offload",
+}
 OFFLOADED = {"student_gpu_offload": "cpu", "student_gpu_nvme": "nvme"}  # optimizer states
 WEIGHTS_OFFLOADED = {*OFFLOADED, "teacher_gpu_offload"}
 HOST = {"zero_hpz_partition_size": 8, "nvme_path": "/nvme"}
 FILLED_IN = {"train_micro_batch_size_per_gpu": 2, "gradient_accumulation_steps": 3, "gradient_clipping": 1.0}
 TOP_LEVEL = {value for name, value in vars(constants).items() if name.isupper() and isinstance(value, str)} | {
-    "zero_optimization", "bf16", "wall_clock_breakdown",
-}  # fmt: skip
+    "zero_optimization",
+    "bf16",
+    "wall_clock_breakdown",
+}
 
 
 def load(path: Path) -> dict[str, Any]:

@@ -18,9 +18,17 @@ LENGTHS = (5, 1, 9)
 def tiny(**other: object) -> torch.nn.Module:
     torch.manual_seed(0)
     config = Qwen3Config(
-        vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4,
-        num_key_value_heads=2, head_dim=8, max_position_embeddings=128, pad_token_id=None, **other,
-    )  # fmt: skip
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        max_position_embeddings=128,
+        pad_token_id=None,
+        **other,
+    )
     return AutoModelForCausalLM.from_config(config).double().eval()
 
 

@@ -29,8 +29,11 @@ CASES = {
     "offload": ["student_gpu_offload.json", {}],
     "hpz": ["student_gpu_hpz.json", {}],
 }
-TEACHERS = {"teacher_cpu": "teacher_cpu.json", "teacher_gpu": "teacher_gpu.json",
-            "teacher_offload": "teacher_gpu_offload.json"}
+TEACHERS = {
+    "teacher_cpu": "teacher_cpu.json",
+    "teacher_gpu": "teacher_gpu.json",
+    "teacher_offload": "teacher_gpu_offload.json",
+}
 SAME_ARITHMETIC = ("checkpointed", "gpu", "offload", "hpz")
 
 
@@ -40,10 +43,20 @@ def save_model(folder, vocab_size=300, hidden_size=48):
 
     torch.manual_seed(7)
     config = Qwen3Config(
-        vocab_size=vocab_size, hidden_size=hidden_size, intermediate_size=96, num_hidden_layers=2,
-        num_attention_heads=4, num_key_value_heads=2, head_dim=16, max_position_embeddings=256,
-        tie_word_embeddings=True, initializer_range=0.2, pad_token_id=0, bos_token_id=1, eos_token_id=2,
-    )  # fmt: skip
+        vocab_size=vocab_size,
+        hidden_size=hidden_size,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        max_position_embeddings=256,
+        tie_word_embeddings=True,
+        initializer_range=0.2,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
     Qwen3ForCausalLM(config).save_pretrained(folder)
     return folder
 
@@ -56,8 +69,7 @@ def model(tmp_path_factory):
 def start(cases, model, out, teachers=()):
     """What each case left on rank 0 of 2."""
     (out / "nvme").mkdir()
-    job = {"model": str(model), "out": str(out), "nvme": str(out / "nvme"), "cases": cases,
-           "teachers": dict(teachers)}
+    job = {"model": str(model), "out": str(out), "nvme": str(out / "nvme"), "cases": cases, "teachers": dict(teachers)}
     (out / "job.json").write_text(json.dumps(job))
     command = [sys.executable, "-W", "ignore", HERE / "worker_ranks.py", HERE / "worker_presets.py", out / "job.json"]
     environment = {**os.environ, "PYTHONPATH": str(HERE.parents[1]), "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}

@@ -19,9 +19,14 @@ from nopsd.errors import ConfigError
 
 def config_of(heads: int, kv_heads: int, **other: object) -> Qwen3Config:
     return Qwen3Config(
-        num_attention_heads=heads, num_key_value_heads=kv_heads, head_dim=8, hidden_size=32, num_hidden_layers=2,
-        vocab_size=64, **other,
-    )  # fmt: skip
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        head_dim=8,
+        hidden_size=32,
+        num_hidden_layers=2,
+        vocab_size=64,
+        **other,
+    )
 
 
 @pytest.mark.parametrize(("heads", "kv_heads", "size"), [(4, 2, 2), (4, 2, 4), (8, 1, 4), (6, 3, 3), (5, 5, 1)])

@@ -38,8 +38,14 @@ except KeyboardInterrupt:
 
 def test_a_notice_that_came_before_anyone_listened_is_heard_and_a_second_one_interrupts():
     """Broken if SIGTERM during the start-up is lost, or if one that a scheduler and a launcher pass on ends a step."""
-    run = subprocess.run([sys.executable, "-c", LATE_LISTENER], capture_output=True, text=True, timeout=120, check=True,
-                         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])})  # fmt: skip
+    run = subprocess.run(
+        [sys.executable, "-c", LATE_LISTENER],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )
     assert run.stdout.split("\n") == ["heard", "one notice", "second", ""]
 
 

@@ -33,9 +33,10 @@ def check_rows(ranks):
     whole = torch.randn(37, 5)
     for dtype in (torch.float32, torch.bfloat16):
         config = {
-            "train_micro_batch_size_per_gpu": 1, "bf16": {"enabled": dtype == torch.bfloat16},
+            "train_micro_batch_size_per_gpu": 1,
+            "bf16": {"enabled": dtype == torch.bfloat16},
             "zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 0},
-        }  # fmt: skip
+        }
         with deepspeed.zero.Init(config_dict_or_path=config):
             layer = torch.nn.Linear(5, 37, bias=False)
         with deepspeed.zero.GatheredParameters([layer.weight], modifier_rank=0):

@@ -116,8 +116,11 @@ def run_case(ranks, job, folder, name, keys, shared_by=1):
             engine.step()
         losses.append(float(ranks.all_sum(total)))
     facts = {
-        "losses": losses, "gradients": gradients, "calls": len(calls),
-        "secondary": any(secondary), **where(parameters),
+        "losses": losses,
+        "gradients": gradients,
+        "calls": len(calls),
+        "secondary": any(secondary),
+        **where(parameters),
     }
     engine.destroy()
     return facts

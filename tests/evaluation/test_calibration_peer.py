@@ -39,8 +39,10 @@ def pairs(k, n, seed):
 def test_ece_is_torchmetrics():
     """Breaks if our bins, weights or norm are not those of the library that others report ECE by. k = 8 and 4, 15 bins:
     no share lies on an edge of a bin, where the two conventions would differ (0 and 1 apart, which fall alike)."""
-    cases = [(*pairs(k, n, seed), bins) for k, n, seed, bins in
-             ((8, 400, 0, 15), (8, 37, 1, 15), (4, 250, 2, 15), (8, 120, 3, 10), (16, 500, 4, 15))]  # fmt: skip
+    cases = [
+        (*pairs(k, n, seed), bins)
+        for k, n, seed, bins in ((8, 400, 0, 15), (8, 37, 1, 15), (4, 250, 2, 15), (8, 120, 3, 10), (16, 500, 4, 15))
+    ]
     sent = [{"share": s.tolist(), "vote": v.astype(int).tolist(), "bins": b} for s, v, b in cases]
     done = subprocess.run(
         [PYTHON, "-c", PEER], input=json.dumps(sent), capture_output=True, text=True, timeout=300, check=False

@@ -13,15 +13,31 @@ def result(domain, letters, bootstrap=200):
     rows = []
     for i, answers in enumerate(letters):
         majority, share = majority_answer(list(answers))
-        rows.append(QuestionRow(f"{domain}{i}", list(answers), "A", [a == "A" for a in answers], majority, share,
-                                ["stop"] * len(answers), [3] * len(answers)))  # fmt: skip
+        rows.append(
+            QuestionRow(
+                f"{domain}{i}",
+                list(answers),
+                "A",
+                [a == "A" for a in answers],
+                majority,
+                share,
+                ["stop"] * len(answers),
+                [3] * len(answers),
+            )
+        )
     return result_from_rows(domain, rows, EvalConfig(n=len(letters[0]), bootstrap=bootstrap))
 
 
-BEFORE = {"bio": result("bio", ["AABB", "BBBB", "AAAA", "ABBB"]), "chem": result("chem", ["AAAA", "AABB"]),
-          "phys": result("phys", ["AAAA", "BBBB"])}  # fmt: skip
-AFTER = {"bio": result("bio", ["AAAA", "AABB", "AAAA", "ABBB"]), "chem": result("chem", ["AAAA", "BBAA"]),
-         "phys": result("phys", ["BBAB", "BBBB"])}  # fmt: skip
+BEFORE = {
+    "bio": result("bio", ["AABB", "BBBB", "AAAA", "ABBB"]),
+    "chem": result("chem", ["AAAA", "AABB"]),
+    "phys": result("phys", ["AAAA", "BBBB"]),
+}
+AFTER = {
+    "bio": result("bio", ["AAAA", "AABB", "AAAA", "ABBB"]),
+    "chem": result("chem", ["AAAA", "BBAA"]),
+    "phys": result("phys", ["BBAB", "BBBB"]),
+}
 
 
 def block(text, title):

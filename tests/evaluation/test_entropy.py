@@ -19,8 +19,10 @@ def test_estimators_against_loops(vocabulary):
     targets = torch.randint(vocabulary, (7,), generator=generator)
     found = token_entropies(hidden, targets, weight, bias, lambda z: z, chunk=3)
     for t in range(7):
-        z = [float(sum(h * w for h, w in zip(hidden[t].tolist(), row)) + b)
-             for row, b in zip(weight.tolist(), bias.tolist())]  # fmt: skip
+        z = [
+            float(sum(h * w for h, w in zip(hidden[t].tolist(), row)) + b)
+            for row, b in zip(weight.tolist(), bias.tolist())
+        ]
         total = sum(map(math.exp, z))
         p = sorted((math.exp(v) / total for v in z), reverse=True)
         nll = -math.log(math.exp(z[targets[t]]) / total)

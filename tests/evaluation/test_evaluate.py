@@ -97,7 +97,7 @@ def test_responses_cut_inside_a_think_block_of_the_prompt_are_unparsed():
         ([question("q7")], {"q7": "E"}, r"gold.jsonl: .* q7: its answer 'E' is not among its options \(A, B, C, D\)"),
         ([question("q7", options=())], {"q7": " . "}, "gold.jsonl: question q7: its answer ' . ' holds no text"),
     ],
-)  # fmt: skip
+)
 def test_questions_that_cannot_be_judged_are_refused_by_file_and_uid(questions, key, message):
     with pytest.raises(DataError, match=message) as refused:
         check_answers(questions, key, "gold.jsonl")

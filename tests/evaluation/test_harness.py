@@ -97,9 +97,14 @@ print(json.dumps({
 
 def peer(script, *arguments, sent=None):
     done = subprocess.run(
-        [PYTHON, "-c", script, *map(str, arguments)], input=sent, capture_output=True, text=True, timeout=600,
-        check=False, env={**os.environ, "HF_HUB_OFFLINE": "1"},
-    )  # fmt: skip
+        [PYTHON, "-c", script, *map(str, arguments)],
+        input=sent,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.strip().splitlines()[-1])
 
@@ -161,8 +166,11 @@ def test_logs_hold_our_numbers(tmp_path):
     assert row["exact_match_stderr,majority"] == 0.0 and row["ece,extract"] == pytest.approx(result.metrics["ece"])
     rows = read_jsonl(next(tmp_path.glob("samples_*.jsonl")))
     assert [(r["doc_id"], r["filter"]) for r in rows][:4] == [
-        (0, "extract"), (0, "majority"), (0, "custom-extract"), (1, "extract"),
-    ]  # fmt: skip
+        (0, "extract"),
+        (0, "majority"),
+        (0, "custom-extract"),
+        (1, "extract"),
+    ]
     assert rows[0]["filtered_resps"] == ["A", "A", "B", "[invalid]"] and rows[0]["exact_match"] == 0.5
     for name in ("extract", "majority", "custom-extract"):
         scores = [r["exact_match"] for r in rows if r["filter"] == name]
@@ -183,8 +191,15 @@ def test_the_harness_reads_our_logs(tmp_path):
     logs(tmp_path / "ours", CONFIG)
     said = peer(READER, tmp_path / "ours", tmp_path / "theirs")
     assert said.pop("keys") == [] and said.pop("task") == "nopsd_mmlu_pro"
-    assert set(said.pop("top")) <= {"system_instruction", "system_instruction_sha", "fewshot_as_multiturn",
-                                    "chat_template", "chat_template_sha", "start_time", "end_time"}  # fmt: skip
+    assert set(said.pop("top")) <= {
+        "system_instruction",
+        "system_instruction_sha",
+        "fewshot_as_multiturn",
+        "chat_template",
+        "chat_template_sha",
+        "start_time",
+        "end_time",
+    }
     table = said.pop("table")
     assert "nopsd_mmlu_pro" in table and "custom-extract" in table and "exact_match" in table
     assert all(said.values()), said

@@ -16,16 +16,26 @@ def made(tmp_path):
     """A config of a method over a small file, its pool, and rollouts by (uid, texts)."""
 
     def make(method="opsd_oracle", answers=("A", "B", "C", "D"), **more):
-        rows = [{"id": f"q{i}", "question": f"{i}?", "options": ["w", "x", "y", "z"], "answer": a}
-                for i, a in enumerate(answers)]  # fmt: skip
+        rows = [
+            {"id": f"q{i}", "question": f"{i}?", "options": ["w", "x", "y", "z"], "answer": a}
+            for i, a in enumerate(answers)
+        ]
         if None in answers:
             rows = [{k: v for k, v in row.items() if v is not None} for row in rows]
         (tmp_path / "q.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         settings = [f"{key}={value}" for key, value in more.items()]
-        config = load_config("lab", [
-            f"method={method}", "data.name=file", f"data.path={tmp_path / 'q.jsonl'}", "data.domain=d",
-            "signal.reference=x", "data.test_ratio=0.001", *settings,
-        ])  # fmt: skip
+        config = load_config(
+            "lab",
+            [
+                f"method={method}",
+                "data.name=file",
+                f"data.path={tmp_path / 'q.jsonl'}",
+                "data.domain=d",
+                "signal.reference=x",
+                "data.test_ratio=0.001",
+                *settings,
+            ],
+        )
         return config, load_splits(config.data).pool
 
     return make
@@ -50,9 +60,11 @@ def test_the_first_whole_right_rollout_else_the_gold_answer(made):
     uids = sorted(gold)
     wrong = {"A": "B"}.get(gold[uids[0]], "A")
     rollouts = [
-        answered(uids[0], 0, wrong), answered(uids[0], 2, gold[uids[0]]), answered(uids[0], 1, gold[uids[0]]),
+        answered(uids[0], 0, wrong),
+        answered(uids[0], 2, gold[uids[0]]),
+        answered(uids[0], 1, gold[uids[0]]),
         answered(uids[1], 0, gold[uids[1]], "length"),
-    ]  # fmt: skip
+    ]
     shown = right_solutions(config, pool, rollouts)
     assert shown[uids[0]].solution == f"Because 1. <answer>{gold[uids[0]]}</answer>"
     for uid in uids[1:]:

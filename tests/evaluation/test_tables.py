@@ -26,10 +26,22 @@ ROWS = {  # SPEC §9.4, Table 7's N-OPSD rows
 }
 GRID = {src: dict(zip(DOMAINS, row, strict=True)) for src, row in ROWS.items()}
 BASE = dict(zip(DOMAINS, (73.98, 71.12, 80.20, 72.11, 64.95, 72.16), strict=True))
-IN = {"Biology": (74.02, 0.04), "Material": (73.39, 2.27), "Physics": (83.13, 2.93), "Chemistry": (72.03, -0.08),
-      "edu_feedback": (72.19, 7.24), "mmlu_pro": (72.04, -0.12)}
-CROSS = {"Biology": (72.71, 0.61), "Material": (73.27, 0.59), "Physics": (71.37, 0.51), "Chemistry": (73.59, 1.11),
-         "edu_feedback": (75.22, 1.31), "mmlu_pro": (73.74, 1.27)}
+IN = {
+    "Biology": (74.02, 0.04),
+    "Material": (73.39, 2.27),
+    "Physics": (83.13, 2.93),
+    "Chemistry": (72.03, -0.08),
+    "edu_feedback": (72.19, 7.24),
+    "mmlu_pro": (72.04, -0.12),
+}
+CROSS = {
+    "Biology": (72.71, 0.61),
+    "Material": (73.27, 0.59),
+    "Physics": (71.37, 0.51),
+    "Chemistry": (73.59, 1.11),
+    "edu_feedback": (75.22, 1.31),
+    "mmlu_pro": (73.74, 1.27),
+}
 
 
 def close(cell, expected):
@@ -80,8 +92,9 @@ def test_table_3_layout():
     assert lines[0] == "| Method |  | BIO | MAT | PHYS | CHEM | Avg. | Edu | MMLU-Pro | Avg. |"
     assert lines[2].startswith("| Base |  | 73.98 | 71.12 | 80.20 | 72.11 | 74.35 | 64.95 | 72.16 | 72.42 |")
     assert lines[3].startswith("| N-OPSD | in | 74.02 <sub>+0.04</sub> | 73.39 <sub>+2.27</sub>")
-    assert lines[3].endswith("75.64 <sub>+1.29</sub> | 72.19 <sub>+7.24</sub> | 72.04 <sub>-0.12</sub> | "
-                             "74.47 <sub>+2.05</sub> |")
+    assert lines[3].endswith(
+        "75.64 <sub>+1.29</sub> | 72.19 <sub>+7.24</sub> | 72.04 <sub>-0.12</sub> | 74.47 <sub>+2.05</sub> |"
+    )
     assert lines[4].startswith("|  | cross | 72.71 <sub>+0.61</sub>")
     assert len(lines) == 5
 

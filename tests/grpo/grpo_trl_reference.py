@@ -24,23 +24,38 @@ def loss_of(given: dict, settings: dict) -> tuple:
     chosen, entropies = logp.gather(-1, ids[..., None])[..., 0], -(logp.exp() * logp).sum(-1)
     metrics = {"train": defaultdict(list)}
     accelerator = SimpleNamespace(
-        num_processes=1, gather=lambda value: value, gather_for_metrics=lambda value: value,
+        num_processes=1,
+        gather=lambda value: value,
+        gather_for_metrics=lambda value: value,
         reduce=lambda value, reduction: value,
-    )  # fmt: skip
+    )
     trainer = SimpleNamespace(
         _get_per_token_logps_and_entropies=lambda *a, **k: (chosen, entropies.detach(), None),
-        aux_loss_enabled=False, top_entropy_quantile=1.0, off_policy_mask_threshold=None, use_vllm=False,
-        importance_sampling_level="token", beta=settings["beta"], loss_type=settings["loss_type"],
-        epsilon_low=settings["epsilon"], epsilon_high=settings["epsilon"],
+        aux_loss_enabled=False,
+        top_entropy_quantile=1.0,
+        off_policy_mask_threshold=None,
+        use_vllm=False,
+        importance_sampling_level="token",
+        beta=settings["beta"],
+        loss_type=settings["loss_type"],
+        epsilon_low=settings["epsilon"],
+        epsilon_high=settings["epsilon"],
         args=SimpleNamespace(use_bias_correction_kl=False, delta=None, steps_per_generation=1),
-        model=SimpleNamespace(training=True), current_gradient_accumulation_steps=1, accelerator=accelerator,
-        _entropy_bonus_enabled=False, _metrics=metrics,
-    )  # fmt: skip
+        model=SimpleNamespace(training=True),
+        current_gradient_accumulation_steps=1,
+        accelerator=accelerator,
+        _entropy_bonus_enabled=False,
+        _metrics=metrics,
+    )
     inputs = {
-        "prompt_ids": ids[:, :1], "prompt_mask": mask[:, :1], "completion_ids": ids, "completion_mask": mask,
-        "advantages": given["advantages"], "ref_per_token_logps": given["reference"],
+        "prompt_ids": ids[:, :1],
+        "prompt_mask": mask[:, :1],
+        "completion_ids": ids,
+        "completion_mask": mask,
+        "advantages": given["advantages"],
+        "ref_per_token_logps": given["reference"],
         "num_items_in_batch": mask.sum(),
-    }  # fmt: skip
+    }
     if settings["old"]:
         inputs["old_per_token_logps"] = given["old"]
     loss = GRPOTrainer._compute_loss(trainer, None, inputs)

@@ -83,17 +83,29 @@ def rollouts(texts: list[str]) -> list[Rollout]:
 
 
 HOSTILE = {  # texts of a group, its rewards, the vote's share, the share that can't be read
-    "the last tag": (["<answer>B</answer>", "<answer>A</answer>", "<answer>A</answer>, no: <answer>B</answer>"],
-                     [1, 0, 1], 2 / 3, 0),
+    "the last tag": (
+        ["<answer>B</answer>", "<answer>A</answer>", "<answer>A</answer>, no: <answer>B</answer>"],
+        [1, 0, 1],
+        2 / 3,
+        0,
+    ),
     "first of a tie": (["<answer>C</answer>", "<answer>A</answer>"], [1, 0], 1 / 2, 0),
     "nothing to read": (["", "no idea, sorry", "<answer></answer>"], [0, 0, 0], 0, 1),
     "unread ones have no vote": (["", "", "", "<answer>B</answer>"], [0, 0, 0, 1], 1 / 4, 3 / 4),
     "not an option": (["<answer>E</answer>", "<answer>E</answer>", "<answer>C</answer>"], [0, 0, 1], 1 / 3, 2 / 3),
-    "another script's A": (["<answer>\u0410</answer>", "<answer>\u0391</answer>", "<answer>A</answer>"],
-                           [0, 0, 1], 1 / 3, 2 / 3),
-    "a claim about rewards": (["reward=1 <answer>A</answer> majority", "<answer>B</answer>", "<answer>B</answer>"],
-                              [0, 1, 1], 2 / 3, 0),
-}  # fmt: skip
+    "another script's A": (
+        ["<answer>\u0410</answer>", "<answer>\u0391</answer>", "<answer>A</answer>"],
+        [0, 0, 1],
+        1 / 3,
+        2 / 3,
+    ),
+    "a claim about rewards": (
+        ["reward=1 <answer>A</answer> majority", "<answer>B</answer>", "<answer>B</answer>"],
+        [0, 1, 1],
+        2 / 3,
+        0,
+    ),
+}
 
 
 @pytest.mark.parametrize("case", HOSTILE)

@@ -26,8 +26,10 @@ LENGTHS, H, V, N_GROUP = (9, 14, 5, 7), 16, 500, 4
 REWARDS = [[1.0, 0.0, 0.0, 1.0], [3.5, 3.25, 4.0, 1.0]]
 CASES = [
     {"beta": beta, "epsilon": epsilon, "loss_type": kind, "old": old}
-    for beta in (0.0, 0.05) for epsilon, old in ((0.2, True), (0.02, True), (0.2, False)) for kind in ("dapo", "bnpo")
-]  # fmt: skip
+    for beta in (0.0, 0.05)
+    for epsilon, old in ((0.2, True), (0.02, True), (0.2, False))
+    for kind in ("dapo", "bnpo")
+]
 
 
 @pytest.fixture(scope="module")
@@ -38,9 +40,13 @@ def tokens() -> dict[str, torch.Tensor]:
     logp = (hidden @ weight.t()).log_softmax(-1)
     target = torch.multinomial(logp.exp(), 1, generator=generator)[:, 0]
     own = logp.gather(-1, target[:, None])[:, 0]
-    return {"hidden": hidden, "weight": weight, "target": target,
-            "old": own + 0.3 * torch.randn(N, generator=generator),  # ratios on both sides of the clip
-            "reference": own + 0.5 * torch.randn(N, generator=generator)}  # fmt: skip
+    return {
+        "hidden": hidden,
+        "weight": weight,
+        "target": target,
+        "old": own + 0.3 * torch.randn(N, generator=generator),  # ratios on both sides of the clip
+        "reference": own + 0.5 * torch.randn(N, generator=generator),
+    }
 
 
 ADVANTAGES = group_advantages(REWARDS[0], N_GROUP, 1e-6)
@@ -58,17 +64,24 @@ def trl(tokens: dict[str, torch.Tensor], tmp_path_factory: pytest.TempPathFactor
     folder = tmp_path_factory.mktemp("trl")
     given = {
         "logits": rectangle(tokens["hidden"].double() @ tokens["weight"].double().t()),
-        "ids": rectangle(tokens["target"]), "old": rectangle(tokens["old"].double()),
-        "reference": rectangle(tokens["reference"].double()), "mask": rectangle(torch.ones(sum(LENGTHS))),
-        "advantages": torch.tensor(ADVANTAGES, dtype=torch.float64), "settings": CASES,
+        "ids": rectangle(tokens["target"]),
+        "old": rectangle(tokens["old"].double()),
+        "reference": rectangle(tokens["reference"].double()),
+        "mask": rectangle(torch.ones(sum(LENGTHS))),
+        "advantages": torch.tensor(ADVANTAGES, dtype=torch.float64),
+        "settings": CASES,
         "rewards": torch.tensor(REWARDS, dtype=torch.float64),
-    }  # fmt: skip
+    }
     torch.save(given, folder / "in.pt")
     script = Path(__file__).with_name("grpo_trl_reference.py")
     finished = subprocess.run(
-        [PYTHON, str(script), str(folder / "in.pt"), str(folder / "out.pt")], timeout=300, text=True,
-        env=os.environ | {"DS_ACCELERATOR": "cpu"}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
+        [PYTHON, str(script), str(folder / "in.pt"), str(folder / "out.pt")],
+        timeout=300,
+        text=True,
+        env=os.environ | {"DS_ACCELERATOR": "cpu"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
     assert finished.returncode == 0, finished.stdout[-3000:]
     return dict(torch.load(folder / "out.pt", weights_only=True))
 
@@ -92,9 +105,12 @@ def test_loss_gradients_and_clip_share_equal_trls(tokens: dict[str, torch.Tensor
     settings, N = CASES[case], sum(LENGTHS)
     advantage_N = torch.tensor([a for a, n in zip(ADVANTAGES, LENGTHS) for _ in range(n)])
     loss_of = GrpoLoss(
-        advantage_N, tokens["old"] if settings["old"] else None, tokens["reference"] if settings["beta"] else None,
-        settings["epsilon"], settings["beta"],
-    )  # fmt: skip
+        advantage_N,
+        tokens["old"] if settings["old"] else None,
+        tokens["reference"] if settings["beta"] else None,
+        settings["epsilon"],
+        settings["beta"],
+    )
     leaves = tokens["hidden"].clone().requires_grad_(), tokens["weight"].clone().requires_grad_()
     result = fused_linear_token_loss(*leaves, tokens["target"], torch.full((N,), 1 / N), loss_of, chunk=8)
     found = torch.autograd.grad(result.loss, leaves)

@@ -22,8 +22,12 @@ def neuron_sets(questions=30, members=12, seed=0):
 
 def histogram(ids, widths=WIDTHS):
     ends = np.cumsum(widths)
-    return np.array([[sum(ends[layer] - widths[layer] <= i < ends[layer] for i in row if i >= 0)
-                      for layer in range(len(widths))] for row in ids.tolist()])  # fmt: skip
+    return np.array(
+        [
+            [sum(ends[layer] - widths[layer] <= i < ends[layer] for i in row if i >= 0) for layer in range(len(widths))]
+            for row in ids.tolist()
+        ]
+    )
 
 
 @pytest.fixture(scope="session")
@@ -37,13 +41,18 @@ def make_view():
         parts = {
             "title": "runs/x",
             "told": [Told(f"q{i:02d}", f"What is {i}?", f"It is <answer>{i}</answer>") for i in range(n)],
-            "domains": ["biology" if i < n // 2 else "physics" for i in range(n)], "counts": counts,
-            "lengths": rng.integers(10, 90, n), "members": histogram(ids), "widths": WIDTHS,
-            "truncated": np.arange(n) == 4, "selected": counts <= threshold, "threshold": threshold,
+            "domains": ["biology" if i < n // 2 else "physics" for i in range(n)],
+            "counts": counts,
+            "lengths": rng.integers(10, 90, n),
+            "members": histogram(ids),
+            "widths": WIDTHS,
+            "truncated": np.arange(n) == 4,
+            "selected": counts <= threshold,
+            "threshold": threshold,
             "signals": {"majority_conf": rng.random(n), "token_entropy": rng.random(n)},
             "overlap": overlap(ids, histogram(ids), WIDTHS),
             "neighbourhoods": [Neighbourhood(row, "asked for", nearest_of([row], ids, WIDTHS, 3)[0])],
-        }  # fmt: skip
+        }
         return InspectView(**(parts | changes))
 
     return make

@@ -48,8 +48,13 @@ def test_intervals_are_those_of_samples_drawn_one_by_one(columns, monkeypatch):
     drawn = []
     for counts in resample_counts(60, 100, 7).astype(int):
         a, b, c = (np.repeat(column, counts) for column in columns)
-        drawn.append((stats.pearsonr(a, b).statistic, stats.spearmanr(a, b).statistic,
-                      np.corrcoef(residuals(a, c), residuals(b, c))[0, 1]))  # fmt: skip
+        drawn.append(
+            (
+                stats.pearsonr(a, b).statistic,
+                stats.spearmanr(a, b).statistic,
+                np.corrcoef(residuals(a, c), residuals(b, c))[0, 1],
+            )
+        )
     found = correlation(x, y, z, seed=7)
     for side, draws in zip((found.pearson, found.spearman, found.partial), np.array(drawn).T):
         assert [side.low, side.high] == pytest.approx(np.quantile(draws, [0.025, 0.975]), abs=1e-9)

@@ -224,9 +224,18 @@ def test_a_pool_of_few_or_equal_questions_is_drawn(make_view, sets, tmp_path, qu
     n = questions
     whole = make_view()
     view = make_view(
-        ids=ids[:n], counts=np.full(n, 7.0), lengths=np.full(n, 3), selected=np.ones(n, bool), threshold=7.0,
-        signals={"majority_conf": np.ones(n)}, neighbourhoods=[], told=whole.told[:n], domains=["a"] * n,
-        members=members[:n], truncated=np.zeros(n, bool), overlap=overlap(ids[:n], members[:n], widths),
-    )  # fmt: skip
+        ids=ids[:n],
+        counts=np.full(n, 7.0),
+        lengths=np.full(n, 3),
+        selected=np.ones(n, bool),
+        threshold=7.0,
+        signals={"majority_conf": np.ones(n)},
+        neighbourhoods=[],
+        told=whole.told[:n],
+        domains=["a"] * n,
+        members=members[:n],
+        truncated=np.zeros(n, bool),
+        overlap=overlap(ids[:n], members[:n], widths),
+    )
     assert all(image.startswith(PNG) for image in write_inspection(tmp_path, view, correlation_rows(view)).values())
     assert (view.overlap is None) == (n < 3)

@@ -50,7 +50,11 @@ def test_nonfinite_values_become_null_and_are_counted(tmp_path):
         assert log.nonfinite == 2
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert json.loads(lines[0], parse_constant=pytest.fail) == {
-        "step": 0, "loss": None, "kl": None, "entropy": 1.0, "nonfinite": 2,
+        "step": 0,
+        "loss": None,
+        "kl": None,
+        "entropy": 1.0,
+        "nonfinite": 2,
     }
     assert "nonfinite" not in json.loads(lines[1])
     assert _scalars(tmp_path, "loss") == [(1, 2.0)]

@@ -57,8 +57,10 @@ def test_chance_is_what_random_sets_give():
     histogram = np.array([[10, 5], [20, 5], [8, 12]])
     drawn = []
     for _ in range(1500):
-        picked = [{(layer, int(i)) for layer, n in enumerate(row) for i in rng.choice(widths[layer], n, replace=False)}
-                  for row in histogram]  # fmt: skip
+        picked = [
+            {(layer, int(i)) for layer, n in enumerate(row) for i in rng.choice(widths[layer], n, replace=False)}
+            for row in histogram
+        ]
         drawn.append(np.mean([distance(picked[i], picked[j]) for i in range(3) for j in range(i)]))
     assert chance_distance(histogram, widths) == pytest.approx(np.mean(drawn), abs=0.01)
     assert chance_distance(np.array([[10], [10]]), [100]) == pytest.approx(1 - 1 / 19)

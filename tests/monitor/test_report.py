@@ -15,8 +15,17 @@ from nopsd.monitor.report import write_report
 from nopsd.monitor.views import DemoView, PoolView, ReportInputs
 
 PNG = b"\x89PNG\r\n\x1a\n"
-FIGURES = {"accuracy", "calibration", "loss", "entropy", "length", "health", "neuron_count", "selection",
-           "demonstrations"}  # fmt: skip
+FIGURES = {
+    "accuracy",
+    "calibration",
+    "loss",
+    "entropy",
+    "length",
+    "health",
+    "neuron_count",
+    "selection",
+    "demonstrations",
+}
 
 
 def result(domain, rate, seed, questions=30):
@@ -25,32 +34,63 @@ def result(domain, rate, seed, questions=30):
     for i in range(questions):
         answers = ["A" if rng.random() < rate else str(rng.choice(["B", "C"])) for _ in range(8)]
         majority, share = majority_answer(answers)
-        rows.append(QuestionRow(f"{domain}{i}", answers, "A", [a == "A" for a in answers], majority, share,
-                                ["stop"] * 8, [20] * 8))  # fmt: skip
+        rows.append(
+            QuestionRow(
+                f"{domain}{i}", answers, "A", [a == "A" for a in answers], majority, share, ["stop"] * 8, [20] * 8
+            )
+        )
     return result_from_rows(domain, rows, EvalConfig(bootstrap=50))
 
 
 def training(steps, **overrides):
-    return [{"step": s, "loss": 1 / (s + 1), "kl_reverse": 0.1, "kl_forward": 0.2, "entropy_student": 0.3,
-             "entropy_teacher": 0.2, "entropy_gap": -0.1, "response_length_mean": 9.0, "response_length_max": 12,
-             "truncated_share": 0.0, "grad_norm": 1.0, "top16_overlap": 0.9, "logprob_gap": 1e-6,
-             "logprob_gap_max": 1e-5, **overrides} for s in range(steps)]  # fmt: skip
+    return [
+        {
+            "step": s,
+            "loss": 1 / (s + 1),
+            "kl_reverse": 0.1,
+            "kl_forward": 0.2,
+            "entropy_student": 0.3,
+            "entropy_teacher": 0.2,
+            "entropy_gap": -0.1,
+            "response_length_mean": 9.0,
+            "response_length_max": 12,
+            "truncated_share": 0.0,
+            "grad_norm": 1.0,
+            "top16_overlap": 0.9,
+            "logprob_gap": 1e-6,
+            "logprob_gap_max": 1e-5,
+            **overrides,
+        }
+        for s in range(steps)
+    ]
 
 
 def pool(questions=80, **overrides):
     rng = np.random.default_rng(0)
     counts = rng.integers(50, 90, questions)
-    view = {"counts": counts, "lengths": rng.integers(5, 40, questions), "selected": counts <= 58, "threshold": 58.0,
-            "truncated": np.zeros(questions, bool), "correct": (counts < 70).astype(float)}
+    view = {
+        "counts": counts,
+        "lengths": rng.integers(5, 40, questions),
+        "selected": counts <= 58,
+        "threshold": 58.0,
+        "truncated": np.zeros(questions, bool),
+        "correct": (counts < 70).astype(float),
+    }
     return PoolView(**(view | overrides))
 
 
 def whole_run():
     return ReportInputs(
-        "runs/x", "bio", training(20), {"bio": result("bio", 0.5, 0), "chem": result("chem", 0.5, 1)},
-        {"bio": result("bio", 0.9, 2), "chem": result("chem", 0.5, 3)}, pool(),
-        DemoView([[0.2, 0.5], [0.3, 0.4]], 0.8), to_plain(Config()), {"git_revision": "abc"},
-    )  # fmt: skip
+        "runs/x",
+        "bio",
+        training(20),
+        {"bio": result("bio", 0.5, 0), "chem": result("chem", 0.5, 1)},
+        {"bio": result("bio", 0.9, 2), "chem": result("chem", 0.5, 3)},
+        pool(),
+        DemoView([[0.2, 0.5], [0.3, 0.4]], 0.8),
+        to_plain(Config()),
+        {"git_revision": "abc"},
+    )
 
 
 class Page(HTMLParser):
@@ -98,8 +138,15 @@ def test_the_html_needs_no_other_file(written):
 def test_a_run_with_nothing_in_it_states_every_gap(tmp_path):
     markdown_path, html_path = write_report(tmp_path, ReportInputs("empty"))
     text = markdown_path.read_text()
-    for gap in ("No before/after table", "No training log", "No neuron counts", "No selection", "No distances",
-                "Environment: not given", "configuration: not given"):  # fmt: skip
+    for gap in (
+        "No before/after table",
+        "No training log",
+        "No neuron counts",
+        "No selection",
+        "No distances",
+        "Environment: not given",
+        "configuration: not given",
+    ):
         assert gap in text
     assert Page(html_path.read_text()).images == []
 
@@ -165,8 +212,18 @@ def test_running_mean():
 
 def test_what_went_wrong_is_said():
     good, bad = result("bio", 0.9, 0, 200), result("bio", 0.3, 1, 200)
-    said = " ".join(observations(ReportInputs("x", "bio", training(5, entropy_gap=0.01, loss=None), {"bio": good},
-                                              {"bio": bad}, pool(lengths=pool().counts * 2))))  # fmt: skip
+    said = " ".join(
+        observations(
+            ReportInputs(
+                "x",
+                "bio",
+                training(5, entropy_gap=0.01, loss=None),
+                {"bio": good},
+                {"bio": bad},
+                pool(lengths=pool().counts * 2),
+            )
+        )
+    )
     for word in ("accuracy fell", "calibration got worse", "not surer", "number in 5 of 5", "length go together"):
         assert word in said
     assert observations(ReportInputs("x", "bio", training(5), {"bio": bad}, {"bio": good}, pool())) == []
@@ -174,8 +231,10 @@ def test_what_went_wrong_is_said():
 
 def test_a_guards_count_is_told_with_its_first_step_and_longest_streak():
     """Broken if a collapse's signs are in the log alone, or a probe's count, which stands between probes, adds up."""
-    rows = [dict(row, **{"guard/max_repeated": n, "guard/min_entropy": 0, "guard/max_unparsed": p})
-            for row, n, p in zip(training(7), (0, 1, 0, 1, 2, 3, 0), (0, 0, 1, 1, 1, 2, 2))]  # fmt: skip
+    rows = [
+        dict(row, **{"guard/max_repeated": n, "guard/min_entropy": 0, "guard/max_unparsed": p})
+        for row, n, p in zip(training(7), (0, 1, 0, 1, 2, 3, 0), (0, 0, 1, 1, 1, 2, 2))
+    ]
     said = observations(ReportInputs("x", training=rows))
     assert len(said) == 2
     assert said[0].startswith("guard.max_repeated was passed 4 times in 7 steps, first at step 1, 3 in a row at most")

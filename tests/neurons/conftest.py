@@ -11,10 +11,18 @@ from nopsd.engine.distributed import Ranks
 from nopsd.rollout.types import Rollout
 
 SIZES = {
-    "vocab_size": 64, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 3, "num_attention_heads": 2,
-    "num_key_value_heads": 1, "head_dim": 8, "max_position_embeddings": 128, "pad_token_id": 0, "bos_token_id": 1,
+    "vocab_size": 64,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 8,
+    "max_position_embeddings": 128,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
     "eos_token_id": 2,
-}  # fmt: skip
+}
 
 
 class Unsharded:
@@ -70,11 +78,17 @@ def make_rollouts():
 
         return [
             Rollout(
-                f"q{q:03d}", s, tokens(draw.randint(2, 6)), tokens(draw.randint(1, longest)), "text",
-                "length" if q % 5 == 4 else "stop", 0,
+                f"q{q:03d}",
+                s,
+                tokens(draw.randint(2, 6)),
+                tokens(draw.randint(1, longest)),
+                "text",
+                "length" if q % 5 == 4 else "stop",
+                0,
             )
-            for q in range(questions) for s in range(samples)
-        ]  # fmt: skip
+            for q in range(questions)
+            for s in range(samples)
+        ]
 
     return make
 
@@ -89,16 +103,24 @@ def worker_ranks():
 GPT2_SIZES = {"n_embd": 16, "n_inner": 24, "n_layer": 3, "n_head": 2, "n_positions": 128}
 EXPERTS = {"moe_intermediate_size": 8, "num_experts": 5, "num_experts_per_tok": 2}
 FAMILIES = {
-    "qwen2": ("Qwen2", {}), "qwen3": ("Qwen3", {}), "llama": ("Llama", {}), "mistral": ("Mistral", {}),
-    "gemma": ("Gemma", {}), "gemma2": ("Gemma2", {}), "gemma3": ("Gemma3", {}),
-    "phi3": ("Phi3", {}), "glm": ("Glm", {}),
-    "gpt_neox": ("GPTNeoX", {}), "gpt2": ("GPT2", GPT2_SIZES), "phi": ("Phi", {}),
+    "qwen2": ("Qwen2", {}),
+    "qwen3": ("Qwen3", {}),
+    "llama": ("Llama", {}),
+    "mistral": ("Mistral", {}),
+    "gemma": ("Gemma", {}),
+    "gemma2": ("Gemma2", {}),
+    "gemma3": ("Gemma3", {}),
+    "phi3": ("Phi3", {}),
+    "glm": ("Glm", {}),
+    "gpt_neox": ("GPTNeoX", {}),
+    "gpt2": ("GPT2", GPT2_SIZES),
+    "phi": ("Phi", {}),
     "opt": ("OPT", {"ffn_dim": 24, "word_embed_proj_dim": 16}),
     "qwen3_moe": ("Qwen3Moe", {**EXPERTS, "norm_topk_prob": True}),
     "mixed": ("Qwen3Moe", {**EXPERTS, "mlp_only_layers": [1]}),
     "mixtral": ("Mixtral", {"num_local_experts": 4, "num_experts_per_tok": 2, "intermediate_size": 8}),
     "qwen2_moe": ("Qwen2Moe", {**EXPERTS, "shared_expert_intermediate_size": 8}),
-}  # fmt: skip
+}
 
 
 def build_family_model(family, tied=False):

@@ -49,8 +49,11 @@ def test_every_rank_has_as_many_turns_and_all_know_how_far_they_are():
     assert [(t.keep, t.ends) for t in turns[1]] == [(True, True), (False, False), (False, False)]
     shared = common_turns(bundles, [0, 2], [2])
     assert [(t.bundle, t.batch, t.keep, t.ends) for t in shared] == [
-        (0, (0, 4), False, False), (0, (1,), False, False), (0, (2,), False, True), (2, (5,), True, True),
-    ]  # fmt: skip
+        (0, (0, 4), False, False),
+        (0, (1,), False, False),
+        (0, (2,), False, True),
+        (2, (5,), True, True),
+    ]
 
 
 def test_padding_is_on_the_right():

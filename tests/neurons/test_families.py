@@ -99,9 +99,14 @@ def gelu(x):
 
 
 ACTIVATIONS = {
-    "gemma": gelu_tanh, "gemma2": gelu_tanh, "gemma3": gelu_tanh, "gpt2": gelu_tanh, "phi": gelu_tanh,
-    "gpt_neox": gelu, "opt": lambda x: max(x, 0.0),
-}  # fmt: skip
+    "gemma": gelu_tanh,
+    "gemma2": gelu_tanh,
+    "gemma3": gelu_tanh,
+    "gpt2": gelu_tanh,
+    "phi": gelu_tanh,
+    "gpt_neox": gelu,
+    "opt": lambda x: max(x, 0.0),
+}
 
 
 def loop_values(mlp, x, act, value):
@@ -236,10 +241,23 @@ def test_a_watch_without_a_forward_pass_is_an_error(build_family):
 def test_the_language_model_inside_a_multimodal_wrapper_is_found():
     from transformers import Gemma3Config, Gemma3ForConditionalGeneration
 
-    text = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 3, "head_dim": 8,
-            "num_attention_heads": 2, "num_key_value_heads": 1}  # fmt: skip
-    vision = {"hidden_size": 16, "intermediate_size": 20, "num_hidden_layers": 1, "num_attention_heads": 2,
-              "image_size": 28, "patch_size": 14}  # fmt: skip
+    text = {
+        "vocab_size": 64,
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "num_hidden_layers": 3,
+        "head_dim": 8,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+    }
+    vision = {
+        "hidden_size": 16,
+        "intermediate_size": 20,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "image_size": 28,
+        "patch_size": 14,
+    }
     tokens = {"image_token_index": 60, "boi_token_index": 61, "eoi_token_index": 62}
     model = Gemma3ForConditionalGeneration(
         Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4, **tokens)

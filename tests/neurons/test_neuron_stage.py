@@ -55,8 +55,9 @@ def test_other_work_is_not_taken_up(engine, alone, make_rollouts, tmp_path):
     once = engine.forwards
     for changed in ({"model_hash": "n"}, {"rollouts": make_rollouts(6, seed=1)}, {"config": NeuronConfig(k=3)}):
         arguments = {"rollouts": rollouts, "config": CONFIG, "model_hash": "m", **changed}
-        score_rollouts(engine, arguments["rollouts"], arguments["config"], alone, tmp_path,
-                       model_hash=arguments["model_hash"])
+        score_rollouts(
+            engine, arguments["rollouts"], arguments["config"], alone, tmp_path, model_hash=arguments["model_hash"]
+        )
         assert engine.forwards > once
         once = engine.forwards
 

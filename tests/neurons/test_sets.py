@@ -71,9 +71,15 @@ def random_scores(seed, length=10, ties=True):
 
 
 MODES = [
-    {}, {"chunk_merge": "exact"}, {"count_mode": "chunk_topk"}, {"count_mode": "token_topk"}, {"positive_only": False},
-    {"per_layer": 1000, "k": 1000}, {"k": 1}, {"count_mode": "token_topk", "positive_only": False},
-]  # fmt: skip
+    {},
+    {"chunk_merge": "exact"},
+    {"count_mode": "chunk_topk"},
+    {"count_mode": "token_topk"},
+    {"positive_only": False},
+    {"per_layer": 1000, "k": 1000},
+    {"k": 1},
+    {"count_mode": "token_topk", "positive_only": False},
+]
 
 
 @pytest.mark.parametrize("ties", [True, False])

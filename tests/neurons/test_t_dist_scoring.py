@@ -45,9 +45,12 @@ def job(request, tmp_path_factory, build_model, make_rollouts):
         cases[name] = {"rollouts": str(folder / f"{name}.parquet"), "config": config, "shard": shard}
     untied = request.param == "untied"
     work = {
-        "model": str(folder / "model"), "cases": cases, "out": str(folder / "out"), "tight": untied,
+        "model": str(folder / "model"),
+        "cases": cases,
+        "out": str(folder / "out"),
+        "tight": untied,
         "killed": "even" if untied else None,
-    }  # fmt: skip
+    }
     (folder / "job.json").write_text(json.dumps(work))
     return folder, model
 

@@ -17,11 +17,18 @@ from nopsd.rollout.types import write_rollouts
 HERE = Path(__file__).parent
 SIZES = (1, 2, 4)
 BASE = {"per_layer": 12, "k": 20, "chunk": 5}
-MODES = [BASE | mode for mode in (
-    {}, {"chunk_merge": "exact"}, {"count_mode": "chunk_topk"}, {"count_mode": "token_topk", "k": 9},
-    {"positive_only": False, "k": 50, "chunk": 1024}, {"count_mode": "chunk_topk", "positive_only": False, "chunk": 3},
-    {"per_layer": 500, "k": 500, "chunk_merge": "exact"},
-)]  # fmt: skip
+MODES = [
+    BASE | mode
+    for mode in (
+        {},
+        {"chunk_merge": "exact"},
+        {"count_mode": "chunk_topk"},
+        {"count_mode": "token_topk", "k": 9},
+        {"positive_only": False, "k": 50, "chunk": 1024},
+        {"count_mode": "chunk_topk", "positive_only": False, "chunk": 3},
+        {"per_layer": 500, "k": 500, "chunk_merge": "exact"},
+    )
+]
 L, F = 3, 24
 
 
@@ -111,6 +118,7 @@ def test_t_dist_bytes_exchanged_equal_the_formulas(shared):
     for size in (2, 4):
         logs = found[size]
         for log in logs:
+
             def sent(mode, shard, search="bisect", log=log):
                 all_sent = log["sent"][f"random act_fn mixed {mode} {shard} {search}"]
                 return {name: size for name, size in all_sent.items() if not name.endswith("ties")}
@@ -119,7 +127,8 @@ def test_t_dist_bytes_exchanged_equal_the_formulas(shared):
             most = sent(0, "layer")["collect"]
             assert sent(0, "layer") == counts | {"neurons": search * samples, "collect": most}
             assert sent(0, "neuron") == counts | {
-                "pairs": search * L * chunks, "neurons": search * samples,
+                "pairs": search * L * chunks,
+                "neurons": search * samples,
                 "collect": sent(0, "neuron")["collect"],
             }
             assert sent(0, "position") == {"pairs": search * L * chunks, "maxima": 4 * neurons * samples}

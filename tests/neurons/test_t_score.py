@@ -43,10 +43,17 @@ def loops(model, rollout, config):
     return len(best), [g for _, g in kept], [-score for score, _ in kept]
 
 
-@pytest.mark.parametrize("changed", [
-    {}, {"value": "gated"}, {"align": "self"}, {"drop_last_position": True}, {"max_batch_tokens": 1},
-    {"chunk": 100, "per_layer": 5, "k": 3},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {},
+        {"value": "gated"},
+        {"align": "self"},
+        {"drop_last_position": True},
+        {"max_batch_tokens": 1},
+        {"chunk": 100, "per_layer": 5, "k": 3},
+    ],
+)
 def test_t_score_equals_loops_in_float64(engine, alone, make_rollouts, tmp_path, changed):
     """Scores to 1e-5, and the same counts and sets, with responses of uneven length batched together."""
     config = NeuronConfig(**{"per_layer": 12, "k": 20, "chunk": 5, "max_batch_tokens": 64, **changed})

@@ -20,12 +20,16 @@ from nopsd.neurons.layer_scores import ScoredRow, layer_scores
 
 # Nothing stays gathered after its module has run, which is where wrong hooks fail.
 SHARDED = {
-    "train_micro_batch_size_per_gpu": 1, "bf16": {"enabled": False},
+    "train_micro_batch_size_per_gpu": 1,
+    "bf16": {"enabled": False},
     "zero_optimization": {
-        "stage": 3, "stage3_param_persistence_threshold": 0, "stage3_max_live_parameters": 0,
-        "stage3_max_reuse_distance": 0, "stage3_prefetch_bucket_size": 0,
+        "stage": 3,
+        "stage3_param_persistence_threshold": 0,
+        "stage3_max_live_parameters": 0,
+        "stage3_max_reuse_distance": 0,
+        "stage3_prefetch_bucket_size": 0,
     },
-}  # fmt: skip
+}
 PASSES, IDLE = 4, (0, 1, 3)
 
 

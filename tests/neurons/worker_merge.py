@@ -37,16 +37,18 @@ def own_entries(rows, rank):
     found = [(row, key, score) for row, entries in enumerate(rows) for score, key, r in entries if r == rank]
     columns = list(zip(*found)) if found else [(), (), ()]
     return Entries(
-        torch.tensor(columns[0], dtype=torch.int64), torch.tensor(columns[1], dtype=torch.int64),
+        torch.tensor(columns[0], dtype=torch.int64),
+        torch.tensor(columns[1], dtype=torch.int64),
         torch.tensor(columns[2], dtype=torch.float32),
-    )  # fmt: skip
+    )
 
 
 def greatest(rows, n):
     """(row, key) of each row's n greatest, by a plain sort; float32 values, 0.0 == -0.0."""
     single = [[(float(torch.tensor(s)), k) for s, k, _ in row] for row in rows]
-    return {(row, key) for row, entries in enumerate(single)
-            for _, key in sorted(entries, key=lambda e: (-e[0], e[1]))[:n]}
+    return {
+        (row, key) for row, entries in enumerate(single) for _, key in sorted(entries, key=lambda e: (-e[0], e[1]))[:n]
+    }
 
 
 def expected_bytes(rows, n, limit, world, search, ordered):

@@ -25,9 +25,10 @@ from nopsd.selection.stage import select_and_retrieve
 def sharded_config(tight):
     limits = {"stage3_max_live_parameters": 0, "stage3_max_reuse_distance": 0, "stage3_prefetch_bucket_size": 0}
     return {
-        "train_micro_batch_size_per_gpu": 1, "bf16": {"enabled": False},
+        "train_micro_batch_size_per_gpu": 1,
+        "bf16": {"enabled": False},
         "zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 0, **(limits if tight else {})},
-    }  # fmt: skip
+    }
 
 
 class Counted:
@@ -77,9 +78,10 @@ class Gathered:
         self.total = sum(p.ds_numel for p in self.parameters)
         self.largest = max(sum(p.ds_numel for p in m.parameters(recurse=False)) for m in model.modules())
         self.handles = [
-            handle for module in model.modules()
+            handle
+            for module in model.modules()
             for handle in (module.register_forward_pre_hook(self.look), module.register_forward_hook(self.look))
-        ]  # fmt: skip
+        ]
 
     def look(self, *_):
         whole = sum(p.ds_numel for p in self.parameters if p.ds_status == ZeroParamStatus.AVAILABLE)
@@ -109,9 +111,15 @@ def main(ranks, job):
             # The second time with a sharding other than scoring's.
             shard = own if exchange == "queries_only" else load_rank_neurons(folder, ranks)
             select_and_retrieve(
-                shard, texts, SelectConfig(fraction=0.5), ContextConfig(m=1), ranks, folder / exchange,
-                folder / exchange, exchange=exchange,
-            )  # fmt: skip
+                shard,
+                texts,
+                SelectConfig(fraction=0.5),
+                ContextConfig(m=1),
+                ranks,
+                folder / exchange,
+                folder / exchange,
+                exchange=exchange,
+            )
 
 
 if __name__ == "__main__":

@@ -33,8 +33,10 @@ class Answers:
         self.calls, self.asked = self.calls - 1, self.asked + len(uids)
         if progress:
             progress(len(uids), len(uids))
-        return [[Rollout(u, i, list(p), [5, 6], "<answer>red</answer>", "stop", 0) for i in range(sampling.n)]
-                for u, p in zip(uids, prompts)]  # fmt: skip
+        return [
+            [Rollout(u, i, list(p), [5, 6], "<answer>red</answer>", "stop", 0) for i in range(sampling.n)]
+            for u, p in zip(uids, prompts)
+        ]
 
 
 @pytest.fixture
@@ -102,8 +104,20 @@ def test_a_real_evaluation_and_the_entropy_gap(tmp_path):
     env = {**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
 
     def nopsd(*arguments):
-        command = [sys.executable, "-m", "nopsd", *arguments, "--preset", "lab", f"run_dir={tmp_path}", *SMALL,
-                   "server.kv_cache_mib=128", "data.pool_limit=30", "context.m=2", "select.fraction=0.3"]  # fmt: skip
+        command = [
+            sys.executable,
+            "-m",
+            "nopsd",
+            *arguments,
+            "--preset",
+            "lab",
+            f"run_dir={tmp_path}",
+            *SMALL,
+            "server.kv_cache_mib=128",
+            "data.pool_limit=30",
+            "context.m=2",
+            "select.fraction=0.3",
+        ]
         done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=1200, check=False)
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
         return done.stdout

@@ -31,8 +31,16 @@ def write_sets(run, seed=0):
     members = np.stack([(ids < 16).sum(1), (ids >= 16).sum(1)], 1).astype(np.int32)
     counts = np.arange(30, 54)[rng.permutation(24)].astype(np.float32)
     header = {"widths": WIDTHS, "ranks": 1}
-    sets = NeuronSets(UIDS, counts, ids, np.ones_like(ids, np.float16), rng.integers(5, 60, 24).astype(np.int32),
-                      np.zeros(24, bool), members, header)  # fmt: skip
+    sets = NeuronSets(
+        UIDS,
+        counts,
+        ids,
+        np.ones_like(ids, np.float16),
+        rng.integers(5, 60, 24).astype(np.int32),
+        np.zeros(24, bool),
+        members,
+        header,
+    )
     write_neurons(rank_file(run.stage_dir("neurons"), 0), sets)
     return sets
 
@@ -41,11 +49,16 @@ def write_sets(run, seed=0):
 def scored(tmp_path):
     """A run whose neurons stage is done: 24 questions, three rollouts each, the first question's all alike."""
     run = RunFolder(tmp_path / "run")
-    write_jsonl(run.stage_dir("data") / "pool.jsonl",
-                [Question(uid, "biology", "file", f"Text of {uid}?").to_json() for uid in UIDS])  # fmt: skip
+    write_jsonl(
+        run.stage_dir("data") / "pool.jsonl",
+        [Question(uid, "biology", "file", f"Text of {uid}?").to_json() for uid in UIDS],
+    )
     commit(run, "data")
-    rollouts = [Rollout(uid, s, [1, 2], [3], f"<answer>{0 if uid == 'q00' else s * (place % 2)}</answer>", "stop", 0)
-                for place, uid in enumerate(UIDS) for s in (1, 0, 2)]  # fmt: skip
+    rollouts = [
+        Rollout(uid, s, [1, 2], [3], f"<answer>{0 if uid == 'q00' else s * (place % 2)}</answer>", "stop", 0)
+        for place, uid in enumerate(UIDS)
+        for s in (1, 0, 2)
+    ]
     write_rollouts(run.stage_dir("rollout") / "rollouts.parquet", rollouts)
     commit(run, "rollout", reads=["data"])
     write_sets(run)
@@ -203,8 +216,11 @@ def test_evaluation_rows_are_read_too(scored):
     from nopsd.pipeline.inspect import read_correct
 
     path = scored.root / "eval_base_pool.jsonl"
-    path.write_text("".join(json.dumps({"uid": u, "correct": [True, False, i % 2 == 0, True]}) + "\n"
-                            for i, u in enumerate(UIDS[:3])))  # fmt: skip
+    path.write_text(
+        "".join(
+            json.dumps({"uid": u, "correct": [True, False, i % 2 == 0, True]}) + "\n" for i, u in enumerate(UIDS[:3])
+        )
+    )
     found = read_correct(path, UIDS)
     assert found[:3].tolist() == [0.75, 0.5, 0.75] and np.isnan(found[3:]).all()
 

@@ -52,6 +52,7 @@ def test_a_run_holds_no_stage_that_nothing_reads(tmp_path):
 
 def test_which_stages_start_ranks_and_ask_the_server(tmp_path):
     """A launch costs half a minute, a server more: neither for a draw of random questions."""
+
     def config(method, *more):
         return load_config("lab", [*settings_of(method, tmp_path), *more])
 
@@ -129,10 +130,20 @@ def hand_over(tmp_path, monkeypatch):
         folder = tmp_path / f"{method}-{answer}"
         folder.mkdir()
         write_pool(folder, answer)
-        session = Session(load_config("lab", [
-            *settings_of(method, tmp_path), f"run_dir={folder / 'out'}", "data.name=file", "data.domain=d",
-            f"data.path={folder / 'pool.jsonl'}", "data.test_ratio=0.1", "select.fraction=0.4",
-        ]))  # fmt: skip
+        session = Session(
+            load_config(
+                "lab",
+                [
+                    *settings_of(method, tmp_path),
+                    f"run_dir={folder / 'out'}",
+                    "data.name=file",
+                    "data.domain=d",
+                    f"data.path={folder / 'pool.jsonl'}",
+                    "data.test_ratio=0.1",
+                    "select.fraction=0.4",
+                ],
+            )
+        )
         session.ranks = Ranks(0, 1, torch.device("cpu"))
         fill(session)
         for stage in planned(session.config):
@@ -164,15 +175,25 @@ def fill(session):
     uids = sorted(q.uid for q in session.pool)
     rollouts = [
         Rollout(uid, s, [5, 6], [7, 8, s], f"so {s} <answer>{'A' if s <= i % 4 else 'BCD'[s - 1]}</answer>", "stop", 0)
-        for i, uid in enumerate(uids) for s in range(SAMPLES)
-    ]  # fmt: skip
+        for i, uid in enumerate(uids)
+        for s in range(SAMPLES)
+    ]
     write_rollouts(rollout / "rollouts.parquet", rollouts)
     ids = np.array([sorted({i, i + 1, i + 2}) for i in range(len(uids))], dtype=np.int32)
     count = len(uids)
-    write_neurons(rank_file(neurons, 0), NeuronSets(
-        uids, np.arange(count, dtype=np.float32), ids, np.ones_like(ids, dtype=np.float16), np.full(count, 3, np.int32),
-        np.zeros(count, bool), np.zeros((count, 2), np.int32), {"widths": [16, 16], "ranks": 1},
-    ))  # fmt: skip
+    write_neurons(
+        rank_file(neurons, 0),
+        NeuronSets(
+            uids,
+            np.arange(count, dtype=np.float32),
+            ids,
+            np.ones_like(ids, dtype=np.float16),
+            np.full(count, 3, np.int32),
+            np.zeros(count, bool),
+            np.zeros((count, 2), np.int32),
+            {"widths": [16, 16], "ranks": 1},
+        ),
+    )
     for name in ("data", "rollout", "neurons"):
         session.run.commit(name, {})
 
@@ -180,11 +201,16 @@ def fill(session):
 @pytest.mark.parametrize("method", [name for name, m in METHODS.items() if not m.reads_labels])
 def test_no_method_opens_the_answer_column(method, hand_over, monkeypatch):
     """The mission's own rule: forbidden, and poisoned; what a trainer is given is the same to the byte."""
+
     def forbidden(config):
         pytest.fail("a label was read before evaluation")
 
-    for place in ("data.sources.load_answer_key", "data.sources.file.load_answers", "evaluation.oracle.load_answer_key",
-                  "evaluation.stage.load_answer_key"):  # fmt: skip
+    for place in (
+        "data.sources.load_answer_key",
+        "data.sources.file.load_answers",
+        "evaluation.oracle.load_answer_key",
+        "evaluation.stage.load_answer_key",
+    ):
         monkeypatch.setattr(f"nopsd.{place}", forbidden)
     clean, poisoned = hand_over(method, "A"), hand_over(method, "POISON")
     assert clean == poisoned and "POISON" not in repr(poisoned)
@@ -199,10 +225,18 @@ def test_the_oracle_reads_them_and_says_so(hand_over, tmp_path, monkeypatch, cap
     monkeypatch.setattr(runner, "run_stage", lambda session, stage: None)
     monkeypatch.setattr(runner, "check_hosts", lambda *args: None)
     write_pool(tmp_path, "A")
-    with Session(load_config("lab", [
-        *settings_of("opsd_oracle", tmp_path), f"run_dir={tmp_path / 'said'}", "data.name=file", "data.domain=d",
-        f"data.path={tmp_path / 'pool.jsonl'}",
-    ])) as session:  # fmt: skip
+    with Session(
+        load_config(
+            "lab",
+            [
+                *settings_of("opsd_oracle", tmp_path),
+                f"run_dir={tmp_path / 'said'}",
+                "data.name=file",
+                "data.domain=d",
+                f"data.path={tmp_path / 'pool.jsonl'}",
+            ],
+        )
+    ) as session:
         runner.bring_up(session, [STAGE_BY_NAME["train"]], None)
     assert "WARNING: method=opsd_oracle reads the pool's answers" in capsys.readouterr().out
 

@@ -18,17 +18,33 @@ from nopsd.runs import read_json, read_jsonl
 
 pytestmark = [pytest.mark.slow, pytest.mark.soak]
 SMALL = (
-    "data.pool_limit=30", "eval.limit=6", "eval.n=2", "eval.bootstrap=20", "train.steps=2", "train.batch=4",
-    "train.micro=2", "train.checkpoint_every=2", "train.probe_questions=4", "context.m=2", "server.kv_cache_mib=128",
-)  # fmt: skip
+    "data.pool_limit=30",
+    "eval.limit=6",
+    "eval.n=2",
+    "eval.bootstrap=20",
+    "train.steps=2",
+    "train.batch=4",
+    "train.micro=2",
+    "train.checkpoint_every=2",
+    "train.probe_questions=4",
+    "context.m=2",
+    "server.kv_cache_mib=128",
+)
 SHORT = (
-    "rollout_zs.max_new=32", "eval.max_new=32", "train.max_response=32", "server.max_model_len=4096",
-)  # fmt: skip
+    "rollout_zs.max_new=32",
+    "eval.max_new=32",
+    "train.max_response=32",
+    "server.max_model_len=4096",
+)
 FEWER = {  # so that a few dozen rows are answered once and not eight times where the method allows it
-    "ttrl": ("train.n=4",), "intuitor": ("train.n=4",), "sdpo_labelfree": ("train.n=2", "rollout_zs.n=4"),
-    "lmsi": ("rollout_zs.n=4",), "nait_sft": ("rollout_zs.n=4", "select.fraction=0.5"),
-    "opsd_majconf": ("rollout_zs.n=4",), "opsd_oracle": ("rollout_zs.n=4",),
-}  # fmt: skip
+    "ttrl": ("train.n=4",),
+    "intuitor": ("train.n=4",),
+    "sdpo_labelfree": ("train.n=2", "rollout_zs.n=4"),
+    "lmsi": ("rollout_zs.n=4",),
+    "nait_sft": ("rollout_zs.n=4", "select.fraction=0.5"),
+    "opsd_majconf": ("rollout_zs.n=4",),
+    "opsd_oracle": ("rollout_zs.n=4",),
+}
 
 
 REAL = {
@@ -61,8 +77,10 @@ def nopsd(*arguments):
 def reference(folder):
     """A dozen of the lab's own questions, answered, as nait's examples."""
     split = make_split(DOMAIN_BY_NAME["physics"], "test")
-    rows = [{"prompt": q.question, "response": f"It is so. <answer>{split.answers[q.uid]}</answer>"}
-            for q in split.questions[:12]]  # fmt: skip
+    rows = [
+        {"prompt": q.question, "response": f"It is so. <answer>{split.answers[q.uid]}</answer>"}
+        for q in split.questions[:12]
+    ]
     (folder / "reference.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder / "reference.jsonl"
 

@@ -45,10 +45,18 @@ def scored(tmp_path_factory):
     (folder / "alpaca.jsonl").write_text("\n".join(lines))
     (folder / "reference.jsonl").write_text("\n".join(x for i, x in enumerate(rows("physics", 12)) if i != EMPTY))
     command = (
-        "--preset", "lab", "data.name=instructions", f"data.path={folder / 'alpaca.jsonl'}",
-        f"signal.reference={folder / 'reference.jsonl'}", "select.fraction=0.25", "select.ties=exact", "context.m=2",
-        "model.dtype=bfloat16", "dist.ranks=1", f"run_dir={folder / 'run'}",
-    )  # fmt: skip
+        "--preset",
+        "lab",
+        "data.name=instructions",
+        f"data.path={folder / 'alpaca.jsonl'}",
+        f"signal.reference={folder / 'reference.jsonl'}",
+        "select.fraction=0.25",
+        "select.ties=exact",
+        "context.m=2",
+        "model.dtype=bfloat16",
+        "dist.ranks=1",
+        f"run_dir={folder / 'run'}",
+    )
     return lines, folder / "run", command, nopsd("select", *command)
 
 
@@ -108,9 +116,14 @@ def test_an_untrained_model_of_another_family_goes_through(scored, tmp_path, lab
     tokenizer = load_tokenizer(lab_model_dir)
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=80, num_hidden_layers=3, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=4096,
-    )  # fmt: skip
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=80,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=4096,
+    )
     LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(tmp_path / "llama")
     tokenizer.save_pretrained(tmp_path / "llama")
     lines, _, command, _ = scored

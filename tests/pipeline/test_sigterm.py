@@ -30,8 +30,18 @@ PATIENCE_S = 1800.0  # on a machine that others use too
 
 def command(stage: str, folder: Path) -> list[str]:
     settings = [s for s in SMALL if not s.startswith("train.steps")]
-    return [sys.executable, "-m", "nopsd", stage, "--preset", "lab", f"run_dir={folder}", *settings,
-            f"train.steps={STEPS}", "dist.ranks=2"]  # fmt: skip
+    return [
+        sys.executable,
+        "-m",
+        "nopsd",
+        stage,
+        "--preset",
+        "lab",
+        f"run_dir={folder}",
+        *settings,
+        f"train.steps={STEPS}",
+        "dist.ranks=2",
+    ]
 
 
 @pytest.fixture(scope="module")

@@ -69,9 +69,11 @@ def test_another_choice_leaves_the_scores_alone(redone):
 
 def test_signal_settings_leave_earlier_stages_alone(redone):
     changed = redone(
-        "signal.logit_chunk=7", "signal.max_batch_tokens=7", "signal.reference_limit=7",
+        "signal.logit_chunk=7",
+        "signal.max_batch_tokens=7",
+        "signal.reference_limit=7",
         instead_of=["select.selector=token_entropy"],
-    )  # fmt: skip
+    )
     assert not changed & BEFORE_SIGNALS and {"signals", "select"} <= changed
 
 

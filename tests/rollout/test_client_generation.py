@@ -55,9 +55,11 @@ def test_ids_finish_reasons_and_text(client: RolloutClient, prompts: list[list[i
 
 
 def test_greedy_logprobs_equal_the_model(
-    client: RolloutClient, prompts: list[list[int]], model: torch.nn.Module,
+    client: RolloutClient,
+    prompts: list[list[int]],
+    model: torch.nn.Module,
     response_logprobs: Callable[..., list[list[float]]],
-) -> None:  # fmt: skip
+) -> None:
     """Sampled and scored log-probs equal Hugging Face's in float32, whatever the temperature."""
     rows = client.generate(prompts, UIDS, WARM, seed=1, logprobs=True)
     rollouts = [r for row in rows for r in row]

@@ -24,8 +24,10 @@ def test_responses_stand_behind_their_prompts(tmp_path):
     seen = []
     rollouts = given(tmp_path, progress=lambda done, total: seen.append((done, total)))
     assert [(r.uid, r.sample, r.prompt_ids) for r in rollouts] == [
-        ("long", 0, [1, 2, 3]), ("short", 0, [1, 2]), ("empty", 0, [1]),
-    ]  # fmt: skip
+        ("long", 0, [1, 2, 3]),
+        ("short", 0, [1, 2]),
+        ("empty", 0, [1]),
+    ]
     assert [bytes(r.response_ids).decode() for r in rollouts] == ["abcde", "ab", ""], "8 tokens is the window"
     assert [r.finish_reason for r in rollouts] == ["length", "stop", "stop"]
     assert [r.text for r in rollouts] == ["abcdefgh", "ab", ""] and {r.policy_version for r in rollouts} == {0}

@@ -97,9 +97,11 @@ def test_sigkill_of_the_parent_ends_everything(tmp_path: Path) -> None:
     )
     here = str(Path(__file__).parent)
     parent = subprocess.Popen(
-        [sys.executable, "-c", parent_code, here, str(tmp_path)], stdout=subprocess.PIPE, text=True,
+        [sys.executable, "-c", parent_code, here, str(tmp_path)],
+        stdout=subprocess.PIPE,
+        text=True,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])},
-    )  # fmt: skip
+    )
     assert parent.stdout is not None
     pids = [int(p) for p in parent.stdout.readline().split()]
     parent.kill()

@@ -90,9 +90,13 @@ class Scripted:
         ids = body["prompt"]
         table = [None] + [{str(i): {"logprob": -0.5 if self.weights != "other" else -3.0}} for i in ids[1:]]
         return {
-            "index": index, "text": "t", "finish_reason": "stop", "token_ids": [7, index, *ids],
-            "prompt_token_ids": ids, "prompt_logprobs": table,
-        }  # fmt: skip
+            "index": index,
+            "text": "t",
+            "finish_reason": "stop",
+            "token_ids": [7, index, *ids],
+            "prompt_token_ids": ids,
+            "prompt_logprobs": table,
+        }
 
 
 @pytest.fixture

@@ -36,9 +36,11 @@ class Serving:
         arguments = ["rollout.servers_per_host=2", "server.max_model_len=512", "server.kv_cache_mib=64"]
         self.process = subprocess.Popen(
             [sys.executable, "-m", "nopsd", "serve", "--preset", "lab", f"run_dir={folder / 'run'}", *arguments],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
             env={k: v for k, v in os.environ.items() if k != "NOPSD_SERVER_KEY"},
-        )  # fmt: skip
+        )
         assert self.process.stdin is not None and self.process.stdout is not None
         self.process.stdin.write(f"{KEY}\n")
         self.process.stdin.flush()
@@ -97,9 +99,13 @@ def sample(
 
 
 def test_a_life_with_losses(
-    serving: Serving, pool: RolloutPool, model: torch.nn.Module, prompts: list[list[int]],
-    response_logprobs: Callable[..., list[list[float]]], record_property: Callable[[str, object], None],
-) -> None:  # fmt: skip
+    serving: Serving,
+    pool: RolloutPool,
+    model: torch.nn.Module,
+    prompts: list[list[int]],
+    response_logprobs: Callable[..., list[list[float]]],
+    record_property: Callable[[str, object], None],
+) -> None:
     """Samples equal those of an undisturbed run, once each, with a server stopped, and with one killed; a stopped one
     that missed a sync isn't used until the next has reached it."""
     a, b = (one["url"] for one in serving.servers)
@@ -153,9 +159,22 @@ def test_what_a_stranger_gets(serving: Serving) -> None:
     """Everything but /health is refused, at the server that is left; and the key isn't for `ps` to see."""
     url = serving.servers[0]["url"]
     for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": KEY}):
-        for path in ("/pause", "/resume", "/collective_rpc", "/init_weight_transfer_engine", "/start_weight_update",
-                     "/update_weights", "/finish_weight_update", "/update_weight_version", "/reset_prefix_cache",
-                     "/weight_checker", "/v1/completions", "/weight_info", "/metrics", "/server_info"):  # fmt: skip
+        for path in (
+            "/pause",
+            "/resume",
+            "/collective_rpc",
+            "/init_weight_transfer_engine",
+            "/start_weight_update",
+            "/update_weights",
+            "/finish_weight_update",
+            "/update_weight_version",
+            "/reset_prefix_cache",
+            "/weight_checker",
+            "/v1/completions",
+            "/weight_info",
+            "/metrics",
+            "/server_info",
+        ):
             assert httpx.post(url + path, headers=headers, json={}, trust_env=False).status_code == 401, path
     for process in [psutil.Process(serving.process.pid), *psutil.Process(serving.process.pid).children(recursive=True)]:
         assert KEY not in " ".join(process.cmdline())

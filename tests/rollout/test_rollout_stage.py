@@ -28,9 +28,15 @@ class Counting:
         self.lives, self.finish, self.asked = lives, finish, []  # type: ignore[var-annotated]
 
     def generate(
-        self, prompts: Sequence[list[int]], uids: Sequence[str], sampling: SamplingConfig, seed: int,
-        expected_version: int | None = None, logprobs: bool = False, progress: Callable[..., None] | None = None,
-    ) -> list[list[Rollout]]:  # fmt: skip
+        self,
+        prompts: Sequence[list[int]],
+        uids: Sequence[str],
+        sampling: SamplingConfig,
+        seed: int,
+        expected_version: int | None = None,
+        logprobs: bool = False,
+        progress: Callable[..., None] | None = None,
+    ) -> list[list[Rollout]]:
         if self.lives == 0:
             raise ServerError("killed")
         self.lives -= 1
@@ -66,11 +72,13 @@ def test_finished_parts_survive_a_kill_and_are_not_redone(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"seed": 6}, "seed 5 there, 6 asked"), ({"sampling": replace(SAMPLING, temperature=0.1)}, "temperature 0.6"),
-        ({"expected_version": 3}, "policy_version 0 there, 3 asked"), ({"prompts": [[9]] * 7}, "prompts"),
+        ({"seed": 6}, "seed 5 there, 6 asked"),
+        ({"sampling": replace(SAMPLING, temperature=0.1)}, "temperature 0.6"),
+        ({"expected_version": 3}, "policy_version 0 there, 3 asked"),
+        ({"prompts": [[9]] * 7}, "prompts"),
         ({"questions": QUESTIONS[::-1]}, "prompts"),
     ],
-)  # fmt: skip
+)
 def test_parts_made_from_something_else_are_refused(tmp_path: Path, changes: dict[str, Any], named: str) -> None:
     with pytest.raises(ServerError):
         run(Counting(lives=1), tmp_path)

@@ -97,11 +97,16 @@ async def _ok(scope: dict, receive: object, send: object) -> None:
 @pytest.mark.parametrize(
     ("header", "path", "status"),
     [
-        ("Bearer right", "/pause", 200), ("Bearer wrong", "/pause", 401), ("Bearer right2", "/pause", 401),
-        ("right", "/pause", 401), (None, "/pause", 401), (None, "/health/", 401), (None, "//health", 401),
+        ("Bearer right", "/pause", 200),
+        ("Bearer wrong", "/pause", 401),
+        ("Bearer right2", "/pause", 401),
+        ("right", "/pause", 401),
+        (None, "/pause", 401),
+        (None, "/health/", 401),
+        (None, "//health", 401),
         (None, "/health", 200),
     ],
-)  # fmt: skip
+)
 def test_the_key_guard_lets_in_the_key_alone(
     monkeypatch: pytest.MonkeyPatch, header: str | None, path: str, status: int
 ) -> None:

@@ -39,9 +39,13 @@ class Fake(RolloutClient):
         self.version, self.fails_at = 0, ""
 
     def request(
-        self, method: str, path: str, body: dict[str, Any] | None = None, timeout_s: float | None = None,
+        self,
+        method: str,
+        path: str,
+        body: dict[str, Any] | None = None,
+        timeout_s: float | None = None,
         retry: bool = False,
-    ) -> dict[str, Any]:  # fmt: skip
+    ) -> dict[str, Any]:
         self.asked.append(path)
         if self.fails_at and path.startswith(self.fails_at):
             raise UnansweredError(f"{self.url} is gone at {path}")
@@ -74,8 +78,10 @@ def test_a_server_lost_in_any_phase_is_dropped_and_the_rest_go_on(
     sync.push(1)
     assert pool.policy_versions() == {"http://a": 1}
     assert [p.split("?")[0] for p in a.asked if p != "/weight_info"] == [
-        *PHASES[:4], "/update_weight_version", *PHASES[4:]
-    ]  # fmt: skip
+        *PHASES[:4],
+        "/update_weight_version",
+        *PHASES[4:],
+    ]
     assert "http://b is lost" in caplog.text
 
 

@@ -92,14 +92,22 @@ def test_an_empty_folder_is_refused_before_the_server_is_touched(client: Rollout
 
 @pytest.mark.slow
 def test_zero3_student_on_two_ranks_serves_what_it_trained(
-    server: VllmServer, client: RolloutClient, model_dir: Path, prompts: list[list[int]], tmp_path: Path,
+    server: VllmServer,
+    client: RolloutClient,
+    model_dir: Path,
+    prompts: list[list[int]],
+    tmp_path: Path,
     deepspeed_run: Callable[..., object],
-) -> None:  # fmt: skip
+) -> None:
     """A step on shards, then a push by each backend; no rank holds the whole model."""
     case = {
-        "url": server.url, "key": server.api_key, "model": str(model_dir), "prompts": prompts, "responses": RESPONSES,
+        "url": server.url,
+        "key": server.api_key,
+        "model": str(model_dir),
+        "prompts": prompts,
+        "responses": RESPONSES,
         "backends": ["gloo", "disk"],
-    }  # fmt: skip
+    }
     (tmp_path / "case.json").write_text(json.dumps(case))
     script = Path(__file__).with_name("zero3_push.py")
     deepspeed_run(script, tmp_path / "case.json", tmp_path / "result.json", ranks=2, timeout=480)
@@ -137,10 +145,14 @@ def test_parameters_left_unset_are_an_error() -> None:
 @pytest.mark.parametrize(
     ("asked", "device", "host", "used"),
     [
-        ("auto", "cpu", "10.0.0.2", "gloo"), ("auto", "cuda", "127.0.0.1", "gloo"), ("auto", "cuda", "::1", "gloo"),
-        ("auto", "cuda", "gpu-host", "nccl"), ("disk", "cuda", "gpu-host", "disk"), ("nccl", "cuda", "::1", "nccl"),
+        ("auto", "cpu", "10.0.0.2", "gloo"),
+        ("auto", "cuda", "127.0.0.1", "gloo"),
+        ("auto", "cuda", "::1", "gloo"),
+        ("auto", "cuda", "gpu-host", "nccl"),
+        ("disk", "cuda", "gpu-host", "disk"),
+        ("nccl", "cuda", "::1", "nccl"),
     ],
-)  # fmt: skip
+)
 def test_backend_choice(asked: str, device: str, host: str, used: str) -> None:
     assert choose_backend(ServerConfig(weight_sync=asked), device, [host]) == used
 

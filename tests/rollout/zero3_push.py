@@ -24,11 +24,16 @@ from nopsd.rollout.weight_sync import open_weight_sync, verify_served
 DS_CONFIG = {
     "train_micro_batch_size_per_gpu": 1,
     "zero_optimization": {
-        "stage": 3, "overlap_comm": False, "stage3_param_persistence_threshold": 0, "stage3_max_live_parameters": 0,
-        "stage3_max_reuse_distance": 0, "stage3_prefetch_bucket_size": 0,
+        "stage": 3,
+        "overlap_comm": False,
+        "stage3_param_persistence_threshold": 0,
+        "stage3_max_live_parameters": 0,
+        "stage3_max_reuse_distance": 0,
+        "stage3_prefetch_bucket_size": 0,
     },
-    "zero_allow_untested_optimizer": True, "zero_force_ds_cpu_optimizer": False,
-}  # fmt: skip
+    "zero_allow_untested_optimizer": True,
+    "zero_force_ds_cpu_optimizer": False,
+}
 
 
 def train_step(engine: Any, seed: int) -> None:
@@ -91,11 +96,16 @@ def main(case_file: str, result_file: str) -> None:
         with WholeParameters(engine.module) as watched:
             sync.push(version)
         if ranks.is_main:
-            result.append({
-                "version": client.policy_version(), "worst_before": before, "worst": difference(client, case, trained),
-                "held_share": sum(p.ds_tensor.numel() for p in parameters) / whole,
-                "largest_whole": watched.largest, "largest_parameter": max(p.ds_numel for p in parameters),
-            })  # fmt: skip
+            result.append(
+                {
+                    "version": client.policy_version(),
+                    "worst_before": before,
+                    "worst": difference(client, case, trained),
+                    "held_share": sum(p.ds_tensor.numel() for p in parameters) / whole,
+                    "largest_whole": watched.largest,
+                    "largest_parameter": max(p.ds_numel for p in parameters),
+                }
+            )
         ranks.barrier()
         sync.close()
     if ranks.is_main:

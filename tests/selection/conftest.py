@@ -25,9 +25,14 @@ def make_neurons():
         lengths = draw.integers(1, 60, count).astype(np.int32)
         lengths[3], ids[3] = 0, -1
         return NeuronSets(
-            [f"q{i:03d}" for i in range(count)], draw.integers(5, 15, count).astype(np.float32), ids,
-            np.zeros((count, k), np.float16), lengths, draw.random(count) < 0.2, np.zeros((count, 4), np.int32),
+            [f"q{i:03d}" for i in range(count)],
+            draw.integers(5, 15, count).astype(np.float32),
+            ids,
+            np.zeros((count, k), np.float16),
+            lengths,
+            draw.random(count) < 0.2,
+            np.zeros((count, 4), np.int32),
             {"widths": [10] * 4},
-        )  # fmt: skip
+        )
 
     return make

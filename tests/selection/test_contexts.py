@@ -17,9 +17,15 @@ def texts_of(neurons):
 
 def run(neurons, alone, tmp_path, select=None, domains=None, texts=None, **context):
     return select_and_retrieve(
-        neurons, texts or texts_of(neurons), SelectConfig(**(select or {"selector": "all"})),
-        ContextConfig(**{"m": 4, **context}), alone, tmp_path, tmp_path, domains=domains,
-    )  # fmt: skip
+        neurons,
+        texts or texts_of(neurons),
+        SelectConfig(**(select or {"selector": "all"})),
+        ContextConfig(**{"m": 4, **context}),
+        alone,
+        tmp_path,
+        tmp_path,
+        domains=domains,
+    )
 
 
 def sets_of(neurons):

@@ -70,8 +70,9 @@ def sets_of(groups, each, alone):
     rows = []
     for group in range(groups):
         core = np.arange(6) + 20 * group
-        rows += [np.sort(np.concatenate([core, 20 * group + 6 + np.array([i % 10, (i + alone) % 10])]))
-                 for i in range(each)]  # fmt: skip
+        rows += [
+            np.sort(np.concatenate([core, 20 * group + 6 + np.array([i % 10, (i + alone) % 10])])) for i in range(each)
+        ]
     return np.array(rows, dtype=np.int32)
 
 
@@ -79,9 +80,12 @@ def run(ids, counts, alone, fraction, block_mib=64, **settings):
     uids = [f"q{i:02d}" for i in range(len(ids))]
     shard = Shard(np.arange(len(ids)), ids, 1000)
     pool = make_pool(
-        uids, counts, settings.pop("lengths", np.full(len(ids), 5)), np.zeros(len(ids), bool),
+        uids,
+        counts,
+        settings.pop("lengths", np.full(len(ids), 5)),
+        np.zeros(len(ids), bool),
         pairs=pair_distances(uids, shard, alone, block_mib),
-    )  # fmt: skip
+    )
     return select(pool, SelectConfig(selector="dual_neufs", fraction=fraction, **settings))
 
 
@@ -102,8 +106,10 @@ def test_the_best_of_each_cluster_is_kept_by_tau_q_and_distance(alone, tau):
         medoids = [a for a in members if abs(sums[a] - min(sums.values())) < 1e-9]
         d = {a: jaccard(ids[a], ids[medoids[0]]) for a in members}
         q_low, q_high, d_low, d_high = min(counts[members]), max(counts[members]), min(d.values()), max(d.values())
-        score = {a: tau * (counts[a] - q_low) / (q_high - q_low) + (1 - tau) * (1 - (d[a] - d_low) / (d_high - d_low))
-                 for a in members}  # fmt: skip
+        score = {
+            a: tau * (counts[a] - q_low) / (q_high - q_low) + (1 - tau) * (1 - (d[a] - d_low) / (d_high - d_low))
+            for a in members
+        }
         best = max(members, key=score.get)
         wanted.append(f"q{best:02d}")
         if len(medoids) == 1:

@@ -75,8 +75,15 @@ def run_all(questions, make_neurons, alone, folder):
     left = []
     for selector, retriever in cases:
         select_and_retrieve(
-            neurons, {q.uid: question_text(q) for q in questions}, SelectConfig(selector), ContextConfig(retriever, 3),
-            alone, folder, folder, signals=Signals(neurons.uids, columns), block_mib=64,
-        )  # fmt: skip
+            neurons,
+            {q.uid: question_text(q) for q in questions},
+            SelectConfig(selector),
+            ContextConfig(retriever, 3),
+            alone,
+            folder,
+            folder,
+            signals=Signals(neurons.uids, columns),
+            block_mib=64,
+        )
         left.append([(folder / n).read_bytes() for n in ("selected.json", "contexts.json", "scores.jsonl")])
     return left

@@ -27,9 +27,12 @@ def test_a_score_is_the_mean_distance_to_the_budgets_nearest_others(alone):
         ids[row, :size] = np.sort(draw.choice(30, size, replace=False))
     uids = [f"q{i:02d}" for i in range(14)]
     pool = make_pool(
-        uids, np.ones(14), np.full(14, 5), np.zeros(14, bool),
+        uids,
+        np.ones(14),
+        np.full(14, 5),
+        np.zeros(14, bool),
         pairs=pair_distances(uids, Shard(np.arange(14), ids, 40), alone, 64),
-    )  # fmt: skip
+    )
     found = select(pool, SelectConfig(selector="neuron_density", fraction=0.25, ties="exact"))
     wanted = {
         uid: sum(sorted(jaccard(ids[i], ids[j]) for j in range(14) if j != i)[:3]) / 3 for i, uid in enumerate(uids)

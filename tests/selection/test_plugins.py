@@ -61,9 +61,12 @@ def test_a_users_file_in_the_current_folder_selects(folder):
     check_names(config)
     assert needed(config.select, config.context) == {"token_entropy"}
     pool = make_pool(
-        ["q0", "q1", "q2", "q3"], np.array([10, 40, 20, 30]), np.array([10, 10, 10, 10]), np.zeros(4, bool),
+        ["q0", "q1", "q2", "q3"],
+        np.array([10, 40, 20, 30]),
+        np.array([10, 10, 10, 10]),
+        np.zeros(4, bool),
         columns={"token_entropy": np.array([0.3, 0.1, 0.2, 0.4])},
-    )  # fmt: skip
+    )
     found = select(pool, SelectConfig("my_selector:lean_and_sure", 0.5))
     assert found.scores == {"q0": 2, "q1": 3, "q2": 2, "q3": 5} and found.uids == ["q0", "q2"]
 
@@ -101,7 +104,7 @@ def test_an_entry_point_never_hides_a_name_of_ours(folder, monkeypatch):
         ("mine:lean_and_sure", "def (:\n", "module mine can't be imported .SyntaxError"),
         ("mine:lean_and_sure", EXAMPLE.replace("token_entropy", "gold"), "needs gold: there are agreement"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_used_is_refused_with_key_module_and_remedy(folder, value, body, words):
     (folder / "mine.py").write_text(body)
     with pytest.raises(ConfigError, match=f"^select.selector={value.split(':')[0]}.*{words}"):

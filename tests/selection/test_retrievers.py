@@ -29,9 +29,16 @@ def signals_of(neurons, **columns):
 
 def run(neurons, alone, tmp_path, signals=None, select=None, domains=None, **context):
     return select_and_retrieve(
-        neurons, texts_of(neurons), SelectConfig(**(select or {"selector": "all"})),
-        ContextConfig(**{"m": 3, **context}), alone, tmp_path, tmp_path, domains=domains, signals=signals,
-    )  # fmt: skip
+        neurons,
+        texts_of(neurons),
+        SelectConfig(**(select or {"selector": "all"})),
+        ContextConfig(**{"m": 3, **context}),
+        alone,
+        tmp_path,
+        tmp_path,
+        domains=domains,
+        signals=signals,
+    )
 
 
 def shown(contexts):
@@ -59,9 +66,16 @@ def test_embedding_cos_is_the_nearest_by_cosine_with_ties_by_uid(make_neurons, a
     embedding[4] = 0  # a question without a token
     monkeypatch.setattr("nopsd.selection.retrievers.embedding_cos.TEMPORARIES", 6 * 700 if blocks == 1 else 6)
     _, contexts = select_and_retrieve(
-        neurons, texts_of(neurons), SelectConfig("all"), ContextConfig("embedding_cos", 5), alone, tmp_path, tmp_path,
-        signals=signals_of(neurons, embedding=embedding), block_mib=blocks,
-    )  # fmt: skip
+        neurons,
+        texts_of(neurons),
+        SelectConfig("all"),
+        ContextConfig("embedding_cos", 5),
+        alone,
+        tmp_path,
+        tmp_path,
+        signals=signals_of(neurons, embedding=embedding),
+        block_mib=blocks,
+    )
     unit = embedding / np.maximum(np.linalg.norm(embedding.astype(np.float64), axis=1), 1e-30)[:, None]
     for uid, near in contexts.items():
         own = neurons.uids.index(uid)
@@ -143,9 +157,12 @@ def test_every_retriever_obeys_every_filter(make_neurons, alone, tmp_path, retri
 
 def test_the_median_is_the_domains_own():
     pool = make_pool(
-        list("abcdef"), np.array([1, 2, 3, 100, 200, 300]), np.array([5, 5, 5, 5, 5, 5]), np.zeros(6, bool),
+        list("abcdef"),
+        np.array([1, 2, 3, 100, 200, 300]),
+        np.array([5, 5, 5, 5, 5, 5]),
+        np.zeros(6, bool),
         ["x"] * 3 + ["y"] * 3,
-    )  # fmt: skip
+    )
     assert showable("s_below_median", pool).allowed.tolist() == [True, True, False, True, True, False]
 
 
@@ -199,7 +216,7 @@ def test_contexts_of_before_samples_were_named_are_still_read(make_neurons, alon
         (lambda r: Neighbours(np.full((11, 1), 12), np.zeros((11, 1))), "no questions"),
         (lambda r: Neighbours(r.queries[:, None], np.zeros((11, 1))), "shows a question its own response"),
     ],
-)  # fmt: skip
+)
 def test_what_a_users_retriever_returns_is_checked(make_neurons, alone, tmp_path, monkeypatch, find, words):
     monkeypatch.setitem(RETRIEVERS, "own", Retriever("own", find))
     with pytest.raises(UserError, match=f"context.retriever=own.*{words}"):

@@ -19,10 +19,11 @@ def pool(columns=(), order=range(5), **changed):
     domains = values.pop("domains", None)
     take = list(order)
     return make_pool(
-        [UIDS[i] for i in take], *(np.array(values[n])[take] for n in ("counts", "lengths", "truncated")),
+        [UIDS[i] for i in take],
+        *(np.array(values[n])[take] for n in ("counts", "lengths", "truncated")),
         [domains[i] for i in take] if domains else None,
         {name: np.array(column, np.float32)[take] for name, column in dict(columns).items()},
-    )  # fmt: skip
+    )
 
 
 def chosen(name, columns=(), fraction=0.4, **settings):
@@ -31,10 +32,14 @@ def chosen(name, columns=(), fraction=0.4, **settings):
 
 
 BY_COLUMN = {
-    "majority_conf": ("majority_conf", "high"), "token_entropy": ("token_entropy", "low"),
-    "self_certainty": ("self_certainty", "high"), "seq_nll": ("seq_nll", "low"), "nad_agreement": ("agreement", "high"),
-    "nait": ("nait", "high"), "belief_shift": ("belief_shift", "high"),
-}  # fmt: skip
+    "majority_conf": ("majority_conf", "high"),
+    "token_entropy": ("token_entropy", "low"),
+    "self_certainty": ("self_certainty", "high"),
+    "seq_nll": ("seq_nll", "low"),
+    "nad_agreement": ("agreement", "high"),
+    "nait": ("nait", "high"),
+    "belief_shift": ("belief_shift", "high"),
+}
 
 
 @pytest.mark.parametrize("name", BY_COLUMN)

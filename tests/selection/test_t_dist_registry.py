@@ -24,8 +24,17 @@ def runs(tmp_path_factory, make_neurons):
     folder = tmp_path_factory.mktemp("registry")
     base, draw = make_neurons(COUNT), np.random.default_rng(7)
     agreement = draw.integers(0, 6, COUNT).astype(np.float32) / 5  # few values: ties
-    neurons = NeuronSets(base.uids, base.counts, base.ids, base.scores, base.lengths, base.truncated, base.histogram,
-                         base.header, agreement)  # fmt: skip
+    neurons = NeuronSets(
+        base.uids,
+        base.counts,
+        base.ids,
+        base.scores,
+        base.lengths,
+        base.truncated,
+        base.histogram,
+        base.header,
+        agreement,
+    )
     write_neurons(rank_file(folder, 0), neurons)
     columns = {
         name: draw.integers(0, 7, COUNT).astype(np.float32)

@@ -13,9 +13,11 @@ def pool(size, seed=0, ties=False):
     draw = np.random.default_rng(seed)
     counts = draw.integers(0, 40, size) if ties else draw.permutation(size)
     return {
-        "uids": [f"q{i:05d}" for i in range(size)], "counts": counts.astype(np.float32) + 100,
-        "lengths": draw.integers(1, 500, size), "truncated": draw.random(size) < 0.1,
-    }  # fmt: skip
+        "uids": [f"q{i:05d}" for i in range(size)],
+        "counts": counts.astype(np.float32) + 100,
+        "lengths": draw.integers(1, 500, size),
+        "truncated": draw.random(size) < 0.1,
+    }
 
 
 def run(columns, **settings):
@@ -57,10 +59,17 @@ def test_top_keeps_the_highest():
     assert chosen.uids == [u for _, u in order[:10]] and chosen.threshold == -order[9][0]
 
 
-@pytest.mark.parametrize("settings", [
-    {}, {"ties": "exact"}, {"selector": "random"}, {"selector": "all"}, {"length_control": "residual"},
-    {"selector": "neuron_count_top", "exclude_truncated": True},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"ties": "exact"},
+        {"selector": "random"},
+        {"selector": "all"},
+        {"length_control": "residual"},
+        {"selector": "neuron_count_top", "exclude_truncated": True},
+    ],
+)
 def test_t_sel_does_not_depend_on_the_order_of_the_pool(settings):
     columns = pool(120, ties=True)
     order = np.random.default_rng(1).permutation(120)
@@ -87,8 +96,12 @@ def test_length_residual_ignores_what_length_explains():
     lengths = np.arange(10, 40)
     counts = 1000 * np.log(lengths)
     counts[[10, 15, 20]] -= 500
-    columns = {"uids": [f"q{i:02d}" for i in range(30)], "counts": counts, "lengths": lengths,
-               "truncated": np.zeros(30, bool)}  # fmt: skip
+    columns = {
+        "uids": [f"q{i:02d}" for i in range(30)],
+        "counts": counts,
+        "lengths": lengths,
+        "truncated": np.zeros(30, bool),
+    }
     assert set(run(columns, fraction=0.1, length_control="residual").uids) == {"q10", "q15", "q20"}
     assert set(run(columns, fraction=0.1).uids) == {"q00", "q01", "q02"}
 

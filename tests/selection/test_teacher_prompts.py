@@ -21,8 +21,9 @@ def session(tmp_path, lab_model_dir):
     tokenizer = load_tokenizer(lab_model_dir)
     rollouts = [
         Rollout(uid, sample, [1], [2], f"<think>\nhm\n</think>\n\nsample {sample} of {uid}", "stop", 0)
-        for uid in QUESTIONS for sample in range(3)
-    ]  # fmt: skip
+        for uid in QUESTIONS
+        for sample in range(3)
+    ]
     write_rollouts(tmp_path / "rollout" / "rollouts.parquet", rollouts)
 
     def make(contexts, **context):

@@ -22,8 +22,9 @@ LENGTHS = {"qa": (3, 4), "qb": (1, 1), "qc": (9, 2), "qd": (5, 5), "qe": (0, 0)}
 def rollouts():
     return [
         Rollout(uid, s, [1], [7] * n, "", "length" if n == 9 else "stop", 0)
-        for uid, lengths in LENGTHS.items() for s, n in enumerate(lengths)
-    ]  # fmt: skip
+        for uid, lengths in LENGTHS.items()
+        for s, n in enumerate(lengths)
+    ]
 
 
 def scored():
@@ -33,9 +34,15 @@ def scored():
     lengths = np.array([round(sum(LENGTHS[uid]) / 2) for uid in uids], dtype=np.int32)
     truncated = np.array([9 in LENGTHS[uid] for uid in uids])
     return NeuronSets(
-        uids, np.arange(len(uids), dtype=np.float32), ids, np.ones_like(ids, dtype=np.float16), lengths, truncated,
-        np.zeros((len(uids), 1), np.int32), {"widths": [16]},
-    )  # fmt: skip
+        uids,
+        np.arange(len(uids), dtype=np.float32),
+        ids,
+        np.ones_like(ids, dtype=np.float16),
+        lengths,
+        truncated,
+        np.zeros((len(uids), 1), np.int32),
+        {"widths": [16]},
+    )
 
 
 @pytest.mark.parametrize("selector", ["all", "random", "length"])
@@ -66,9 +73,14 @@ def test_what_goes_by_counts_is_refused_without_them(tmp_path):
     texts = {uid: uid for uid in LENGTHS}
     with pytest.raises(DataError, match="no score"):
         select_and_retrieve(
-            unscored(rollouts(), ALONE), texts, SelectConfig("neuron_count", 0.5), ContextConfig("none"), ALONE,
-            tmp_path, tmp_path,
-        )  # fmt: skip
+            unscored(rollouts(), ALONE),
+            texts,
+            SelectConfig("neuron_count", 0.5),
+            ContextConfig("none"),
+            ALONE,
+            tmp_path,
+            tmp_path,
+        )
 
 
 OWN = """

@@ -29,9 +29,15 @@ def share(whole, rank, size):
     width = whole.ids.shape[1]
     longest = max([0, *((whole.ids[i] >= 0).sum() for i in rows)]) if rank else width  # K may differ over ranks
     return NeuronSets(
-        [whole.uids[i] for i in rows], whole.counts[rows], whole.ids[rows][:, :longest], whole.scores[rows],
-        whole.lengths[rows], whole.truncated[rows], whole.histogram[rows], whole.header,
-    )  # fmt: skip
+        [whole.uids[i] for i in rows],
+        whole.counts[rows],
+        whole.ids[rows][:, :longest],
+        whole.scores[rows],
+        whole.lengths[rows],
+        whole.truncated[rows],
+        whole.histogram[rows],
+        whole.header,
+    )
 
 
 def rows_of(count, rank, size):
@@ -51,9 +57,16 @@ def main(ranks, job):
                 for context in CONTEXTS:
                     folder = Path(job["out"]) / f"{exchange}-{search}-{job['size']}" / f"{name}-{context}"
                     select_and_retrieve(
-                        own, texts, SelectConfig(**SELECTS[name]), ContextConfig(**CONTEXTS[context]), ranks, folder,
-                        folder, exchange=exchange, block_mib=8,
-                    )  # fmt: skip
+                        own,
+                        texts,
+                        SelectConfig(**SELECTS[name]),
+                        ContextConfig(**CONTEXTS[context]),
+                        ranks,
+                        folder,
+                        folder,
+                        exchange=exchange,
+                        block_mib=8,
+                    )
     count_bytes(ranks, job, whole, texts)
 
 
@@ -73,9 +86,12 @@ def count_bytes(ranks, job, whole, texts):
                 dist.all_gather = all_gather
             plan = plan_exchange(exchange, list_sets(shard, ranks), queries, M)
             found[f"{exchange} {len(queries)}"] = {
-                "counted": sum(traffic.sent.values()), "handed": sum(handed), "kind": plan.kind,
-                "queries_only": plan.queries_only, "gather_all": plan.gather_all,
-            }  # fmt: skip
+                "counted": sum(traffic.sent.values()),
+                "handed": sum(handed),
+                "kind": plan.kind,
+                "queries_only": plan.queries_only,
+                "gather_all": plan.gather_all,
+            }
     path = Path(job["bytes"]) / f"{job['size']}-{ranks.rank}.json"
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(found))

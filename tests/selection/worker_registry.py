@@ -19,9 +19,16 @@ def share(whole, rank, size):
         busy = [r for r in range(size) if r != 0 and not (size == 4 and r == 1)]
         rows = [0] if rank == 0 else [i for i in range(1, len(whole.uids)) if busy[i % len(busy)] == rank]
     return NeuronSets(
-        [whole.uids[i] for i in rows], whole.counts[rows], whole.ids[rows], whole.scores[rows], whole.lengths[rows],
-        whole.truncated[rows], whole.histogram[rows], whole.header, whole.agreement[rows],
-    )  # fmt: skip
+        [whole.uids[i] for i in rows],
+        whole.counts[rows],
+        whole.ids[rows],
+        whole.scores[rows],
+        whole.lengths[rows],
+        whole.truncated[rows],
+        whole.histogram[rows],
+        whole.header,
+        whole.agreement[rows],
+    )
 
 
 def main(ranks, job):
@@ -33,7 +40,14 @@ def main(ranks, job):
         folder = Path(job["folder"]) / f"out-{job['size']}" / f"{selector}-{retriever}"
         ties, residual = ("exact" if number % 2 else "include"), ("residual" if number % 5 == 4 else "none")
         select_and_retrieve(
-            own, texts, SelectConfig(selector, 0.25, ties, residual),
-            ContextConfig(retriever, 2, filter=FILTERS[number % 3]), ranks, folder, folder,
-            domains=domains, signals=signals, block_mib=64,
-        )  # fmt: skip
+            own,
+            texts,
+            SelectConfig(selector, 0.25, ties, residual),
+            ContextConfig(retriever, 2, filter=FILTERS[number % 3]),
+            ranks,
+            folder,
+            folder,
+            domains=domains,
+            signals=signals,
+            block_mib=64,
+        )

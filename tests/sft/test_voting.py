@@ -27,8 +27,12 @@ def test_only_whole_agreeing_responses_are_kept():
     assert {uid: [r.sample for r in rows] for uid, rows in kept.responses.items()} == {"a": [1, 3]}
     assert (kept.unread, kept.unsure, kept.cut) == (["b"], ["c"], ["d"])
     assert kept.counts() == {
-        "voted_questions": 1, "voted_responses": 2, "dropped_unread": 1, "dropped_unsure": 1, "dropped_cut": 1,
-    }  # fmt: skip
+        "voted_questions": 1,
+        "voted_responses": 2,
+        "dropped_unread": 1,
+        "dropped_unsure": 1,
+        "dropped_cut": 1,
+    }
 
 
 def test_of_equal_counts_the_answer_given_first_wins_as_in_evaluation():

@@ -22,10 +22,18 @@ from nopsd.engine.distributed import Ranks
 from nopsd.rollout.types import Rollout
 
 SIZES = {
-    "vocab_size": 64, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 3, "num_attention_heads": 2,
-    "num_key_value_heads": 1, "head_dim": 8, "max_position_embeddings": 128, "pad_token_id": 0, "bos_token_id": 1,
+    "vocab_size": 64,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 8,
+    "max_position_embeddings": 128,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
     "eos_token_id": 2,
-}  # fmt: skip
+}
 FAMILIES = {
     "qwen3": (Qwen3Config, Qwen3ForCausalLM, {}),
     "gemma2": (Gemma2Config, Gemma2ForCausalLM, {"final_logit_softcapping": 3.0}),
@@ -86,8 +94,9 @@ def make_rollouts():
 
         return [
             Rollout(f"q{q:03d}", s, tokens(draw.randint(2, 6)), tokens(draw.randint(1, longest)), "text", "stop", 0)
-            for q in range(questions) for s in range(samples)
-        ]  # fmt: skip
+            for q in range(questions)
+            for s in range(samples)
+        ]
 
     return make
 

@@ -18,9 +18,7 @@ ALONE = Ranks(0, 1, torch.device("cpu"))
 
 
 def columns_of(model, rollouts, names, folder, engine_class, **more):
-    return forward_columns(
-        engine_class(model), rollouts, names, CONFIG, ALONE, folder, model_hash="m", **more
-    )  # fmt: skip
+    return forward_columns(engine_class(model), rollouts, names, CONFIG, ALONE, folder, model_hash="m", **more)
 
 
 @pytest.mark.parametrize("family", ["qwen3", "gemma2", "granite", "cohere2"])

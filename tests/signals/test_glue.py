@@ -40,9 +40,15 @@ def open_session(tmp_path, monkeypatch):
         folder.mkdir(exist_ok=True)
         write_questions(folder, answer)
         settings = (
-            f"run_dir={folder / 'out'}", "data.name=file", f"data.path={folder / 'pool.jsonl'}", "data.domain=d",
-            "data.test_ratio=0.001", "rollout_zs.n=4", "context.m=2", *overrides,
-        )  # fmt: skip
+            f"run_dir={folder / 'out'}",
+            "data.name=file",
+            f"data.path={folder / 'pool.jsonl'}",
+            "data.domain=d",
+            "data.test_ratio=0.001",
+            "rollout_zs.n=4",
+            "context.m=2",
+            *overrides,
+        )
         session = Session(load_config("lab", settings))
         if session.run.manifest("neurons") is None:
             fill(session)
@@ -59,15 +65,25 @@ def fill(session):
     uids = sorted(q.uid for q in session.pool)
     rollouts = [
         Rollout(uid, s, [5, 6], [7, 8, 9], f"so <answer>{'A' if s <= i % 4 else 'BCD'[s - 1]}</answer>", "stop", 0)
-        for i, uid in enumerate(uids) for s in range(4)
-    ]  # fmt: skip
+        for i, uid in enumerate(uids)
+        for s in range(4)
+    ]
     write_rollouts(rollout / "rollouts.parquet", rollouts)
     ids = np.array([sorted({i, i + 1, i + 2}) for i in range(len(uids))], dtype=np.int32)
     count = len(uids)
-    write_neurons(rank_file(neurons, 0), NeuronSets(
-        uids, np.full(count, 3, np.float32), ids, np.ones_like(ids, dtype=np.float16), np.full(count, 3, np.int32),
-        np.zeros(count, bool), np.zeros((count, 2), np.int32), {"widths": [8, 8], "ranks": 1},
-    ))  # fmt: skip
+    write_neurons(
+        rank_file(neurons, 0),
+        NeuronSets(
+            uids,
+            np.full(count, 3, np.float32),
+            ids,
+            np.ones_like(ids, dtype=np.float16),
+            np.full(count, 3, np.int32),
+            np.zeros(count, bool),
+            np.zeros((count, 2), np.int32),
+            {"widths": [8, 8], "ranks": 1},
+        ),
+    )
     for name in ("data", "rollout", "neurons"):
         session.run.commit(name, {})
 
@@ -95,10 +111,11 @@ def test_agreement_needs_no_ranks(open_session):
 @pytest.mark.parametrize(
     ("overrides", "environment"),
     [
-        (["select.selector=token_entropy"], {}), (["context.retriever=embedding_cos"], {}),
+        (["select.selector=token_entropy"], {}),
+        (["context.retriever=embedding_cos"], {}),
         (["select.selector=belief_shift"], {"SERVER": "yes"}),
     ],
-)  # fmt: skip
+)
 def test_forward_passes_go_to_ranks_and_sampling_knows_the_server(open_session, overrides, environment):
     """A rank without the server's address would start a second server."""
     session = open_session(*overrides)

@@ -67,9 +67,15 @@ def test_a_sharded_model_gives_a_plain_models_columns(on_ranks, unsharded, alone
     for name, case in CASES.items():
         rollouts = make_rollouts(5, samples=2, seed=2)[: case["rollouts"]]
         plain = forward_columns(
-            unsharded(model), rollouts, case["columns"], SignalConfig(**case["config"]), alone, tmp_path / name,
-            model_hash="m", reference=make_rollouts(5, seed=9),
-        )  # fmt: skip
+            unsharded(model),
+            rollouts,
+            case["columns"],
+            SignalConfig(**case["config"]),
+            alone,
+            tmp_path / name,
+            model_hash="m",
+            reference=make_rollouts(5, seed=9),
+        )
         for column, values in read_signals(out / sizes[-1] / name).columns.items():
             assert np.array_equal(values, plain[column]), (name, column)
 
@@ -95,8 +101,14 @@ def test_under_deepspeeds_launcher(deepspeed_run, build_model, make_rollouts, un
     for name, case in CASES.items():
         rollouts = make_rollouts(5, samples=2, seed=2)[: case["rollouts"]]
         plain = forward_columns(
-            unsharded(build_model()), rollouts, case["columns"], SignalConfig(**case["config"]), alone,
-            tmp_path / name, model_hash="m", reference=make_rollouts(5, seed=9),
-        )  # fmt: skip
+            unsharded(build_model()),
+            rollouts,
+            case["columns"],
+            SignalConfig(**case["config"]),
+            alone,
+            tmp_path / name,
+            model_hash="m",
+            reference=make_rollouts(5, seed=9),
+        )
         for column, values in read_signals(tmp_path / "out" / "deepspeed2" / name).columns.items():
             assert np.array_equal(values, plain[column]), (name, column)

@@ -22,10 +22,14 @@ def write(folder, *rows):
 def test_both_forms_in_order_up_to_the_limit(tmp_path):
     """Common instruction sets work as they are; a limit takes the first, so that it is reproducible."""
     path = write(
-        tmp_path, {"prompt": "p\u2028q", "response": "r"}, "", {"instruction": "i", "input": "j", "output": "o"},
-        {"instruction": "i", "input": "", "output": "o"}, {"instruction": "k", "output": "o", "answer": "POISON"},
+        tmp_path,
+        {"prompt": "p\u2028q", "response": "r"},
+        "",
+        {"instruction": "i", "input": "j", "output": "o"},
+        {"instruction": "i", "input": "", "output": "o"},
+        {"instruction": "k", "output": "o", "answer": "POISON"},
         "not read any more",
-    )  # fmt: skip
+    )
     found = read_reference(path, 4, encode)
     assert ["".join(map(chr, r.prompt_ids)) for r in found] == ["p\u2028q", "i\n\nj", "i", "k"]
     assert ["".join(map(chr, r.response_ids)) for r in found] == ["r", "o", "o", "o"]
@@ -35,13 +39,16 @@ def test_both_forms_in_order_up_to_the_limit(tmp_path):
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("{", "line 2 is not JSON"), ("[1]", "line 2: give an object with prompt and response"),
-        ({"question": "x"}, "line 2: give an object"), ({"prompt": "x"}, "line 2: response must be a text"),
-        ({"prompt": "x", "response": 3}, "line 2: response must"), ({"prompt": " ", "response": "y"}, "prompt must"),
+        ("{", "line 2 is not JSON"),
+        ("[1]", "line 2: give an object with prompt and response"),
+        ({"question": "x"}, "line 2: give an object"),
+        ({"prompt": "x"}, "line 2: response must be a text"),
+        ({"prompt": "x", "response": 3}, "line 2: response must"),
+        ({"prompt": " ", "response": "y"}, "prompt must"),
         ({"instruction": "x", "input": 4, "output": "y"}, "line 2: input must"),
         ({"prompt": "x" * 30, "response": "y"}, "line 2: 31 tokens, and the model's window is 20"),
     ],
-)  # fmt: skip
+)
 def test_a_bad_line_is_named(tmp_path, line, said):
     path = write(tmp_path, {"prompt": "a", "response": "b"}, line)
     with pytest.raises(DataError, match=said) as raised:

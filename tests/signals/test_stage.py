@@ -59,9 +59,12 @@ def test_parts_of_other_work_are_not_taken_up(build_model, make_rollouts, unshar
 
     assert run() > 0 and run() == 0
     for changes in (
-        {"model_hash": "n"}, {"value": "gated"}, {"reference": reference[:3]}, {"rollouts": rollouts[:5]},
+        {"model_hash": "n"},
+        {"value": "gated"},
+        {"reference": reference[:3]},
+        {"rollouts": rollouts[:5]},
         {"columns": ["embedding"]},
-    ):  # fmt: skip
+    ):
         assert run(**changes) > 0, changes
         assert run() == 0
 
@@ -74,8 +77,9 @@ def test_the_file_holds_what_was_written_and_nothing_else_stays(tmp_path):
     found = read_signals(tmp_path)
     assert (found.uids, found.header) == (["a", "b"], {"format": 1})
     assert {name: column.tolist() for name, column in found.columns.items()} == {
-        "nait": [1.5, -2.0], "agrees": [[1, 0], [0, 1]],
-    }  # fmt: skip
+        "nait": [1.5, -2.0],
+        "agrees": [[1, 0], [0, 1]],
+    }
     assert all(column.dtype == np.float32 for column in found.columns.values())
     assert [p.name for p in tmp_path.iterdir()] == [FILE]
 

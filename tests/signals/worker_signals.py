@@ -21,9 +21,10 @@ from nopsd.signals.store import Signals
 def sharded_config(tight):
     limits = {"stage3_max_live_parameters": 0, "stage3_max_reuse_distance": 0, "stage3_prefetch_bucket_size": 0}
     return {
-        "train_micro_batch_size_per_gpu": 1, "bf16": {"enabled": False},
+        "train_micro_batch_size_per_gpu": 1,
+        "bf16": {"enabled": False},
         "zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 0, **(limits if tight else {})},
-    }  # fmt: skip
+    }
 
 
 class Counted:
@@ -45,9 +46,15 @@ def main(ranks, job):
         folder = Path(job["out"]) / str(job["size"]) / name
         counted = Counted(engine)
         columns = forward_columns(
-            counted, rollouts, case["columns"], SignalConfig(**case["config"]), ranks, folder, model_hash="m",
+            counted,
+            rollouts,
+            case["columns"],
+            SignalConfig(**case["config"]),
+            ranks,
+            folder,
+            model_hash="m",
             reference=reference,
-        )  # fmt: skip
+        )
         leave_signals(folder, Signals(sorted({r.uid for r in rollouts}), columns, {"format": 1}), ranks)
         write_json(folder / f"forwards.{ranks.rank}.json", counted.forwards)
 

@@ -37,9 +37,20 @@ def in_one_process(bench, monkeypatch):
 
 def arguments(**changed):
     settings = {
-        "shape": "tiny", "layers": 0, "prompt": 6, "response": 40, "batch": 2, "dtype": "float32", "device": "cpu",
-        "value": "act_fn", "mode": "pairs", "paper_sizes": False, "zero3": False, "vocabulary_layers": 2, "threads": 1,
-    }  # fmt: skip
+        "shape": "tiny",
+        "layers": 0,
+        "prompt": 6,
+        "response": 40,
+        "batch": 2,
+        "dtype": "float32",
+        "device": "cpu",
+        "value": "act_fn",
+        "mode": "pairs",
+        "paper_sizes": False,
+        "zero3": False,
+        "vocabulary_layers": 2,
+        "threads": 1,
+    }
     return argparse.Namespace(**{**settings, **changed})
 
 
@@ -48,8 +59,12 @@ def test_the_table_and_the_json_have_every_arm(bench, in_one_process, tmp_path, 
     bench.main([*TINY, "--repeats", "2", "--json", str(tmp_path / "figures.json")])
     shown, found = capsys.readouterr().out, json.loads((tmp_path / "figures.json").read_text())
     assert [line.split("|")[1].strip() for line in shown.splitlines() if line.startswith("| ")] == [
-        "arm", "forward", "nopsd", "stored", "vocabulary (scaled)",
-    ]  # fmt: skip
+        "arm",
+        "forward",
+        "nopsd",
+        "stored",
+        "vocabulary (scaled)",
+    ]
     assert found["jaccard_to_stored"] == 1.0
     assert [len(found["seconds"][arm]) for arm in bench.ARMS] == [2, 2, 2, 1]
     assert all(m["peak"] >= m["loaded"] > 0 for m in found["memory_mib"].values())

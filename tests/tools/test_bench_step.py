@@ -11,8 +11,28 @@ import torch
 from nopsd.training.batches import batch_uids
 
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
-TINY = ["--hidden", "32", "--layers", "2", "--vocab", "2100", "--context", "30", "--prompt", "8", "--response", "12",
-        "--max-response", "20", "--steps", "2", "--repeats", "1", "--lr", "1e-3"]  # fmt: skip
+TINY = [
+    "--hidden",
+    "32",
+    "--layers",
+    "2",
+    "--vocab",
+    "2100",
+    "--context",
+    "30",
+    "--prompt",
+    "8",
+    "--response",
+    "12",
+    "--max-response",
+    "20",
+    "--steps",
+    "2",
+    "--repeats",
+    "1",
+    "--lr",
+    "1e-3",
+]
 
 
 @pytest.fixture
@@ -103,8 +123,9 @@ def test_every_question_has_a_context_of_its_own(bench, tmp_path):
 
 def test_other_losses_stop_the_tool(bench):
     """Times of different work compare nothing; DistillationTrainer, which has no context, is not held to it."""
-    bench.check_losses({"nopsd": {"losses": [1.0]}, "trl-sdft": {"losses": [1.00001]}, "trl-distillation":
-                        {"losses": [9.0]}})  # fmt: skip
+    bench.check_losses(
+        {"nopsd": {"losses": [1.0]}, "trl-sdft": {"losses": [1.00001]}, "trl-distillation": {"losses": [9.0]}}
+    )
     with pytest.raises(SystemExit, match="losses differ"):
         bench.check_losses({"nopsd": {"losses": [1.0]}, "trl-sdft": {"losses": [1.001]}})
 

@@ -22,19 +22,35 @@ ARGUMENTS = ("--preset", "lab", "--chunks", "4,1000")
 def sets(counts, ids, widths, lengths):
     n = len(counts)
     ids = np.array(ids, np.int32)
-    return NeuronSets([f"q{i}" for i in range(n)], np.array(counts, np.float32), ids, np.zeros(ids.shape, np.float16),
-                      np.array(lengths, np.int32), np.zeros(n, bool), np.zeros((n, len(widths)), np.int32),
-                      {"widths": widths})  # fmt: skip
+    return NeuronSets(
+        [f"q{i}" for i in range(n)],
+        np.array(counts, np.float32),
+        ids,
+        np.zeros(ids.shape, np.float16),
+        np.array(lengths, np.int32),
+        np.zeros(n, bool),
+        np.zeros((n, len(widths)), np.int32),
+        {"widths": widths},
+    )
 
 
 def test_every_reading_that_counts_differently_stands_once():
     """A reading left out can't be settled; one that stands twice under two names would look like agreement."""
     made = fig3.readings(NeuronConfig(per_layer=7), [256, 1024], ["act_fn"], ["predict"])
-    assert [r.name for r in made] == ["pairs-union-256", "pairs-union-1024", "pairs-exact", "chunk_topk-256",
-                                      "chunk_topk-1024", "token_topk"]  # fmt: skip
+    assert [r.name for r in made] == [
+        "pairs-union-256",
+        "pairs-union-1024",
+        "pairs-exact",
+        "chunk_topk-256",
+        "chunk_topk-1024",
+        "token_topk",
+    ]
     assert {(r.config.count_mode, r.config.chunk_merge) for r in made} == {
-        ("pairs", "union"), ("pairs", "exact"), ("chunk_topk", "union"), ("token_topk", "union")
-    }  # fmt: skip
+        ("pairs", "union"),
+        ("pairs", "exact"),
+        ("chunk_topk", "union"),
+        ("token_topk", "union"),
+    }
     assert all(r.config.per_layer == 7 for r in made)
     more = fig3.readings(NeuronConfig(), [256], ["act_fn", "gated"], ["predict", "self"])
     assert len(more) == len({r.name for r in more}) == 16
@@ -81,8 +97,10 @@ def test_bands_are_for_the_papers_model_and_data_alone():
 def test_agreeing_readings_are_named():
     """The conclusion must name the readings that pass all bands, and those alone."""
     none = fig3.correlation([1, 2, 3, 4], [4, 3, 2, 1.0])
-    made = [fig3.Outcome(name, [0, 1, 2, 3, 4.0], 0.1, none, none, 0.63, {"s(x)": ok, "Pearson": True, "J": True})
-            for name, ok in (("good", True), ("bad", False))]  # fmt: skip
+    made = [
+        fig3.Outcome(name, [0, 1, 2, 3, 4.0], 0.1, none, none, 0.63, {"s(x)": ok, "Pearson": True, "J": True})
+        for name, ok in (("good", True), ("bad", False))
+    ]
     assert fig3.conclusion(made, "Biology").endswith("Readings that agree with the paper: good.")
     assert "s(x) fail, Pearson pass, J pass" in fig3.table(made) and "s(x) pass" in fig3.table(made)
 

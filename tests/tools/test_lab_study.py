@@ -40,9 +40,23 @@ def test_what_may_be_sampled_is_the_top_k_and_of_these_the_top_p(study):
 def test_two_rows_are_trained_once_and_told_against_the_first(study, tmp_path, capsys, monkeypatch):
     """A row done again for nothing, rows on other questions, or a comparison with itself show here."""
     monkeypatch.setattr(study.plain_engines.__globals__["teachers"], "squared_distance", None)  # put back afterwards
-    command = ["--domains", "biology", "--steps", "1", "--pool", "16", "--tests", "3", "--samples", "2", "--out",
-               str(tmp_path), "--rows", "random=select.selector=random,context.m=2",
-               "dense=select.selector=neuron_density,context.m=2"]  # fmt: skip
+    command = [
+        "--domains",
+        "biology",
+        "--steps",
+        "1",
+        "--pool",
+        "16",
+        "--tests",
+        "3",
+        "--samples",
+        "2",
+        "--out",
+        str(tmp_path),
+        "--rows",
+        "random=select.selector=random,context.m=2",
+        "dense=select.selector=neuron_density,context.m=2",
+    ]
     study.main(command)
     told, lines = capsys.readouterr().out, read_jsonl(tmp_path / "results.jsonl")
     assert [line["row"] for line in lines] == ["random", "dense"]

@@ -66,10 +66,24 @@ def test_selection_takes_the_lowest_fifth_with_ties_and_neighbours_are_nearest(t
 
 def test_a_small_run_moves_sets_a_little(tool, tmp_path, capsys):
     """Both models through the real scoring: bf16 changes something, and far less than another question would."""
-    tool.main([
-        "--questions", "12", "--max-new", "24", "--shape", "tiny", "--samples", "2", "--response", "30",
-        "--threads", "1", "--json", str(tmp_path / "figures.json"),
-    ])  # fmt: skip
+    tool.main(
+        [
+            "--questions",
+            "12",
+            "--max-new",
+            "24",
+            "--shape",
+            "tiny",
+            "--samples",
+            "2",
+            "--response",
+            "30",
+            "--threads",
+            "1",
+            "--json",
+            str(tmp_path / "figures.json"),
+        ]
+    )
     lab, tiny = json.loads((tmp_path / "figures.json").read_text())
     assert capsys.readouterr().out.count("\n| ") == 4 and tiny["model"] == "tiny, random"
     assert lab["responses"] == 12 and lab["k"] == 150

@@ -49,11 +49,15 @@ def test_other_figures_of_the_specification(plan):
 @pytest.mark.parametrize(
     ("name", "neurons", "billions"),
     [
-        ("Qwen3-0.6B", 86_016, 0.44), ("Qwen3-1.7B", 172_032, 1.4), ("Qwen3-4B", 350_208, 3.6),
-        ("Qwen3-8B", 442_368, 6.95), ("Qwen3-14B", 696_320, 13.2), ("Qwen3-32B", 1_638_400, 31.2),
+        ("Qwen3-0.6B", 86_016, 0.44),
+        ("Qwen3-1.7B", 172_032, 1.4),
+        ("Qwen3-4B", 350_208, 3.6),
+        ("Qwen3-8B", 442_368, 6.95),
+        ("Qwen3-14B", 696_320, 13.2),
+        ("Qwen3-32B", 1_638_400, 31.2),
         ("Qwen3-30B-A3B", 4_718_592, None),
     ],
-)  # fmt: skip
+)
 def test_model_sizes_give_the_model_cards_non_embedding_parameters(plan, name, neurons, billions):
     """A mistyped width would spoil every line of the table."""
     assert plan.MODELS[name].neurons == neurons

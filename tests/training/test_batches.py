@@ -106,19 +106,31 @@ def test_a_packed_row_holds_no_padding():
     assert batch.teacher.prompts == (2, 2) and batch.teacher.names == ("a", "b")
 
 
-@pytest.mark.parametrize(("tokens", "skip", "most", "expected"), [
-    (5, 0, None, [0, 1, 2, 3, 4]), (5, 2, None, [2, 3, 4]), (5, 0, 2, [0, 1]), (5, 1, 3, [1, 2]), (5, 3, 2, []),
-    (2, 4, None, []), (2, 0, 9, [0, 1]), (2, 4, 9, []),
-])
+@pytest.mark.parametrize(
+    ("tokens", "skip", "most", "expected"),
+    [
+        (5, 0, None, [0, 1, 2, 3, 4]),
+        (5, 2, None, [2, 3, 4]),
+        (5, 0, 2, [0, 1]),
+        (5, 1, 3, [1, 2]),
+        (5, 3, 2, []),
+        (2, 4, None, []),
+        (2, 0, 9, [0, 1]),
+        (2, 4, 9, []),
+    ],
+)
 def test_skipped_and_capped_positions_carry_no_loss(tokens, skip, most, expected):
     assert list(loss_span(tokens, skip, most)) == expected
 
 
-@pytest.mark.parametrize(("aggregation", "expected"), [
-    ("token_mean", (2.0 * 1 + 4.0 * 3) / 4),
-    ("seq_mean_token_mean", (2.0 + 4.0) / 2),
-    ("seq_mean_token_sum", (2.0 * 1 + 4.0 * 3) / 2),
-])
+@pytest.mark.parametrize(
+    ("aggregation", "expected"),
+    [
+        ("token_mean", (2.0 * 1 + 4.0 * 3) / 4),
+        ("seq_mean_token_mean", (2.0 + 4.0) / 2),
+        ("seq_mean_token_sum", (2.0 * 1 + 4.0 * 3) / 2),
+    ],
+)
 def test_aggregations(aggregation, expected):
     """Two sequences of 1 and 3 tokens whose tokens lose 2 and 4 each, and an empty one that must not count."""
     w = sequence_weights([1, 3, 0], aggregation)
@@ -127,9 +139,19 @@ def test_aggregations(aggregation, expected):
 
 @pytest.mark.parametrize("aggregation", ["token_mean", "seq_mean_token_mean", "seq_mean_token_sum"])
 @pytest.mark.parametrize("packed", [True, False])
-@pytest.mark.parametrize(("ranks", "micro", "tokens"), [
-    (1, 8, None), (1, 2, None), (2, 2, None), (4, 1, None), (3, 2, None), (1, 1, 60), (3, 1, 40), (2, 1, 1),
-])
+@pytest.mark.parametrize(
+    ("ranks", "micro", "tokens"),
+    [
+        (1, 8, None),
+        (1, 2, None),
+        (2, 2, None),
+        (4, 1, None),
+        (3, 2, None),
+        (1, 1, 60),
+        (3, 1, 40),
+        (2, 1, 1),
+    ],
+)
 def test_the_weighted_sum_does_not_depend_on_the_split(aggregation, ranks, micro, tokens, packed):
     """Σ weight·ℓ with ℓ = the token's id: the same number for every ranks × micro-batches (13.4)."""
     step = examples(7)

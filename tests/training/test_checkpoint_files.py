@@ -23,9 +23,18 @@ def make(folder: Path, scores: dict[int, float | None], by: str = "loss") -> Non
     for step, score in scores.items():
         (folder / tag_of(step)).mkdir(parents=True)
         (folder / tag_of(step) / "shard").write_bytes(b"x")
-        write_mark(folder / tag_of(step), {
-            "step": step, "skipped": 0, "ranks": 1, "identity": {}, "files": {}, "score": score, "score_by": by,
-        })  # fmt: skip
+        write_mark(
+            folder / tag_of(step),
+            {
+                "step": step,
+                "skipped": 0,
+                "ranks": 1,
+                "identity": {},
+                "files": {},
+                "score": score,
+                "score_by": by,
+            },
+        )
 
 
 def steps(folder: Path) -> list[int]:
@@ -35,11 +44,16 @@ def steps(folder: Path) -> list[int]:
 @pytest.mark.parametrize(
     ("keep", "left"),
     [
-        (Keep(1), [5]), (Keep(2), [4, 5]), (Keep(9), [1, 2, 3, 4, 5]),
-        (Keep(1, 1, "loss"), [4, 5]), (Keep(1, 2, "loss"), [2, 4, 5]), (Keep(1, 9, "loss"), [1, 2, 4, 5]),
-        (Keep(1, 1, "loss", lower=False), [1, 5]), (Keep(1, 1, "kl_reverse"), [5]),
+        (Keep(1), [5]),
+        (Keep(2), [4, 5]),
+        (Keep(9), [1, 2, 3, 4, 5]),
+        (Keep(1, 1, "loss"), [4, 5]),
+        (Keep(1, 2, "loss"), [2, 4, 5]),
+        (Keep(1, 9, "loss"), [1, 2, 4, 5]),
+        (Keep(1, 1, "loss", lower=False), [1, 5]),
+        (Keep(1, 1, "kl_reverse"), [5]),
     ],
-)  # fmt: skip
+)
 def test_the_newest_and_the_best_stay(tmp_path: Path, keep: Keep, left: list[int]):
     """Step 3 has no score; 2 and 4 tie, and the newer wins. Broken if a best one is pruned."""
     make(tmp_path, {1: 3.0, 2: 1.0, 3: None, 4: 1.0, 5: 2.0})

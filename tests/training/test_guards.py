@@ -14,9 +14,13 @@ from nopsd.config.rules import validate
 from nopsd.training.guards import WATCHES, Guards, distinct_ngrams, repeated_ngrams
 
 SOUND = {
-    "response_length_mean": 100.0, "entropy_student": 0.3, "repeated_4grams": 0.05, "kl_reverse": 0.2,
-    "probe/unparsed_share": 0.1, "kl_base": 0.01,
-}  # fmt: skip
+    "response_length_mean": 100.0,
+    "entropy_student": 0.3,
+    "repeated_4grams": 0.05,
+    "kl_reverse": 0.2,
+    "probe/unparsed_share": 0.1,
+    "kl_base": 0.01,
+}
 SICK = {
     "min_length_ratio": {"response_length_mean": 19.0},
     "max_length_ratio": {"response_length_mean": 501.0},
@@ -27,8 +31,14 @@ SICK = {
     "max_kl_ratio": {"kl_reverse": 2.1},
     "max_kl_base": {"kl_base": 0.6},
 }
-AT_THE_LIMIT = {"response_length_mean": 20.0, "entropy_student": 3.0, "repeated_4grams": 0.5, "kl_reverse": 2.0,
-                "probe/unparsed_share": 0.9, "kl_base": 0.5}  # fmt: skip
+AT_THE_LIMIT = {
+    "response_length_mean": 20.0,
+    "entropy_student": 3.0,
+    "repeated_4grams": 0.5,
+    "kl_reverse": 2.0,
+    "probe/unparsed_share": 0.9,
+    "kl_base": 0.5,
+}
 
 
 def config(**changes: object) -> GuardConfig:

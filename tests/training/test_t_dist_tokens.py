@@ -30,10 +30,20 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     torch.manual_seed(7)
     config = Qwen3Config(
-        vocab_size=worker.VOCABULARY, hidden_size=48, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, head_dim=16, max_position_embeddings=256, tie_word_embeddings=True, pad_token_id=0,
-        initializer_range=0.1, bos_token_id=1, eos_token_id=2,
-    )  # fmt: skip
+        vocab_size=worker.VOCABULARY,
+        hidden_size=48,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        max_position_embeddings=256,
+        tie_word_embeddings=True,
+        pad_token_id=0,
+        initializer_range=0.1,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
     folder = tmp_path_factory.mktemp("model")
     Qwen3ForCausalLM(config).save_pretrained(folder)
     return folder
@@ -76,8 +86,9 @@ def rollouts_of_first_step() -> list[Any]:
     uids = batch_uids(worker.UIDS, 0, 3, 0)
     return [
         worker.canned(name, worker.PROMPTS[uid], sample, step_seed(0, 0), 0)
-        for uid, name in zip(uids, request_names(uids)) for sample in range(3)
-    ]  # fmt: skip
+        for uid, name in zip(uids, request_names(uids))
+        for sample in range(3)
+    ]
 
 
 def log_probs(lm: Any, prompt: list[int], response: list[int]) -> Any:

@@ -32,8 +32,10 @@ def losses() -> dict[str, tuple]:
         surrogate = torch.min(ratio * advantage, ratio.clamp(0.8, 1.2) * advantage)
         return -surrogate + 0.1 * (apart.exp() - apart - 1)
 
-    return {"nll": (NegativeLogLikelihood(), lambda logp: -logp),
-            "grpo": (GrpoLoss(advantage, old, reference, 0.2, 0.1), grpo)}  # fmt: skip
+    return {
+        "nll": (NegativeLogLikelihood(), lambda logp: -logp),
+        "grpo": (GrpoLoss(advantage, old, reference, 0.2, 0.1), grpo),
+    }
 
 
 @pytest.mark.parametrize("kind", ["nll", "grpo"])
@@ -98,9 +100,17 @@ def test_a_released_weight_is_refused_by_name():
 def tiny(tied: bool) -> Qwen3ForCausalLM:
     torch.manual_seed(0)
     config = Qwen3Config(
-        vocab_size=50, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=1, head_dim=8, max_position_embeddings=64, tie_word_embeddings=tied, initializer_range=0.2,
-    )  # fmt: skip
+        vocab_size=50,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+        max_position_embeddings=64,
+        tie_word_embeddings=tied,
+        initializer_range=0.2,
+    )
     return Qwen3ForCausalLM(config).double().eval()
 
 

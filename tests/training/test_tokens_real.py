@@ -27,9 +27,11 @@ def server(lab_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 @pytest.fixture(scope="module")
 def trained(
-    server: VllmServer, lab_model_dir: Path, deepspeed_run: Callable[..., Any],
+    server: VllmServer,
+    lab_model_dir: Path,
+    deepspeed_run: Callable[..., Any],
     tmp_path_factory: pytest.TempPathFactory,
-) -> Path:  # fmt: skip
+) -> Path:
     out = tmp_path_factory.mktemp("train")
     env = {"NOPSD_SERVER_URL": server.url, "NOPSD_SERVER_KEY": server.api_key}
     actions = ("sft", "unserved", "ttrl", "intuitor", "ahead", "lying")

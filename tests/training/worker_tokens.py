@@ -76,28 +76,59 @@ class Rows(list):
 
 def config_of(world: int, steps: int = 2, **grpo: Any) -> Config:
     return Config(
-        train=TrainConfig(steps=steps, batch=3, n=3, micro=MICRO[world], lr=1e-3, warmup=0, clip=0.0, probe_every=2,
-                          sync_check_every=0, checkpoint_every=2, keep_checkpoints=9),
-        grpo=GrpoConfig(**grpo), guard=GuardConfig(stop=False),
-    )  # fmt: skip
+        train=TrainConfig(
+            steps=steps,
+            batch=3,
+            n=3,
+            micro=MICRO[world],
+            lr=1e-3,
+            warmup=0,
+            clip=0.0,
+            probe_every=2,
+            sync_check_every=0,
+            checkpoint_every=2,
+            keep_checkpoints=9,
+        ),
+        grpo=GrpoConfig(**grpo),
+        guard=GuardConfig(stop=False),
+    )
 
 
 def grpo_run(config: Config, model: Path, folder: Path, ranks: Ranks) -> Reinforcement:
     parallel = join(ranks, config.dist.sequence_parallel)
     student = load_token_engine(config, model, ranks, parallel)
     return Reinforcement(
-        config=config, selected=UIDS, student_prompts=PROMPTS, questions=QUESTIONS, student=student,
-        reference=load_reference(config, model, student, ranks, parallel), client=CannedClient(), sync=NoSync(),
-        ranks=ranks, folder=folder, log=Rows(), identity=IDENTITY, parallel=parallel,
-    )  # fmt: skip
+        config=config,
+        selected=UIDS,
+        student_prompts=PROMPTS,
+        questions=QUESTIONS,
+        student=student,
+        reference=load_reference(config, model, student, ranks, parallel),
+        client=CannedClient(),
+        sync=NoSync(),
+        ranks=ranks,
+        folder=folder,
+        log=Rows(),
+        identity=IDENTITY,
+        parallel=parallel,
+    )
 
 
 def sft_run(config: Config, model: Path, folder: Path, ranks: Ranks) -> Finetuning:
     return Finetuning(
-        config=config, selected=UIDS, student_prompts=PROMPTS, responses=RESPONSES, client=None, sync=NoSync(),
-        student=load_token_engine(config, model, ranks), ranks=ranks, folder=folder, log=Rows(), identity=IDENTITY,
+        config=config,
+        selected=UIDS,
+        student_prompts=PROMPTS,
+        responses=RESPONSES,
+        client=None,
+        sync=NoSync(),
+        student=load_token_engine(config, model, ranks),
+        ranks=ranks,
+        folder=folder,
+        log=Rows(),
+        identity=IDENTITY,
         probe=lambda version: {"probe/unparsed_share": 0.0},
-    )  # fmt: skip
+    )
 
 
 def whole(run: Any, state: str | None = None) -> dict[str, torch.Tensor]:
@@ -153,9 +184,7 @@ def resumed(make: Any, loop: Any, ranks: Ranks) -> dict[str, Any]:
 def main(ranks: Ranks, job: dict[str, Any]) -> None:
     model, out, world = Path(job["model"]), Path(job["out"]), ranks.world
 
-    def grpo(
-        name: str, steps: int = 2, ahead: int = 0, lora: int = 0, shared: int = 1, **keys: Any
-    ) -> Reinforcement:  # fmt: skip
+    def grpo(name: str, steps: int = 2, ahead: int = 0, lora: int = 0, shared: int = 1, **keys: Any) -> Reinforcement:
         config = config_of(world, steps, **keys)
         config.dist.sequence_parallel = shared
         config.train.ahead, config.train.lora = ahead, LoraConfig(r=lora, alpha=2)

@@ -36,11 +36,24 @@ def config(action: str) -> Config:
     intuitor = action == "intuitor"
     return Config(
         server=ServerConfig(max_model_len=512, sync_bucket_mib=1, sync_timeout_s=120),
-        train=TrainConfig(steps=3, batch=3, n=4, micro=4, max_response=40, lr=1e-3, warmup=1, schedule="cosine",
-                          checkpoint_every=2, seed=5, probe_every=2, probe_samples=2, ahead=int(action == "ahead")),
+        train=TrainConfig(
+            steps=3,
+            batch=3,
+            n=4,
+            micro=4,
+            max_response=40,
+            lr=1e-3,
+            warmup=1,
+            schedule="cosine",
+            checkpoint_every=2,
+            seed=5,
+            probe_every=2,
+            probe_samples=2,
+            ahead=int(action == "ahead"),
+        ),
         grpo=GrpoConfig(reward="self_certainty" if intuitor else "majority", kl_coef=0.005 if intuitor else 0.0),
         dist=DistConfig(ranks=2, timeout_s=180),
-    )  # fmt: skip
+    )
 
 
 def push_nothing(self: WeightSync, version: int) -> None:
@@ -73,25 +86,44 @@ def run(action: str, model: Path, out: Path, ranks: Ranks) -> None:
 
     if action in ("sft", "unserved"):
         sampling = SamplingConfig(2, max_new=40)
-        told = EXAMPLES or from_main(ranks, lambda: {
-            uid: [r.response_ids for r in row if r.response_ids]
-            for uid, row in zip(prompts, client.generate(list(prompts.values()), list(prompts), sampling, 7))
-        })  # fmt: skip
+        told = EXAMPLES or from_main(
+            ranks,
+            lambda: {
+                uid: [r.response_ids for r in row if r.response_ids]
+                for uid, row in zip(prompts, client.generate(list(prompts.values()), list(prompts), sampling, 7))
+            },
+        )
         EXAMPLES.update(told)
         served = action == "sft"
         examples = {uid: (prompts[uid], responses) for uid, responses in told.items()}
         sft.train(
-            made, examples, model, client if served else None, ranks, folder, log, None,
+            made,
+            examples,
+            model,
+            client if served else None,
+            ranks,
+            folder,
+            log,
+            None,
             probe if served and ranks.is_main else None,
-        )  # fmt: skip
+        )
         return
     if action == "lying":
         WeightSync.push = push_nothing  # type: ignore[method-assign]
     try:
         grpo.train(
-            made, list(prompts), prompts, QUESTIONS, model, client, ranks, folder, log, None,
+            made,
+            list(prompts),
+            prompts,
+            QUESTIONS,
+            model,
+            client,
+            ranks,
+            folder,
+            log,
+            None,
             probe if ranks.is_main else None,
-        )  # fmt: skip
+        )
     except StaleWeightsError as error:
         if action != "lying":
             raise

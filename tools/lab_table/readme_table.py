@@ -34,16 +34,25 @@ def main(folder: Path) -> None:
     runs = rows(folder, "runs")
     column = next(name for name in runs[0] if name.startswith("Avg") and name.endswith(" in"))
     against = f"from `{OWN}`"
-    header = ("", f"{SOURCE} (each seed)", against, "cross-domain", against, "ECE in, cross",
-              "selected right, shown right, contexts mostly wrong")  # fmt: skip
+    header = (
+        "",
+        f"{SOURCE} (each seed)",
+        against,
+        "cross-domain",
+        against,
+        "ECE in, cross",
+        "selected right, shown right, contexts mostly wrong",
+    )
     print(f"| {' | '.join(header)} |")
     print("|---" * len(header) + "|")
     print(f"| base | {avg['Base', '']} | | | | {ece['Base', '']} | |")
     for label in [label for label, kind in avg if kind == "in"]:
         each = ", ".join(f"{float(run[column]):.1f}" for run in runs if run["Method"] == label)
         shown = ", ".join(found.get((label, "")) or "–" for found in material)
-        print(f"| `{label}` | {avg[label, 'in']} ({each}) | {over.get((label, 'in'), '')} | {avg[label, 'cross']} | "
-              f"{over.get((label, 'cross'), '')} | {ece[label, 'in']}, {ece[label, 'cross']} | {shown} |")  # fmt: skip
+        print(
+            f"| `{label}` | {avg[label, 'in']} ({each}) | {over.get((label, 'in'), '')} | {avg[label, 'cross']} | "
+            f"{over.get((label, 'cross'), '')} | {ece[label, 'in']}, {ece[label, 'cross']} | {shown} |"
+        )
 
 
 if __name__ == "__main__":

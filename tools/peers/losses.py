@@ -74,6 +74,10 @@ def logits(h: Tensor, w: Tensor, th: Tensor, tw: Tensor) -> tuple[Tensor, Tensor
 
 
 LOSSES = {
-    "plain": plain, "trl-sdft": trl_sdft, "trl-distillation": trl_distillation, "trl-gkd": trl_gkd,
-    "deepspeed": deepspeed_opsd, "liger-jsd": liger_jsd,
-}  # fmt: skip
+    "plain": plain,
+    "trl-sdft": trl_sdft,
+    "trl-distillation": trl_distillation,
+    "trl-gkd": trl_gkd,
+    "deepspeed": deepspeed_opsd,
+    "liger-jsd": liger_jsd,
+}

@@ -56,10 +56,12 @@ class Canned:
     ) -> list[list[Rollout]]:
         self.clock.begin()
         return [
-            [Rollout(uid, i, prompt, y, "", "stop", expected_version or 0, seed)
-             for i, y in enumerate(self.responses[uid.partition("#")[0]])]
+            [
+                Rollout(uid, i, prompt, y, "", "stop", expected_version or 0, seed)
+                for i, y in enumerate(self.responses[uid.partition("#")[0]])
+            ]
             for prompt, uid in zip(prompts, uids)
-        ]  # fmt: skip
+        ]
 
 
 class NoSync:
@@ -139,10 +141,17 @@ def plain_engines(config: Config, model: Path) -> tuple[Any, Any]:
 
 def config_of(settings: dict[str, Any]) -> Config:
     train = TrainConfig(
-        steps=10**6, batch=settings["sequences"] // settings["samples"], n=settings["samples"],
-        micro=settings["micro"], lr=settings["lr"], warmup=0, clip=settings["clip"], checkpoint_every=10**6,
-        sync_check_every=0, probe_every=0,
-    )  # fmt: skip
+        steps=10**6,
+        batch=settings["sequences"] // settings["samples"],
+        n=settings["samples"],
+        micro=settings["micro"],
+        lr=settings["lr"],
+        warmup=0,
+        clip=settings["clip"],
+        checkpoint_every=10**6,
+        sync_check_every=0,
+        probe_every=0,
+    )
     distill_config = DistillConfig(aggregation="seq_mean_token_mean")  # as SDFTTrainer averages
     config = Config(train=train, distill=distill_config, dist=DistConfig(threads=settings["threads"]))
     for key, value in settings["set"].items():
@@ -162,11 +171,21 @@ def build(arm: str, folder: Path, settings: dict[str, Any], ranks: Ranks, clock:
     else:
         student, teacher, *_ = load_engines(config, folder / "model", ranks)
     return Distillation(
-        config=config, selected=uids, student_prompts={q["uid"]: q["student_ids"] for q in questions},
-        teacher_prompts={q["uid"]: TeacherPrompt(q["teacher_ids"], 1, 1) for q in questions}, student=student,
-        teacher=teacher, ema=None, client=Canned({q["uid"]: q["responses"] for q in questions}, clock), sync=NoSync(),
-        ranks=ranks, folder=folder / "work", log=Steps(clock, settings["steps"]), progress=None, identity={},
-    )  # fmt: skip
+        config=config,
+        selected=uids,
+        student_prompts={q["uid"]: q["student_ids"] for q in questions},
+        teacher_prompts={q["uid"]: TeacherPrompt(q["teacher_ids"], 1, 1) for q in questions},
+        student=student,
+        teacher=teacher,
+        ema=None,
+        client=Canned({q["uid"]: q["responses"] for q in questions}, clock),
+        sync=NoSync(),
+        ranks=ranks,
+        folder=folder / "work",
+        log=Steps(clock, settings["steps"]),
+        progress=None,
+        identity={},
+    )
 
 
 def main(arm: str, folder: Path, profiled: int) -> None:

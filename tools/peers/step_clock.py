@@ -52,7 +52,11 @@ class StepClock:
         Not above the loaded models: one that is mapped from its file is resident only once it has been read.
         """
         found = {
-            "cpu_s": self.cpu_s, "wall_s": self.wall_s, "losses": self.losses, "peak_mib": peak_mib() - self.imported,
-            "loaded_mib": self.resident - self.imported, **more,
-        }  # fmt: skip
+            "cpu_s": self.cpu_s,
+            "wall_s": self.wall_s,
+            "losses": self.losses,
+            "peak_mib": peak_mib() - self.imported,
+            "loaded_mib": self.resident - self.imported,
+            **more,
+        }
         print(json.dumps(found), flush=True)

@@ -56,14 +56,27 @@ class Hook(TrainerCallback):
 
 def common(settings: dict[str, Any]) -> dict[str, Any]:
     return {
-        "output_dir": str(Path(settings["folder"]) / "out"), "use_cpu": True, "bf16": False, "report_to": "none",
-        "save_strategy": "no", "logging_strategy": "no", "per_device_train_batch_size": settings["micro"],
-        "gradient_accumulation_steps": settings["sequences"] // settings["micro"], "max_steps": settings["steps"],
-        "max_completion_length": settings["max_response"], "gradient_checkpointing": False,
-        "learning_rate": settings["lr"], "lr_scheduler_type": "constant", "warmup_steps": 0, "weight_decay": 0.0,
-        "max_grad_norm": settings["clip"], "temperature": 1.0, "disable_tqdm": True, "seed": 0,
+        "output_dir": str(Path(settings["folder"]) / "out"),
+        "use_cpu": True,
+        "bf16": False,
+        "report_to": "none",
+        "save_strategy": "no",
+        "logging_strategy": "no",
+        "per_device_train_batch_size": settings["micro"],
+        "gradient_accumulation_steps": settings["sequences"] // settings["micro"],
+        "max_steps": settings["steps"],
+        "max_completion_length": settings["max_response"],
+        "gradient_checkpointing": False,
+        "learning_rate": settings["lr"],
+        "lr_scheduler_type": "constant",
+        "warmup_steps": 0,
+        "weight_decay": 0.0,
+        "max_grad_norm": settings["clip"],
+        "temperature": 1.0,
+        "disable_tqdm": True,
+        "seed": 0,
         "shuffle_dataset": False,
-    }  # fmt: skip
+    }
 
 
 def sdft(folder: Path, settings: dict[str, Any], questions: list[dict[str, Any]], clock: StepClock) -> Any:
@@ -80,14 +93,22 @@ def sdft(folder: Path, settings: dict[str, Any], questions: list[dict[str, Any]]
 
     rows = [{"prompt": [{"role": "user", "content": q["text"]}], "privileged_context": q["context"]} for q in questions]
     config = SDFTConfig(
-        **common(settings), num_generations=settings["samples"], max_prompt_length=None,
-        distillation_mode="full_logits", distillation_alpha=1.0, distillation_is_clip=None, teacher_model_kind="base",
+        **common(settings),
+        num_generations=settings["samples"],
+        max_prompt_length=None,
+        distillation_mode="full_logits",
+        distillation_alpha=1.0,
+        distillation_is_clip=None,
+        teacher_model_kind="base",
         teacher_prompt_template="{privileged_context} {prompt}",
-    )  # fmt: skip
+    )
     return Trainer(
-        model=str(folder / "model"), args=config, train_dataset=Dataset.from_list(rows), callbacks=[hook],
+        model=str(folder / "model"),
+        args=config,
+        train_dataset=Dataset.from_list(rows),
+        callbacks=[hook],
         processing_class=AutoTokenizer.from_pretrained(folder / "model"),
-    )  # fmt: skip
+    )
 
 
 def distillation(folder: Path, settings: dict[str, Any], questions: list[dict[str, Any]], clock: StepClock) -> Any:
@@ -110,10 +131,13 @@ def distillation(folder: Path, settings: dict[str, Any], questions: list[dict[st
         for parameter in teacher.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.005)
     return Trainer(
-        model=str(folder / "model"), teacher_model=teacher, args=DistillationConfig(**common(settings), beta=1.0),
-        train_dataset=Dataset.from_list(rows), callbacks=[hook],
+        model=str(folder / "model"),
+        teacher_model=teacher,
+        args=DistillationConfig(**common(settings), beta=1.0),
+        train_dataset=Dataset.from_list(rows),
+        callbacks=[hook],
         processing_class=AutoTokenizer.from_pretrained(folder / "model"),
-    )  # fmt: skip
+    )
 
 
 def check_prompts(folder: Path, questions: list[dict[str, Any]]) -> None:

@@ -9,6 +9,12 @@ from nopsd.selection.retrievers.base import Request, retriever
 @retriever()
 def neuron_jaccard(request: Request) -> Neighbours:
     return nearest_sets(
-        request.table, request.queries, request.shard, request.config.m, request.config.dedup_text, request.ranks,
-        exchange=request.exchange, block_mib=request.block_mib,
-    )  # fmt: skip
+        request.table,
+        request.queries,
+        request.shard,
+        request.config.m,
+        request.config.dedup_text,
+        request.ranks,
+        exchange=request.exchange,
+        block_mib=request.block_mib,
+    )

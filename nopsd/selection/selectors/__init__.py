@@ -1,6 +1,6 @@
 """Which questions are trained on (SPEC §4): one small module a selector, one interface, users' own beside them.
 
-    from nopsd.selection.selectors import selector      # the decorator that makes one of a function
+from nopsd.selection.selectors import selector      # the decorator that makes one of a function
 """
 
 from nopsd.selection.selectors.base import Clustered, Pool, Selector, selector
@@ -8,5 +8,14 @@ from nopsd.selection.selectors.choosing import Selection, budget, select
 from nopsd.selection.selectors.registry import GROUP, SELECTORS, find_selector
 
 __all__ = [
-    "GROUP", "SELECTORS", "Clustered", "Pool", "Selection", "Selector", "budget", "find_selector", "select", "selector",
-]  # fmt: skip
+    "GROUP",
+    "SELECTORS",
+    "Clustered",
+    "Pool",
+    "Selection",
+    "Selector",
+    "budget",
+    "find_selector",
+    "select",
+    "selector",
+]

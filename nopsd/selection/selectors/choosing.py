@@ -61,10 +61,13 @@ def select(pool: Pool, config: SelectConfig) -> Selection:
         if chosen.scores is not None:
             scores.update(zip(part.uids, chosen.scores.tolist()))
     stats = {
-        "pool": len(pool.uids), "selected": len(kept), "truncated": int(pool.truncated.sum()),
-        "without_scored_positions": int((pool.lengths == 0).sum()), "candidates": int(candidate.sum()),
+        "pool": len(pool.uids),
+        "selected": len(kept),
+        "truncated": int(pool.truncated.sum()),
+        "without_scored_positions": int((pool.lengths == 0).sum()),
+        "candidates": int(candidate.sum()),
         "thresholds": thresholds,
-    }  # fmt: skip
+    }
     return Selection(kept, list(thresholds.values())[-1] if thresholds else None, stats, scores)
 
 

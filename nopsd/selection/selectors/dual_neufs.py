@@ -1,7 +1,7 @@
 """`dual_neufs`: strong answers from every region of the pool (SPEC §4, §14; NeuFS, arXiv 2607.02423).
 
-    k-medoids by Jaccard distance of N_K, k = the budget; in each cluster, with ~ for min-max inside it,
-    score = tau Q~ + (1 - tau)(1 - D~);   Q = |N_act| = s,   D = distance to the medoid;   the best one is kept
+k-medoids by Jaccard distance of N_K, k = the budget; in each cluster, with ~ for min-max inside it,
+score = tau Q~ + (1 - tau)(1 - D~);   Q = |N_act| = s,   D = distance to the medoid;   the best one is kept
 """
 
 from __future__ import annotations

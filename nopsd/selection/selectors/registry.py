@@ -21,11 +21,24 @@ from nopsd.selection.selectors.token_entropy import token_entropy
 
 GROUP = IMPORTABLE["select.selector"]  # of entry points
 SELECTORS = {
-    s.name: s for s in (
-        neuron_count, neuron_count_top, random_draw, majority_conf, token_entropy, self_certainty, seq_nll, length,
-        nad_agreement, dual_neufs, neuron_density, nait, belief_shift, everything,
+    s.name: s
+    for s in (
+        neuron_count,
+        neuron_count_top,
+        random_draw,
+        majority_conf,
+        token_entropy,
+        self_certainty,
+        seq_nll,
+        length,
+        nad_agreement,
+        dual_neufs,
+        neuron_density,
+        nait,
+        belief_shift,
+        everything,
     )
-}  # fmt: skip
+}
 
 
 def find_selector(config: SelectConfig) -> Selector:
