@@ -26,7 +26,7 @@ setup(
     packages=[*find_packages(include=["nopsd", "nopsd.*"]), "nopsd.ds_configs"],
     package_dir={"nopsd.ds_configs": "ds_configs"},
     package_data={
-        "nopsd": ["configs/*.yaml", "configs/*/*.yaml"],
+        "nopsd.config": ["presets/*.yaml", "presets/*/*.yaml"],
         "nopsd.cluster": ["*.sbatch"],
         "nopsd.lab": ["model/*"],
         "nopsd.ds_configs": ["*.json", "README.md"],

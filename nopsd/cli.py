@@ -27,9 +27,9 @@ import traceback
 from pathlib import Path
 
 from nopsd.cluster import rank
+from nopsd.commands.names import ALIASES, COMMANDS, OTHER_COMMANDS
 from nopsd.engine.stopping import NOTICE
 from nopsd.errors import ConfigError, Stopped, UserError
-from nopsd.pipeline.names import ALIASES, COMMANDS, OTHER_COMMANDS
 
 # The launcher ends all ranks when the first ends: what rank 0 has to say comes first.
 OTHERS_SPEAK_S = 3.0
@@ -113,39 +113,39 @@ def dispatch(arguments: argparse.Namespace, preset: str | None, overrides: list[
         return 0
     quiet()
     if arguments.dry_run:
-        from nopsd.pipeline.dry_run import dry_run
+        from nopsd.run.dry_run import dry_run
 
         text, code = dry_run(config, ALIASES.get(arguments.command, arguments.command))
         print(text)
         return code
     take_sigterm(arguments.command)
     if arguments.command == "inspect":
-        from nopsd.pipeline.inspect import inspect
+        from nopsd.commands.inspect import inspect
 
         print(inspect(config, arguments.question, arguments.correct))
         return 0
     if arguments.command == "doctor":
-        from nopsd.pipeline.doctor import doctor
+        from nopsd.commands.doctor import doctor
 
         text, code = doctor(config, arguments.json)
         print(text)
         return code
     if arguments.command == "serve":
-        from nopsd.pipeline.session import serve_here
+        from nopsd.run.session import serve_here
 
         serve_here(config)
         return 0
     if arguments.command == "eval":
-        from nopsd.pipeline.evaluating import evaluate
+        from nopsd.commands.eval import evaluate
 
         print(evaluate(config, arguments.redo))
         return 0
     if arguments.command == "entropy_gap":
-        from nopsd.pipeline.entropy_gap import measure, shown
+        from nopsd.commands.entropy_gap import measure, shown
 
         print(shown(measure(config)))
         return 0
-    from nopsd.pipeline import runner
+    from nopsd.run import runner
 
     redo = ALIASES.get(arguments.redo, arguments.redo)
     if arguments.command == "status":
@@ -170,7 +170,7 @@ def take_sigterm(command: str) -> None:
 def launch(argv: list[str]) -> int:
     quiet()
     take_sigterm("launch")
-    from nopsd.pipeline.front import launch as start
+    from nopsd.commands.launch import launch as start
 
     return start(argv)
 
@@ -178,7 +178,7 @@ def launch(argv: list[str]) -> int:
 def compare(argv: list[str]) -> int:
     quiet()
     take_sigterm("compare")
-    from nopsd.pipeline.comparing import compare as start
+    from nopsd.commands.compare import compare as start
 
     return start(argv)
 
@@ -198,7 +198,7 @@ def _interrupt(number: int, frame: object) -> None:
 
 
 def _fail(message: str, code: int = 1, of_rank: int | None = None) -> int:
-    from nopsd.pipeline.launch import ERROR_PREFIX, RANK_TAG, under_launcher
+    from nopsd.cluster.stage_launch import ERROR_PREFIX, RANK_TAG, under_launcher
 
     number = os.environ.get("RANK", "0") if under_launcher() else "0"
     tag = "" if number == "0" else f"{RANK_TAG}{number}] "

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nopsd.config import ModelConfig
 from nopsd.errors import UserError
-from nopsd.runs import read_json, sha256_file
+from nopsd.files import read_json, sha256_file
 
 LAB_MODEL = Path(__file__).parent / "lab" / "model"
 

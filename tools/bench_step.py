@@ -37,7 +37,7 @@ from typing import Any
 
 from bench_loss import TOOLS, environment, has, ratios
 
-from nopsd.training.batches import batch_uids
+from nopsd.train.batches import batch_uids
 
 OWN = ("nopsd", "nopsd-again", "nopsd-plain")
 PEERS = ("trl-sdft", "trl-distillation")

@@ -30,12 +30,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nopsd.distill.context_states import Kept, Reader
-from nopsd.distill.head import response_hidden
 from nopsd.engine.distributed import Ranks
 from nopsd.engine.packed_attention import use_packed_attention
-from nopsd.training.batches import Example, Side, rank_micro_batches
-from nopsd.training.planning import Limits
+from nopsd.train.batches import Example, Side, rank_micro_batches
+from nopsd.train.context_states import Kept, Reader
+from nopsd.train.losses.head import response_hidden
+from nopsd.train.planning import Limits
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
 VOCABULARY = 2048  # no logits are made

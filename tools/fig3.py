@@ -31,15 +31,15 @@ from nopsd.errors import ConfigError, DataError, UserError
 from nopsd.evaluation.bootstrap import Interval
 from nopsd.evaluation.stage import judge_pool
 from nopsd.evaluation.tables import markdown_table
-from nopsd.monitor.correlations import Correlation, correlation
-from nopsd.monitor.figures import panels, png
-from nopsd.monitor.figures_pool import binned
-from nopsd.monitor.inspect_report import interval_text
+from nopsd.files import read_json, write_atomic, write_json
 from nopsd.neurons.store import NeuronSets, load_neurons
-from nopsd.pipeline.session import Session
+from nopsd.reporting.correlations import Correlation, correlation
+from nopsd.reporting.figures import panels, png
+from nopsd.reporting.figures_pool import binned
+from nopsd.reporting.inspect_report import interval_text
 from nopsd.rollout.server import free_port
 from nopsd.rollout.types import Rollout, read_rollouts
-from nopsd.runs import read_json, write_atomic, write_json
+from nopsd.run.session import Session
 from nopsd.selection.jaccard import mean_pairwise
 
 LEAST_QUESTIONS = 200  # SPEC §12
@@ -186,7 +186,7 @@ def score(config: Config, wanted: Sequence[Reading], folder: Path, extract: int)
     from nopsd.engine.ds_config import load_ds_config
     from nopsd.engine.frozen import load_frozen
     from nopsd.neurons.stage import score_rollouts
-    from nopsd.pipeline.ranks import ds_device, think_ids
+    from nopsd.stages.distributed import ds_device, think_ids
 
     ranks = init_distributed(config.dist)
     with Session(config) as session:
@@ -302,7 +302,7 @@ def configured(chosen: argparse.Namespace) -> tuple[Config, list[Reading]]:
 
 
 def main(argv: Sequence[str]) -> int:
-    from nopsd.pipeline import runner
+    from nopsd.run import runner
 
     try:
         chosen = options(argv)

@@ -33,22 +33,22 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 
 from nopsd.config import Config, SamplingConfig, load_config
 from nopsd.data.sources import load_answer_key
-from nopsd.distill.algorithm import distill
-from nopsd.distill.state import Distillation
 from nopsd.engine.distributed import Ranks
 from nopsd.evaluation.bootstrap import paired_differences
 from nopsd.evaluation.evaluate import DomainResult, QuestionRow, evaluate_domain, result_from_rows
 from nopsd.evaluation.stage import group_by_question, judge_pool
+from nopsd.files import read_json, read_jsonl
 from nopsd.neurons.stage import score_rollouts
-from nopsd.pipeline.prepare import prepare_data
-from nopsd.pipeline.ranks import select_contexts, think_ids
-from nopsd.pipeline.session import Session, eval_sampling
-from nopsd.pipeline.training import demonstrated
 from nopsd.rollout.stage import run_rollouts
 from nopsd.rollout.types import Rollout
-from nopsd.runs import read_json, read_jsonl
+from nopsd.run.session import Session, eval_sampling
 from nopsd.selection.stage import read_contexts, read_selected
 from nopsd.signals.store import Signals, write_signals
+from nopsd.stages.data import prepare_data
+from nopsd.stages.distributed import select_contexts, think_ids
+from nopsd.stages.train import demonstrated
+from nopsd.train.algorithms.distill import distill
+from nopsd.train.algorithms.distill_state import Distillation
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
 BATCH = 256  # sequences sampled together

@@ -1,6 +1,6 @@
 """How a run scales: measured here at a few ranks, reckoned for 8 to 512 GPUs (issue 5).
 
-    python tools/scaling.py                                   # the table, from nopsd.doctor.scaling; needs no GPU
+    python tools/scaling.py                                   # the table, from nopsd.cluster.doctor.scaling; no GPU
     python tools/scaling.py --set network_rate=25e9 efficiency=0.3 --work sequences=1024
     python tools/scaling.py --measure 1 2 4 --out /tmp/scaling data.pool_limit=60 train.steps=4
 
@@ -27,7 +27,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nopsd.doctor.scaling import QWEN3, Machine, Work, states_fit, step_s
+from nopsd.cluster.doctor.scaling import QWEN3, Machine, Work, states_fit, step_s
 
 GPUS = (8, 16, 32, 64, 128, 256, 512)
 SERVING = 0.25  # of the GPUs

@@ -6,11 +6,11 @@ from __future__ import annotations
 import platform
 import socket
 
+from nopsd.cluster.doctor.host import PACKAGES, SOURCE, source_hash, version_of
 from nopsd.config import Config, to_yaml
-from nopsd.doctor.host import PACKAGES, SOURCE, source_hash, version_of
 from nopsd.engine.distributed import Ranks
 from nopsd.errors import UserError
-from nopsd.runs import sha256_json
+from nopsd.files import sha256_json
 
 
 def own_environment(config: Config) -> dict[str, str]:

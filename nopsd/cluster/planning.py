@@ -11,12 +11,12 @@ import socket
 from pathlib import Path
 
 from nopsd.cluster.commands import MPI, Plan
+from nopsd.cluster.doctor.host import resolved
 from nopsd.cluster.hostfile import Host, read_hostfile, training_hosts, world_size
 from nopsd.cluster.preflight import address_of, look_at, master_address, master_port
 from nopsd.cluster.rank import address_towards
 from nopsd.cluster.servers import RemoteServers
 from nopsd.config import Config
-from nopsd.doctor.host import resolved
 from nopsd.errors import ConfigError, UserError
 from nopsd.rollout.server import free_port
 

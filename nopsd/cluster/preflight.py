@@ -1,7 +1,7 @@
 """Before ranks start on several hosts: is each there, with the same code and environment, and the same run folder?
 
-In: the hosts, the run folder. Out: what each said of itself (`nopsd.doctor.host`), from which the address of rank 0
-and a free port are taken; UserError naming each host that would break the run, before anything expensive. `nopsd
+In: the hosts, the run folder. Out: what each said of itself (`nopsd.cluster.doctor.host`), from which the address of
+rank 0 and a free port are taken; UserError naming each host that would break the run, before anything expensive. `nopsd
 doctor` looks at more.
 """
 
@@ -16,9 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from nopsd.cluster.doctor import checks
+from nopsd.cluster.doctor.host import Wanted, request
 from nopsd.cluster.ssh import HostError, ask, ask_all, module_command
-from nopsd.doctor import checks
-from nopsd.doctor.host import Wanted, request
 from nopsd.errors import UserError
 
 ASK_S = 60.0  # a host's Python on a slow network disk takes its time
@@ -64,7 +64,7 @@ def shared_mark(run_dir: Path) -> Iterator[tuple[Path, str]]:
 
 
 def facts_of(host: str, wanted: Wanted) -> dict[str, Any]:
-    said = ask(host, module_command("nopsd.doctor.host"), request(wanted), ASK_S)
+    said = ask(host, module_command("nopsd.cluster.doctor.host"), request(wanted), ASK_S)
     try:
         return dict(json.loads(said.splitlines()[-1]))  # a login shell there may greet first
     except (IndexError, ValueError) as error:

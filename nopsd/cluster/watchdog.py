@@ -28,7 +28,7 @@ from nopsd.errors import UserError
 PACKAGE = Path(__file__).resolve().parents[1]
 PR_SET_PDEATHSIG = 1
 NODE_LAUNCHER = b"deepspeed.launcher.launch"
-NOT_WORK = ("cluster", "pipeline/launch.py", "cli.py", "__main__.py")
+NOT_WORK = ("cluster", "commands", "cli.py", "__main__.py")
 
 
 class Watchdog:

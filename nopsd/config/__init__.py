@@ -1,6 +1,6 @@
 """The one typed configuration of a run, as OmegaConf structured dataclasses (SPEC §10.1).
 
-Load with `load_config(preset, overrides)`: the schema's defaults, then a YAML preset of `nopsd/configs`
+Load with `load_config(preset, overrides)`: the schema's defaults, then a YAML preset of `nopsd/config/presets`
 (or a YAML file), then `key=value` overrides.
 """
 

@@ -61,7 +61,7 @@ def check_distill(config: Config) -> None:
 
 
 def beyond_kernels(distill: DistillConfig) -> list[str]:
-    """The keys, as set, by which the objective is more than a compiled kernel does (`nopsd.distill.full_support`)."""
+    """Keys by which the objective is more than a compiled kernel does (`nopsd.train.losses.full_support`)."""
     plain = {"support": "full", "pointwise_clip": None, "target": "teacher", "contrast": None, "kl_base_coef": 0.0}
     found = [(key, getattr(distill, key)) for key, value in plain.items() if getattr(distill, key) != value]
     if distill.divergence == "sampled_rkl":

@@ -16,9 +16,9 @@ from nopsd.config.methods import METHODS
 from nopsd.config.rules import validate
 from nopsd.config.schema import Config
 from nopsd.errors import ConfigError
-from nopsd.runs import flatten
+from nopsd.files import flatten
 
-PRESETS = Path(__file__).parents[1] / "configs"
+PRESETS = Path(__file__).parent / "presets"
 COMMAND_LINE = "command line"
 INSTEAD = {"steps": "epochs", "warmup": "warmup_ratio"}  # of `train`: one given later puts the other out of force
 Layer = tuple[DictConfig, str]  # settings, and where they stand
@@ -76,7 +76,7 @@ def _merge(base: DictConfig, layer: DictConfig, where: str) -> DictConfig:
 
 
 def preset_names() -> list[str]:
-    """Names for --preset: those of nopsd/configs, and paper/NAME."""
+    """Names for --preset: those of nopsd/config/presets, and paper/NAME."""
     named = [*PRESETS.glob("*.yaml"), *PRESETS.glob("paper/*.yaml")]
     return sorted(path.relative_to(PRESETS).with_suffix("").as_posix() for path in named)
 

@@ -1,7 +1,7 @@
 """The methods a run can train by (SPEC §8): the paper's own, its baselines and its ablations, one name each.
 
-What a method sets apart from the defaults stands in nopsd/configs/method/NAME.yaml, with its source; a preset and
-the command line come after it and win.
+What a method sets apart from the defaults stands in nopsd/config/presets/method/NAME.yaml, with its source; a preset
+and the command line come after it and win.
 """
 
 from __future__ import annotations

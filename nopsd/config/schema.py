@@ -244,7 +244,7 @@ class GrpoConfig:
 
 @dataclass
 class GuardConfig:
-    """Signs of collapse, measured on each step's own rollouts; all label-free (`nopsd.training.guards`).
+    """Signs of collapse, measured on each step's own rollouts; all label-free (`nopsd.train.guards`).
 
     A limit that is null is not watched. The first time that one is passed warns; `patience` times in a row stop the
     run, and the best checkpoint from before is exported. "First steps": the first `baseline_steps`.

@@ -27,7 +27,7 @@ _NAMES = {  # the main config's name of what DeepSpeed calls otherwise
     "zero_optimization.offload_optimizer.nvme_path": "dist.nvme_path",
     "zero_optimization.zero_hpz_partition_size": "dist.ranks",
 }
-_OWN = ("gradient_accumulation_steps",)  # set by no key: the plan of each step rules it (nopsd.training.planning)
+_OWN = ("gradient_accumulation_steps",)  # set by no key: the plan of each step rules it (nopsd.train.planning)
 
 
 def load_ds_config(

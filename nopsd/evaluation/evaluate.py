@@ -22,8 +22,8 @@ from nopsd.data.records import AnswerKey, Question
 from nopsd.errors import ArtefactError, DataError
 from nopsd.evaluation import metrics
 from nopsd.evaluation.bootstrap import Interval, Outcomes, intervals, pass_ks
+from nopsd.files import read_jsonl, write_json, write_jsonl
 from nopsd.rollout.types import Rollout
-from nopsd.runs import read_jsonl, write_json, write_jsonl
 
 
 @dataclass(frozen=True)

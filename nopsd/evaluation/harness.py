@@ -28,8 +28,8 @@ from nopsd.data.records import Question
 from nopsd.data.wording import answer_kind
 from nopsd.evaluation.evaluate import DomainResult, QuestionRow
 from nopsd.evaluation.mmlu_pro import FILTER, INVALID, harness_answer, harness_match
+from nopsd.files import write_json, write_jsonl
 from nopsd.rollout.types import Rollout
-from nopsd.runs import write_json, write_jsonl
 
 VERSION = 1  # of our tasks' rows; "versions" in the results
 

@@ -14,8 +14,8 @@ from nopsd.data.answers import extract_answer, normalize_text_answer
 from nopsd.data.records import AnswerKey, Question
 from nopsd.data.sources import load_answer_key, load_splits
 from nopsd.evaluation.evaluate import DomainResult, check_answers, evaluate_domain, write_metrics, write_rows
+from nopsd.files import write_json
 from nopsd.rollout.types import Rollout
-from nopsd.runs import write_json
 
 
 def check_answers_known(config: Config) -> None:

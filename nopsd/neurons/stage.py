@@ -21,6 +21,7 @@ from nopsd.config import NeuronConfig, to_plain
 from nopsd.engine.counting import Traffic
 from nopsd.engine.distributed import Ranks
 from nopsd.errors import ArtefactError, ConfigError, DataError
+from nopsd.files import sha256_json
 from nopsd.neurons.adapters import find_sites
 from nopsd.neurons.batches import Span, Turn, common_turns, deal, dealt_turns, plan_bundles, scored_span
 from nopsd.neurons.parts import Parts
@@ -28,7 +29,6 @@ from nopsd.neurons.scoring import Scorer
 from nopsd.neurons.sets import SampleSets, SetSizes, agreement, merge_rollouts, set_sizes
 from nopsd.neurons.store import NeuronSets, load_neurons, pack_ids, pack_scores, rank_file, read_neurons, write_neurons
 from nopsd.rollout.types import Rollout
-from nopsd.runs import sha256_json
 
 Progress = Callable[..., None]
 

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from nopsd.errors import ArtefactError
-from nopsd.runs import write_atomic
+from nopsd.files import write_atomic
 
 _ARRAYS = ("uid", "s", "ids", "scores", "len", "truncated", "histogram", "agreement")
 _FLOAT16_MAX = float(np.finfo(np.float16).max)

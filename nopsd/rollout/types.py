@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nopsd.errors import ArtefactError
-from nopsd.runs import write_atomic
+from nopsd.files import write_atomic
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Any
 
 from nopsd.engine.distributed import Ranks
 from nopsd.errors import ArtefactError
-from nopsd.runs import read_json, read_jsonl, sha256_json, write_json, write_jsonl
+from nopsd.files import read_json, read_jsonl, sha256_json, write_json, write_jsonl
 from nopsd.selection.selectors import Selection
 
 SELECTED, CONTEXTS, SCORES = "selected.json", "contexts.json", "scores.jsonl"

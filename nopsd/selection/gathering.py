@@ -15,8 +15,8 @@ import torch
 
 from nopsd.engine.distributed import Ranks
 from nopsd.errors import DataError
+from nopsd.files import sha256_json
 from nopsd.neurons.store import NeuronSets
-from nopsd.runs import sha256_json
 from nopsd.selection.exchange import Counts, Shard, gather_counts
 from nopsd.selection.neighbours import Table, make_table
 from nopsd.selection.pair_distances import pair_distances

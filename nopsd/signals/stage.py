@@ -17,10 +17,10 @@ import numpy as np
 from nopsd.config import SignalConfig
 from nopsd.engine.distributed import Ranks
 from nopsd.errors import DataError
+from nopsd.files import sha256_json
 from nopsd.neurons.adapters import find_sites
 from nopsd.neurons.parts import PartFolder
 from nopsd.rollout.types import Rollout
-from nopsd.runs import sha256_json
 from nopsd.signals.alignment import principal_direction
 from nopsd.signals.needs import FROM_FORWARD
 from nopsd.signals.observer import Observer

@@ -19,9 +19,9 @@ from nopsd.cluster.launch_file import LaunchFile, passed_on, read_launch_file, w
 from nopsd.cluster.preflight import HostsError
 from nopsd.cluster.rank import numbered
 from nopsd.cluster.verdict import Failure
+from nopsd.commands.launch import by_chance, launch, without, worth_another_start
 from nopsd.config import Config, DistConfig, RolloutConfig
 from nopsd.errors import ServerError, UserError
-from nopsd.pipeline.front import by_chance, launch, without, worth_another_start
 
 CONFIG = Path("/shared/run/config.yaml")
 HOSTS = (Host("node1", 2), Host("node2", 2))

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from nopsd.cli import parser
+from nopsd.commands import launch as front
 from nopsd.config import all_keys
-from nopsd.pipeline import front
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "launcher" / "README.md").read_text()

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from nopsd.files import read_json
 from nopsd.lab.world import DOMAIN_BY_NAME, make_split
-from nopsd.runs import read_json
 
 ROOT = Path(__file__).resolve().parents[2]
 HEARTBEAT_S = 3.0

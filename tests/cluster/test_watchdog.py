@@ -195,7 +195,7 @@ def test_every_sentence_names_host_rank_and_phase(kind):
 
 def test_the_place_is_nopsds_own(lab_model_dir):
     """A sign of life names our code, not the library that it waits in; if this fails, phases are meaningless."""
-    from nopsd.runs import sha256_file
+    from nopsd.files import sha256_file
 
     seen = []
     real = open

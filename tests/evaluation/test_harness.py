@@ -18,8 +18,8 @@ from nopsd.data.records import Option, Question
 from nopsd.evaluation.evaluate import evaluate_domain
 from nopsd.evaluation.harness import Evaluated, task_name, write_harness_logs
 from nopsd.evaluation.mmlu_pro import harness_answer, harness_match, rule_gap
+from nopsd.files import read_json, read_jsonl
 from nopsd.rollout.types import Rollout
-from nopsd.runs import read_json, read_jsonl
 
 HERE = sys.executable if importlib.util.find_spec("lm_eval") else None
 PYTHON = os.environ.get("NOPSD_LM_EVAL_PYTHON") or HERE

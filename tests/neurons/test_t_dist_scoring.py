@@ -154,7 +154,7 @@ def test_nothing_gathers_the_whole_model(on_1_2_4_ranks):
             assert 0 < gathered["most"] <= gathered["largest"] < gathered["total"] / 5, (name, gathered)
 
 
-@pytest.mark.soak  # tests/pipeline/test_run_real.py starts the stage by the launcher too
+@pytest.mark.soak  # tests/run/test_run_real.py starts the stage by the launcher too
 @pytest.mark.parametrize("job", ["untied"], indirect=True)  # one start is enough
 def test_t_dist_under_deepspeeds_launcher(job, deepspeed_run, unsharded, alone, make_rollouts, tmp_path):
     """`deepspeed --num_gpus 2` with real ZeRO-3 gives the sets of one plain process."""

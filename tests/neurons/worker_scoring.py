@@ -16,9 +16,9 @@ from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
 from nopsd.config import ContextConfig, DistConfig, NeuronConfig, SelectConfig
 from nopsd.engine.distributed import init_distributed, shutdown_distributed
 from nopsd.engine.frozen import load_frozen
+from nopsd.files import write_json
 from nopsd.neurons.stage import load_rank_neurons, score_rollouts
 from nopsd.rollout.types import read_rollouts
-from nopsd.runs import write_json
 from nopsd.selection.stage import select_and_retrieve
 
 

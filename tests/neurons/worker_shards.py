@@ -14,12 +14,12 @@ from transformers import AutoModelForCausalLM
 from nopsd.config import NeuronConfig
 from nopsd.engine.counting import Traffic
 from nopsd.engine.distributed import Ranks
+from nopsd.files import write_json
 from nopsd.neurons.adapters import find_sites
 from nopsd.neurons.batches import scored_span
 from nopsd.neurons.scoring import Scorer
 from nopsd.neurons.sets import set_sizes
 from nopsd.rollout.types import read_rollouts
-from nopsd.runs import write_json
 
 sys.path.insert(0, str(Path(__file__).parent))
 import worker_merge  # noqa: E402

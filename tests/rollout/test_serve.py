@@ -13,11 +13,11 @@ import pytest
 
 from nopsd.config import Config, ServerConfig, load_config
 from nopsd.errors import ConfigError, UserError
-from nopsd.pipeline.session import server_urls
 from nopsd.rollout import serve as serve_module
 from nopsd.rollout.serve import KEY_VARIABLE, read_key
 from nopsd.rollout.server import start_servers
 from nopsd.rollout.vllm_command import devices_of, server_environment
+from nopsd.run.session import server_urls
 
 ROOT = Path(__file__).resolve().parents[2]
 # `serve` with servers that never come up, or are up at once; says what happens to them.

@@ -8,9 +8,9 @@ from nopsd.config import load_config
 from nopsd.data.prompts import PromptRenderer, load_tokenizer
 from nopsd.data.records import Question
 from nopsd.errors import ArtefactError
-from nopsd.pipeline.ranks import teacher_prompts
+from nopsd.files import write_json
 from nopsd.rollout.types import Rollout, write_rollouts
-from nopsd.runs import write_json
+from nopsd.stages.distributed import teacher_prompts
 
 QUESTIONS = {uid: Question(uid, "d", "t", f"Where is {uid}?") for uid in ("qa", "qb", "qc")}
 

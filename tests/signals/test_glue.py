@@ -9,12 +9,12 @@ import pytest
 from nopsd.config import load_config
 from nopsd.errors import ConfigError
 from nopsd.neurons.store import NeuronSets, rank_file, write_neurons
-from nopsd.pipeline import runner
-from nopsd.pipeline.prepare import prepare_data
-from nopsd.pipeline.session import Session
-from nopsd.pipeline.stages import STAGE_BY_NAME, asks_server, fingerprint, works_here
 from nopsd.rollout.types import Rollout, write_rollouts
+from nopsd.run import runner
+from nopsd.run.session import Session
 from nopsd.signals.store import FILE, read_signals
+from nopsd.stages.data import prepare_data
+from nopsd.stages.registry import STAGE_BY_NAME, asks_server, fingerprint, works_here
 
 STAGE = STAGE_BY_NAME["signals"]
 QUESTIONS = 8
@@ -195,7 +195,7 @@ def test_belief_shift_compares_with_the_retrievers_demonstrations(open_session, 
 
 def test_reference_examples_are_asked_as_they_stand(open_session, tmp_path):
     """Our system message about answer letters in a user's instruction data would bend the direction."""
-    from nopsd.pipeline.ranks import reference_examples
+    from nopsd.stages.distributed import reference_examples
 
     path = tmp_path / "reference.jsonl"
     path.write_text('{"instruction": "Name", "input": "two", "output": "one two"}\n{"prompt": "a", "response": "b"}\n')

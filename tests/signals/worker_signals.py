@@ -11,8 +11,8 @@ from pathlib import Path
 from nopsd.config import DistConfig, SignalConfig
 from nopsd.engine.distributed import init_distributed, shutdown_distributed
 from nopsd.engine.frozen import load_frozen
+from nopsd.files import write_json
 from nopsd.rollout.types import read_rollouts
-from nopsd.runs import write_json
 from nopsd.signals.belief import from_main_showing_signs
 from nopsd.signals.stage import forward_columns, leave_signals
 from nopsd.signals.store import Signals

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nopsd.training.batches import batch_uids
+from nopsd.train.batches import batch_uids
 
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
 TINY = [

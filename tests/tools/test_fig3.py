@@ -11,9 +11,10 @@ from nopsd.config import NeuronConfig
 from nopsd.data.records import Question
 from nopsd.data.sources import load_answer_key
 from nopsd.engine.distributed import Ranks
+from nopsd.files import read_json, write_jsonl
 from nopsd.neurons.store import NeuronSets, load_neurons
 from nopsd.rollout.types import Rollout, write_rollouts
-from nopsd.runs import RunFolder, read_json, write_jsonl
+from nopsd.run.folder import RunFolder
 from tools import fig3
 
 ARGUMENTS = ("--preset", "lab", "--chunks", "4,1000")
@@ -135,7 +136,7 @@ def lab_run(tmp_path, monkeypatch, lab_model_dir):
 
     monkeypatch.setattr("nopsd.engine.frozen.load_frozen", lambda *a: Unsharded())
     monkeypatch.setattr("nopsd.engine.distributed.init_distributed", lambda c: Ranks(0, 1, torch.device("cpu")))
-    monkeypatch.setattr("nopsd.pipeline.runner.run_one", lambda *a: None)
+    monkeypatch.setattr("nopsd.run.runner.run_one", lambda *a: None)
     monkeypatch.setattr(fig3, "LEAST_QUESTIONS", 40)
     return tmp_path, pool, rollouts
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from nopsd.config import SamplingConfig
-from nopsd.runs import read_jsonl
+from nopsd.files import read_jsonl
 
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "lab_study.py"
 

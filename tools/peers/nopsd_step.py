@@ -31,14 +31,14 @@ from transformers.integrations.deepspeed import HfDeepSpeedConfig  # noqa: F401
 
 from nopsd.config import Config, DistConfig, DistillConfig, TrainConfig
 from nopsd.data.prompts import TeacherPrompt
-from nopsd.distill import teachers
-from nopsd.distill.algorithm import distill
-from nopsd.distill.head import DistillModel
-from nopsd.distill.stage import load_engines
-from nopsd.distill.state import Distillation
 from nopsd.engine.distributed import Ranks, init_distributed, shutdown_distributed
 from nopsd.engine.packed_attention import use_packed_attention
 from nopsd.rollout.types import Rollout
+from nopsd.train import teachers
+from nopsd.train.algorithms.distill import distill
+from nopsd.train.algorithms.distill_stage import load_engines
+from nopsd.train.algorithms.distill_state import Distillation
+from nopsd.train.losses.head import DistillModel
 
 
 class Done(Exception):

@@ -1,0 +1,1 @@
+"""Checks before a run starts: hosts, memory, prompts, network (`nopsd doctor`)."""

@@ -1,0 +1,129 @@
+"""What `nopsd compare` evaluates besides its runs: targets of other data sets, checkpoints that were there before, and
+the diagnostics of Tables 5 and 6 (SPEC §9.5). Each is a sealed folder of its own and is made once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
+from pathlib import Path
+from urllib.parse import quote
+
+from nopsd.commands import entropy_gap
+from nopsd.commands.eval import VERSION, evaluate_model
+from nopsd.config import METHODS, Config, to_plain
+from nopsd.data.records import Question
+from nopsd.data.sources import load_splits
+from nopsd.evaluation.stage import with_known_answers
+from nopsd.files import read_json, sha256_json
+from nopsd.reporting.compare.gathering import SELECTED, TARGETS
+from nopsd.reporting.compare.plan import Member, Plan, domains, target_config
+from nopsd.reporting.compare.views import OWN
+from nopsd.rollout.service import RolloutService
+from nopsd.rollout.weight_sync import load_folder
+from nopsd.run.folder import RunFolder
+from nopsd.run.server_cache import Keeper, KeptSession
+from nopsd.run.session import Session
+from nopsd.selection.stage import read_selected
+from nopsd.stages.data import chosen_tests
+
+
+def further(plan: Plan, runs: Sequence[Member], keeper: Keeper) -> list[tuple[str, Callable[[], None]]]:
+    """What is evaluated besides the runs, as (name, work)."""
+    todo: list[tuple[str, Callable[[], None]]] = []
+    for seed in plan.seeds:
+        todo.append((f"base, seed {seed}", partial(base_elsewhere, plan, runs, keeper, seed)))
+    for member in runs:
+        if METHODS[member.config.method].trainer is not None:
+            todo.append((f"{member.name}, other targets", partial(elsewhere, plan, member, keeper)))
+        if plan.diagnostics and member.label == OWN and member.seed == plan.seeds[0]:
+            todo.append((f"{member.name}, Table 5", partial(selected_pool, member, keeper)))
+            todo.append((f"{member.name}, Table 6", partial(gap, member, keeper)))
+    for name, also in plan.also.items():
+        run, base = RunFolder(Path(plan.folder) / "also" / quote(name, safe="")), runs[0].config.model.path
+        todo.append((name, partial(on_groups, plan, also.path, base, plan.seeds[0], run, (), keeper)))
+    return todo
+
+
+def base_elsewhere(plan: Plan, runs: Sequence[Member], keeper: Keeper, seed: int) -> None:
+    """The base model on the targets that no run has evaluated it on."""
+    have = {t for m in runs if m.seed == seed for t in targets_of(m, "evaluate_base", "base")}
+    model = runs[0].config.model.path
+    on_groups(plan, model, model, seed, RunFolder(Path(plan.folder) / "base"), have, keeper)
+
+
+def elsewhere(plan: Plan, member: Member, keeper: Keeper) -> None:
+    """A trained model on the targets of other data than its own."""
+    run = RunFolder(member.config.run_dir)
+    have = targets_of(member, "evaluate", "final")
+    if run.manifest("evaluate") is not None:
+        export = run.stage_dir("train") / "export"
+        base = member.config.model.path
+        on_groups(plan, str(export), base, member.seed, RunFolder(run.root / TARGETS), have, keeper)
+
+
+def targets_of(member: Member, stage: str, name: str) -> list[str]:
+    run = RunFolder(member.config.run_dir)
+    return list(read_json(run.stage_dir(stage) / "metrics.json").get(name, {})) if run.manifest(stage) else []
+
+
+def on_groups(
+    plan: Plan, model: str, base: str, seed: int, run: RunFolder, have: Collection[str], keeper: Keeper
+) -> None:
+    """Evaluate `model` on every target but those in `have`, data set by data set. `base`: what servers start with."""
+    seen = set(have)
+    for name in domains(plan):
+        config = target_config(plan, name, model, seed)
+        tests = {t: q for t, q in tests_of(config).items() if t not in seen}
+        seen |= set(tests)
+        if tests:
+            with KeptSession(config, keeper) as session:
+                client = partial(holding, keeper, target_config(plan, name, base, seed), session)
+                evaluate_model(session, run, quote(f"{name}-{seed}", safe=""), tests, client)
+
+
+def holding(keeper: Keeper, served: Config, session: Session) -> RolloutService:
+    """A client of the kept servers once they hold the session's own model."""
+    client = keeper.client(served)
+    load_folder(client, session.model.path, VERSION)
+    return client
+
+
+def tests_of(config: Config) -> dict[str, list[Question]]:
+    """Test questions by domain; read once for equal settings."""
+    key = tests_key(config)
+    if key not in _READ:
+        _READ[key] = chosen_tests(config, load_splits(config.data))
+    return _READ[key]
+
+
+def tests_key(config: Config) -> str:
+    """The same for settings that ask for the same test questions."""
+    return sha256_json([to_plain(config.data), config.eval.targets, config.eval.limit])
+
+
+_READ: dict[str, dict[str, list[Question]]] = {}
+
+
+def selected_pool(member: Member, keeper: Keeper) -> None:
+    """Table 5: the base model's eval.n answers to the selected questions, as far as their answers are known."""
+    with KeptSession(member.config, keeper) as session:
+        if session.run.manifest("select") is None:
+            return
+        chosen = set(read_selected(session.run.stage_dir("select")).uids)
+        questions = with_known_answers(member.config, [q for q in session.pool if q.uid in chosen])
+        if questions:
+            evaluate_model(
+                session,
+                RunFolder(session.run.root / SELECTED),
+                "base",
+                {member.config.data.domain: questions},
+                lambda: session.client_holding(session.model.path, version=0),
+            )
+
+
+def gap(member: Member, keeper: Keeper) -> None:
+    """Table 6."""
+    with KeptSession(member.config, keeper) as session:
+        if session.run.manifest("select") is not None:
+            entropy_gap.bring_up(session)

@@ -1,1 +1,0 @@
-"""On-policy distillation (SPEC §6): the divergence, the two engines and the loop."""

@@ -1,0 +1,1 @@
+"""Sources, methods and seeds compared in the tables of the paper."""

@@ -1,0 +1,164 @@
+"""What the runs of a comparison left behind, read into a View. Reads run folders alone; nothing is computed or sampled.
+
+A run counts once its `evaluate` stage is sealed. The base comes from the runs' own `evaluate_base`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean
+from urllib.parse import quote
+
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from nopsd.config import METHODS, Config
+from nopsd.evaluation.bootstrap import Interval
+from nopsd.evaluation.entropy import EntropyGap
+from nopsd.evaluation.evaluate import DomainResult, read_result
+from nopsd.files import read_json
+from nopsd.neurons.store import load_neurons
+from nopsd.reporting.compare.plan import Member, Plan, domains
+from nopsd.reporting.compare.results import Results, check_paired
+from nopsd.reporting.compare.views import OWN, Cost, Material, Pool, RowFacts, View, layout_for
+from nopsd.reporting.metrics_log import METRICS, read_metrics
+from nopsd.run.folder import MANIFEST, RunFolder
+from nopsd.selection.stage import read_contexts, read_selected
+
+TARGETS, SELECTED, ENTROPY = "targets", "selected", "entropy_gap"  # folders of a run, beside its stages
+
+
+def view_of(plan: Plan, members: Sequence[Member], failed: dict[str, str]) -> View:
+    """`failed`: why, by a run's name. DataError if two evaluations are of different questions."""
+    results, root = Results(), Path(plan.folder)
+    view = View(results, layout_for(list(plan.sources)), layout_for(list(plan.sources)))
+    for member in members:
+        _take(view, member)
+    for seed in plan.seeds:
+        for file in sorted((root / "base").glob(f"*-{seed}/{MANIFEST}")):
+            _fill(results.base.setdefault(seed, {}), evaluated(file.parent, "model", members[0].config))
+    for name, also in plan.also.items():
+        found: dict[str, DomainResult] = {}
+        for file in sorted((root / "also" / quote(name, safe="")).glob(f"*/{MANIFEST}")):
+            _fill(found, evaluated(file.parent, "model", members[0].config))
+        if found and also.source:
+            results.runs[also.method or name, also.source, plan.seeds[0]] = found
+        elif found:
+            results.others[name] = found
+    check_paired(results)
+    there = {t for found in results.base.values() for t in found}
+    wanted = dict.fromkeys([*domains(plan), *sorted(there)])
+    view.targets = layout_for([d for d in wanted if d in there or d in plan.sources])
+    view.missing = [f"{name}: {why}" for name, why in failed.items()]
+    view.estimator, view.resamples = plan.entropy, members[0].config.eval.bootstrap
+    _diagnostics(view, plan, members)
+    view.about = about(plan, members, results)
+    return view
+
+
+def about(plan: Plan, members: Sequence[Member], results: Results) -> list[str]:
+    """What was compared."""
+    config = members[0].config
+    return [
+        f"{len(results.runs)} runs of {len(members)} are finished: {len(plan.sources)} sources, "
+        f"{len(results.labels)} methods, seeds {', '.join(map(str, plan.seeds))} (as `{plan.vary}`).",
+        f"Base model: {config.model.path}; {config.eval.n} samples a question at temperature "
+        f"{config.eval.temperature:g}; training of {config.train.steps} steps of {config.train.batch} questions, "
+        "unless a method says otherwise.",
+    ]
+
+
+def _take(view: View, member: Member) -> None:
+    """One run's evaluations, cost and facts, as far as they are there."""
+    run, config, results = RunFolder(member.config.run_dir), member.config, view.results
+    key = (member.label, member.source, member.seed)
+    if run.manifest("evaluate_base") is not None:
+        base = evaluated(run.stage_dir("evaluate_base"), "base", config)
+        _fill(results.base.setdefault(member.seed, {}), base)
+    trainer = METHODS[config.method].trainer
+    if trainer is None or run.manifest("evaluate") is None:
+        return
+    found = evaluated(run.stage_dir("evaluate"), "final", config)
+    for file in sorted((run.root / TARGETS).glob(f"*/{MANIFEST}")):
+        _fill(found, evaluated(file.parent, "model", config))
+    results.runs[key] = found
+    view.costs[key] = cost_of(run, config)
+    if (material := material_of(run)) is not None:
+        view.material[key] = material
+    facts = RowFacts(
+        trainer, config.select.selector, config.select.fraction, config.context.retriever, config.context.m
+    )
+    view.facts.setdefault(member.label, facts)
+
+
+def _fill(found: dict[str, DomainResult], more: dict[str, DomainResult]) -> None:
+    for target, result in more.items():
+        found.setdefault(target, result)
+
+
+def evaluated(folder: Path, name: str, config: Config) -> dict[str, DomainResult]:
+    """By target, without intervals: tables make their own."""
+    plain = replace(config.eval, bootstrap=0)
+    targets = read_json(folder / "metrics.json").get(name, {})
+    return {target: read_result(folder, name, target, plain) for target in targets}
+
+
+def cost_of(run: RunFolder, config: Config) -> Cost:
+    """From the training log and the pool's rollouts."""
+    rows = read_metrics(run.stage_dir("train") / METRICS)
+    sampled = [row.get("response_length_mean") or 0.0 for row in rows]
+    seconds = [sum(v for k, v in row.items() if k.startswith("time/") and v is not None) for row in rows]
+    tokens = config.train.batch * config.train.n * sum(sampled)
+    return Cost(rollout_tokens(run), tokens, sum(seconds), len(rows))
+
+
+def material_of(run: RunFolder) -> Material | None:
+    """What the run learned from, judged with labels after the fact; None where the pool has none."""
+    judged = run.stage_dir("evaluate_base") / "pool_correct.json"
+    if run.manifest("select") is None or not judged.exists():
+        return None
+    correct, folder = read_json(judged), run.stage_dir("select")
+    selected = [correct[uid] for uid in read_selected(folder).uids if uid in correct]
+    if not correct or not selected:
+        return None
+    contexts = read_contexts(folder)
+    shown = [[correct[n.uid] for n in near if n.uid in correct and n.uid != uid] for uid, near in contexts.items()]
+    right = Material(fmean(correct.values()), fmean(selected))
+    if not any(shown):
+        return right
+    wrong = [fmean(context) < 0.5 for context in shown if context]
+    return replace(right, shown=fmean(answer for context in shown for answer in context), misleading=fmean(wrong))
+
+
+def rollout_tokens(run: RunFolder) -> float:
+    file = run.stage_dir("rollout") / "rollouts.parquet"
+    if not file.exists():
+        return 0.0
+    column = pq.read_table(file, columns=["response_ids"]).column(0)
+    return float(pc.sum(pc.list_value_length(column)).as_py() or 0)
+
+
+def _diagnostics(view: View, plan: Plan, members: Sequence[Member]) -> None:
+    """Tables 5 and 6 and the figures: of the first seed's runs of `nopsd`."""
+    for member in members:
+        if member.label != OWN or member.seed != plan.seeds[0]:
+            continue
+        run, source = RunFolder(member.config.run_dir), member.source
+        selected = run.root / SELECTED / "base"
+        if (selected / MANIFEST).exists():
+            view.selected[source] = evaluated(selected, "model", member.config)[member.config.data.domain]
+        if run.manifest(ENTROPY) is not None:
+            row = read_json(run.stage_dir(ENTROPY) / "entropy_gap.json")[plan.entropy]
+            gap = Interval(row["gap"], row["low"], row["high"])
+            view.entropy[source] = EntropyGap(row["questions"], row["student"], row["teacher"], gap)
+        if run.manifest("select") is not None:
+            mean = read_selected(run.stage_dir("select")).stats.get("mean_pairwise_jaccard")
+            if mean is not None:
+                view.diversity[source] = mean
+        judged = run.stage_dir("evaluate_base") / "pool_correct.json"
+        if run.manifest("neurons") is not None and judged.exists():
+            neurons, correct = load_neurons(run.stage_dir("neurons")), read_json(judged)
+            shares = [correct.get(uid, float("nan")) for uid in neurons.uids]
+            view.pools[source] = Pool(neurons.counts.tolist(), shares, member.config.rollout_zs.n)

@@ -1,0 +1,93 @@
+"""Finished stages shared between the runs of a comparison: linked where a stage would be made from exactly the same.
+
+In: a run that is about to begin, and the folders of the others. Out: its sealed stages, as hard links (copies where the
+file system has none). Links are safe: no file of a sealed stage is ever written in place, and --redo removes names.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nopsd.errors import ArtefactError
+from nopsd.files import flatten, sha256_file
+from nopsd.run.folder import BEGUN, MANIFEST, RunFolder
+
+ROLLOUTS = "rollouts.parquet"
+BASE = "evaluate_base"
+# Of evaluate_base: what its rollouts of the test questions don't depend on (they do on tests.jsonl).
+POOLS_OWN = ("input.data", "input.rollout")
+
+
+def adopt(
+    run: RunFolder,
+    others: Sequence[RunFolder],
+    stages: Sequence[tuple[str, Sequence[str]]],
+    fingerprint: Callable[[str], Mapping[str, Any]],
+) -> list[str]:
+    """Take over what another run has already made, in order; returns the names. `stages`: (name, the stages it
+    reads); `fingerprint(name)` may be called once those are there. A stage that was begun here is left alone."""
+    taken = []
+    for name, reads in stages:
+        folder = run.stage_dir(name)
+        if folder.exists() or any(run.manifest(read) is None for read in reads):
+            continue
+        made = flatten(fingerprint(name))
+        donor = next((o for o in others if _made_from(o, name) == made), None)
+        if donor is not None:
+            link_stage(donor.stage_dir(name), folder)
+            taken.append(name)
+        elif name == BASE:
+            _adopt_base_rollouts(run, others, made)
+    return taken
+
+
+def _made_from(run: RunFolder, stage: str) -> dict[str, Any] | None:
+    manifest = run.manifest(stage)
+    return None if manifest is None else manifest["fingerprint"]
+
+
+def link_stage(source: Path, target: Path) -> None:
+    """`target` as a whole stage, or not at all. ArtefactError if a file of `source` is missing."""
+    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    from nopsd.files import read_json
+
+    for name in [BEGUN, *read_json(source / MANIFEST)["files"], MANIFEST]:
+        link(source / name, part / name)
+    os.replace(part, target)
+
+
+def link(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except FileNotFoundError as error:
+        raise ArtefactError(f"{source} is missing: start its stage afresh with --redo") from error
+    except OSError:  # another file system, or one without links
+        shutil.copyfile(source, target)
+
+
+def _adopt_base_rollouts(run: RunFolder, others: Sequence[RunFolder], made: Mapping[str, Any]) -> None:
+    """The base model's answers to the same test questions, sampled for another source: judging them again is cheap."""
+    tests = _tests_hash(run)
+    for other in others:
+        theirs = _made_from(other, BASE)
+        same = theirs is not None and _without_pool(theirs) == _without_pool(made)
+        file = other.stage_dir(BASE) / ROLLOUTS
+        if same and tests is not None and _tests_hash(other) == tests and file.exists():
+            link(file, run.stage_dir(BASE) / ROLLOUTS)
+            return
+
+
+def _without_pool(made: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in made.items() if key not in POOLS_OWN}
+
+
+def _tests_hash(run: RunFolder) -> str | None:
+    file = run.stage_dir("data") / "tests.jsonl"
+    return sha256_file(file) if file.exists() else None

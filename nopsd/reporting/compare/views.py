@@ -1,0 +1,85 @@
+"""What the tables and figures of a comparison are drawn from besides evaluations, as plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from nopsd.evaluation.entropy import EntropyGap
+from nopsd.evaluation.evaluate import DomainResult
+from nopsd.evaluation.tables import PAPER, Layout
+from nopsd.reporting.compare.results import Results
+
+OWN = "nopsd"  # the row that the ablations are set against, and whose first run the diagnostics are of
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a run's training took: tokens sampled beforehand and while training, and the wall seconds of its steps."""
+
+    rollout_tokens: float
+    train_tokens: float
+    seconds: float
+    steps: int
+
+
+@dataclass(frozen=True)
+class Material:
+    """Mean shares of right zero-shot answers: of the pool's questions, of those selected, and of those whose answers
+    the teacher is shown; and the share of contexts of which more is wrong than right. None: it is shown no other
+    question's answers."""
+
+    pool: float
+    selected: float
+    shown: float | None = None
+    misleading: float | None = None
+
+
+@dataclass(frozen=True)
+class RowFacts:
+    """How a row's runs choose and demonstrate, for Tables 1 and 2."""
+
+    trainer: str | None
+    selector: str
+    fraction: float
+    retriever: str
+    m: int
+
+
+@dataclass(frozen=True)
+class Pool:
+    """A source's pool: neuron counts, and the share of each question's own zero-shot answers that are right (NaN:
+    unknown), in the same order."""
+
+    counts: Sequence[float]
+    correct: Sequence[float]
+    samples: int
+
+
+@dataclass
+class View:
+    """All that is reported; what is missing leaves a stated gap."""
+
+    results: Results
+    layout: Layout  # of the sources
+    targets: Layout  # of all domains that were evaluated
+    facts: dict[str, RowFacts] = field(default_factory=dict)  # by label
+    costs: dict[tuple[str, str, int], Cost] = field(default_factory=dict)
+    material: dict[tuple[str, str, int], Material] = field(default_factory=dict)
+    selected: dict[str, DomainResult] = field(default_factory=dict)  # by source: the base on S
+    entropy: dict[str, EntropyGap] = field(default_factory=dict)
+    estimator: str = "shannon"
+    diversity: dict[str, float] = field(default_factory=dict)  # by source: mean pairwise Jaccard distance of the pool
+    pools: dict[str, Pool] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)  # runs that are not there, with the reason
+    resamples: int = 1000
+    about: list[str] = field(default_factory=list)  # a sentence each
+
+
+def layout_for(domains: Sequence[str]) -> Layout:
+    """The paper's columns for its own domains, else one block of all."""
+    if not set(domains) & set(PAPER.domains):
+        return Layout(tuple(domains), ())
+    science = tuple(d for d in PAPER.science if d in domains)
+    others = tuple(d for d in domains if d not in science)
+    return Layout(science, others) if science else Layout(others, ())

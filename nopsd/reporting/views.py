@@ -1,0 +1,52 @@
+"""What the report is drawn from, as plain data: the caller fills in what there is, the rest stays empty.
+
+`ReportInputs` is handed to `nopsd.reporting.report.write_report`; every field but the title may be
+missing, and the report then says so in its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from nopsd.evaluation.evaluate import DomainResult
+
+
+@dataclass(frozen=True)
+class PoolView:
+    """The pool's questions as parallel columns, in any order."""
+
+    counts: Sequence[float]  # neuron count s(x); empty where nobody scored neurons
+    lengths: Sequence[float]  # zero-shot response, tokens
+    selected: Sequence[bool]
+    truncated: Sequence[bool] | None = None
+    correct: Sequence[float | None] | None = None  # share of right zero-shot answers, from evaluation; None: unknown
+    agreement: Sequence[float] | None = None  # share of the majority answer, label-free; needs several samples
+    threshold: float | None = None  # the selector's; drawn if it bounds the selected neuron counts
+    selector: str = "neuron_count"
+
+
+@dataclass(frozen=True)
+class DemoView:
+    """Distances of the selected questions' demonstrations, nearest first; and the mean Jaccard of random pairs."""
+
+    distances: Sequence[Sequence[float]]
+    mean_pairwise: float | None = None
+    measure: str = "Jaccard distance J"
+
+
+@dataclass(frozen=True)
+class ReportInputs:
+    """One run."""
+
+    title: str
+    pool_domain: str = ""
+    training: Sequence[Mapping[str, Any]] = ()  # rows of metrics.jsonl
+    before: Mapping[str, DomainResult] = field(default_factory=dict)  # domain -> base model's result
+    after: Mapping[str, DomainResult] = field(default_factory=dict)
+    pool: PoolView | None = None
+    demos: DemoView | None = None
+    config: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    notes: Sequence[str] = ()  # anything the reader must know first, a sentence each

@@ -1,0 +1,206 @@
+"""`--dry-run`: what a command would do, checked without a GPU, the network or weights (issue 6, "Paper presets").
+
+In: the configuration, a command's name. Out: a text and an exit code: 1 if something is wrong that no download would
+mend. Nothing is started, fetched or written. Looked at: the stages in order with their work; the data, where they are
+here; the windows; memory of a device, and which GPUs have it; DeepSpeed's JSON, rendered and read by DeepSpeed's own
+parser; what is missing here. Hosts, ports and servers are `nopsd doctor`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nopsd.cluster.doctor import table
+from nopsd.cluster.doctor.checks import ERROR, GIB, OK, WARNING, Finding
+from nopsd.cluster.doctor.fitting import GPUS, fitting, room_on, shares_devices
+from nopsd.cluster.doctor.memory import Needs, needs_of, shape_of
+from nopsd.cluster.hostfile import world_size
+from nopsd.commands.doctor import the_hosts
+from nopsd.config import METHODS, Config
+from nopsd.data.sources import hub_id, load_splits, published_sizes
+from nopsd.engine.ds_config import role_configs
+from nopsd.errors import ConfigError, UserError
+from nopsd.files import read_json
+from nopsd.models import LAB_MODEL, ModelFiles
+from nopsd.run.runner import with_inputs
+from nopsd.run.session import device
+from nopsd.run.workload import Counts, workload
+from nopsd.selection.names import check_names
+from nopsd.stages.data import check_pool, check_windows, chosen_tests
+from nopsd.stages.registry import Stage, planned
+
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
+WEIGHTS_INDEX = "model.safetensors.index.json"
+
+
+@dataclass
+class Preview:
+    """All that was found. `fetched`: what a run would get from the hub; `wanted`: what only the user can provide."""
+
+    findings: list[Finding] = field(default_factory=list)
+    fetched: list[str] = field(default_factory=list)
+    wanted: list[str] = field(default_factory=list)
+    needs: Needs | None = None
+
+    def noted(self, check: str, look: Callable[[], Any], fine: str = "") -> Any:
+        """What `look` returns, with a row that says so if `fine`; None, and its error as a row, if it can't."""
+        try:
+            value = look()
+        except UserError as error:
+            self.findings.append(Finding(check, "all", ERROR, str(error)))
+            return None
+        if fine:
+            self.findings.append(Finding(check, "all", OK, fine))
+        return value
+
+
+def dry_run(config: Config, command: str = "run") -> tuple[str, int]:
+    """What to print, and the exit code. ConfigError if the method has no such stage."""
+    stages = planned(config) if command == "run" else with_inputs(command, config)
+    found = Preview()
+    counts = found.noted("data", lambda: count_questions(config, found))
+    hosts = found.noted("hosts", lambda: the_hosts(config))
+    ranks = world_size(hosts) if hosts else config.dist.ranks
+    if any(stage.name in ("signals", "select") for stage in stages):
+        found.noted("names", lambda: check_names(config), f"{config.select.selector}, {config.context.retriever}")
+    folder = found.noted("model", lambda: find_model(config, found))
+    if folder is not None:
+        found.noted("windows", lambda: look_at_windows(config, folder), "the longest prompts and responses fit")
+    engines = None
+    if METHODS[config.method].trainer is not None and any(stage.distributed for stage in stages):
+        engines = found.noted("deepspeed", lambda: rendered(config, found))
+    if folder is not None and engines is not None:
+        shape = shape_of(str(folder), config.model.trust_remote_code)
+        found.needs = needs_of(config, shape, ranks, *engines)
+        found.findings.append(_fit(config, found.needs))
+    parts = [
+        _heading(config, command),
+        _stage_lines(config, stages, counts),
+        table.memory_text(found.needs, ranks, None) if found.needs else "",
+        _listed("to be fetched:", found.fetched),
+        _listed("to be provided by you:", found.wanted),
+        table.as_text(found.findings),
+        table.summary(found.findings),
+    ]
+    return "\n\n".join(part for part in parts if part), table.exit_code(found.findings)
+
+
+def count_questions(config: Config, found: Preview) -> Counts | None:
+    """Of the data where they are here; else as published, if that is known. Answers are not read."""
+    remote = hub_id(config.data)
+    if remote is None and config.data.name == "edu_feedback" and not config.data.path:
+        found.wanted.append("data: Edu-Feedback is on no hub: set data.path to its file (columns id, input, label)")
+    elif remote is not None:
+        found.fetched.append(f"data: {remote}")
+    else:
+        splits = load_splits(config.data)
+        check_pool(config, splits.pool)
+        tests = {name: len(questions) for name, questions in chosen_tests(config, splits).items()}
+        return Counts(len(splits.pool), tests)
+    sizes = published_sizes(config.data)
+    if sizes is None:
+        return None
+    pool, tests = sizes
+    wanted = {config.data.domain, *config.eval.targets} if config.eval.targets else set(tests)
+    limited = {name: min(number, config.eval.limit or number) for name, number in tests.items() if name in wanted}
+    return Counts(min(pool, config.data.pool_limit or pool), limited, counted=False)
+
+
+def find_model(config: Config, found: Preview) -> Path | None:
+    """The folder with the model's config.json, here or in the hub's cache; None if that is still to be fetched."""
+    path = config.model.path
+    local = LAB_MODEL if path == "lab" else Path(path).expanduser()
+    if local.is_dir():
+        if lacking := lacking_files(local):
+            raise ConfigError(f"model.path={path}: {local} lacks {', '.join(lacking)}, and nothing fetches it")
+        return local
+    if local.is_absolute() or path.count("/") != 1 or path.startswith("."):
+        raise ConfigError(f"model.path={path}: no such folder, and not a hub id (owner/name)")
+    from huggingface_hub import try_to_load_from_cache
+
+    cached = try_to_load_from_cache(path, "config.json", revision=config.model.revision)
+    if not isinstance(cached, str):
+        found.fetched.append(f"model: {path} (config.json, weights, tokenizer)")
+        message = f"{path}'s config.json isn't here, so that memory can't be reckoned: fetch that file first, or give"
+        found.findings.append(Finding("model", "all", WARNING, f"{message} model.path=FOLDER"))
+        return None
+    folder = Path(cached).parent
+    if lacking := lacking_files(folder):
+        found.fetched.append(f"model: {path} ({', '.join(lacking)})")
+    return folder
+
+
+def lacking_files(folder: Path) -> list[str]:
+    """Names of a model folder's files that aren't there."""
+    lacking = [name for name in ("config.json", *TOKENIZER) if not (folder / name).is_file()]
+    index = folder / WEIGHTS_INDEX
+    if index.is_file():
+        parts = sorted(set(read_json(index)["weight_map"].values()))
+        return lacking + [name for name in parts if not (folder / name).is_file()]
+    return lacking if any(folder.glob("*.safetensors")) else [*lacking, "*.safetensors"]
+
+
+def look_at_windows(config: Config, folder: Path) -> None:
+    window = int(read_json(folder / "config.json").get("max_position_embeddings") or 1 << 30)
+    check_windows(config, ModelFiles(folder, "", window))
+    longest = max(config.rollout_zs.max_new, config.eval.max_new, config.train.max_response)
+    if longest >= config.server.max_model_len:
+        raise ConfigError(
+            f"server.max_model_len={config.server.max_model_len} leaves no room for a prompt before {longest} tokens "
+            "of rollout_zs.max_new, eval.max_new or train.max_response: raise it, or lower those"
+        )
+
+
+def rendered(config: Config, found: Preview) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The student's and the teacher's DeepSpeed JSON, filled, once DeepSpeed's own parser has taken them."""
+    import deepspeed
+    from deepspeed.runtime.config import DeepSpeedConfig
+
+    kind = "gpu" if device() == "cuda" or config.model.dtype == "bfloat16" else "cpu"
+    student, teacher = role_configs(config, kind)
+    for role, rendering in (("student", student), ("teacher", teacher)):
+        try:
+            read = DeepSpeedConfig(rendering)
+        except Exception as error:  # it raises AssertionError, ValueError and pydantic's own alike
+            said = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise ConfigError(f"dist.{role}_config: DeepSpeed {deepspeed.__version__} refuses it: {said}") from error
+        offload = read.zero_config.offload_param
+        where = offload.device if offload else "none"
+        dtype = "bf16" if read.bfloat16_config.enabled else "float32"
+        message = f"{role}: ZeRO-{read.zero_optimization_stage}, {dtype}, weights offloaded: {where}"
+        found.findings.append(Finding("deepspeed", "all", OK, message))
+    return student, teacher
+
+
+def _fit(config: Config, needs: Needs) -> Finding:
+    if config.model.dtype != "bfloat16" and device() != "cuda":
+        return Finding("memory", "all", OK, f"{needs.total / GIB:.2f} GiB a rank")
+    names = fitting(config, needs)
+    shared = f", {config.server.gpu_memory_utilization:.0%} of each the server's" if shares_devices(config) else ""
+    message = f"{needs.total / GIB:.1f} GiB a rank{shared}: fits "
+    if names:
+        room = room_on(config, needs, GPUS[names[0]])
+        tokens = "" if room.tokens is None else f", room for {room.tokens:,} tokens in its server"
+        return Finding("memory", "all", OK, f"{message}{', '.join(names)} ({room.left / GIB:.1f} GiB left{tokens})")
+    remedy = "train.gradient_checkpointing=true, a smaller train.micro, offload (ds_configs), or more ranks"
+    return Finding("memory", "all", WARNING, f"{message}none of {', '.join(GPUS)}: {remedy}")
+
+
+def _heading(config: Config, command: str) -> str:
+    method = f"{config.method} ({METHODS[config.method].does})"
+    return f"dry run of `nopsd {command}`, method {method}, run_dir {config.run_dir}: nothing is started or written"
+
+
+def _stage_lines(config: Config, stages: list[Stage], counts: Counts | None) -> str:
+    rows = []
+    for number, stage in enumerate(stages, 1):
+        done = workload(config, stage.name, counts)
+        rows.append(f"{number:2} {stage.name:14} {stage.does}{': ' if done else ''}{done}")
+    return "\n".join(rows)
+
+
+def _listed(title: str, rows: list[str]) -> str:
+    return "\n".join([title, *(f"  {row}" for row in rows)]) if rows else ""

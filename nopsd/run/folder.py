@@ -1,0 +1,107 @@
+"""The run folder: one directory a stage, each committed atomically with a content-hashed manifest.
+
+    RUN/config.yaml              the resolved configuration
+    RUN/environment.json         package versions, git revision, seeds, host
+    RUN/<stage>/...              the stage's files
+    RUN/<stage>/begun.json       written first: unfinished work is only continued on equal inputs
+    RUN/<stage>/manifest.json    what it was made from (`fingerprint`) and the SHA-256 of every file
+
+A stage is `current` if its manifest's fingerprint equals the one asked for and its files are whole:
+then running it again is a no-op. If it was made from something else it is refused, naming the
+difference, never overwritten silently.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from nopsd.errors import ArtefactError
+from nopsd.files import flatten, read_json, sha256_file, sha256_json, write_json
+
+MANIFEST = "manifest.json"
+BEGUN = "begun.json"
+# Folders of a stage that its manifest leaves out: rewritten by later steps, and checked in their own way.
+UNSEALED = ("checkpoints", "tb", "logs")
+
+
+class RunFolder:
+    """Artefacts of one run. Only rank 0 may write."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+
+    def stage_dir(self, stage: str) -> Path:
+        return self.root / stage
+
+    def manifest(self, stage: str) -> dict[str, Any] | None:
+        path = self.stage_dir(stage) / MANIFEST
+        return read_json(path) if path.exists() else None
+
+    def is_current(self, stage: str, fingerprint: Mapping[str, Any]) -> bool:
+        """True if the stage is committed from exactly this; ArtefactError if from something else or damaged."""
+        manifest = self.manifest(stage)
+        if manifest is None:
+            return False
+        self._refuse_other(stage, manifest["fingerprint"], flatten(fingerprint))
+        self._refuse_damaged(stage, manifest)
+        return True
+
+    def begin(self, stage: str, fingerprint: Mapping[str, Any]) -> Path:
+        """The stage's folder, ready for work; ArtefactError if unfinished work there was begun from something else."""
+        folder = self.stage_dir(stage)
+        begun = folder / BEGUN
+        if begun.exists():
+            self._refuse_other(stage, read_json(begun), flatten(fingerprint))
+        else:
+            write_json(begun, flatten(fingerprint))
+        return folder
+
+    def commit(self, stage: str, fingerprint: Mapping[str, Any]) -> str:
+        """Seal the stage's folder: hash its files and write the manifest last. Returns the stage's hash."""
+        folder = self.stage_dir(stage)
+        files = {
+            str(p.relative_to(folder)): sha256_file(p)
+            for p in sorted(folder.rglob("*"))
+            if p.is_file() and _sealed(p.relative_to(folder))
+        }
+        write_json(folder / MANIFEST, {"stage": stage, "fingerprint": flatten(fingerprint), "files": files})
+        return sha256_json(files)
+
+    def stage_hash(self, stage: str) -> str:
+        """Hash over the hashes of a committed stage's files: how later stages name it as their input."""
+        manifest = self.manifest(stage)
+        if manifest is None:
+            raise ArtefactError(f"{self.stage_dir(stage)} is not there yet: run `nopsd {stage}` first")
+        return sha256_json(manifest["files"])
+
+    def redo(self, stage: str) -> None:
+        """Forget a stage, its files included."""
+        shutil.rmtree(self.stage_dir(stage), ignore_errors=True)
+
+    def _refuse_other(self, stage: str, made: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+        differing = sorted(k for k in {*made, *wanted} if made.get(k) != wanted.get(k))
+        if differing:
+            shown = "; ".join(f"{k}: {_brief(made.get(k))} there, {_brief(wanted.get(k))} asked" for k in differing[:4])
+            raise ArtefactError(
+                f"{self.stage_dir(stage)} was made from something else ({shown}): "
+                f"choose another run_dir, or start it afresh with --redo {stage}"
+            )
+
+    def _refuse_damaged(self, stage: str, manifest: Mapping[str, Any]) -> None:
+        for name, digest in manifest["files"].items():
+            path = self.stage_dir(stage) / name
+            if not path.exists() or sha256_file(path) != digest:
+                state = "damaged" if path.exists() else "missing"
+                raise ArtefactError(f"{path} is {state}: start the stage afresh with --redo {stage}")
+
+
+def _sealed(path: Path) -> bool:
+    return path.name not in (MANIFEST, BEGUN) and path.suffix != ".part" and path.parts[0] not in UNSEALED
+
+
+def _brief(value: Any) -> str:
+    text = "absent" if value is None else str(value)
+    return text if len(text) <= 24 else text[:12] + "…"

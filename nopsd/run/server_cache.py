@@ -1,0 +1,54 @@
+"""Rollout servers that outlive a run: `nopsd compare` starts them once for all of its runs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from nopsd.config import Config, to_plain
+from nopsd.rollout.service import RolloutService
+from nopsd.run.session import Session
+
+
+class Keeper:
+    """The rollout servers of all runs: started when first needed, again where a run asks for other ones."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._session: Session | None = None
+        self._serves: Any = None
+
+    def client(self, config: Config) -> RolloutService:
+        """A client of servers of this base model and these server settings. They may hold any run's weights."""
+        tree = to_plain(config)
+        wanted = [tree["model"], tree["server"], tree["rollout"]]
+        if self._session is None or self._serves != wanted:
+            self.close()
+            self._session, self._serves = Session(replace(config, run_dir=str(self.root / "server"))), wanted
+        return self._session.client()
+
+    def close(self) -> None:
+        if self._session is not None:
+            self._session.close()
+        self._session = None
+
+    def __enter__(self) -> Keeper:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+class KeptSession(Session):
+    """A run's session whose servers outlive it."""
+
+    def __init__(self, config: Config, keeper: Keeper) -> None:
+        super().__init__(config)
+        self.keeper = keeper
+
+    def client(self) -> RolloutService:
+        return self.keeper.client(self.config)
+
+    def close(self) -> None:
+        """The servers are the keeper's."""

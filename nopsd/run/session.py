@@ -1,0 +1,157 @@
+"""What the stages of one command share: config, run folder, model, prompts, and the rollout service.
+
+The server is started once, when a stage first needs it, and lives until the command ends; a rank
+process finds it through the environment (`NOPSD_SERVER_URL`, `NOPSD_SERVER_KEY`). There may be several servers, with
+one key: started here (`rollout.servers_per_host`), or running elsewhere (`rollout.urls`, or the URL's commas).
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from nopsd.cluster.planning import start_rollout_servers
+from nopsd.cluster.servers import RemoteServers
+from nopsd.config import Config, EvalConfig, SamplingConfig, to_yaml
+from nopsd.data.answers import leaves_think_open
+from nopsd.data.prompts import PromptRenderer, load_tokenizer
+from nopsd.data.records import Question
+from nopsd.engine.distributed import Ranks
+from nopsd.files import read_jsonl, write_atomic
+from nopsd.models import ModelFiles, resolve_model
+from nopsd.rollout.client import KEY_VARIABLE
+from nopsd.rollout.pool import connect
+from nopsd.rollout.serve import serve
+from nopsd.rollout.server import VllmServer, start_servers, stop_servers
+from nopsd.rollout.service import RolloutService
+from nopsd.rollout.weight_sync import load_folder
+from nopsd.run.folder import RunFolder
+
+URL_VARIABLE = "NOPSD_SERVER_URL"
+
+
+def device() -> str:
+    """`cuda` where PyTorch sees a GPU and nobody asked for the CPU, else `cpu`."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() and os.environ.get("DS_ACCELERATOR") != "cpu" else "cpu"
+
+
+def eval_sampling(config: EvalConfig) -> SamplingConfig:
+    """How evaluation samples, as the client takes it."""
+    return SamplingConfig(config.n, config.temperature, config.top_p, config.top_k, config.max_new)
+
+
+def server_urls(config: Config) -> list[str]:
+    """Servers that are running already: the environment's, for it is the launcher's word, or the configuration's."""
+    listed = os.environ.get(URL_VARIABLE) or ",".join(config.rollout.urls) or config.server.url or ""
+    return [url.strip() for url in listed.split(",") if url.strip()]
+
+
+def serve_here(config: Config) -> None:
+    """`nopsd serve`: this host's rollout servers, until standard input ends."""
+    session = Session(config)
+    folder = session.log_path("serve").parent.resolve()
+    serve(config, str(session.model.path), folder, device())
+
+
+class Session:
+    """Opened by one command; `close` ends the server if the session started it."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.run = RunFolder(config.run_dir)
+        self.ranks: Ranks | None = None  # in a rank process
+        self._servers: list[VllmServer] = []
+        self._remote: RemoteServers | None = None
+        self._client: RolloutService | None = None
+
+    @cached_property
+    def model(self) -> ModelFiles:
+        return resolve_model(self.config.model)
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        return load_tokenizer(self.model.path, trust_remote_code=self.config.model.trust_remote_code)
+
+    @cached_property
+    def renderer(self) -> PromptRenderer:
+        return PromptRenderer(self.tokenizer, self.config.prompt)
+
+    @cached_property
+    def pool(self) -> list[Question]:
+        return [Question.from_json(row) for row in read_jsonl(self.run.stage_dir("data") / "pool.jsonl")]
+
+    @cached_property
+    def think_open(self) -> bool:
+        """The chat template opens a think block in the prompt (Qwen3's thinking-only models)."""
+        return leaves_think_open(self.tokenizer.decode(self.renderer.suffix(self.pool[0])))
+
+    @cached_property
+    def tests(self) -> dict[str, list[Question]]:
+        tests: dict[str, list[Question]] = {}
+        for row in read_jsonl(self.run.stage_dir("data") / "tests.jsonl"):
+            tests.setdefault(row["domain"], []).append(Question.from_json(row))
+        return tests
+
+    def client(self) -> RolloutService:
+        """A client of the rollout servers, which are started if there are none yet."""
+        if self._client is None:
+            config = self.config.server
+            urls = server_urls(self.config)
+            if not urls and self.config.rollout.hosts:
+                self._remote = self._start_remote_servers()
+                urls, config = self._remote.urls, replace(config, api_key=self._remote.key)
+            if not urls:
+                self._servers = self._start_servers()
+                urls = [server.url for server in self._servers]
+                config = replace(config, api_key=self._servers[0].api_key)
+            self._client = connect(config, urls, self.config.rollout.hedge_s)
+        return self._client
+
+    def _start_remote_servers(self) -> RemoteServers:
+        """On rollout.hosts; what they are to serve with stands in a file that they see too."""
+        file = self.run.root / "launch" / "serve.yaml"
+        write_atomic(file, to_yaml(replace(self.config, server=replace(self.config.server, api_key=None))))
+        return start_rollout_servers(self.config, self.run.root, file.absolute())
+
+    def _start_servers(self) -> list[VllmServer]:
+        server, count = self.config.server, self.config.rollout.servers_per_host
+        names = ["server"] if count == 1 else [f"server-{i}" for i in range(count)]
+        dtype = server.dtype or self.config.model.dtype
+        logs = [self.log_path(name) for name in names]
+        return start_servers(server, str(self.model.path), dtype, logs, device=device())
+
+    def client_holding(self, folder: Path, version: int) -> RolloutService:
+        """A client of a server that holds the weights of `folder` as policy `version`."""
+        client = self.client()
+        if client.policy_version() != version or version != 0:
+            load_folder(client, folder, version)
+        return client
+
+    def server_environment(self) -> dict[str, str]:
+        """What a rank process needs to find the server."""
+        client = self.client()
+        return {URL_VARIABLE: client.url, **({KEY_VARIABLE: client.api_key} if client.api_key else {})}
+
+    def log_path(self, name: str) -> Path:
+        path = self.run.root / "logs" / f"{name}.log"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def close(self) -> None:
+        if self._client is not None:
+            self._client.close()
+        stop_servers(self._servers)
+        if self._remote is not None:
+            self._remote.close()
+        self._client, self._servers, self._remote = None, [], None
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()

@@ -1,0 +1,121 @@
+"""Stage `data`: read the questions, check everything that can be known before expensive work, write the pool.
+
+No answer column is read here. Output: pool.jsonl and tests.jsonl (questions without answers), data.json (sizes,
+hash, longest prompts), and of data that bring their own responses responses.jsonl (uid, text).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from nopsd.config import METHODS, Config
+from nopsd.data.prompts import PromptRenderer
+from nopsd.data.records import Question, questions_hash
+from nopsd.data.sources import Splits, load_responses, load_splits
+from nopsd.errors import ConfigError, DataError
+from nopsd.files import read_jsonl, write_json, write_jsonl
+from nopsd.models import ModelFiles
+from nopsd.selection.retrievers import find_retriever
+
+RESPONSES = "responses.jsonl"
+
+
+def prepare_data(config: Config, model: ModelFiles, renderer: PromptRenderer, folder: Path) -> None:
+    """Write the stage's files. Raises DataError or ConfigError on input that later stages would fail on."""
+    splits = load_splits(config.data)
+    tests = chosen_tests(config, splits)
+    check_pool(config, splits.pool)
+    check_windows(config, model)
+    responses = load_responses(config.data)
+    if responses is None:
+        longest_pool = check_prompts(config, renderer, splits.pool, config.rollout_zs.max_new, "rollout_zs.max_new")
+    else:
+        longest_pool = check_given_prompts(renderer, splits.pool, model.window)
+        rows = [{"uid": q.uid, "text": responses[q.uid]} for q in splits.pool]
+        write_jsonl(folder / RESPONSES, rows)
+    everything = [q for questions in tests.values() for q in questions]
+    longest_test = check_prompts(config, renderer, everything, config.eval.max_new, "eval.max_new")
+    write_jsonl(folder / "pool.jsonl", [q.to_json() for q in splits.pool])
+    write_jsonl(folder / "tests.jsonl", [q.to_json() for q in everything])
+    write_json(
+        folder / "data.json",
+        {
+            "pool": len(splits.pool),
+            "tests": {name: len(t) for name, t in tests.items()},
+            "note": splits.note,
+            "pool_hash": questions_hash(splits.pool),
+            "longest_prompt": {"pool": longest_pool, "tests": longest_test},
+        },
+    )
+
+
+def chosen_tests(config: Config, splits: Splits) -> dict[str, list[Question]]:
+    """Test questions by domain: those of eval.targets and the pool's own, `eval.limit` of each."""
+    unknown = [t for t in config.eval.targets if t not in splits.tests]
+    if unknown:
+        raise ConfigError(
+            f"eval.targets: no test questions for {', '.join(unknown)}; there are: {', '.join(splits.tests) or 'none'}"
+        )
+    wanted = {config.data.domain, *config.eval.targets} if config.eval.targets else set(splits.tests)
+    return {name: questions[: config.eval.limit] for name, questions in splits.tests.items() if name in wanted}
+
+
+def check_pool(config: Config, pool: Sequence[Question]) -> None:
+    needed = config.context.m + 1 if find_retriever(config.context).from_pool else 1
+    if len(pool) < needed:
+        raise DataError(
+            f"the pool has {len(pool)} questions, and context.m={config.context.m} demonstrations need at least "
+            f"{needed}: lower context.m or give more questions"
+        )
+
+
+def check_windows(config: Config, model: ModelFiles) -> None:
+    """Lengths that can't fit the model's or the server's window, by key."""
+    teacher = config.context.max_prompt + config.train.max_response
+    if teacher > model.window and METHODS[config.method].trainer == "distill":
+        raise ConfigError(
+            f"context.max_prompt={config.context.max_prompt} + train.max_response={config.train.max_response} is "
+            f"more than the model's window of {model.window} tokens: lower one of them"
+        )
+    if config.server.max_model_len > model.window:
+        raise ConfigError(
+            f"server.max_model_len={config.server.max_model_len} is over the model's window of {model.window} tokens"
+        )
+
+
+def check_prompts(
+    config: Config, renderer: PromptRenderer, questions: Sequence[Question], max_new: int, key: str
+) -> int:
+    """Tokens of the longest zero-shot prompt; DataError if one and its answer can't fit the server's window."""
+    longest = 0
+    room = config.server.max_model_len - max_new
+    for question in questions:
+        length = len(renderer.student(question))
+        if length > room:
+            raise DataError(
+                f"question {question.uid}: a prompt of {length} tokens and {key}={max_new} exceed "
+                f"server.max_model_len={config.server.max_model_len}: raise it, lower {key}, or remove the question"
+            )
+        longest = max(longest, length)
+    return longest
+
+
+def check_given_prompts(renderer: PromptRenderer, questions: Sequence[Question], window: int) -> int:
+    """Tokens of the longest prompt; DataError if one leaves its given response no room in the model's window."""
+    longest = 0
+    for question in questions:
+        length = len(renderer.student(question))
+        if length >= window:
+            raise DataError(
+                f"question {question.uid}: a prompt of {length} tokens leaves no room for its response in the "
+                f"model's window of {window}: shorten or remove the row"
+            )
+        longest = max(longest, length)
+    return longest
+
+
+def read_responses(folder: Path) -> dict[str, str] | None:
+    """uid -> given response as the stage left them in `folder`; None for data without."""
+    path = folder / RESPONSES
+    return {row["uid"]: row["text"] for row in read_jsonl(path)} if path.exists() else None

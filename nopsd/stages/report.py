@@ -1,0 +1,170 @@
+"""Stage `report`: gather what the run left behind into the report, and say on the console what came out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nopsd.config import METHODS, to_plain
+from nopsd.engine.distributed import Ranks
+from nopsd.evaluation.closing import closing_table
+from nopsd.evaluation.evaluate import DomainResult, read_result
+from nopsd.evaluation.oracle import WARNING
+from nopsd.files import read_json
+from nopsd.neurons.store import load_neurons
+from nopsd.reporting.metrics_log import METRICS, TENSORBOARD, read_metrics
+from nopsd.reporting.report import write_report
+from nopsd.reporting.views import DemoView, PoolView, ReportInputs
+from nopsd.rollout.types import read_rollouts
+from nopsd.run.session import Session
+from nopsd.selection.artefacts import Contexts
+from nopsd.selection.names import needs_neurons
+from nopsd.selection.selectors import Selection
+from nopsd.selection.stage import read_contexts, read_selected
+from nopsd.selection.unscored import unscored
+from nopsd.train.epochs import PLAN
+
+UNLABELLED = "The questions have no answers, so there is nothing to measure the models on: no before/after table."
+
+
+def report(session: Session, folder: Path) -> None:
+    """Write report.md and report.html into `folder`; of method base without what selects and trains."""
+    config, run = session.config, session.run
+    trained: dict[str, Any] = {}
+    if METHODS[config.method].trainer is not None:
+        selected = read_selected(run.stage_dir("select"))
+        contexts = read_contexts(run.stage_dir("select"))
+        trained = {
+            "training": read_metrics(run.stage_dir("train") / METRICS),
+            "after": results(session, "final"),
+            "pool": pool_view(session, selected),
+            "demos": demo_view(config.context.retriever, contexts, selected),
+        }
+    inputs = ReportInputs(
+        title=f"{config.data.domain}, from {len(session.pool)} unlabeled questions",
+        pool_domain=config.data.domain,
+        before=results(session, "base"),
+        config=to_plain(config),
+        provenance=read_json(run.root / "environment.json"),
+        notes=notes(session),
+        **trained,
+    )
+    write_report(folder, inputs)
+
+
+def notes(session: Session) -> list[str]:
+    """What the reader must know first: the method, and what of it was as it should not be."""
+    method = METHODS[session.config.method]
+    told = [f"Method {session.config.method} ({method.does})."]
+    if method.reads_labels:
+        told.append(WARNING)
+    told += filter(None, (split_note(session), vote_note(session), stop_note(session)))
+    return [*told, *(() if session.tests else (UNLABELLED,))]
+
+
+def split_note(session: Session) -> str:
+    """Where pool and test aren't the published ones, how they differ. Of a run made before this was kept: nothing."""
+    note: str = read_json(session.run.stage_dir("data") / "data.json").get("note", "")
+    return note
+
+
+def vote_note(session: Session) -> str:
+    """Of fine-tuning: how many questions had a voted answer to train on. Else nothing."""
+    facts = planned_training(session)
+    if "voted_questions" not in facts:
+        return ""
+    dropped = sum(facts[key] for key in ("dropped_unread", "dropped_unsure", "dropped_cut"))
+    return (
+        f"Trained on {facts['voted_responses']} responses to {facts['voted_questions']} questions; {dropped} questions "
+        f"were dropped: {facts['dropped_unread']} without a readable answer, {facts['dropped_unsure']} with a majority "
+        f"below sft.min_share, {facts['dropped_cut']} whose agreeing responses were all cut."
+    )
+
+
+def planned_training(session: Session) -> dict[str, Any]:
+    """train/plan.json, if it is there."""
+    file = session.run.stage_dir("train") / PLAN
+    return read_json(file) if file.exists() else {}
+
+
+def results(session: Session, name: str) -> dict[str, DomainResult]:
+    """One model's results by domain; empty for questions without answers."""
+    folder = session.run.stage_dir("evaluate_base" if name == "base" else "evaluate")
+    return {domain: read_result(folder, name, domain, session.config.eval) for domain in session.tests}
+
+
+def demo_view(retriever: str, contexts: Contexts, selected: Selection) -> DemoView:
+    """Distances as the retriever measures them; only Jaccard's are set against those of random pairs."""
+    distances = [[n.distance for n in near if n.distance is not None] for near in contexts.values()]
+    if retriever == "neuron_jaccard":
+        return DemoView(distances, selected.stats.get("mean_pairwise_jaccard"))
+    return DemoView(distances, measure=f"distance of {retriever}")
+
+
+def pool_view(session: Session, selected: Selection) -> PoolView:
+    """Counts (none where nobody scored neurons), lengths and selection; correctness where evaluation knows it."""
+    scored = needs_neurons(session.config)
+    if scored:
+        neurons = load_neurons(session.run.stage_dir("neurons"))
+    else:
+        rollouts = read_rollouts(session.run.stage_dir("rollout") / "rollouts.parquet")
+        neurons = unscored(rollouts, Ranks(0, 1, torch.device("cpu")))
+    judged = session.run.stage_dir("evaluate_base") / "pool_correct.json"
+    correct = read_json(judged) if judged.exists() else {}
+    chosen = set(selected.uids)
+    return PoolView(
+        counts=neurons.counts.tolist() if scored else (),
+        lengths=neurons.lengths.tolist(),
+        selected=[uid in chosen for uid in neurons.uids],
+        truncated=neurons.truncated.tolist(),
+        correct=[correct.get(uid) for uid in neurons.uids],
+        threshold=selected.threshold,
+        selector=session.config.select.selector,
+    )
+
+
+def stop_note(session: Session) -> str:
+    """If a guard ended the training: when, why, and which weights are the result. Else nothing."""
+    from nopsd.train.export import RECORD  # torch: only once there is something to look for
+
+    file = session.run.stage_dir("train") / "export" / RECORD
+    record = read_json(file) if file.exists() else {}
+    stopped = record.get("stopped")
+    if not stopped:
+        return ""
+    steps = planned_training(session).get("steps", session.config.train.steps)
+    return (
+        f"Training was stopped after {stopped['step']} of {steps} steps: {stopped['reason']}. "
+        f"The model is the checkpoint of step {record['steps']}, from before."
+    )
+
+
+def closing_words(session: Session) -> str:
+    """What `nopsd run` ends with: the table, and where everything is and how to open it."""
+    run, trained = session.run, METHODS[session.config.method].trainer is not None
+    table = UNLABELLED
+    if session.tests and trained:
+        table = closing_table(results(session, "base"), results(session, "final"), session.config.data.domain)
+    elif session.tests:
+        table = base_table(results(session, "base"))
+    board = run.stage_dir("train") / TENSORBOARD
+    places = [("report", run.stage_dir("report") / "report.html", "open it in a browser")]
+    if trained:
+        model = "a Hugging Face folder: transformers and vLLM load it as it is"
+        places.insert(0, ("model", run.stage_dir("train") / "export", model))
+        places.append(("training", board, f"tensorboard --logdir {board}"))
+    lines = [f"{name:9} {path}\n          {how}" for name, path, how in places]
+    told = [WARNING if METHODS[session.config.method].reads_labels else "", vote_note(session), stop_note(session)]
+    return "\n".join(["", table, *filter(None, told), *lines])
+
+
+def base_table(found: dict[str, DomainResult]) -> str:
+    """One line a domain, of a model that nothing is compared with."""
+    lines = [
+        f"{domain}: Avg@{r.samples} {100 * r.metrics['avg']:.1f} %, maj@{r.samples} {100 * r.metrics['maj']:.1f} %, "
+        f"ECE {r.metrics['ece']:.3f}"
+        for domain, r in found.items()
+    ]
+    return "\n".join(["Nothing was trained (method=base). The model as it is:", *lines])

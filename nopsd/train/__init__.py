@@ -1,0 +1,1 @@
+"""Training: one loop, batches, sampling, checkpoints, guards and export; algorithms/ and losses/."""

@@ -1,0 +1,1 @@
+"""What each method of training samples, learns from and logs."""

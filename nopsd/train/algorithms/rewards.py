@@ -1,0 +1,75 @@
+"""Rewards that need no label: agreement with the vote (TTRL, arXiv 2504.16084) or the policy's own certainty
+(Intuitor, arXiv 2505.19590) (SPEC §8.2, §8.3).
+
+In: a step's rollouts, `n` in a row to a question; a `Question` has no answer field. Out: a reward each, and what to
+log of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nopsd.data.answers import extract_answer
+from nopsd.data.records import Question
+from nopsd.engine.distributed import Ranks
+from nopsd.errors import DataError
+from nopsd.rollout.types import Rollout
+from nopsd.signals.agreement import majority
+from nopsd.signals.statistics import NAMES
+from nopsd.train.batches import MicroBatch
+
+CERTAINTY = NAMES.index("self_certainty")
+
+
+@dataclass(frozen=True)
+class Rewards:
+    """One a response, in order; and numbers for the log."""
+
+    values: list[float]
+    told: dict[str, float]
+
+
+def majority_rewards(
+    uids: Sequence[str],
+    rollouts: Sequence[Rollout],
+    n: int,
+    questions: Mapping[str, Question],
+    think_open: bool = False,
+) -> Rewards:
+    """1 where a response's answer is its group's most frequent one (of equals the first given), else 0.
+
+    An answer that can't be read has no vote and no reward. `uids`: the question of each group. DataError if one of
+    them is unknown.
+    """
+    values: list[float] = []
+    shares, unparsed = 0.0, 0
+    for group, uid in enumerate(uids):
+        if uid not in questions:
+            raise DataError(f"question {uid} is trained on and not in the pool: run the select stage again")
+        texts = [rollout.text for rollout in rollouts[group * n : (group + 1) * n]]
+        answers = [extract_answer(text, questions[uid], think_open=think_open) for text in texts]
+        vote, count = majority(answers)
+        values += [float(answer is not None and answer == vote) for answer in answers]
+        shares, unparsed = shares + count / n, unparsed + answers.count(None)
+    return Rewards(values, {"majority_share": shares / len(uids), "unparsed_share": unparsed / len(values)})
+
+
+def certainty_rewards(
+    responses: int, batches: Sequence[MicroBatch], statistics: Sequence[Tensor], ranks: Ranks
+) -> Rewards:
+    """Means over each response's tokens of KL(U ‖ p_t) in nats, the constant −log V included; 0 for an empty response.
+
+    `statistics`: [3, N] of each of this rank's micro-batches (`nopsd.signals.statistics`). Collective.
+    """
+    sums_2S = torch.zeros(2, responses, dtype=torch.float64, device=ranks.device)
+    for batch, found in zip(batches, statistics, strict=True):
+        counted = batch.weights_N > 0
+        values_N = found[CERTAINTY][counted].double()
+        sums_2S[0].index_add_(0, batch.example_N[counted], values_N)
+        sums_2S[1].index_add_(0, batch.example_N[counted], torch.ones_like(values_N))
+    total_S, tokens_S = ranks.all_sum(sums_2S)
+    return Rewards((total_S / tokens_S.clamp(min=1)).tolist(), {})

@@ -1,0 +1,217 @@
+"""Hidden states of a step's sequences, each prompt's keys and values computed once (issue 4, "Memory and speed").
+
+In: the packed sides of a step's micro-batches, and the forward of one model (`Forward`). Out: the hidden states at
+their loss rows, equal to whole forwards' up to rounding. All rollouts of a question share the prompt [C(x), x]: a pass
+records the keys and values of its tokens 0 … P−2 (`engine.packed_attention.Context`), and each rollout's own forward
+computes the last prompt token, whose state predicts y_1, and y behind them.
+
+    within a step   any weights: a prompt that several of this rank's sequences begin with
+    over steps      frozen weights: the prompts that fit in `teacher.context_mib` of each rank (`Kept`)
+    else            whole sequences: a context used once would cost a pass more and save nothing
+
+Which of these a sequence takes depends on the step's plan, the prompts and the budget, never on what is held at the
+moment; and each context is computed in a pass of its own, for a product's last bits depend on its number of rows. So a
+resumed run, which starts with nothing held, computes the same bits as the unbroken one.
+
+Contexts stay on the model's device: every layer of every pass reads them, and a copy over the bus would cost much of
+what they save. Padded rectangles (train.packing=false) are computed whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from nopsd.engine.distributed import Ranks
+from nopsd.engine.packed_attention import Context, Segments
+from nopsd.train.batches import Side
+
+# Tokens from which on a prefix is worth a pass, which under ZeRO-3 gathers all weights once more; (chosen)
+SHORTEST = 256
+# ids [B, T], rows [N] and segments to hidden states [N, H]; collective where the model is sharded
+Forward = Callable[[Tensor, Tensor, Segments | None], Tensor]
+
+
+class Prefix(NamedTuple):
+    """The first `tokens` of a sequence, none of which carries loss. `key`: the SHA-256 of their ids."""
+
+    key: bytes
+    tokens: int
+
+
+Prefixes = list[Prefix | None]  # of each sequence of a side; None: it is computed whole
+
+
+@dataclass
+class Kept:
+    """Contexts held over steps, while the weights stand still.
+
+    Questions come around in turns, an epoch long: a cache that drops the least recently used would drop each just
+    before its turn. So what is chosen stays, and the rest is never held. `prompts`: all that may be read, by
+    precedence. `budget`: bytes of a rank. `lanes`: how many ranks (or groups of ranks that compute a sequence
+    together) hold contexts of their own; a question that changes lanes is held by each that has met it.
+    """
+
+    prompts: Sequence[Sequence[int]]
+    budget: int
+    lanes: int = 1
+    held: dict[bytes, Context] = field(default_factory=dict)
+    nbytes: int = 0
+    chosen: frozenset[bytes] | None = None  # None: a token's bytes aren't known yet
+
+    def choose(self, token_bytes: int) -> frozenset[bytes]:
+        """The keys of the prompts that fit, all lanes taken together."""
+        room, found = self.budget * self.lanes, set()
+        for prompt in self.prompts:
+            size, key = (len(prompt) - 1) * token_bytes, key_of(prompt[:-1])
+            if len(prompt) > SHORTEST and size <= room and key not in found:
+                found.add(key)
+                room -= size
+        self.chosen = frozenset(found)
+        return self.chosen
+
+    def admit(self, key: bytes, context: Context) -> None:
+        """Hold a chosen context if this rank has room; it is computed again at its next turn otherwise."""
+        size = context.nbytes
+        if key in (self.chosen or ()) and self.nbytes + size <= self.budget:
+            self.held[key] = context
+            self.nbytes += size
+
+
+class Reader:
+    """One model's hidden states of a step's sides. `shared`: several sequences of a step may begin alike."""
+
+    def __init__(self, forward: Forward, ranks: Ranks, shared: bool, kept: Kept | None = None) -> None:
+        self.forward, self.ranks, self.shared, self.kept = forward, ranks, shared, kept
+        self.fills = self.hits = 0  # contexts computed; sequences read behind one that was there already
+
+    @property
+    def reuses(self) -> bool:
+        return self.shared or self.kept is not None
+
+    @torch.no_grad()
+    def read(self, sides: Sequence[Side]) -> list[Tensor]:
+        """Hidden states `[N, H]` of each side. Every rank must call it, and runs as many forwards as the others."""
+        if not sides or not sides[0].packed or not self.reuses:
+            return [self.forward(side.ids_BT, side.rows_N, side.segments) for side in sides]
+        chosen = self._chosen(sides[0].ids_BT)
+        plan = worth([prefixes(side) for side in sides], chosen, self.shared)
+        held = dict(self.kept.held) if self.kept else {}
+        passes = len(sides) + len({p.key for found in plan for p in found if p} - held.keys())
+        most = int(self.ranks.all_max(torch.tensor([passes])))
+        states = self._read(sides, plan, held)
+        for _ in range(most - passes):
+            self._record(sides[0].ids_BT[:, :1])
+        return states
+
+    def _read(self, sides: Sequence[Side], plan: Sequence[Prefixes], held: dict[bytes, Context]) -> list[Tensor]:
+        last = {p.key: place for place, found in enumerate(plan) for p in found if p}
+        states = []
+        for place, (side, found) in enumerate(zip(sides, plan)):
+            for prefix, start in zip(found, starts_of(side)):
+                if prefix is None:
+                    continue
+                if prefix.key in held:
+                    self.hits += 1
+                else:
+                    held[prefix.key] = self._fill(prefix, side.ids_BT[:, start : start + prefix.tokens])
+            states.append(self.forward(*tails(side, found, held)))
+            for key in [key for key in held if last.get(key) == place]:
+                del held[key]  # the last reference, unless it is kept
+        return states
+
+    def _fill(self, prefix: Prefix, ids_1C: Tensor) -> Context:
+        context = self._record(ids_1C)
+        self.fills += 1
+        if self.kept is not None:
+            self.kept.admit(prefix.key, context)
+        return context
+
+    def _record(self, ids_1C: Tensor) -> Context:
+        """A pass over one prefix alone; of one token where a rank has nothing to do while others compute."""
+        context = Context()
+        self.forward(ids_1C, ids_1C.new_empty(0), Segments((ids_1C.shape[1],), recorded=(context,)))
+        return context
+
+    def _chosen(self, ids_1S: Tensor) -> frozenset[bytes]:
+        if self.kept is None:
+            return frozenset()
+        if self.kept.chosen is not None:
+            return self.kept.chosen
+        return self.kept.choose(self._record(ids_1S[:, :1]).nbytes)  # what a token takes, measured
+
+
+def key_of(ids: Sequence[int] | Tensor) -> bytes:
+    """The content of a prompt: two prompts of one key are one prompt."""
+    return hashlib.sha256(torch.as_tensor(ids, dtype=torch.int64).cpu().numpy().tobytes()).digest()
+
+
+def starts_of(side: Side) -> list[int]:
+    """Where each sequence of a packed side begins."""
+    lengths = torch.tensor(side.lengths)
+    starts: list[int] = (lengths.cumsum(0) - lengths).tolist()
+    return starts
+
+
+def prefixes(side: Side) -> Prefixes:
+    """What may be cut off each sequence: its tokens before the first whose state is wanted; None if they are few.
+
+    That token is the prompt's last (P−1), or an earlier one where a row asks for it.
+    """
+    ids, rows = side.ids_BT[0].cpu(), side.rows_N.cpu()
+    starts = torch.tensor(starts_of(side))
+    wanted = starts + torch.tensor(side.prompts) - 1
+    wanted = wanted.scatter_reduce(0, _sequence_of(rows, side), rows, "amin")
+    spans = zip(starts.tolist(), wanted.tolist())
+    return [Prefix(key_of(ids[s:w]), w - s) if w - s >= SHORTEST else None for s, w in spans]
+
+
+def worth(found: Sequence[Prefixes], chosen: Collection[bytes], shared: bool) -> list[Prefixes]:
+    """The prefixes to be read from contexts: those chosen to be held, and those that several sequences have."""
+    times = Counter(p.key for side in found for p in side if p)
+    return [[p if p and (p.key in chosen or (shared and times[p.key] > 1)) else None for p in side] for side in found]
+
+
+def tails(side: Side, found: Prefixes, contexts: Mapping[bytes, Context]) -> tuple[Tensor, Tensor, Segments | None]:
+    """The side without its prefixes: ids [1, S'], the same rows' new places [N], and the segments with contexts."""
+    if not any(found):
+        return side.ids_BT, side.rows_N, side.segments
+    cuts = [p.tokens if p else 0 for p in found]
+    spans = zip(starts_of(side), side.lengths, cuts)
+    ids_1S = torch.cat([side.ids_BT[:, start + cut : start + length] for start, length, cut in spans], 1)
+    removed = torch.tensor(cuts).cumsum(0).to(side.rows_N.device)
+    rows_N = side.rows_N - removed[_sequence_of(side.rows_N, side)]
+    lengths = tuple(length - cut for length, cut in zip(side.lengths, cuts))
+    return ids_1S, rows_N, Segments(lengths, tuple(contexts[p.key] if p else None for p in found))
+
+
+def _sequence_of(rows_N: Tensor, side: Side) -> Tensor:
+    """Which sequence each row lies in."""
+    ends = torch.tensor(side.lengths, device=rows_N.device).cumsum(0)
+    return torch.searchsorted(ends, rows_N, right=True)
+
+
+def context_metrics(readers: Sequence[Reader], ranks: Ranks) -> dict[str, float]:
+    """Since the last call: contexts computed and found there already, over all ranks; MiB held by the fullest.
+
+    Empty where nothing is ever reused. Collective. They tell of speed alone: a resumed run has other ones. Ranks that
+    compute a sequence together count it each.
+    """
+    if not any(reader.reuses for reader in readers):
+        return {}
+    nbytes = sum(reader.kept.nbytes for reader in readers if reader.kept)
+    counts = [sum(r.fills for r in readers), sum(r.hits for r in readers), nbytes]
+    for reader in readers:
+        reader.fills = reader.hits = 0
+    fills, hits, held = torch.stack(ranks.gather(torch.tensor(counts))).unbind(1)
+    return {
+        "context/fills": float(fills.sum()),
+        "context/hits": float(hits.sum()),
+        "context/mib": float(held.max()) / 2**20,
+    }

@@ -1,0 +1,156 @@
+"""The trained model as a folder that `transformers` and vLLM load, checked by loading it again.
+
+Weights are gathered from the ZeRO-3 shards one parameter at a time, so rank 0 holds one file's worth and no
+more. Config, tokenizer, chat template and generation config are the base model's own files. The folder gets its
+name only after the reloaded model gave the engine's own logits. All ranks take part.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import split_state_dict_into_shards_factory
+from safetensors.torch import save_file
+from torch import Tensor
+
+from nopsd.config import LoraConfig
+from nopsd.engine.distributed import Ranks
+from nopsd.engine.from_main import from_main
+from nopsd.engine.lora import PlainWeight, lora_layers, plain_weights, save_adapter
+from nopsd.errors import ArtefactError
+from nopsd.files import read_json, write_json
+
+WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".safetensors.index.json")
+RECORD = "nopsd_export.json"
+ADAPTER = "adapter"
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.25}  # max |Δ logit|: other kernels and orders of summation
+SHARD_BYTES = 4 * 2**30
+
+
+def export_model(
+    model: torch.nn.Module,
+    base_model: Path,
+    folder: Path,
+    probe_ids: list[int],
+    ranks: Ranks,
+    shard_bytes: int = SHARD_BYTES,
+    facts: dict[str, Any] | None = None,
+    trust_remote_code: bool = False,
+    lora: LoraConfig | None = None,
+) -> float:
+    """Write `model` (the Hugging Face model inside a ZeRO-3 engine) to `folder`; returns max |Δ logit| of the check.
+
+    `base_model`: the folder it was loaded from. `probe_ids`: a short prompt for the check. `facts`: what the
+    record in the folder shall say besides. With adapters (`lora`: as they were made), the weights are merged, and
+    the adapter itself lies in `folder`/adapter as PEFT reads it. Raises ArtefactError if the reloaded model differs.
+    """
+    part = folder.with_name(f".{folder.name}.part")
+    if ranks.is_main:
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        copy_companions(base_model, part, next(model.parameters()).dtype)
+    write_weights(model, part, shard_bytes, ranks)
+    if lora is not None and lora_layers(model):
+        save_adapter(model, lora, str(base_model), part / ADAPTER, ranks.is_main)
+    difference = verify(model, part, probe_ids, ranks, trust_remote_code)
+    if ranks.is_main:
+        write_json(part / RECORD, {**(facts or {}), "max_logit_difference": difference, "probe_tokens": len(probe_ids)})
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(part, folder)
+    ranks.barrier()
+    return difference
+
+
+def copy_companions(base_model: Path, part: Path, dtype: torch.dtype) -> None:
+    """Every file of the base model's folder but its weights, subfolders and our own record."""
+    for file in sorted(base_model.iterdir()):
+        if file.is_file() and not file.name.endswith(WEIGHTS) and file.name != RECORD and not file.name.startswith("."):
+            shutil.copyfile(file, part / file.name)
+    config = read_json(part / "config.json")
+    config.pop("torch_dtype", None)
+    write_json(part / "config.json", {**config, "dtype": str(dtype).removeprefix("torch.")})
+
+
+def write_weights(model: torch.nn.Module, part: Path, shard_bytes: int, ranks: Ranks) -> None:
+    """Safetensors files of at most `shard_bytes` (but at least one tensor), and their index if there are several."""
+    tensors = named_tensors(model)
+    split = split_state_dict_into_shards_factory(
+        {name: _bytes(tensor) for name, tensor in tensors.items()},
+        get_storage_size=lambda size: size,
+        filename_pattern="model{suffix}.safetensors",
+        max_shard_size=shard_bytes,
+    )
+    for filename, names in split.filename_to_tensors.items():
+        gathered = {name: whole for name in names if (whole := gather(tensors[name], ranks)) is not None}
+        if ranks.is_main:
+            save_file(gathered, part / filename, metadata={"format": "pt"})
+    if ranks.is_main and split.is_sharded:
+        index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+        write_json(part / "model.safetensors.index.json", index)
+
+
+def named_tensors(model: torch.nn.Module) -> dict[str, PlainWeight | Tensor]:
+    """Weights (adapters merged in), a tied one once under its first name (as `transformers` stores it), and saved
+    buffers."""
+    saved = model.state_dict(keep_vars=True).keys()
+    buffers = {name: buffer for name, buffer in model.named_buffers() if name in saved}
+    return {w.name: w for w in plain_weights(model)} | buffers
+
+
+def gather(tensor: PlainWeight | Tensor, ranks: Ranks) -> Tensor | None:
+    """The whole tensor on rank 0's CPU, None on the others. Collective."""
+    held: Any = tensor.whole(ranks.is_main) if isinstance(tensor, PlainWeight) else nullcontext(tensor)
+    with held as whole:
+        return whole.detach().cpu().clone().contiguous() if ranks.is_main else None
+
+
+def _bytes(tensor: PlainWeight | Tensor) -> int:
+    if isinstance(tensor, PlainWeight):
+        return math.prod(tensor.shape) * tensor.parameter.element_size()
+    return tensor.numel() * tensor.element_size()
+
+
+def verify(
+    model: torch.nn.Module, part: Path, probe_ids: list[int], ranks: Ranks, trust_remote_code: bool = False
+) -> float:
+    """Largest difference between the engine's logits and those of the folder loaded afresh on rank 0's CPU."""
+    own = probe_logits(model, probe_ids)
+    dtype = next(model.parameters()).dtype
+    return float(from_main(ranks, lambda: _compare(own, part, probe_ids, dtype, trust_remote_code)))
+
+
+@torch.no_grad()
+def probe_logits(model: torch.nn.Module, ids: list[int]) -> Tensor:
+    """Float32 logits (T, V) of one sequence, on the CPU. Under ZeRO-3 all ranks must call it."""
+    training = model.training
+    model.eval()
+    device = next(model.parameters()).device
+    logits = model(input_ids=torch.tensor([ids], device=device), use_cache=False).logits[0].float().cpu()
+    model.train(training)
+    return logits
+
+
+def _compare(own: Tensor, part: Path, ids: list[int], dtype: torch.dtype, trust_remote_code: bool) -> float:
+    from transformers import AutoModelForCausalLM
+    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+    unset_hf_deepspeed_config()  # a live ZeRO-3 configuration would shard the copy too, and wait for the other ranks
+    copy, report = AutoModelForCausalLM.from_pretrained(
+        part, dtype=dtype, local_files_only=True, output_loading_info=True, trust_remote_code=trust_remote_code
+    )
+    wrong = sorted({*report["missing_keys"], *report["unexpected_keys"]})
+    if wrong:
+        raise ArtefactError(f"the exported model in {part} lacks or has too many weights: {', '.join(wrong[:4])}")
+    difference = float((probe_logits(copy, ids) - own).abs().max())
+    if not difference <= TOLERANCE[dtype]:
+        raise ArtefactError(
+            f"the exported model in {part} is not the trained one: its logits differ by {difference:.3g} "
+            f"(at most {TOLERANCE[dtype]:g} is right)"
+        )
+    return difference

@@ -1,0 +1,1 @@
+"""Losses: divergences, fused linear losses, kernels."""

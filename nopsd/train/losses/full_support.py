@@ -1,0 +1,214 @@
+"""The usual objectives over the whole vocabulary, from raw logits to their gradient (SPEC §6.1, §6.3, §6.4).
+
+Two steps, so that clips can come between them: `measure` reads the logits and gives every token's loss and what the
+log tells of it; `Measured.gradient` puts w_n ∂ℓ_n/∂z_n in the place of the student's logits z.
+
+With s = (z − max z)/τ, P = exp(s), S = ΣP, and t, Q, R so of the teacher's logits, and d = log p − log q = s − t − c,
+in which the two normalisers enter as one number of a row, c = log S − log R:
+
+    reverse KL   ΣP d / S            gradient by z·τ   P/S (d − KL)
+    forward KL   −ΣQ d / R                             P/S − Q/R
+    JSD β        `tile`'s module text                  (1−β) P/S (log p/m − KL(p‖m))
+
+The row's own sums divide P and Q, so Σp = Σq = 1 and no correction of `tile`'s kind is due.
+
+`kernel_of` names what does it: torch, over blocks of rows that stay in a cache; `cpu_kernel` (numba) for large
+float32 calls on a CPU; `triton_kernel` on a GPU. The last two keep z and y as they are between the two steps.
+
+In: logits [n, V] of both sides, V the vocabulary proper, float32 or float64. Other objectives: `support`.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nopsd.config import DistillConfig
+from nopsd.config.distill_rules import beyond_kernels
+from nopsd.errors import ConfigError
+from nopsd.train.losses.divergence import canonical
+from nopsd.train.losses.tile import Tile, dot
+
+MODULES = {"numba": "nopsd.train.losses.cpu_kernel", "triton": "nopsd.train.losses.triton_kernel"}
+# Logits of a call from which auto compiles: a fifth of a second less each time, and calls so large come by the hundred.
+NUMBA_ELEMENTS = 1 << 25
+# Logits of a block of rows: what stays in a CPU's caches, with torch's two buffers or without any; on a GPU a
+# launch costs more than a cache would save.
+BLOCK_ELEMENTS = {"torch": 1 << 18, "numba": 1 << 20}
+GPU_BLOCK_ELEMENTS = 1 << 24
+
+Tops = tuple[Tensor, Tensor]
+
+
+@dataclass
+class Normaliser:
+    """log Σ_v exp(z_v / τ) in two parts `[n]`, so that no digits are lost: max z, and log Σ exp((z − max z)/τ)."""
+
+    max: Tensor
+    log_sum: Tensor  # float64
+    temperature: float
+
+    def log_probs(self, logits_nk: Tensor) -> Tensor:
+        """Of some of each row's logits `[n, k]`."""
+        shifted_nk = (logits_nk - self.max[:, None]) / self.temperature
+        return (shifted_nk - self.log_sum[:, None]).to(logits_nk.dtype)
+
+
+@dataclass
+class Measured:
+    """Per token `[n]`; the KLs and entropies are None if not asked for. `gradient(scale_n)` may be called once."""
+
+    loss: Tensor
+    gradient: Callable[[Tensor], None]
+    student: Normaliser
+    teacher: Normaliser
+    reverse: Tensor | None = None
+    forward: Tensor | None = None
+    student_entropy: Tensor | None = None
+    teacher_entropy: Tensor | None = None
+
+
+def kernel_of(config: DistillConfig, like: Tensor, elements: int) -> str | None:
+    """torch, numba or triton; None for an objective that isn't one of this file's. `elements`: logits of a side.
+
+    ConfigError where distill.kernel names one that can't do what is asked of it here.
+    """
+    name = config.kernel
+    if beyond_kernels(config):
+        if name not in ("auto", "torch"):
+            raise ConfigError(
+                f"distill.kernel={name} has no code for {', '.join(beyond_kernels(config))}: set distill.kernel=auto"
+            )
+        return None
+    if name == "auto":
+        if like.is_cuda and find_spec("triton") is not None:
+            return "triton"
+        worth = elements >= NUMBA_ELEMENTS and canonical(config.divergence, config.beta) != "jsd"
+        return "numba" if worth and like.device.type == "cpu" and like.dtype == torch.float32 else "torch"
+    if name == "triton" and not (like.is_cuda or os.environ.get("TRITON_INTERPRET") == "1"):
+        raise ConfigError("distill.kernel=triton needs a GPU: set distill.kernel=auto")
+    if name == "triton" and find_spec("triton") is None:
+        raise ConfigError("distill.kernel=triton needs triton (pip install triton), or set distill.kernel=auto")
+    if name == "numba" and (like.device.type, like.dtype) != ("cpu", torch.float32):
+        raise ConfigError(
+            f"distill.kernel=numba takes float32 on a CPU, and this is {like.dtype} on {like.device.type}: "
+            "set distill.kernel=auto"
+        )
+    return name
+
+
+def block_rows(kernel: str | None, vocab_size: int, device: torch.device, rows: int) -> int:
+    """Rows to be handled at a time, at least 1."""
+    if kernel == "triton":
+        return max(1, rows)
+    elements = BLOCK_ELEMENTS[kernel or "torch"] if device.type == "cpu" else GPU_BLOCK_ELEMENTS
+    return max(1, min(rows, elements // vocab_size))
+
+
+def measure(tile: Tile, config: DistillConfig, kernel: str, *, wanted: bool, tops: Tops | None = None) -> Measured:
+    """Losses of a tile of logits, from `kernel_of`'s kernel; torch overwrites the tile and needs both scratches.
+
+    `wanted`: both KLs and the entropies too. `tops`: the rows' largest logits, if known.
+    """
+    tops = tops or (tile.student.amax(-1), tile.teacher.amax(-1))
+    tops = tops[0].contiguous(), tops[1].contiguous()  # numba compiles again for every other layout
+    if kernel == "torch":
+        return _by_torch(tile, tops, config, wanted)
+    return _by_kernel(import_module(MODULES[kernel]), tile, tops, config)
+
+
+def _by_kernel(kernel: Any, tile: Tile, tops: Tops, config: DistillConfig) -> Measured:
+    """`kernel`: the module `cpu_kernel` or `triton_kernel`."""
+    kind, tau, dtype = canonical(config.divergence, config.beta), config.temperature, tile.student.dtype
+    sides = tile.student, tile.teacher, tops
+    S, R, Ps, Qt, Pd, Qd = kernel.sums(*sides, tau).unbind(-1)
+    log_S, log_R = S.log(), R.log()
+    c = log_S - log_R
+    reverse, forward = Pd / S - c, c - Qd / R
+
+    def gradient(scale_n: Tensor) -> None:
+        if kind == "reverse_kl":
+            kernel.reverse_gradient(*sides, c + reverse, scale_n / S, tau)
+        elif kind == "forward_kl":
+            kernel.forward_gradient(*sides, scale_n / S, scale_n / R, tau)
+        else:
+            kernel.jsd_gradient(*sides, c, to_mixture, (1 - beta) * scale_n / S, beta, tau)
+
+    loss = reverse if kind == "reverse_kl" else forward
+    if kind == "jsd":
+        beta = config.beta
+        to_mixture, teacher_part = kernel.mixture_sums(*sides, c, beta, tau).unbind(-1)
+        to_mixture = to_mixture / S
+        loss = beta * (teacher_part / R + forward) + (1 - beta) * to_mixture
+    normalisers = Normaliser(tops[0], log_S, tau), Normaliser(tops[1], log_R, tau)
+    told = (reverse, forward, log_S - Ps / S, log_R - Qt / R)
+    return Measured(loss.to(dtype), gradient, *normalisers, *(value.to(dtype) for value in told))
+
+
+def _by_torch(tile: Tile, tops: Tops, config: DistillConfig, wanted: bool) -> Measured:
+    assert tile.second_scratch is not None
+    kind, tau, student_nV, teacher_nV = (
+        canonical(config.divergence, config.beta),
+        config.temperature,
+        tile.student,
+        tile.teacher,
+    )
+    P, S = _exponentials(student_nV, tops[0], tau, tile.scratch)
+    Q, R = _exponentials(teacher_nV, tops[1], tau, tile.second_scratch)
+    log_S, log_R = S.double().log(), R.double().log()
+    found = Measured(S, _nothing, Normaliser(tops[0], log_S, tau), Normaliser(tops[1], log_R, tau))
+    if wanted:
+        found.student_entropy = log_S.to(S.dtype) - dot(P, student_nV) / S
+        found.teacher_entropy = log_R.to(R.dtype) - dot(Q, teacher_nV) / R
+    exact = log_S - log_R
+    c = exact.to(S.dtype)
+    lost = (exact - c).to(S.dtype)  # of every d, where c is rounded to its precision
+    d = student_nV.sub_(teacher_nV).sub_(c[:, None])
+    mean = dot(P, d) / S if wanted or kind == "reverse_kl" else S
+    forward = lost - dot(Q, d) / R if wanted or kind != "reverse_kl" else S
+    if wanted:
+        found.reverse, found.forward = mean - lost, forward
+    if kind == "reverse_kl":
+        found.loss = mean - lost
+        found.gradient = lambda scale_n: _ratio_gradient(d, mean, P, scale_n / S)
+    elif kind == "forward_kl":
+        found.loss = forward
+        found.gradient = lambda scale_n: _difference(student_nV, P, scale_n / S, Q, scale_n / R)
+    else:
+        beta = config.beta
+        ratio = d.neg_().add_(math.log(beta))  # in place: log p/m
+        torch.logaddexp(ratio, ratio.new_tensor(math.log1p(-beta)), out=ratio)
+        ratio.neg_()
+        to_mixture = dot(P, ratio) / S  # KL(p‖m)
+        found.loss = beta * (dot(Q, ratio) / R + forward) + (1 - beta) * to_mixture
+        found.gradient = lambda scale_n: _ratio_gradient(ratio, to_mixture, P, (1 - beta) * scale_n / S)
+    return found
+
+
+def _exponentials(logits_nV: Tensor, top_n: Tensor, temperature: float, out_nV: Tensor) -> tuple[Tensor, Tensor]:
+    """exp((z − max z)/τ) and its sums; leaves (z − max z)/τ in the place of z."""
+    logits_nV.sub_(top_n[:, None])
+    if temperature != 1.0:
+        logits_nV.div_(temperature)
+    torch.exp(logits_nV, out=out_nV)
+    return out_nV, out_nV.sum(-1)
+
+
+def _ratio_gradient(ratio_nV: Tensor, mean_n: Tensor, P: Tensor, scale_n: Tensor) -> None:
+    ratio_nV.sub_(mean_n[:, None]).mul_(P).mul_(scale_n[:, None])
+
+
+def _difference(out_nV: Tensor, P: Tensor, scale_n: Tensor, Q: Tensor, teacher_scale_n: Tensor) -> None:
+    torch.mul(P, scale_n[:, None], out=out_nV).sub_(Q.mul_(teacher_scale_n[:, None]))
+
+
+def _nothing(scale_n: Tensor) -> None:
+    raise AssertionError("no objective was measured")

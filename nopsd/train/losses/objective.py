@@ -1,0 +1,130 @@
+"""The objective of one tile: target, divergence on its support, clips, pull to the base (SPEC §6.3, §11).
+
+    Σ_n w_n [ clips(ℓ_n) + kl_base_coef · KL(p_n ‖ p_base,n) ]
+
+ℓ is `support.token_loss` against `targets.form_target`'s distribution. The pull to the frozen base is a reverse KL
+over the whole vocabulary at every token, whatever support, clips and mask do to ℓ.
+
+In: a tile of logits `[n, V]`, the auxiliary ones by name, weights and sampled ids `[n]`. Out: the tile's share of
+the loss and its gradient by the student's logits. The usual objectives go through `full_support`, all others by
+way of log-probabilities.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nopsd.config import DistillConfig
+from nopsd.train.losses.clips import clip_tokens
+from nopsd.train.losses.full_support import Measured, measure
+from nopsd.train.losses.overlap import Top, largest, overlap
+from nopsd.train.losses.support import token_loss
+from nopsd.train.losses.targets import BASE, form_target
+from nopsd.train.losses.tile import Tile, TileValues, divergence_and_gradient, dot, statistics
+
+
+@dataclass
+class TileLoss:
+    """`loss` is a scalar, `grad` `[n, V]` one of the tile's buffers, `found` what the log reads of each token `[n]`."""
+
+    loss: Tensor
+    grad: Tensor
+    found: dict[str, Tensor]
+
+
+def tile_loss(
+    tile: Tile,
+    aux: dict[str, Tensor],
+    token_weight_n: Tensor,
+    config: DistillConfig,
+    kernel: str | None,
+    *,
+    target_n: Tensor | None = None,
+    served_n: Tensor | None = None,
+    with_statistics: bool = False,
+) -> TileLoss:
+    """Overwrites the tile and `aux`. `kernel`: as `full_support.kernel_of` has it.
+
+    `served_n`: the server's log-probs of the sampled ids. The log's entropies, overlap and log-probs are of student
+    and teacher; its two KLs are to the target.
+    """
+    if kernel is not None:
+        return _usual(tile, token_weight_n, config, kernel, target_n, served_n, with_statistics)
+    tile.normalise(config.temperature, aux.values())
+    found = statistics(tile, target_n) if with_statistics else {}
+    entropy_n = logprob_n = None
+    if config.mask_high_entropy is not None:
+        entropy_n = found.get("student_entropy", None)
+        if entropy_n is None:
+            entropy_n = -dot(torch.exp(tile.student, out=tile.scratch), tile.student)
+    if config.is_clip is not None:
+        assert target_n is not None
+        logprob_n = tile.student.gather(-1, target_n[:, None])[:, 0]
+    form_target(tile, aux, config)
+    base = _pull_to_base(tile, aux[BASE]) if config.kl_base_coef else None
+    values = token_loss(tile, config, target_n, both=with_statistics)
+    clipped = clip_tokens(values, config, entropy_n, logprob_n, served_n)
+    scale_n = token_weight_n / config.temperature
+    loss, grad = token_weight_n.dot(clipped.loss), values.grad.mul_((scale_n * clipped.factor)[:, None])
+    if with_statistics:
+        assert values.reverse is not None and values.forward is not None
+        found |= clipped.found | {"reverse_kl": values.reverse, "forward_kl": values.forward}
+    if base is not None:
+        kl_n, base_grad = base
+        loss = loss + config.kl_base_coef * token_weight_n.dot(kl_n)
+        grad.add_(base_grad.mul_((config.kl_base_coef * scale_n)[:, None]))
+        found["base_kl"] = kl_n
+    return TileLoss(loss, grad, found)
+
+
+def _usual(
+    tile: Tile,
+    token_weight_n: Tensor,
+    config: DistillConfig,
+    kernel: str,
+    target_n: Tensor | None,
+    served_n: Tensor | None,
+    with_statistics: bool,
+) -> TileLoss:
+    tops = (largest(tile.student), largest(tile.teacher)) if with_statistics else None
+    sampled = None
+    if target_n is not None and (with_statistics or config.is_clip is not None):
+        sampled = tuple(logits.gather(-1, target_n[:, None]) for logits in (tile.student, tile.teacher))
+    measured = measure(
+        tile,
+        config,
+        kernel,
+        wanted=with_statistics or config.mask_high_entropy is not None,
+        tops=tops and (tops[0].values[:, 0], tops[1].values[:, 0]),
+    )
+    found = _told(measured, tops) if tops else {}
+    if sampled is not None:
+        found["student_logprob"] = measured.student.log_probs(sampled[0])[:, 0]
+        found["teacher_logprob"] = measured.teacher.log_probs(sampled[1])[:, 0]
+    values = TileValues(measured.loss, tile.student, measured.reverse, measured.forward)
+    clipped = clip_tokens(values, config, measured.student_entropy, found.get("student_logprob"), served_n)
+    measured.gradient(token_weight_n / config.temperature * clipped.factor)
+    return TileLoss(token_weight_n.dot(clipped.loss), tile.student, found | clipped.found)
+
+
+def _told(measured: Measured, tops: tuple[Top, Top]) -> dict[str, Tensor]:
+    found = {
+        "reverse_kl": measured.reverse,
+        "forward_kl": measured.forward,
+        "student_entropy": measured.student_entropy,
+        "teacher_entropy": measured.teacher_entropy,
+    }
+    sides = zip((measured.student, measured.teacher), tops)
+    log_probs = [normaliser.log_probs(top.values) for normaliser, top in sides]
+    return {name: value for name, value in found.items() if value is not None} | overlap(
+        tops[0].ids, tops[1].ids, *log_probs
+    )
+
+
+def _pull_to_base(tile: Tile, base_nV: Tensor) -> tuple[Tensor, Tensor]:
+    """KL(p‖p_base) and its gradient; keeps student and teacher, so it takes one buffer more."""
+    values = divergence_and_gradient(Tile(tile.student.clone(), base_nV, tile.scratch), "reverse_kl", 1.0)
+    return values.loss, values.grad

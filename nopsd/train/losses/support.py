@@ -1,0 +1,98 @@
+"""Divergence and gradient of a tile on the support that `distill.support` names (SPEC §6.3), in closed form.
+
+    full   all V ids. Without a pointwise clip this is `tile.divergence_and_gradient`, in place
+    topk   the k ids to which the student (`topk_of: student`), or the target (`teacher`), gives most; with `tail`:
+           bucket    the rest as class k+1: the exact divergence of the coarsened distributions, never above the full
+           renorm    both sides normalised over the k ids
+           stopgrad  Σ_topk p·sg(log p − log q), reverse KL alone: a value that may be negative, an unbiased zero
+           none      the k terms as they are. Refused for the reverse KL: its gradient at p = q is ∇Σ_topk p, not 0.
+                     Forward KL (verl's form): the minimum lies at the target renormalised to the k ids, and not at it
+
+With s = ∂ℓ/∂ log p of the classes and Σs their sum, the gradient by the logits is s − p Σs on the top-k; outside
+it p (s_tail/p_tail − Σs) for the bucket, 0 for renorm and −p Σs for the others. A tile holds the whole vocabulary,
+so the tail's mass is added up from the tail itself: 1 − Σ_topk p (log1mexp) would lose all digits where the top-k
+hold nearly everything. k ≥ V is the full support.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from nopsd.config import DistillConfig
+from nopsd.train.losses.class_terms import class_loss
+from nopsd.train.losses.divergence import canonical
+from nopsd.train.losses.tile import Tile, TileValues, divergence_and_gradient, dot
+
+
+def token_loss(tile: Tile, config: DistillConfig, target_n: Tensor | None, both: bool = False) -> TileValues:
+    """Loss of each token and its gradient by the scaled logits, as the config has it. Overwrites the tile.
+
+    `target_n`: the sampled ids, which sampled_rkl needs. `both`: give both full-vocabulary KLs as well.
+    """
+    if config.divergence == "sampled_rkl":
+        assert target_n is not None
+        return _sampled(tile, target_n, both)
+    kind = canonical(config.divergence, config.beta)
+    if config.support == "topk" and config.topk < tile.student.shape[-1]:
+        return _topk(tile, kind, config, both)
+    if config.pointwise_clip is not None:
+        return _capped(tile, kind, config, both)
+    return divergence_and_gradient(tile, kind, config.beta, both)
+
+
+def _open(tile: Tile, both: bool) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
+    """p, d, q in the tile's buffers, and both KLs if asked for."""
+    p, d, q = torch.exp(tile.student, out=tile.scratch), tile.student.sub_(tile.teacher), tile.teacher.exp_()
+    if not both:
+        return p, d, q, None, None
+    excess = q.sum(-1) - p.sum(-1)
+    return p, d, q, dot(p, d) + excess, -dot(q, d) - excess
+
+
+def _capped(tile: Tile, kind: str, config: DistillConfig, both: bool) -> TileValues:
+    """The full support under a pointwise clip; takes about four more buffers of the tile's size."""
+    p, d, q, reverse, forward = _open(tile, both)
+    found = class_loss(kind, config.beta, p, q, d, config.pointwise_clip, complete=True)
+    grad = torch.sub(found.slope, p.mul_(found.slope.sum(-1, keepdim=True)), out=d)
+    return TileValues(found.loss, grad, reverse, forward, found.capped)
+
+
+def _topk(tile: Tile, kind: str, config: DistillConfig, both: bool) -> TileValues:
+    k, tail = config.topk, config.tail
+    ids_nk = (tile.student if config.topk_of == "student" else tile.teacher).topk(k).indices
+    log_p_nC, log_q_nC = tile.student.gather(-1, ids_nk), tile.teacher.gather(-1, ids_nk)
+    p, _, q, reverse, forward = _open(tile, both)
+    if tail == "renorm":
+        log_p_nC, log_q_nC = log_p_nC.log_softmax(-1), log_q_nC.log_softmax(-1)
+    elif tail == "bucket":
+        log_p_nC, log_q_nC = (
+            torch.cat([top, _tail_mass(whole, ids_nk).log()], -1) for top, whole in ((log_p_nC, p), (log_q_nC, q))
+        )
+    p_nC, complete = log_p_nC.exp(), tail in ("bucket", "renorm")
+    found = class_loss(kind, config.beta, p_nC, log_q_nC.exp(), log_p_nC - log_q_nC, config.pointwise_clip, complete)
+    total_n1 = found.slope.sum(-1, keepdim=True)
+    if tail == "renorm":
+        p.zero_()
+    elif tail == "bucket":
+        p.mul_(found.slope[:, k:] / p_nC[:, k:] - total_n1)
+    else:
+        p.mul_(-total_n1)
+    p.scatter_(-1, ids_nk, (found.slope - p_nC * total_n1)[:, :k])
+    return TileValues(found.loss, p, reverse, forward, found.capped)
+
+
+def _tail_mass(whole_nV: Tensor, ids_nk: Tensor) -> Tensor:
+    """Σ over all other ids `[n, 1]`, at least the smallest normal number; sets the given ids to 0 in place."""
+    whole_nV.scatter_(-1, ids_nk, 0.0)
+    return whole_nV.sum(-1, keepdim=True).clamp_min(torch.finfo(whole_nV.dtype).tiny)
+
+
+def _sampled(tile: Tile, target_n: Tensor, both: bool) -> TileValues:
+    """sg(log p(y) − log q(y))·log p(y): with the advantage A, the gradient is A (1[v = y] − p)."""
+    ids_n1 = target_n[:, None]
+    log_p_n1 = tile.student.gather(-1, ids_n1)
+    advantage_n1 = log_p_n1 - tile.teacher.gather(-1, ids_n1)
+    p, _, _, reverse, forward = _open(tile, both)
+    grad = p.mul_(-advantage_n1).scatter_add_(-1, ids_n1, advantage_n1)
+    return TileValues((advantage_n1 * log_p_n1)[:, 0], grad, reverse, forward)

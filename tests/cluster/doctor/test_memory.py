@@ -1,0 +1,111 @@
+"""Reckoned memory against real ZeRO-3 engines, and against the released models' known sizes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nopsd.cluster.doctor.memory import ModelShape, longest_micro_batch, needs_of, shape_of
+from nopsd.config import load_config
+
+STATES = ("student weights", "gradients", "optimizer", "teacher weights", "EMA master")
+RANKS = Path(__file__).parents[2] / "engine" / "worker_ranks.py"
+GIB = 2**30
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Qwen3 of 2.2 million parameters in layers that are large against ZeRO-3's always-gathered ones."""
+    import torch
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    config = Qwen3Config(
+        vocab_size=2000,
+        hidden_size=256,
+        intermediate_size=768,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=64,
+        max_position_embeddings=256,
+        tie_word_embeddings=True,
+        pad_token_id=0,
+    )
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("model")
+    Qwen3ForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [pytest.param("float32", marks=pytest.mark.soak), "bfloat16"])
+def test_states_are_as_large_as_reckoned(model: Path, tmp_path: Path, dtype: str) -> None:
+    """Else `doctor` says that a model fits, and the run dies of memory hours later (or a user buys twice the GPUs)."""
+    overrides = [f"model.dtype={dtype}", "teacher.kind=ema"]
+    job = tmp_path / "job.json"
+    job.write_text(json.dumps({"model": str(model), "out": str(tmp_path), "overrides": overrides}))
+    worker = Path(__file__).with_name("worker_memory.py")
+    command = [sys.executable, str(RANKS), str(worker), str(job), "1", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "DS_ACCELERATOR": "cpu"})
+    assert done.returncode == 0, done.stderr[-2000:]
+    for ranks in (1, 2):
+        parts = needs_of(load_config(None, overrides), shape_of(str(model)), ranks, {}, {}).device
+        reckoned = sum(parts[name] for name in STATES)
+        measured = json.loads((tmp_path / f"{ranks}-0.json").read_text())
+        assert 0.97 * reckoned < measured < 1.15 * reckoned, (ranks, measured, reckoned)
+
+
+QWEN3_4B = ModelShape(4_022_468_096, 388_956_160, 36, 2560, 9728, 32, 8, 128, 151936, ((2560, 4096),))
+
+
+def test_a_known_model_on_known_devices() -> None:
+    """Qwen3-4B in bf16: 18 bytes a parameter over the ranks for the student, 2 for a frozen teacher."""
+    config = load_config("paper/biology", ["teacher.kind=frozen"])
+    sums = {"data_types": {"grad_accum_dtype": "fp32"}}
+    four, eight = (needs_of(config, QWEN3_4B, ranks, sums, {}).device for ranks in (4, 8))
+    states = sum(four[name] for name in STATES)
+    assert states == pytest.approx((18 + 2) * QWEN3_4B.parameters / 4, rel=1e-6)
+    assert eight["optimizer"] == pytest.approx(four["optimizer"] / 2, rel=1e-6)
+    assert eight["loss"] == four["loss"]  # what isn't sharded doesn't shrink
+    kv = needs_of(config, QWEN3_4B, 4, {}, {}).kv_bytes_per_token
+    assert kv == 2 * 36 * 8 * 128 * 2  # 147 KB a token
+
+
+def test_what_saves_memory_saves_it() -> None:
+    """Else the remedies that `doctor` names would be none."""
+    base = ["teacher.kind=frozen", "teacher.context_mib=0", "train.gradient_checkpointing=false"]
+
+    def total(*overrides: str, student: dict[str, object] | None = None) -> int:
+        config = load_config("paper/biology", [*base, *overrides])
+        return needs_of(config, QWEN3_4B, 4, student or {}, {}).total
+
+    whole = total()
+    assert total("train.gradient_checkpointing=true") < whole
+    assert total("train.micro=1") < whole
+    assert total("train.lora.r=16") < whole
+    assert total("teacher.kind=live") < whole
+    offload = {"zero_optimization": {"offload_optimizer": {"device": "cpu"}}}
+    config = load_config("paper/biology", base)
+    needs = needs_of(config, QWEN3_4B, 4, offload, {})
+    assert needs.total < whole and needs.host["optimizer"] == 12 * QWEN3_4B.parameters // 4
+
+
+def test_a_micro_batch_is_its_budget_or_one_whole_sequence() -> None:
+    assert longest_micro_batch(load_config(None, ["train.micro_tokens=100000"])) == 100000
+    assert longest_micro_batch(load_config(None, ["train.micro_tokens=10"])) == 10240 + 8192
+
+
+def test_other_trainers_hold_no_teacher_but_a_penalty_holds_the_base() -> None:
+    """Else `doctor` refuses a machine that has room for fine-tuning, or lets GRPO's KL die of memory."""
+
+    def second(method: str) -> int:
+        config = load_config("paper/biology", [f"method={method}"])
+        return needs_of(config, QWEN3_4B, 4, {}, {}).device["teacher weights"]
+
+    assert second("lmsi") == second("ttrl") == 0
+    assert second("intuitor") == second("nopsd") > 0

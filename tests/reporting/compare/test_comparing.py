@@ -1,0 +1,157 @@
+"""nopsd.commands.compare: the loop over runs, with fakes; and once for real (soak)."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from nopsd.commands import compare as comparing
+from nopsd.commands.compare import Eta, merged, run_plan
+from nopsd.errors import ServerError
+from nopsd.reporting.compare import report
+from nopsd.reporting.compare.plan import members, read_plan
+from nopsd.run import server_cache as kept
+from tests.reporting.compare.conftest import finish
+
+
+@pytest.fixture
+def without_engines(monkeypatch):
+    """Runs are finished by hand in place of stages; returns what was run."""
+    ran = []
+
+    def fake(member, runs, keeper):
+        if (member.label, member.source) == ("top", "chemistry") and "broken" not in ran:
+            ran.append("broken")
+            raise ServerError("the server is gone")
+        ran.append(member.name)
+        finish(member)
+        return True
+
+    monkeypatch.setattr(comparing, "run_member", fake)
+    monkeypatch.setattr(comparing, "further", lambda *_: [])
+    monkeypatch.setattr(report, "write_table", lambda folder, table: None)
+    monkeypatch.setattr(report, "FIGURES", {})
+    return ran
+
+
+def test_a_broken_run_is_named_and_the_others_go_on(plan_of, without_engines, capsys):
+    """Breaks if one failed run of a night's comparison loses the others, or is not told of at the end."""
+    plan = plan_of(seeds=[0])
+    assert run_plan(plan) == 1
+    said = capsys.readouterr().out
+    assert "run 1 of 4: nopsd, biology, seed 0" in said and "FAILED: top, chemistry, seed 0: the server is gone" in said
+    assert "top: no run on chemistry" in said
+    assert run_plan(plan) == 0
+    assert "FAILED" not in capsys.readouterr().out
+
+
+def test_the_estimate_goes_by_this_starts_runs():
+    eta = Eta(4)
+    assert eta.said() == "run 1 of 4"
+    eta.done = 1  # finished before: no time of its own
+    assert eta.said() == "run 2 of 4"
+    eta.add(60.0)
+    eta.done = 2
+    assert eta.said() == "run 3 of 4 (1 min 00 s a run, about 2 min 00 s left)"
+
+
+def test_flags_win_over_the_file():
+    file = {"seeds": [0], "set": {"a": 1, "b": 1}, "methods": ["nopsd"]}
+    assert merged(file, {"seeds": [1], "set": {"b": 2}}) == {
+        "seeds": [1],
+        "set": {"a": 1, "b": 2},
+        "methods": ["nopsd"],
+    }
+
+
+def test_a_row_that_a_flag_names_keeps_the_files_settings():
+    """Breaks if `--plan FILE --methods ttrl` trains another ttrl than the file's."""
+    file = {
+        "sources": {"biology": {"set": {"a": 1}}, "physics": {}},
+        "methods": {"ttrl": {"set": {"train.batch": 2}}, "random": {"method": "nopsd"}, "nopsd": None},
+    }
+    both = merged(file, {"methods": ["ttrl", "lmsi"], "sources": ["biology"]})
+    assert both["methods"] == {"ttrl": {"set": {"train.batch": 2}}, "lmsi": None}
+    assert both["sources"] == {"biology": {"set": {"a": 1}}}
+    assert merged({"methods": ["nopsd"]}, {"methods": ["nopsd"]})["methods"] == {"nopsd": None}
+    plan = read_plan({**both, "methods": {**both["methods"], "random": file["methods"]["random"]}}, "a plan")
+    assert plan.methods["ttrl"].set == {"train.batch": 2} and plan.methods["lmsi"].set == {}
+    assert plan.methods["random"].method == "nopsd"
+
+
+def test_servers_are_kept_while_their_settings_last(plan_of, monkeypatch, tmp_path):
+    """Breaks if every run starts servers anew, or one is served by another model's."""
+    opened = []
+
+    class FakeSession:
+        def __init__(self, config):
+            opened.append(config.model.path)
+            self.closed = False
+
+        def client(self):
+            return SimpleNamespace(of=opened[-1])
+
+        def close(self):
+            self.closed = True
+
+    monkeypatch.setattr(kept, "Session", FakeSession)
+    a, b = (m.config for m in members(plan_of())[:2])
+    other = members(plan_of(set={"model.path": "else"}))[0].config
+    with kept.Keeper(tmp_path) as keeper:
+        assert keeper.client(a).of == keeper.client(b).of == "lab" and opened == ["lab"]
+        keeper.client(other)
+        assert opened == ["lab", "else"]
+
+
+def nopsd(*arguments, wait=True, log=None):
+    env = {**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "nopsd", *arguments]
+    if wait:
+        return subprocess.run(command, capture_output=True, text=True, env=env, timeout=1800, check=False)
+    return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=env)
+
+
+SMALL = (
+    "data.pool_limit=30",
+    "eval.limit=6",
+    "eval.n=4",
+    "eval.bootstrap=50",
+    "train.steps=2",
+    "train.batch=4",
+    "train.micro=2",
+    "train.probe_every=0",
+    "select.fraction=0.3",
+    "context.m=2",
+    "server.kv_cache_mib=128",
+    "dist.ranks=1",
+)
+
+
+@pytest.mark.soak
+def test_a_real_comparison_killed_and_resumed(tmp_path):
+    """Two rows on the real engines, ended by SIGKILL after the first run, continued by the same command."""
+    rows = {"nopsd": {}, "randctx": {"method": "nopsd", "set": {"context.retriever": "random"}}}
+    plan = {"preset": "lab", "folder": str(tmp_path / "out"), "sources": ["biology"], "methods": rows}
+    (tmp_path / "plan.yaml").write_text(json.dumps(plan))
+    command = ("compare", "--plan", str(tmp_path / "plan.yaml"), *SMALL)
+    first = tmp_path / "out" / "runs" / "nopsd-biology-0"
+    with open(tmp_path / "log", "w") as log:
+        process = nopsd(*command, wait=False, log=log)
+        while process.poll() is None and not (first / "evaluate" / "manifest.json").exists():
+            time.sleep(1)
+        assert process.poll() is None, (tmp_path / "log").read_text()[-3000:]
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    done = nopsd(*command)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert "shared with another run: data, rollout, evaluate_base, neurons, signals" in done.stdout
+    for name in ("table2", "table3", "table5", "table6", "table7"):
+        assert (tmp_path / "out" / "tables" / f"{name}.tex").exists(), name
+    again = nopsd(*command)
+    assert again.returncode == 0 and again.stdout.count("finished before") == 2
+    assert "[1/" not in again.stdout.replace("[1/1]", ""), "a stage was looked at again"

@@ -1,0 +1,71 @@
+"""nopsd.reporting.compare.plan: what is asked for is typed, and refused by name where it can't be meant."""
+
+import pytest
+
+from nopsd.errors import ConfigError
+from nopsd.reporting.compare.plan import as_tree, members, read_plan, target_config, trained
+
+
+def test_runs_follow_from_the_plan(plan_of):
+    """Breaks if a run gets another method, source, seed, folder or setting than its row says."""
+    plan = plan_of(set={"train.steps": 7}, sources={"biology": {}, "chemistry": {"set": {"train.lr": 5e-5}}})
+    runs = {(m.label, m.source, m.seed): m.config for m in members(plan)}
+    assert len(runs) == 2 * 2 * 2 and len({c.run_dir for c in runs.values()}) == 8
+    config = runs["top", "chemistry", 1]
+    assert (config.method, config.data.domain, config.seed) == ("nopsd", "chemistry", 1)
+    assert (config.select.selector, config.train.steps, config.train.lr) == ("neuron_count_top", 7, 5e-5)
+    assert runs["nopsd", "biology", 0].select.selector == "neuron_count"
+    assert runs["nopsd", "biology", 0].train.lr == 1e-4  # the preset's
+
+
+def test_a_seed_may_vary_training_alone(plan_of):
+    runs = members(plan_of(vary="train.seed"))
+    assert {(m.config.seed, m.config.train.seed) for m in runs} == {(0, 0), (0, 1)}
+
+
+def test_base_is_a_row_and_no_run(plan_of):
+    """Breaks if the base model is evaluated once more for a row that every run's own first evaluation gives."""
+    plan = plan_of(methods=["base", "nopsd"])
+    assert trained(plan) == ["nopsd"] and {m.label for m in members(plan)} == {"nopsd"}
+    assert {m.config.method for m in members(plan_of(methods=["base"]))} == {"base"}
+
+
+@pytest.mark.parametrize(
+    "keys, named",
+    [
+        ({"sorces": ["biology"]}, "sorces"),
+        ({"methods": {"x": {"methd": "nopsd"}}}, "methd"),
+        ({"methods": ["nopds"]}, "nopds"),
+        ({"methods": {"mine": {}}}, "mine"),
+        ({"seeds": [0, 0]}, "seeds"),
+        ({"seeds": ["a"]}, "seeds"),
+        ({"vary": "data.seed"}, "vary=data.seed"),
+        ({"entropy": "renyi"}, "entropy=renyi"),
+        ({"sources": []}, "sources"),
+        ({"also": {"x": {"path": "p", "source": "physics"}}}, "physics"),
+        ({"also": {"x": {}}}, "path"),
+        ({"also": {"nopsd": {"path": "p"}}}, "nopsd"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_by_name(plan_of, keys, named):
+    """Breaks if a mistyped key is silently ignored: the comparison would be of something else."""
+    with pytest.raises(ConfigError, match=named):
+        plan_of(**keys)
+
+
+def test_a_runs_own_key_is_refused_with_its_place(plan_of):
+    with pytest.raises(ConfigError, match=r"methods.nopsd, sources.biology: .*train.stepz.*train.steps"):
+        members(plan_of(methods={"nopsd": {"set": {"train.stepz": 1}}}))
+
+
+def test_flags_make_the_same_plan(tmp_path):
+    flags = {"preset": "lab", "sources": ["biology"], "methods": ["nopsd"], "seeds": [0], "folder": None}
+    tree = as_tree(flags, ["mine=/a/b", "nopsd@biology=/c"], ["train.steps=3", "eval.targets=[chemistry]"])
+    plan = read_plan(tree, "flags")
+    assert (plan.also["mine"].path, plan.also["mine"].source) == ("/a/b", "")
+    assert (plan.also["nopsd@biology"].method, plan.also["nopsd@biology"].source) == ("nopsd", "biology")
+    config = members(plan)[0].config
+    assert config.train.steps == 3 and config.eval.targets == ["chemistry"]
+    assert target_config(plan, "biology", "/m", 4).model.path == "/m"
+    with pytest.raises(ConfigError, match="NAME=value"):
+        as_tree(flags, ["mine"], [])

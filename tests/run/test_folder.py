@@ -1,0 +1,65 @@
+"""The run folder's promises: atomic files, no-op re-runs, and refusals that name the difference."""
+
+import pytest
+
+from nopsd.errors import ArtefactError
+from nopsd.files import read_json, read_jsonl, write_atomic, write_json
+from nopsd.run.folder import RunFolder
+
+
+@pytest.fixture
+def run(tmp_path):
+    folder = RunFolder(tmp_path)
+    write_json(folder.begin("rollout", {"model": "m1", "rollout": {"n": 1}}) / "x.json", {"a": 1})
+    folder.commit("rollout", {"model": "m1", "rollout": {"n": 1}})
+    return folder
+
+
+def test_equal_inputs_are_current(run):
+    assert run.is_current("rollout", {"model": "m1", "rollout": {"n": 1}})
+    assert not run.is_current("neurons", {})
+
+
+def test_another_model_or_key_is_refused_by_name(run):
+    with pytest.raises(ArtefactError, match=r"model: m1 there, m2 asked"):
+        run.is_current("rollout", {"model": "m2", "rollout": {"n": 1}})
+    with pytest.raises(ArtefactError, match=r"rollout.n: 1 there, 2 asked.*--redo rollout"):
+        run.is_current("rollout", {"model": "m1", "rollout": {"n": 2}})
+
+
+def test_a_damaged_file_is_named(run):
+    (run.stage_dir("rollout") / "x.json").write_text("{}")
+    with pytest.raises(ArtefactError, match=r"x.json is damaged"):
+        run.is_current("rollout", {"model": "m1", "rollout": {"n": 1}})
+
+
+def test_unfinished_work_is_continued_only_on_equal_inputs(tmp_path):
+    run = RunFolder(tmp_path)
+    run.begin("train", {"train": {"lr": 1}})
+    run.begin("train", {"train": {"lr": 1}})
+    with pytest.raises(ArtefactError, match="train.lr"):
+        run.begin("train", {"train": {"lr": 2}})
+
+
+def test_checkpoints_and_boards_are_not_sealed(run):
+    """They change after the commit (pruning, TensorBoard's appends) and must not make the stage look damaged."""
+    write_atomic(run.stage_dir("rollout") / "checkpoints" / "a", "1")
+    run.commit("rollout", {})
+    (run.stage_dir("rollout") / "checkpoints" / "a").write_text("2")
+    assert run.is_current("rollout", {})
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "a.json"
+    write_json(path, 1)
+    with pytest.raises(TypeError):
+        write_json(path, object())
+    assert read_json(path) == 1 and [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_missing_and_damaged_json_say_what_to_do(tmp_path):
+    with pytest.raises(ArtefactError, match="missing: run the stage"):
+        read_json(tmp_path / "no.json")
+    (tmp_path / "bad.jsonl").write_text("{\n")
+    with pytest.raises(ArtefactError, match="damaged"):
+        read_jsonl(tmp_path / "bad.jsonl")

@@ -1,0 +1,255 @@
+"""What each method's run consists of, and that no method but opsd_oracle opens the answer column before evaluation.
+
+Every stage's own glue runs here, in one process; the model's and the server's part is put in from outside.
+"""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from nopsd.config import METHODS, load_config
+from nopsd.engine.distributed import Ranks
+from nopsd.errors import ConfigError
+from nopsd.files import read_json, sha256_json
+from nopsd.neurons.store import NeuronSets, rank_file, write_neurons
+from nopsd.rollout.types import Rollout, write_rollouts
+from nopsd.run import runner
+from nopsd.run.session import Session
+from nopsd.stages import distributed as glue
+from nopsd.stages.data import prepare_data
+from nopsd.stages.registry import STAGE_BY_NAME, STAGES, asks_server, fingerprint, left_out, planned, works_here
+
+SAMPLES, QUESTIONS = 4, 12
+WITHOUT_NEURONS = {"lmsi", "nait_sft", "ttrl", "intuitor", "opsd_random", "opsd_oracle", "sdpo_labelfree", "base"}
+
+
+def settings_of(method, tmp_path):
+    (tmp_path / "reference.jsonl").write_text('{"prompt": "p", "response": "r"}\n' * 3)
+    several = [f"rollout_zs.n={SAMPLES}"]
+    return [f"method={method}", "context.m=2", *several, f"signal.reference={tmp_path / 'reference.jsonl'}"]
+
+
+def test_a_run_holds_no_stage_that_nothing_reads(tmp_path):
+    """Scoring neurons is the dearest pass: a baseline that doesn't use them must not pay for it."""
+    for method in METHODS:
+        config = load_config("lab", settings_of(method, tmp_path))
+        names = [stage.name for stage in planned(config)]
+        assert ("neurons" in names) == (method not in WITHOUT_NEURONS), method
+        for index, stage in enumerate(planned(config)):
+            assert set(stage.reads) <= set(names[:index]), (method, stage.name)
+        if method == "base":
+            assert names == ["data", "rollout", "evaluate_base", "report"]
+            assert [s.name for s in runner.with_inputs("neurons", config)] == ["data", "rollout", "neurons"]
+            with pytest.raises(ConfigError, match="method=base .*no stage train"):
+                runner.with_inputs("train", config)
+        else:
+            assert names == [s.name for s in STAGES if s.name != "neurons" or method not in WITHOUT_NEURONS]
+            assert [s.name for s in runner.with_inputs("report", config)] == names
+
+
+def test_which_stages_start_ranks_and_ask_the_server(tmp_path):
+    """A launch costs half a minute, a server more: neither for a draw of random questions."""
+
+    def config(method, *more):
+        return load_config("lab", [*settings_of(method, tmp_path), *more])
+
+    select, train = STAGE_BY_NAME["select"], STAGE_BY_NAME["train"]
+    here = {method for method in METHODS if method != "base" and works_here(select, config(method))}
+    assert here == WITHOUT_NEURONS - {"base"}
+    assert all(asks_server(train, config(method)) for method in METHODS if METHODS[method].trainer)
+    assert not asks_server(train, config("lmsi", "train.probe_every=0"))
+    assert asks_server(train, config("ttrl", "train.probe_every=0"))
+
+
+class Made:
+    """A run whose stages' hashes are those of their fingerprints."""
+
+    def __init__(self, settings):
+        self.config, self.model, self.hashes = load_config("lab", settings), SimpleNamespace(hash="m"), {}
+        self.run = SimpleNamespace(stage_hash=self.stage_hash)
+
+    def stage_hash(self, name):
+        if name not in self.hashes:
+            self.hashes[name] = sha256_json(fingerprint(self, STAGE_BY_NAME[name]))
+        return self.hashes[name]
+
+
+def test_methods_share_all_that_comes_before_their_choice(tmp_path):
+    """Else a comparison would answer the pool and score its neurons once a method."""
+    data = ["data.name=file", f"data.path={tmp_path / 'q.jsonl'}"]
+    (tmp_path / "q.jsonl").write_text('{"question": "x", "answer": "y"}\n{"question": "z", "answer": "y"}\n')
+    made = {method: Made([*settings_of(method, tmp_path), *data, "rollout_zs.temperature=0.6"]) for method in METHODS}
+    for name in ("data", "rollout", "evaluate_base", "neurons"):
+        assert len({m.stage_hash(name) for m in made.values()}) == 1, name
+    assert len({made[m].stage_hash("signals") for m in ("nopsd", "opsd_random", "ttrl", "lmsi", "opsd_null")}) == 1
+    trained = [made[m].stage_hash("train") for m in METHODS if m != "base"]
+    assert len(set(trained)) == len(trained), "two methods, one model"
+
+
+def test_what_means_nothing_to_a_method_makes_nothing_again(tmp_path):
+    """A teacher's settings in a preset must not part two runs of a method that has no teacher."""
+    (tmp_path / "q.jsonl").write_text('{"question": "x"}\n')
+    (tmp_path / "p.yaml").write_text("teacher: {kind: ema, rate: 0.5}\ndistill: {beta: 0.3}\nsft: {per_question: 2}\n")
+    data = ["data.name=file", f"data.path={tmp_path / 'q.jsonl'}", "method=ttrl"]
+    keys = set(fingerprint_keys(Made(data), "train"))
+    assert not [key for key in keys if key.split(".")[0] in ("teacher", "sft", "context")] and "grpo.reward" in keys
+    assert [key for key in keys if key.startswith("distill")] == ["distill.logit_chunk"]
+    assert load_config(str(tmp_path / "p.yaml"), ["method=ttrl"]) == load_config(None, ["method=ttrl"])
+    assert "teacher.kind" in fingerprint_keys(Made([*data[:2], "method=opsd_null"]), "train")
+
+
+def fingerprint_keys(made, name):
+    return list(fingerprint(made, STAGE_BY_NAME[name]))
+
+
+# ------------------------------------------------------------------ labels
+
+
+def write_pool(folder, answer):
+    rows = [
+        {"id": f"q{i:02d}", "question": f"Which of them is {i}?", "options": ["w", "x", "y", "z"], "answer": answer}
+        for i in range(QUESTIONS)
+    ]
+    (folder / "pool.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.fixture
+def hand_over(tmp_path, monkeypatch):
+    """All that a method's trainer is given, of a pool whose every answer is `answer`."""
+    monkeypatch.setattr(glue, "base_engine", lambda session: None)
+    monkeypatch.setattr(glue, "forward_columns", columns_of)
+    monkeypatch.setattr(Session, "client", lambda self: None)
+    caught = {}
+    for trainer in ("distill", "sft", "grpo"):
+        monkeypatch.setattr(f"nopsd.{trainer}.stage.train", lambda *args: caught.update(args=args))
+
+    def run(method, answer):
+        folder = tmp_path / f"{method}-{answer}"
+        folder.mkdir()
+        write_pool(folder, answer)
+        session = Session(
+            load_config(
+                "lab",
+                [
+                    *settings_of(method, tmp_path),
+                    f"run_dir={folder / 'out'}",
+                    "data.name=file",
+                    "data.domain=d",
+                    f"data.path={folder / 'pool.jsonl'}",
+                    "data.test_ratio=0.1",
+                    "select.fraction=0.4",
+                ],
+            )
+        )
+        session.ranks = Ranks(0, 1, torch.device("cpu"))
+        fill(session)
+        for stage in planned(session.config):
+            if stage.name in ("signals", "select", "train"):
+                made = fingerprint(session, stage)
+                stage.work(session, session.run.begin(stage.name, made), None)
+                session.run.commit(stage.name, made)
+        if method == "base":
+            return None
+        facts = read_json(session.run.stage_dir("train") / "plan.json")
+        return [repr(a) for a in caught.pop("args") if is_data(a)], facts
+
+    return run
+
+
+def is_data(value):
+    """Prompts, uids, questions, responses: no paths, no objects of the process."""
+    return isinstance(value, (list, dict, bool))
+
+
+def columns_of(engine, rollouts, columns, *args, **more):
+    uids = sorted({r.uid for r in rollouts})
+    return {name: np.arange(len(uids), dtype=np.float32) for name in columns & {"token_entropy", "nait"}}
+
+
+def fill(session):
+    data, rollout, neurons = (session.run.begin(name, {}) for name in ("data", "rollout", "neurons"))
+    prepare_data(session.config, session.model, session.renderer, data)
+    uids = sorted(q.uid for q in session.pool)
+    rollouts = [
+        Rollout(uid, s, [5, 6], [7, 8, s], f"so {s} <answer>{'A' if s <= i % 4 else 'BCD'[s - 1]}</answer>", "stop", 0)
+        for i, uid in enumerate(uids)
+        for s in range(SAMPLES)
+    ]
+    write_rollouts(rollout / "rollouts.parquet", rollouts)
+    ids = np.array([sorted({i, i + 1, i + 2}) for i in range(len(uids))], dtype=np.int32)
+    count = len(uids)
+    write_neurons(
+        rank_file(neurons, 0),
+        NeuronSets(
+            uids,
+            np.arange(count, dtype=np.float32),
+            ids,
+            np.ones_like(ids, dtype=np.float16),
+            np.full(count, 3, np.int32),
+            np.zeros(count, bool),
+            np.zeros((count, 2), np.int32),
+            {"widths": [16, 16], "ranks": 1},
+        ),
+    )
+    for name in ("data", "rollout", "neurons"):
+        session.run.commit(name, {})
+
+
+@pytest.mark.parametrize("method", [name for name, m in METHODS.items() if not m.reads_labels])
+def test_no_method_opens_the_answer_column(method, hand_over, monkeypatch):
+    """The mission's own rule: forbidden, and poisoned; what a trainer is given is the same to the byte."""
+
+    def forbidden(config):
+        pytest.fail("a label was read before evaluation")
+
+    for place in (
+        "data.sources.load_answer_key",
+        "data.sources.file.load_answers",
+        "evaluation.oracle.load_answer_key",
+        "evaluation.stage.load_answer_key",
+    ):
+        monkeypatch.setattr(f"nopsd.{place}", forbidden)
+    clean, poisoned = hand_over(method, "A"), hand_over(method, "POISON")
+    assert clean == poisoned and "POISON" not in repr(poisoned)
+    if method != "base":
+        assert clean[0], "the trainer was given nothing"
+
+
+def test_the_oracle_reads_them_and_says_so(hand_over, tmp_path, monkeypatch, capsys):
+    """The control of the test above: where a label is read, it shows."""
+    right, other = hand_over("opsd_oracle", "A"), hand_over("opsd_oracle", "D")
+    assert right != other
+    monkeypatch.setattr(runner, "run_stage", lambda session, stage: None)
+    monkeypatch.setattr(runner, "check_hosts", lambda *args: None)
+    write_pool(tmp_path, "A")
+    with Session(
+        load_config(
+            "lab",
+            [
+                *settings_of("opsd_oracle", tmp_path),
+                f"run_dir={tmp_path / 'said'}",
+                "data.name=file",
+                "data.domain=d",
+                f"data.path={tmp_path / 'pool.jsonl'}",
+            ],
+        )
+    ) as session:
+        runner.bring_up(session, [STAGE_BY_NAME["train"]], None)
+    assert "WARNING: method=opsd_oracle reads the pool's answers" in capsys.readouterr().out
+
+
+def test_the_plan_tells_steps_and_what_the_vote_left(hand_over):
+    """The report and `nopsd compare` read it; epochs are over the questions that are trained on, not the pool."""
+    facts = hand_over("lmsi", "A")[1]
+    assert facts["voted_questions"] == facts["questions"] == 10 and facts["steps"] == 1
+    assert facts["dropped_unread"] == facts["dropped_cut"] == 0
+    assert hand_over("nopsd", "A")[1]["steps"] == 150
+
+
+def test_what_is_left_out_is_said(tmp_path, capsys):
+    said = runner.status(load_config("lab", ["method=base", f"run_dir={tmp_path}"]))
+    assert said.count("not needed") == 5 and "rollout        not yet" in said
+    assert left_out(load_config("lab", ["method=nopsd"])) == frozenset()

@@ -1,0 +1,164 @@
+"""The whole job on the real engines: vLLM server, deepspeed launcher, two ZeRO-3 ranks, sockets between them.
+
+One run at a small size; what a user would then do with its folder; and the same on real and on unlabeled questions.
+"""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from nopsd.files import read_json, read_jsonl
+
+pytestmark = pytest.mark.slow
+SMALL = (
+    "data.pool_limit=30",
+    "eval.limit=6",
+    "eval.n=4",
+    "eval.bootstrap=50",
+    "train.steps=3",
+    "train.batch=4",
+    "train.micro=2",
+    "train.checkpoint_every=2",
+    "select.fraction=0.3",
+    "context.m=2",
+    "server.kv_cache_mib=128",
+)
+
+
+def nopsd(*arguments: str) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "2"}
+    return subprocess.run(
+        [sys.executable, "-m", "nopsd", *arguments], capture_output=True, text=True, env=env, timeout=900, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def lab_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("lab") / "run"
+    command = ("run", "--preset", "lab", f"run_dir={folder}", *SMALL)
+    done = nopsd(*command)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return folder, command, done.stdout
+
+
+def test_every_stage_leaves_its_artefact(lab_run):
+    folder, _, said = lab_run
+    for name in (
+        "config.yaml",
+        "environment.json",
+        "data/pool.jsonl",
+        "rollout/rollouts.parquet",
+        "neurons/neurons.rank00000.npz",
+        "neurons/neurons.rank00001.npz",
+        "select/selected.json",
+        "select/contexts.json",
+        "train/metrics.jsonl",
+        "train/export/model.safetensors",
+        "evaluate/metrics.json",
+        "report/report.html",
+        "report/report.md",
+    ):
+        assert (folder / name).is_file(), name
+    for shown in ("Avg@4", "maj@4", "ECE", "train/export", "report.html", "tensorboard --logdir"):
+        assert shown in said, shown
+
+
+def test_training_moved_and_stayed_sound(lab_run):
+    folder, _, _ = lab_run
+    rows = read_jsonl(folder / "train" / "metrics.jsonl")
+    assert [r["step"] for r in rows] == [1, 2, 3] or [r["step"] for r in rows] == [0, 1, 2]
+    assert all(r["loss"] > 0 and r["grad_norm"] > 0 for r in rows)
+    assert all(r["logprob_gap"] < 1e-4 for r in rows)
+
+
+def test_the_export_differs_from_the_base_and_loads(lab_run, lab_model_dir):
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    folder, _, _ = lab_run
+    base = AutoModelForCausalLM.from_pretrained(lab_model_dir)
+    tuned = AutoModelForCausalLM.from_pretrained(folder / "train" / "export")
+    pairs = list(zip(base.parameters(), tuned.parameters(), strict=True))
+    assert any(not torch.equal(a, b) for a, b in pairs)
+    assert max(float((a - b).detach().abs().max()) for a, b in pairs) < 0.01
+
+
+def test_provenance_is_whole(lab_run):
+    folder, _, _ = lab_run
+    environment = read_json(folder / "environment.json")
+    assert environment["packages"]["deepspeed"] and environment["model"]["hash"] and "seed" in environment
+    assert read_json(folder / "data" / "data.json")["pool_hash"]
+
+
+def test_a_second_run_is_a_no_op(lab_run):
+    """Nothing is computed again and no server is started."""
+    folder, command, _ = lab_run
+    before = {p: p.stat().st_mtime_ns for p in folder.rglob("manifest.json")}
+    done = nopsd(*command)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("up to date") == 9
+    assert {p: p.stat().st_mtime_ns for p in folder.rglob("manifest.json")} == before
+
+
+def test_another_setting_is_refused_by_name(lab_run):
+    folder, command, _ = lab_run
+    done = nopsd(*command, "neuron.k=77")
+    assert done.returncode == 1
+    assert "neuron.k: 150 there, 77 asked" in done.stderr and "--redo neurons" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_no_label_reaches_training_artefacts(lab_run):
+    """No artefact before evaluation holds an answer key: the lab's gold answers are not in its files' schema."""
+    folder, _, _ = lab_run
+    for row in read_jsonl(folder / "data" / "pool.jsonl") + read_jsonl(folder / "data" / "tests.jsonl"):
+        assert not {"answer", "gold"} & set(row)
+
+
+@pytest.mark.soak  # the loaders and every stage have their own tests; all of it again takes two minutes
+def test_real_sciknoweval_questions_go_through(shared_data, tmp_path):
+    """Real text, real options, letters for answers: the accuracy is chance, the path is the point."""
+    done = nopsd(
+        "run",
+        "--preset",
+        "lab",
+        f"run_dir={tmp_path / 'run'}",
+        "data.name=sciknoweval",
+        f"data.path={shared_data}",
+        "data.domain=Physics",
+        "eval.targets=[Biology]",
+        *SMALL,
+        "train.steps=2",
+        "rollout_zs.max_new=32",
+        "eval.max_new=32",
+        "train.max_response=32",
+        "server.max_model_len=4096",
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    metrics = read_json(tmp_path / "run" / "evaluate" / "metrics.json")
+    assert "Physics" in json.dumps(metrics) and "Biology" in json.dumps(metrics)
+
+
+@pytest.mark.soak
+def test_a_users_unlabeled_questions_train_too(tmp_path):
+    from nopsd.lab.world import DOMAIN_BY_NAME, make_split
+
+    questions = make_split(DOMAIN_BY_NAME["chemistry"], "pool").questions[:30]
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps({"question": q.question}) + "\n" for q in questions))
+    done = nopsd(
+        "run",
+        "--preset",
+        "lab",
+        f"run_dir={tmp_path / 'run'}",
+        "data.name=file",
+        f"data.path={tmp_path / 'mine.jsonl'}",
+        "data.domain=mine",
+        *SMALL,
+        "train.steps=2",
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert (tmp_path / "run" / "train" / "export" / "model.safetensors").is_file()
+    assert "no answers" in done.stdout

@@ -1,0 +1,357 @@
+"""Prompts read once, against whole forwards of a plain model, one sequence at a time (issue 4, "Memory and speed")."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from nopsd.config import Config, DistillConfig
+from nopsd.engine.distributed import Ranks
+from nopsd.engine.packed_attention import Context, use_packed_attention
+from nopsd.stages.registry import STAGE_BY_NAME
+from nopsd.train import context_states
+from nopsd.train.algorithms.distill_stage import identity_of
+from nopsd.train.batches import Example, MicroBatch, Side, rank_micro_batches
+from nopsd.train.context_states import Kept, Reader, context_metrics, key_of, prefixes, tails, worth
+from nopsd.train.losses.head import DistillModel, response_hidden
+from nopsd.train.planning import Limits
+from nopsd.train.teachers import teacher_of
+
+HERE = Path(__file__).parent
+ALONE = Ranks(0, 1, torch.device("cpu"))
+TOKEN = 2 * 2 * 1 * 8 * 8  # bytes a token: keys and values, two layers, one head of width 8, float64
+LONG, LONGER, SHORT = list(range(1, 13)), list(range(20, 40)), [3, 4, 5]  # prompts
+
+
+@pytest.fixture(autouse=True)
+def tiny_prefixes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(context_states, "SHORTEST", 5)
+
+
+def tiny(dtype: torch.dtype = torch.float64) -> Any:
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    torch.manual_seed(0)
+    return (
+        Qwen3ForCausalLM(
+            Qwen3Config(
+                vocab_size=50,
+                hidden_size=16,
+                intermediate_size=24,
+                num_hidden_layers=2,
+                num_attention_heads=2,
+                num_key_value_heads=1,
+                head_dim=8,
+                max_position_embeddings=64,
+                initializer_range=0.2,
+            )
+        )
+        .to(dtype)
+        .eval()
+    )
+
+
+class Forwards:
+    """A packed model's forward, and what it was asked: tokens, and whether they were recorded."""
+
+    def __init__(self, dtype: torch.dtype = torch.float64) -> None:
+        self.model, self.asked = tiny(dtype), []
+        use_packed_attention(self.model)
+
+    def __call__(self, ids_BT: Tensor, rows_N: Tensor, segments: Any = None) -> Tensor:
+        self.asked.append((ids_BT.shape[1], bool(segments and segments.recorded)))
+        return response_hidden(self.model, ids_BT, rows_N, segments)
+
+    def recorded(self) -> list[int]:
+        return [tokens for tokens, recorded in self.asked if recorded]
+
+
+def sides_of(prompts: list[list[int]], micro: int = 2, packed: bool = True, skip: int = 0) -> list[Side]:
+    """One rollout of each prompt, each of another length."""
+    examples = [Example(f"q{i}", SHORT, p, [30 + i, 7, 9, 11][: 2 + i % 3]) for i, p in enumerate(prompts)]
+    batches = rank_micro_batches(examples, 0, 1, Limits(micro, packed=packed), "token_mean", 0, skip_first=skip)
+    return [batch.teacher for batch in batches]
+
+
+@torch.no_grad()
+def plain(model: Any, side: Side) -> Tensor:
+    """Whole sequences through Transformers' own attention, one at a time."""
+    sequences = side.ids_BT[0].split(side.lengths)
+    return torch.cat([model.base_model(s[None]).last_hidden_state[0] for s in sequences])[side.rows_N]
+
+
+@pytest.mark.parametrize("skip", [0, 1])
+@pytest.mark.parametrize("kept", [False, True])
+def test_states_are_those_of_whole_forwards(kept: bool, skip: int) -> None:
+    """Else the teacher would be another one where its prompt is shared, first met, or held."""
+    forward, reference = Forwards(), tiny()
+    reader = Reader(forward, ALONE, True, Kept([LONG, LONGER], 2**20) if kept else None)
+    for prompts in ([LONG, LONGER, LONG, SHORT, LONG], [LONGER, LONG, SHORT[:1]]):
+        sides = sides_of(prompts, skip=skip)
+        for side, found in zip(sides, reader.read(sides), strict=True):
+            torch.testing.assert_close(found, plain(reference, side), rtol=0, atol=1e-12)
+    assert len(forward.recorded()) == (3 if kept else 1)  # kept: a token to measure, then each prompt once
+
+
+def test_float32_differs_by_rounding_alone() -> None:
+    """The tolerance that the README states: the same sums in another order."""
+    sides, forward = sides_of([LONG] * 4, micro=4), Forwards(torch.float32)
+    (found,) = Reader(forward, ALONE, True).read(sides)
+    assert len(forward.recorded()) == 1
+    torch.testing.assert_close(found, plain(tiny(torch.float32), sides[0]), rtol=1e-5, atol=1e-5)
+
+
+def test_a_prompt_is_computed_once_and_its_rollouts_behind_it() -> None:
+    """Else nothing would be saved: four rollouts cost one prompt, and the last token of it each."""
+    forward = Forwards()
+    reader = Reader(forward, ALONE, True)
+    reader.read(sides_of([LONGER] * 4, micro=2))
+    responses = sum(2 + i % 3 for i in range(4))
+    assert forward.recorded() == [19] and sum(tokens for tokens, _ in forward.asked) == 19 + 4 + responses
+    assert (reader.fills, reader.hits) == (1, 3)
+
+
+def test_alone_and_unkept_a_sequence_goes_whole() -> None:
+    """A context used once would cost a pass for nothing."""
+    for reader in (Reader(Forwards(), ALONE, True), Reader(Forwards(), ALONE, False)):
+        sides = sides_of([LONG, LONGER, SHORT, SHORT])
+        reader.read(sides)
+        assert reader.forward.asked == [(side.ids_BT.shape[1], False) for side in sides]
+
+
+def test_rectangles_go_whole() -> None:
+    """They hold no segments to put contexts before."""
+    forward = Forwards()
+    side = sides_of([LONG] * 2, packed=False)[0]
+    (found,) = Reader(forward, ALONE, True, Kept([LONG], 2**20)).read([side])
+    assert forward.asked == [(side.ids_BT.shape[1], False)]
+    model, length = tiny(), len(LONG)
+    for row, states in enumerate(found.split([len(r) for r in side.rows_N.split([3, 2])])):
+        ids = side.ids_BT[row, : side.lengths[row]]
+        with torch.no_grad():
+            whole = model.base_model(ids[None]).last_hidden_state[0, length - 1 : -1]
+        torch.testing.assert_close(states, whole, rtol=0, atol=1e-12)
+
+
+def test_bits_do_not_depend_on_what_is_held_or_was_read_before() -> None:
+    """A resumed run starts with nothing held, and must have the unbroken one's losses to the last bit."""
+    steps = [[LONG, LONGER, LONG], [LONGER, SHORT], [LONG, LONGER]]
+    warm = Reader(Forwards(torch.float32), ALONE, True, Kept([LONG, LONGER], 2**20))
+    for prompts in steps[:2]:
+        warm.read(sides_of(prompts, micro=3))
+    fills = warm.fills
+    sides = sides_of(steps[2], micro=3)
+    cold = Reader(Forwards(torch.float32), ALONE, True, Kept([LONG, LONGER], 2**20))
+    full = Reader(Forwards(torch.float32), ALONE, True, Kept([LONG, LONGER], 2**20))
+    full.kept.nbytes = 2**20  # no room for any of the chosen
+    assert torch.equal(warm.read(sides)[0], cold.read(sides)[0])
+    assert torch.equal(warm.read(sides)[0], full.read(sides)[0]) and not full.kept.held
+    assert warm.fills == fills and cold.fills == full.fills == 2
+
+
+def test_prompts_are_told_apart_by_content() -> None:
+    """Two questions of one name, or prompts that differ in one token, must never share a context."""
+    other = [*LONG[:4], 49, *LONG[5:]]
+    forward, reader = Forwards(), None
+    reader = Reader(forward, ALONE, True, Kept([LONG, other], 2**20))
+    for prompt in (LONG, other):  # both are q0
+        (side,) = sides_of([prompt])
+        torch.testing.assert_close(reader.read([side])[0], plain(tiny(), side), rtol=0, atol=1e-12)
+    assert reader.kept.held.keys() == {key_of(LONG[:-1]), key_of(other[:-1])}
+
+
+def test_a_row_before_the_response_is_still_there() -> None:
+    """A row shifted by one (T-ALIGN's counter-check) must read its own state, not a neighbour's."""
+    from dataclasses import replace
+
+    side = sides_of([LONG, LONG], micro=2)[0]
+    shifted = replace(side, rows_N=side.rows_N - 1)
+    (found,) = Reader(Forwards(), ALONE, True).read([shifted])
+    torch.testing.assert_close(found, plain(tiny(), shifted), rtol=0, atol=1e-12)
+
+
+def test_the_budget_is_kept_to_the_byte() -> None:
+    """More would run a GPU out of memory, less waste it. First come is first kept, and what is too long is left out."""
+    budget = 19 * TOKEN  # LONGER's prefix, or LONG's eleven tokens and eight more
+    one = [5, *LONGER]
+    for size, prompts, expected in (
+        (budget, [LONGER, LONG], [LONGER]),
+        (budget, [LONG, LONGER, LONG], [LONG]),
+        (budget - 1, [LONGER], []),
+        (budget, [one, LONG], [LONG]),
+        (30 * TOKEN, [LONG, LONGER], [LONG, LONGER]),
+        (budget, [SHORT], []),
+    ):
+        reader = Reader(Forwards(), ALONE, False, Kept(prompts, size))
+        for _ in range(2):
+            reader.read(sides_of([*prompts, *prompts]))
+        kept = reader.kept
+        assert kept.held.keys() == kept.chosen == {key_of(p[:-1]) for p in expected}, (size, prompts)
+        assert kept.nbytes == sum(c.nbytes for c in kept.held.values()) == sum(len(p) - 1 for p in expected) * TOKEN
+    assert Kept([LONG, LONGER], 15 * TOKEN, lanes=2).choose(TOKEN) == {key_of(LONG[:-1]), key_of(LONGER[:-1])}
+
+
+def test_memory_is_given_back_with_the_last_rollout() -> None:
+    """A step's contexts held to its end would add up over its questions."""
+    forward, alive = Forwards(), []
+
+    def watched(ids_BT: Tensor, rows_N: Tensor, segments: Any = None) -> Tensor:
+        import gc
+
+        alive.append(sum(isinstance(o, Context) and o.tokens > 1 for o in gc.get_objects()))
+        return forward(ids_BT, rows_N, segments)
+
+    Reader(watched, ALONE, True).read(sides_of([LONGER, LONGER, LONG, LONG], micro=2))
+    assert alive == [0, 1, 0, 1]
+
+
+def test_cutting_against_plain_lists() -> None:
+    """Random sides: each tail's ids, places and contexts, by slicing each sequence by hand."""
+    source = random.Random(0)
+    for _ in range(50):
+        prompts = [source.choice([LONG, LONGER, SHORT, SHORT[:1], [source.randrange(50)] * 9]) for _ in range(6)]
+        side = sides_of(prompts, micro=6)[0]
+        (found,) = worth([prefixes(side)], [], True)
+        contexts = {p.key: Context(p.tokens) for p in found if p}
+        ids, rows, segments = tails(side, found, contexts)
+        whole = [s.tolist() for s in side.ids_BT[0].split(side.lengths)]
+        heads = [tuple(s[: p - 1]) for s, p in zip(whole, side.prompts)]
+        cuts = [len(h) if len(h) >= 5 and heads.count(h) > 1 else 0 for h in heads]
+        assert [p.tokens if p else 0 for p in found] == cuts
+        assert ids[0].tolist() == [i for s, c in zip(whole, cuts) for i in s[c:]]
+        assert list(segments.context_lengths) == cuts
+        assert ids[0, rows + 1].tolist() == side.ids_BT[0, side.rows_N + 1].tolist()
+        assert segments.positions("cpu")[0, rows].tolist() == [
+            p - 1 + t for s, p in zip(whole, side.prompts) for t in range(len(s) - p)
+        ]
+
+
+@pytest.mark.parametrize(("dtype", "loss", "gradient"), [(torch.float64, 1e-12, 1e-12), (torch.float32, 1e-6, 1e-5)])
+def test_t_align_behind_contexts(dtype: torch.dtype, loss: float, gradient: float) -> None:
+    """T-ALIGN: student and teacher of one model and prompt agree, the teacher's sums being ordered otherwise."""
+
+    class Engine(torch.nn.Module):
+        def __init__(self, module: torch.nn.Module) -> None:
+            super().__init__()
+            self.module = module
+
+        def forward(self, **batch: Any) -> Any:
+            return self.module(**batch)
+
+    student, teacher = tiny(dtype), tiny(dtype)
+    for lm in (student, teacher):
+        use_packed_attention(lm)
+    engine, config = Engine(DistillModel(student, DistillConfig())), Config()
+    taught = teacher_of(config, engine, teacher, ALONE, [LONG, LONGER])
+    examples = [Example("a", LONG, LONG, [7, 8, 9]), Example("b", LONGER, LONGER, [4, 5])]
+    (batch,) = rank_micro_batches(examples, 0, 1, Limits(2), "token_mean", 0)
+    assert isinstance(batch, MicroBatch)
+    (states,) = taught.hidden([batch.teacher])
+    assert taught.readers[0].fills == 2
+    with taught.weight() as weight:
+        found = engine(
+            input_ids_BT=batch.student.ids_BT,
+            rows_N=batch.student.rows_N,
+            teacher_hidden_NH=states.hidden_NH,
+            teacher_weight_VH=weight,
+            token_weight_N=batch.weights_N,
+            segments=batch.student.segments,
+        )
+    found.loss.backward()
+    assert abs(found.loss.item()) < loss
+    assert max(float(p.grad.abs().max()) for p in student.parameters()) < gradient
+
+
+def test_the_budget_is_no_part_of_a_runs_identity() -> None:
+    """A run must go on where there is more or less memory; what the teacher is does belong to it."""
+    identities = []
+    for key, value in (("context_mib", 1024), ("context_mib", 7), ("mix", 0.25)):
+        config = Config()
+        setattr(config.teacher, key, value)
+        identities.append(identity_of(config, [], {}, {}, {}))
+    assert identities[0] == identities[1] != identities[2]
+    assert {"teacher.kind", "teacher.mix"} < set(STAGE_BY_NAME["train"].keys)
+    assert not {"teacher", "teacher.context_mib"} & set(STAGE_BY_NAME["train"].keys)
+
+
+def run_worker(models: Path, out: Path, kinds: list[str], kinds_alone: bool) -> dict[str, Any]:
+    job = {"models": str(models), "out": str(out), "kinds": kinds, "kinds_alone": kinds_alone}
+    (out / "job.json").write_text(json.dumps(job))
+    launch = HERE.parent / "engine" / "worker_ranks.py"
+    command = [sys.executable, "-W", "ignore", launch, HERE / "worker_contexts.py", out / "job.json", "2"]
+    environment = {**os.environ, "PYTHONPATH": str(HERE.parents[1])}
+    done = subprocess.run(command, cwd=HERE.parents[1], env=environment, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
+    loaded: dict[str, Any] = torch.load(out / "found.pt", weights_only=True)
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def found(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What worker_contexts.py left: a second engine and the student's own, adapters on and off, three readings."""
+    return run_worker(tiny_models, tmp_path_factory.mktemp("contexts"), ["mixed", "lora", "lora_ema", "pmi"], False)
+
+
+def check_kinds(found: dict[str, Any]) -> None:
+    """States behind contexts and whole ones, after two steps: a context of older weights would show."""
+    for kind, case in found.items():
+        assert case["worst"] < 1e-5, kind
+        assert len(case["rows"]) == 2 and all(row["loss"] > 0.1 for row in case["rows"])
+        readings = {"pmi": 3, "mixed": 2, "contrast": 2}.get(kind, 1)
+        assert case["rows"][0]["context/fills"] >= 3 * readings  # three questions
+        assert case["counts"]["context/hits"] > 0
+        assert (case["counts"]["context/mib"] > 0) is (kind not in ("ema", "live", "lora_ema", "contrast")), kind
+
+
+@pytest.mark.slow
+def test_teachers_and_readings_with_contexts_and_without(found: dict[str, Any]) -> None:
+    """A context of other weights, of an older step's, or of another prompt would give other states."""
+    check_kinds(found["kinds"])
+
+
+@pytest.mark.soak
+def test_every_other_kind_too(tiny_models: Path, tmp_path: Path) -> None:
+    """The rest of the teachers, each on engines of its own."""
+    check_kinds(run_worker(tiny_models, tmp_path, ["frozen", "ema", "live", "contrast"], True)["kinds"])
+
+
+@pytest.mark.slow
+def test_a_resumed_run_has_the_unbroken_ones_losses(found: dict[str, Any]) -> None:
+    """Issue 4's promise, with contexts over steps at one rollout a question, of which half fit."""
+    run = found["resume"]
+    assert run["from"] == 4 and run["equal"] and 0 < run["held"] <= run["budget"]
+    rows = [[without(row) for row in rows] for rows in (run["rows"][4:], run["again"])]
+    assert rows[0] == rows[1]
+    assert sum(row["context/hits"] for row in run["rows"][4:]) > sum(row["context/hits"] for row in run["again"])
+
+
+def without(row: dict[str, float]) -> dict[str, float]:
+    return {name: value for name, value in row.items() if not name.startswith(("time/", "context/"))}
+
+
+@pytest.mark.slow
+def test_ranks_that_disagree_run_as_many_forwards(found: dict[str, Any]) -> None:
+    """Else ZeRO-3 waits for ever: one rank has contexts to fill, held or none, the other nothing at all."""
+    main, other = found["disagree"]["counts"]
+    assert [passes for passes, _ in main] == [passes for passes, _ in other] == [5, 3, 2]
+    assert [fills for _, fills in main] == [2, 1, 0] and [fills for _, fills in other] == [0, 0, 0]
+    assert max(found["disagree"]["worst"]) < 1e-4
+
+
+def test_the_log_counts_and_starts_anew() -> None:
+    """The numbers would otherwise add up over steps, or be there where nothing is reused."""
+    reader = Reader(Forwards(), ALONE, True, Kept([LONG], 2**20))
+    reader.read(sides_of([LONG, LONG, LONGER]))
+    row = context_metrics([reader, Reader(Forwards(), ALONE, False)], ALONE)
+    assert row == {"context/fills": 1, "context/hits": 1, "context/mib": 11 * TOKEN / 2**20}
+    assert context_metrics([reader], ALONE)["context/hits"] == 0
+    assert context_metrics([Reader(Forwards(), ALONE, False)], ALONE) == {}

@@ -1,0 +1,113 @@
+"""The compiled CPU kernel of the usual objectives against plain autograd in float64."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from nopsd.config import DistillConfig
+from nopsd.train.losses import cpu_kernel
+from nopsd.train.losses.divergence import divergence
+from nopsd.train.losses.fused_linear import fused_linear_divergence
+
+KINDS = ("reverse_kl", "forward_kl")
+H = 6
+
+
+def inputs(n: int, size: int, seed: int = 0) -> list[torch.Tensor]:
+    """Hidden states and weights of both sides, token weights, sampled ids; float32."""
+    generator = torch.Generator().manual_seed(seed)
+    drawn = [torch.randn(*shape, generator=generator) for shape in ((n, H), (size, H), (n, H), (size, H))]
+    return [*drawn, torch.rand(n, generator=generator) + 0.1, torch.randint(size, (n,), generator=generator)]
+
+
+def run(keys: dict[str, Any], given: list[torch.Tensor], kernel: str = "numba", **more: Any) -> dict[str, Any]:
+    leaves = given[0].clone().requires_grad_(), given[1].clone().requires_grad_()
+    config = DistillConfig(kernel=kernel, **({"logit_chunk": 5} | keys))
+    result = fused_linear_divergence(*leaves, *given[2:5], config, target_N=given[5], with_statistics=True, **more)
+    result.loss.backward()
+    return {"loss": result.loss.detach(), "hidden": leaves[0].grad, "weight": leaves[1].grad, "sums": result.sums}
+
+
+def log_probs(hidden: torch.Tensor, weight: torch.Tensor, temperature: float) -> torch.Tensor:
+    return (hidden @ weight.t() / temperature).log_softmax(-1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("size", "temperature"), [(37, 1.0), (2048, 1.4), (5003, 1.0)])
+def test_loss_and_gradients_equal_float64_autograd(kind: str, size: int, temperature: float):
+    """Less than a block, exactly one, and a part of one left over; ids past the vocabulary take no part."""
+    given = inputs(7, size + 3)
+    found = run({"divergence": kind, "temperature": temperature}, given, vocab_size=size)
+    hidden, weight, teacher, teacher_weight, token_weight = (t.double() for t in given[:5])
+    leaves = hidden.requires_grad_(), weight.requires_grad_()
+    sides = log_probs(hidden, weight[:size], temperature), log_probs(teacher, teacher_weight[:size], temperature)
+    loss = (token_weight * divergence(kind, *sides)).sum()
+    wanted = dict(zip(("hidden", "weight"), torch.autograd.grad(loss, leaves)))
+    torch.testing.assert_close(found["loss"].double(), loss.detach(), rtol=1e-6, atol=0)
+    for name, gradient in wanted.items():
+        assert (found[name].double() - gradient).norm() / gradient.norm() < 1e-6
+    assert not found["weight"][size:].any()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_clips_and_statistics_equal_the_torch_path(kind: str):
+    """The log's numbers and the clips' share of the gradient must not depend on which kernel a call's size takes."""
+    keys, given = {"divergence": kind, "token_clip": 3.0, "mask_high_entropy": 5.4, "is_clip": 1.5}, inputs(9, 700)
+    served = -8 * torch.rand(9, generator=torch.Generator().manual_seed(1))
+    found, wanted = (run(keys, given, kernel, served_N=served) for kernel in ("numba", "torch"))
+    torch.testing.assert_close(found, wanted, rtol=2e-5, atol=1e-5)
+    named = dict(zip(("clip_frac", "neg_frac", "mask_frac"), found["sums"][-4:-1].tolist()))
+    assert 0 < named["clip_frac"] < 9 and 0 < named["mask_frac"] < 9  # the case has both
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_equal_distributions_give_no_loss_and_no_gradient(kind: str):
+    given = inputs(4, 3000)
+    found = run({"divergence": kind}, [given[0], given[1], given[0], given[1], *given[4:]])
+    assert abs(found["loss"]) < 1e-7 and found["hidden"].abs().max() < 1e-7 and found["weight"].abs().max() < 1e-7
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("side", [0, 2])
+def test_a_broken_models_logits_give_a_loss_that_is_not_finite(bad: float, side: int):
+    """Else the step that would ruin the weights is taken, not skipped."""
+    given = inputs(3, 500)
+    given[side][1, 2] = bad
+    assert not run({}, given)["loss"].isfinite()
+
+
+def test_no_tokens():
+    found = run({}, inputs(0, 50))
+    assert found["loss"] == 0 and not found["weight"].any() and found["hidden"].shape == (0, H)
+
+
+def test_threads_change_nothing():
+    """Rows are shared out; more threads than rows, and shares of unequal size."""
+    given, before = inputs(7, 900), torch.get_num_threads()
+    results = []
+    try:
+        for threads in (1, 2, 3, 16):
+            torch.set_num_threads(threads)
+            logits = given[0] @ given[1].t(), given[2] @ given[3].t()
+            tops = logits[0].amax(-1), logits[1].amax(-1)
+            sums = cpu_kernel.sums(*logits, tops, 1.0)
+            cpu_kernel.reverse_gradient(*logits, tops, sums[:, 0], sums[:, 1], 1.0)
+            results.append((sums, logits[0]))
+    finally:
+        torch.set_num_threads(before)
+    for other in results[1:]:
+        torch.testing.assert_close(other, results[0], rtol=1e-5, atol=1e-4)
+
+
+def test_exp_is_within_a_few_roundings():
+    """Over all that (z − max z)/τ can be, far below what float32 holds included."""
+    x = -torch.cat([torch.linspace(0, 1, 5001), torch.linspace(1, 86, 50001), torch.tensor([200.0, 1e30])])
+    logits = x[:, None].clone()
+    found = cpu_kernel.sums(logits, logits, (torch.zeros(len(x)), torch.zeros(len(x))), 1.0)[:, 0]
+    exact = x.double().exp()
+    assert ((found - exact).abs() <= 4e-7 * exact + 2e-38).all()
+    assert found[0] == 1

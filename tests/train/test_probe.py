@@ -1,0 +1,25 @@
+"""The label-free probe: its numbers by hand."""
+
+from nopsd.data.records import Question
+from nopsd.rollout.types import Rollout
+from nopsd.train.probe import probe_metrics
+
+
+def rollout(text: str, sample: int) -> Rollout:
+    return Rollout("q", sample, [1], [2, 3], text, "stop", 0)
+
+
+def test_by_hand():
+    texts = ["<answer>one</answer>", "<answer>One.</answer>", "<answer>two</answer>", "no answer"]
+    found = probe_metrics([Question("q", "d", "s", "?")], [[rollout(t, i) for i, t in enumerate(texts)]], "lenient")
+    assert found == {
+        "probe/distinct_answer_rate": 0.5,
+        "probe/majority_share": 0.5,
+        "probe/unparsed_share": 0.25,
+        "probe/response_length": 2.0,
+    }
+
+
+def test_nothing_parsed_has_no_majority():
+    found = probe_metrics([Question("q", "d", "s", "?")], [[rollout("?", 0), rollout("", 1)]], "strict")
+    assert found["probe/majority_share"] == 0.0 and found["probe/unparsed_share"] == 1.0

@@ -1,0 +1,297 @@
+"""The four teachers and LoRA: three steps each on real 2-rank ZeRO-3 engines (SPEC §6.5, §12 T-ALIGN, T-EMA)."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from nopsd.config import Config, DistillConfig, LoraConfig, TeacherConfig
+from nopsd.engine.distributed import Ranks
+from nopsd.engine.lora import STUDENT, adapter_parameters, add_lora, computing_with, lora_layers, plain_weights
+from nopsd.errors import ConfigError
+from nopsd.rollout.weight_source import WeightSource
+from nopsd.train.batches import MicroBatch, Side
+from nopsd.train.losses.divergence import reverse_kl
+from nopsd.train.losses.head import DistillModel
+from nopsd.train.teachers import teacher_of
+
+HERE = Path(__file__).parent
+LAUNCH = HERE.parent / "engine" / "worker_ranks.py"
+ALONE = Ranks(0, 1, torch.device("cpu"))
+PROMPT, TEACHER_PROMPT, RESPONSE = [3, 4, 5], [9, 8, 7, 6, 4, 5], [10, 11, 12, 2]
+
+
+@pytest.fixture(scope="session")
+def taught(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """What every case of worker_teachers.py left."""
+    out = tmp_path_factory.mktemp("teachers")
+    cases = ["kinds", "align", "lora", "lora_ema"]
+    job = {"models": str(tiny_models), "out": str(out), "cases": cases, "alone": ["lora_ema"]}
+    (out / "job.json").write_text(json.dumps(job))
+    command = [sys.executable, "-W", "ignore", LAUNCH, HERE / "worker_teachers.py", out / "job.json", "2", "1"]
+    environment = {**os.environ, "PYTHONPATH": str(HERE.parents[1])}
+    done = subprocess.run(command, cwd=HERE.parents[1], env=environment, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
+    cases += ["lora_ema_alone"]
+    return {case: torch.load(out / f"{case}.pt", weights_only=True) for case in cases} | {"models": tiny_models}
+
+
+def losses(found: dict[str, Any]) -> list[float]:
+    return [row["loss"] for row in found["rows"]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["frozen", "ema", "live", "mixed"])
+def test_every_kind_trains(taught: Any, kind: str):
+    """A teacher whose states or weight are missing under ZeRO-3 gives no loss, no gradient, or a hang."""
+    rows = taught["kinds"][kind]["rows"]
+    assert len(rows) == 3 and all(row["loss"] > 0.1 and row["grad_norm"] > 0.1 for row in rows)
+    assert taught["kinds"][kind]["second"] is (kind != "live")  # live: no second model in memory
+
+
+@pytest.mark.slow
+def test_the_kinds_differ_once_the_student_has_moved(taught: Any):
+    """At step 0 all are θ_0; a live teacher that stood still would go on as the frozen one does."""
+    ways = [losses(taught["kinds"][kind]) for kind in ("frozen", "ema", "live", "mixed")]
+    assert max(way[0] for way in ways) - min(way[0] for way in ways) < 1e-5
+    assert len({round(way[2], 5) for way in ways}) == 4
+    live, mixed = (taught["kinds"][kind]["rows"][-1]["ema_distance"] for kind in ("live", "mixed"))
+    assert live == 0 < mixed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("mixed", "pure"), [("mixed0", "frozen"), ("mixed1", "live")])
+def test_a_trust_region_ends_at_the_frozen_and_the_live_teacher(taught: Any, mixed: str, pure: str):
+    """c weighs the student's own logits: swapped or forgotten, an end would be the other teacher's."""
+    assert losses(taught["kinds"][mixed]) == pytest.approx(losses(taught["kinds"][pure]), abs=1e-6)
+    for name, weight in taught["kinds"][mixed]["student"].items():
+        assert (weight - taught["kinds"][pure]["student"][name]).abs().max() < 1e-5, name
+
+
+@pytest.mark.slow
+def test_t_align_a_live_teacher_without_demonstrations_teaches_nothing(taught: Any):
+    """Its hidden states and its weight must be the student's at the very same rows; so must LoRA's base at step 0."""
+    assert all(abs(row["loss"]) < 1e-6 and row["grad_norm"] < 1e-6 for row in taught["align"]["live"])
+    assert abs(taught["align"]["lora"][0]["loss"]) < 1e-6 and taught["align"]["lora"][0]["grad_norm"] < 1e-6
+
+
+@pytest.mark.slow
+def test_lora_moves_the_adapters_alone(taught: Any):
+    """Base weights that move, or that the optimizer keeps states for, are full fine-tuning at LoRA's learning rate."""
+    found = taught["lora"]
+    moved = {name for name, weight in found["before"].items() if not torch.equal(weight, found["after"][name])}
+    assert moved == set(found["trained"]) == {n for n in found["before"] if ".lora_" in n}
+    adapters = sum(found["before"][name].numel() for name in moved)
+    assert adapters / 2 <= found["optimizer"] < 1.1 * adapters / 2 + 1000  # this rank's half
+    assert not found["second"] and all(row["loss"] > 0.1 for row in found["rows"])
+
+
+@pytest.mark.slow
+def test_lora_checkpoints_hold_no_base_weights(taught: Any):
+    """A checkpoint of a 70B base for a few adapters would fill the disk."""
+    base = sum(t.numel() for n, t in taught["lora"]["before"].items() if ".lora_" not in n) * 4
+    models = sum(size for name, size in taught["lora"]["files"].items() if "model_states" in name)
+    assert models < 0.8 * base, (models, base)
+
+
+@pytest.mark.slow
+def test_merged_weights_are_what_the_adapters_compute(taught: Any):
+    """Server, export and training forward must be one policy; PEFT itself is the reference for the adapter's folder."""
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    found = taught["lora"]
+    base = AutoModelForCausalLM.from_pretrained(taught["models"] / "tied", dtype=torch.float32).eval()
+    names = [name for name, _ in base.named_parameters()]
+    assert [name for name, _ in found["pushed"]] == names == [name for name, _ in found["metas"]]
+    assert [list(t.shape) for _, t in found["pushed"]] == [shape for _, shape in found["metas"]]
+    merged = AutoModelForCausalLM.from_pretrained(found["folder"], dtype=torch.float32).eval()
+    assert all(torch.equal(merged.get_parameter(name), weight) for name, weight in found["pushed"])
+    ids = torch.tensor([probe_ids()])
+    with torch.no_grad():
+        assert (base(ids).logits[0] - found["base"]).abs().max() < 1e-5  # adapters off: the base model
+        assert (merged(ids).logits[0] - found["logits"]).abs().max() < 1e-4
+        assert (found["base"] - found["logits"]).abs().max() > 1e-2
+        gone = sum((merged.get_parameter(n) - base.get_parameter(n)).double().pow(2).sum() for n in names) ** 0.5
+        peft = PeftModel.from_pretrained(base, Path(found["folder"]) / "adapter").eval()
+        assert (peft(ids).logits[0] - found["logits"]).abs().max() < 1e-5
+    assert found["rows"][-1]["ema_distance"] == pytest.approx(float(gone), rel=1e-4)
+
+
+def probe_ids() -> list[int]:
+    sys.path.insert(0, str(HERE))
+    import worker_teachers
+
+    return worker_teachers.PROBE
+
+
+@pytest.mark.slow
+def test_under_lora_the_average_is_of_the_adapters_and_comes_back_after_a_resume(taught: Any):
+    """T-EMA's closed form on the second adapter; a resume that lost it would teach with its random start."""
+    found, rate = taught["lora_ema"], 0.1
+    assert set(found["followed"]) == set(found["teacher"]) == set(found["path"][0])
+    for name, teacher in found["teacher"].items():
+        closed = (1 - rate) ** 3 * found["path"][0][name].double()
+        closed += sum(rate * (1 - rate) ** (3 - k) * found["path"][k][name].double() for k in (1, 2, 3))
+        assert (teacher - closed).abs().max() < 1e-6, name
+        assert torch.equal(found["again"]["teacher"][name], teacher)
+        assert torch.equal(found["again"]["student"][name], found["path"][3][name])
+    assert found["again"]["from"] == 2 and losses(found["again"]) == losses(found)[2:]
+
+
+@pytest.mark.slow
+def test_adapters_saved_by_two_ranks_go_on_with_one(taught: Any):
+    """The cutting anew must find its way without the base's weights, which the checkpoint leaves out."""
+    found, alone = taught["lora_ema"], taught["lora_ema_alone"]
+    assert alone["from"] == 2
+    assert losses(alone) == pytest.approx(losses(found)[2:], abs=1e-5)
+    for name, teacher in found["teacher"].items():
+        assert (alone["teacher"][name] - teacher).abs().max() < 1e-4, name
+
+
+def tiny(seed: int, tied: bool = False) -> Any:
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    torch.manual_seed(seed)
+    return Qwen3ForCausalLM(
+        Qwen3Config(
+            vocab_size=50,
+            hidden_size=16,
+            intermediate_size=24,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            head_dim=8,
+            max_position_embeddings=64,
+            tie_word_embeddings=tied,
+            initializer_range=0.2,
+        )
+    ).eval()
+
+
+class PlainEngine(torch.nn.Module):
+    """What the teachers use of a DeepSpeed engine."""
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, **batch: Any) -> Any:
+        return self.module(**batch)
+
+
+def side(prompt: list[int]) -> Side:
+    first = len(prompt) - 1
+    return Side(torch.tensor([prompt + RESPONSE]), torch.arange(first, first + len(RESPONSE)))
+
+
+@pytest.mark.parametrize("mix", [0.0, 0.3, 1.0])
+def test_a_trust_region_mixes_logits_and_not_probabilities(mix: float):
+    """Value and gradient against plain autograd over whole logits, the teacher's side detached (SPEC §6.5)."""
+    student, base = tiny(0), tiny(1)
+    z, z_own, z_base = (
+        model(input_ids=s.ids_BT).logits[0, s.rows_N]
+        for model, s in ((student, side(PROMPT)), (student, side(TEACHER_PROMPT)), (base, side(TEACHER_PROMPT)))
+    )
+    q = ((1 - mix) * z_base + mix * z_own).detach().log_softmax(-1)
+    expected = reverse_kl(z.log_softmax(-1), q).sum() / 4
+    gradient = torch.autograd.grad(expected, list(student.parameters()))
+
+    engine = PlainEngine(DistillModel(student, DistillConfig(logit_chunk=3))).eval()
+    config = Config(teacher=TeacherConfig(kind="trust_region", mix=mix))
+    teacher = teacher_of(config, engine, base, ALONE)
+    weights = torch.full((4,), 0.25)
+    batch = MicroBatch(side(PROMPT), side(TEACHER_PROMPT), torch.tensor(RESPONSE), weights, torch.zeros(4))
+    states = teacher.hidden([batch.teacher])[0]
+    with teacher.weight() as weight:
+        result = engine(
+            input_ids_BT=batch.student.ids_BT,
+            rows_N=batch.student.rows_N,
+            teacher_hidden_NH=states.hidden_NH,
+            teacher_weight_VH=weight,
+            token_weight_N=batch.weights_N,
+            teacher_mix=states.mix,
+        )
+    torch.testing.assert_close(result.loss, expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        torch.autograd.grad(result.loss, list(student.parameters())), gradient, rtol=1e-4, atol=1e-6
+    )
+
+
+def test_the_students_own_states_are_taken_without_dropout_and_leave_it_training():
+    """A live or adapter teacher with dropout on would disagree with itself."""
+    lm = tiny(0)
+    add_lora(lm, LoraConfig(r=2, dropout=0.5), seed=1)
+    for parameter in adapter_parameters(lm, STUDENT).values():
+        parameter.data.normal_(0, 0.5)
+    engine = PlainEngine(DistillModel(lm, DistillConfig())).train()
+    batch = MicroBatch(side(PROMPT), side(TEACHER_PROMPT), torch.tensor(RESPONSE), torch.ones(4), torch.zeros(4))
+    teacher = teacher_of(Config(teacher=TeacherConfig(kind="live")), engine, None, ALONE)
+    first, second = teacher.hidden([batch.teacher])[0].hidden_NH, teacher.hidden([batch.teacher])[0].hidden_NH
+    assert torch.equal(first, second) and not first.requires_grad
+    assert engine.training and lm.training
+    frozen = teacher_of(Config(teacher=TeacherConfig(kind="frozen")), engine, None, ALONE)
+    off = frozen.hidden([batch.teacher])[0].hidden_NH
+    assert (off - first).abs().max() > 1e-2
+    with torch.no_grad():
+        s = side(TEACHER_PROMPT)
+        torch.testing.assert_close(off, tiny(0).base_model(s.ids_BT).last_hidden_state[0, s.rows_N])
+
+
+def test_adapters_go_off_and_on_without_touching_gradients():
+    """ZeRO-3's hooks hang on requires_grad: a switch that moves it would lose them."""
+    lm = tiny(0)
+    add_lora(lm, LoraConfig(r=2), seed=1, with_teacher=True)
+    before = {n: p.requires_grad for n, p in lm.named_parameters()}
+    with computing_with(lm, None):
+        assert {n: p.requires_grad for n, p in lm.named_parameters()} == before
+        assert all(layer.disable_adapters for layer in lora_layers(lm).values())
+    assert not any(layer.disable_adapters for layer in lora_layers(lm).values())
+    assert {n for n, needed in before.items() if needed} == {n for n in before if ".default." in n}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_merged_weight_is_base_plus_scaled_product(dtype: torch.dtype):
+    """W + (α/r)·B·A by plain products; every other weight untouched, and named as in the checkpoint."""
+    lm = tiny(0).to(dtype)
+    named = {n: p.detach().clone() for n, p in lm.named_parameters()}
+    add_lora(lm, LoraConfig(r=2, alpha=6, targets=["q_proj"]), seed=1)
+    for parameter in adapter_parameters(lm, STUDENT).values():
+        parameter.data.normal_(0, 0.3)
+    own = adapter_parameters(lm, STUDENT)
+    assert [w.name for w in plain_weights(lm)] == list(named)
+    for name, merged in WeightSource(lm, is_sender=True).stream():
+        assert merged is not None and merged.dtype == dtype
+        layer = name.removesuffix(".weight")
+        wanted = named[name].double()
+        if layer.endswith("q_proj"):
+            wanted = wanted + 3 * own[f"{layer}.lora_B.weight"].double() @ own[f"{layer}.lora_A.weight"].double()
+        torch.testing.assert_close(merged.double(), wanted, rtol=1e-2 if dtype == torch.bfloat16 else 1e-5, atol=1e-5)
+    assert all(t is None for _, t in WeightSource(lm, is_sender=False).stream())
+
+
+@pytest.mark.parametrize("targets", [["lm_head"], ["embed_tokens", "q_proj"], ["qproj"]])
+def test_unfit_targets_are_refused_by_name(targets: list[str]):
+    """An adapted head would not be seen by the fused loss; a misspelt name would train nothing."""
+    with pytest.raises(ConfigError, match="train.lora.targets"):
+        add_lora(tiny(0), LoraConfig(r=2, targets=targets), seed=1)
+
+
+def test_adapters_are_drawn_by_the_seed_and_leave_the_ranks_random_state():
+    """Ranks have different random states, and must draw the same adapters."""
+    drawn = []
+    for state in (1, 2):
+        lm = tiny(0)
+        torch.manual_seed(state)
+        expected = torch.rand(1, generator=torch.Generator().manual_seed(state))
+        add_lora(lm, LoraConfig(r=2), seed=5)
+        assert torch.equal(torch.rand(1), expected)
+        drawn.append({n: p.detach().clone() for n, p in adapter_parameters(lm, STUDENT).items()})
+    assert all(torch.equal(drawn[0][n], t) for n, t in drawn[1].items())

@@ -1,0 +1,126 @@
+"""The Triton kernels against the torch path on the same tokens, under Triton's interpreter: no GPU is needed.
+
+Triton is no dependency of a CPU install: the kernels run in the interpreter that NOPSD_TRITON_PYTHON names (it needs
+triton, torch, numpy and omegaconf), or in this one if triton is here; otherwise these tests are skipped. They show that
+the formulas are right, and nothing of a GPU: what compiles there, and how fast.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from nopsd.config import Config, DistillConfig
+from nopsd.config.distill_rules import check_distill
+from nopsd.errors import ConfigError
+from nopsd.train.losses.full_support import kernel_of
+
+HERE = sys.executable if importlib.util.find_spec("triton") else None
+PYTHON = os.environ.get("NOPSD_TRITON_PYTHON") or HERE
+KINDS = [{"divergence": "reverse_kl"}, {"divergence": "forward_kl"}, {"divergence": "jsd", "beta": 0.3}]
+CLIPS = {"token_clip": 8.0, "is_clip": 1.5, "mask_high_entropy": 5.0}
+# keys, tokens, vocabulary, its padding, dtype: less than a block, just over one, odd sizes, no tokens
+CASES: list[tuple[dict[str, Any], int, int, int, torch.dtype]] = [
+    *(
+        (kind | {"temperature": tau}, 7, size, pad, dtype)
+        for kind in KINDS
+        for tau in (1.0, 1.7)
+        for size, pad, dtype in ((333, 0, torch.float64), (2049, 5, torch.float64), (4099, 3, torch.float32))
+    ),
+    *((kind | CLIPS, 6, 500, 12, torch.float64) for kind in KINDS),
+    *((kind, 0, 100, 0, torch.float32) for kind in KINDS),
+]
+
+
+def given(n: int, size: int, pad: int, dtype: torch.dtype) -> dict[str, Any]:
+    """Hidden states and weights of both sides; rows past `size` hold what must not count."""
+    generator, h = torch.Generator().manual_seed(n + size), 6
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
+
+    weight, teacher_weight = draw(size + pad, h), draw(size + pad, h)
+    weight[size:], teacher_weight[size:] = -torch.inf, 1e4
+    hidden = draw(n, h)
+    return {
+        "hidden": hidden,
+        "teacher": hidden + draw(n, h),
+        "weight": weight,
+        "teacher_weight": teacher_weight,
+        "token_weight": torch.rand(n, generator=generator) + 0.1,
+        "vocab_size": size,
+        "target": torch.randint(size, (n,), generator=generator),
+        "served": -5 - 5 * torch.rand(n, generator=generator),
+    }
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, torch.Tensor]]]:
+    if PYTHON is None:
+        pytest.skip("triton isn't installed here: set NOPSD_TRITON_PYTHON to an interpreter that has it")
+    folder = tmp_path_factory.mktemp("triton")
+    torch.save([(keys, given(*shape)) for keys, *shape in CASES], folder / "in.pt")
+    script, root = Path(__file__).with_name("triton_reference.py"), Path(__file__).parents[2]
+    environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": str(root), "DS_ACCELERATOR": "cpu"}
+    finished = subprocess.run(
+        [PYTHON, str(script), str(folder / "in.pt"), str(folder / "out.pt")],
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=300,
+    )
+    assert finished.returncode == 0, finished.stdout[-2000:]
+    return list(torch.load(folder / "out.pt", weights_only=True))
+
+
+@pytest.mark.parametrize("case", range(len(CASES)), ids=[f"{c[0]}-{c[1]}x{c[2]}+{c[3]}-{c[4]}" for c in CASES])
+def test_loss_gradients_and_statistics_equal_the_torch_path(found: list[Any], case: int):
+    """A wrong mask, sum or slope in a kernel would train another objective on GPUs than on CPUs."""
+    by_torch, by_triton = found[case]["torch"], found[case]["triton"]
+    tolerance = {"rtol": 1e-10, "atol": 1e-12} if CASES[case][4] == torch.float64 else {"rtol": 2e-5, "atol": 2e-6}
+    assert CASES[case][1] == 0 or by_torch["loss"] > 0.01
+    for name, wanted in by_torch.items():
+        torch.testing.assert_close(by_triton[name], wanted, **tolerance, msg=lambda m, name=name: f"{name}: {m}")
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"support": "topk"},
+        {"pointwise_clip": 0.1},
+        {"target": "pmi"},
+        {"contrast": "random_ctx"},
+        {"kl_base_coef": 0.1},
+        {"divergence": "sampled_rkl"},
+    ],
+    ids=str,
+)
+def test_an_objective_the_kernels_have_no_code_for_is_refused_by_name_and_falls_back_under_auto(keys: dict[str, Any]):
+    """Named before anything is loaded; auto must not compute another objective instead."""
+    for kernel in ("triton", "numba"):
+        with pytest.raises(ConfigError, match=f"kernel={kernel} has no code for distill.{next(iter(keys))}="):
+            check_distill(Config(distill=DistillConfig(kernel=kernel, **keys)))
+    assert kernel_of(DistillConfig(**keys), torch.zeros(1), 1 << 40) is None
+
+
+def test_the_kernel_that_auto_takes(monkeypatch: pytest.MonkeyPatch):
+    """Triton never off a GPU; compiling only where there is enough to compute; torch for what the CPU kernel lacks."""
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    like = torch.zeros(1)
+    assert kernel_of(DistillConfig(), like, 1000) == "torch"
+    assert kernel_of(DistillConfig(), like, 1 << 30) == "numba"
+    assert kernel_of(DistillConfig(divergence="jsd"), like, 1 << 30) == "torch"
+    assert kernel_of(DistillConfig(divergence="jsd", beta=1.0), like, 1 << 30) == "numba"
+    assert kernel_of(DistillConfig(), like.double(), 1 << 30) == "torch"
+    with pytest.raises(ConfigError, match="triton needs a GPU"):
+        kernel_of(DistillConfig(kernel="triton"), like, 1)
+    with pytest.raises(ConfigError, match=r"numba takes float32 on a CPU, and this is torch\.float64"):
+        kernel_of(DistillConfig(kernel="numba"), like.double(), 1)

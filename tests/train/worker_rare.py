@@ -1,0 +1,85 @@
+"""Objectives and teachers that few runs use, by the whole train stage on a real server; started by `deepspeed`.
+
+usage: worker_rare.py MODEL_DIR OUT_DIR CASE [CASE ...]   with NOPSD_SERVER_URL and NOPSD_SERVER_KEY set
+Each case leaves OUT_DIR/CASE: two steps and the export.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from worker_train import config, prompts
+
+from nopsd.config import Config, DistillConfig, LoraConfig, TeacherConfig, TrainConfig
+from nopsd.engine.distributed import Ranks, init_distributed, shutdown_distributed
+from nopsd.reporting.metrics_log import MetricsLog
+from nopsd.rollout.client import RolloutClient
+from nopsd.train.algorithms.distill_stage import train
+
+FROZEN = TeacherConfig(kind="frozen")
+EMA = TeacherConfig(kind="ema", rate=0.1)
+LORA = LoraConfig(r=4, alpha=8)
+CASES: dict[str, tuple[DistillConfig, TeacherConfig, LoraConfig]] = {
+    "paper": (DistillConfig(), FROZEN, LoraConfig()),
+    "lora_frozen": (DistillConfig(), FROZEN, LORA),
+    "lora_ema": (DistillConfig(support="topk", topk=8, is_clip=2.0), EMA, LORA),
+    "lora_pmi": (DistillConfig(target="pmi", kl_base_coef=0.1), FROZEN, LORA),
+    "live": (DistillConfig(), TeacherConfig(kind="live"), LoraConfig()),
+    "trust_region": (DistillConfig(), TeacherConfig(kind="trust_region", mix=0.3), LoraConfig()),
+    "pmi": (DistillConfig(target="pmi"), FROZEN, LoraConfig()),
+    "barycenter": (DistillConfig(target="barycenter"), FROZEN, LoraConfig()),
+    "contrast": (DistillConfig(contrast="random_ctx"), FROZEN, LoraConfig()),
+    "contrast_live": (DistillConfig(contrast="random_ctx"), TeacherConfig(kind="live"), LORA),
+    "kl_base": (DistillConfig(kl_base_coef=0.2, is_clip=2.0), FROZEN, LoraConfig()),
+    "topk": (DistillConfig(support="topk", topk=8, tail="bucket"), FROZEN, LoraConfig()),
+}
+
+
+def config_of(case: str) -> Config:
+    made = config()
+    made.distill, made.teacher, lora = CASES[case]
+    made.train = TrainConfig(
+        steps=2, batch=4, micro=2, max_response=12, lr=1e-3, warmup=0, checkpoint_every=2, seed=5, lora=lora
+    )
+    return made
+
+
+def run(case: str, model: Path, out: Path, ranks: Ranks) -> None:
+    students, teachers = prompts(model)
+    client: Any = None  # rank 0 alone talks to the server
+    if ranks.is_main:
+        client = RolloutClient(os.environ["NOPSD_SERVER_URL"], os.environ["NOPSD_SERVER_KEY"])
+    names = list(students)
+    aux = {
+        "ctx_only": {uid: teachers[uid].ids[: -len(students[uid])] or students[uid] for uid in names},
+        "random_ctx": {uid: teachers[names[i - 2]].ids + students[uid] for i, uid in enumerate(names)},
+    }
+    folder = out / case
+    train(
+        config_of(case),
+        names,
+        students,
+        teachers,
+        model,
+        client,
+        ranks,
+        folder,
+        lambda step: MetricsLog(folder, step),
+        aux_prompts=aux,
+    )
+
+
+def main() -> None:
+    model, out, *cases = [a for a in sys.argv[1:] if not a.startswith("--local_rank")]
+    ranks = init_distributed(config().dist)
+    for case in cases:
+        run(case, Path(model), Path(out), ranks)
+    ranks.barrier()
+    shutdown_distributed()
+
+
+if __name__ == "__main__":
+    main()
