@@ -50,7 +50,7 @@ def package(folder, monkeypatch, group, name, value, body=EXAMPLE):
 
 def test_the_readmes_example_is_this_one():
     """What users copy must be what is tested here."""
-    readme = (HERE.parents[1] / "README.md").read_text()
+    readme = (HERE.parents[1] / "docs" / "extending.md").read_text()
     assert f"```python\n{EXAMPLE}```" in readme
     assert len(EXAMPLE.splitlines()) <= 20
 
