@@ -1,4 +1,4 @@
-"""README and docs are typed from: their keys, links, commands and choices must exist, or a user meets an error at once."""
+"""README and docs are typed from: their keys, links, commands and choices must exist, or a user meets an error."""
 
 import re
 from pathlib import Path
