@@ -73,16 +73,16 @@ def main(argv: list[str] | None = None) -> int:
     presets = [item.split("=", 1)[1] for item in arguments.overrides if item.startswith("preset=")]
     overrides = [item for item in arguments.overrides if not item.startswith("preset=")]
     try:
-        rank.enter(arguments.command)
+        rank.setup(arguments.command)
         if own:
             return own(argv[1:])
         code = dispatch(arguments, arguments.config or arguments.preset or (presets or [None])[-1], overrides)
-        rank.leave()
+        rank.disconnect()
         return code
     except UserError as error:
         return _fail(str(error), of_rank=error.of_rank)
     except Stopped as stopped:
-        rank.leave()
+        rank.disconnect()
         print(f"nopsd: {stopped}; the same command continues", file=sys.stderr, flush=True)
         return 0
     except Exception:
@@ -198,14 +198,15 @@ def _interrupt(number: int, frame: object) -> None:
 
 
 def _fail(message: str, code: int = 1, of_rank: int | None = None) -> int:
-    from nopsd.cluster.stage_launch import ERROR_PREFIX, RANK_TAG, under_launcher
+    from nopsd.cluster.logs import ERROR_PREFIX, RANK_TAG
+    from nopsd.cluster.stage_launcher import under_launcher
 
     number = os.environ.get("RANK", "0") if under_launcher() else "0"
     tag = "" if number == "0" else f"{RANK_TAG}{number}] "
     print(f"{ERROR_PREFIX}{tag}{message}", file=sys.stderr, flush=True)
     if under_launcher():
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # DeepSpeed's launcher sends it when another rank has ended
-        rank.report(message, "said", of_rank)
+        rank.report(message, "user_error", of_rank)
         if number != "0":
             time.sleep(OTHERS_SPEAK_S)
         # The other ranks may wait in a collective, and so would an orderly exit.

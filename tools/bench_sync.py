@@ -33,9 +33,9 @@ from typing import Any
 
 import torch
 
+from nopsd.cluster.servers.local import start_servers, stop_servers
 from nopsd.config import ServerConfig
 from nopsd.rollout.pool import connect
-from nopsd.rollout.server import start_servers, stop_servers
 from nopsd.rollout.transport import finish, gloo_group, join_store, nbytes, open_store, start_broadcast
 from nopsd.rollout.weight_source import WeightSource
 from nopsd.rollout.weight_sync import open_weight_sync

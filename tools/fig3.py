@@ -32,12 +32,12 @@ from nopsd.evaluation.bootstrap import Interval
 from nopsd.evaluation.stage import judge_pool
 from nopsd.evaluation.tables import markdown_table
 from nopsd.files import read_json, write_atomic, write_json
+from nopsd.network import free_port
 from nopsd.neurons.store import NeuronSets, load_neurons
 from nopsd.reporting.correlations import Correlation, correlation
 from nopsd.reporting.figures import panels, png
 from nopsd.reporting.figures_pool import binned
 from nopsd.reporting.inspect_report import interval_text
-from nopsd.rollout.server import free_port
 from nopsd.rollout.types import Rollout, read_rollouts
 from nopsd.run.session import Session
 from nopsd.selection.jaccard import mean_pairwise
@@ -219,7 +219,7 @@ def pool_rollouts(session: Session) -> list[Rollout]:
 
 def launch(config: Config, arguments: Sequence[str]) -> None:
     """This script again, on dist.ranks ranks that only score; UserError if one fails."""
-    port = str(free_port("127.0.0.1", 0))
+    port = str(free_port())
     command = [
         sys.executable,
         "-m",

@@ -1,12 +1,11 @@
-"""Ranks compare their hosts' code, packages and configuration as soon as they can talk: also for launchers without
-ssh."""
+"""Ranks compare their hosts' code, packages and configuration once they can communicate, for launchers without ssh."""
 
 from __future__ import annotations
 
 import platform
 import socket
 
-from nopsd.cluster.doctor.host import PACKAGES, SOURCE, source_hash, version_of
+from nopsd.cluster.host_facts import PACKAGES, SOURCE, source_hash, version_of
 from nopsd.config import Config, to_yaml
 from nopsd.engine.distributed import Ranks
 from nopsd.errors import UserError
@@ -22,9 +21,9 @@ def own_environment(config: Config) -> dict[str, str]:
 
 def check_agreement(ranks: Ranks, config: Config) -> None:
     """UserError on every rank, naming the host and what differs from rank 0's. Collective."""
-    told = ranks.all_gather_json([socket.gethostname(), own_environment(config)])
-    first_host, first = told[0]
-    for host, own in told[1:]:
+    gathered = ranks.all_gather_json([socket.gethostname(), own_environment(config)])
+    first_host, first = gathered[0]
+    for host, own in gathered[1:]:
         for name in sorted({*first, *own}):
             if first.get(name) != own.get(name):
                 raise UserError(

@@ -1,8 +1,8 @@
-"""Hears every rank's sentinel, and when one fails ends them all; one thread in the process that launched the ranks.
+"""Receives every rank's heartbeats and ends all ranks when one fails; a thread of the process that launched them.
 
-In: the number of ranks, a key, how long a rank may be silent. Out: `verdict`, the first cause of a failure, or `done`
-when every rank has taken its leave (issue 5, "When things break"). Without a launching process of ours (a `deepspeed`
-command typed by hand) rank 0's sentinel runs it. Standard library only.
+In: the number of ranks, a key, how long a rank may be silent. Out: `root_cause` of a failure, or `done` when every rank
+has disconnected in order. Without a launching process of ours (a `deepspeed` command typed by hand) rank 0's sentinel
+runs it. Standard library only.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from nopsd.cluster.verdict import Failure, first_cause, is_consequence
+from nopsd.cluster.root_cause import Failure, find_root_cause, is_consequence
 from nopsd.cluster.wire import Lines, line, proof, same
 
-SETTLE_S = 1.0  # between the first failure noticed and the verdict: a cause may be noticed after its consequence
+SETTLE_S = 1.0  # between the first failure and the decision: a cause may be noticed after its consequence
 CAUSE_S = 4.0  # likewise, while no more than consequences are known: a rank that fails closes what it holds open first
 PROVE_S = 10.0  # for a connection to show that it holds the key
 TOGETHER_S = 120.0  # between the first rank's report and the last's, at the start
 NEVER = float("inf")
 
 
-def beat_every(heartbeat_s: float) -> float:
-    """Seconds between signs of life."""
+def heartbeat_interval(heartbeat_s: float) -> float:
+    """Seconds between heartbeats."""
     return min(2.0, heartbeat_s / 5)
 
 
@@ -38,12 +38,12 @@ class _Peer:
     rank: int | None = None
     host: str = ""
     at: str = ""
-    left: bool = False
+    disconnected: bool = False
     lines: Lines = field(default_factory=Lines)
 
 
 class Coordinator:
-    """Listens on `address` (any free port: `.port`) from construction on; `start()` begins to judge.
+    """Listens on `address` (any free port: `.port`) from construction on; `start()` begins to watch.
 
     `hosts`: the ranks' hosts by rank where they are known, for messages about ranks that never report.
     """
@@ -61,7 +61,7 @@ class Coordinator:
         self._first_report = self._settled = NEVER
         self._ending, self._closing = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._loop, name="coordinator", daemon=True)
-        self.verdict: Failure | None = None
+        self.root_cause: Failure | None = None
 
     def start(self) -> Coordinator:
         self._thread.start()
@@ -70,14 +70,14 @@ class Coordinator:
     @property
     def done(self) -> bool:
         """Every rank has ended in order."""
-        return len(self._known) == self.world and all(peer.left for peer in self._known.values())
+        return len(self._known) == self.world and all(peer.disconnected for peer in self._known.values())
 
     @property
     def connected(self) -> int:
         return len(self._peers)
 
     def close(self, wait_s: float = 5.0) -> None:
-        """End the ranks that have not taken their leave, at once, and stop listening when they are gone."""
+        """End the ranks that have not disconnected, at once, and stop listening when they are gone."""
         self._ending.set()
         deadline = time.monotonic() + wait_s
         while self.connected and time.monotonic() < deadline:
@@ -90,7 +90,7 @@ class Coordinator:
         self._selector.close()
 
     def _loop(self) -> None:
-        every, next_tick = beat_every(self.heartbeat_s), 0.0
+        every, next_tick = heartbeat_interval(self.heartbeat_s), 0.0
         while not self._closing.is_set():
             for key, _ in self._selector.select(min(every, 0.1)):
                 if key.fileobj is self._listener:
@@ -99,13 +99,13 @@ class Coordinator:
                     self._read(self._peers[key.fileobj])  # type: ignore[index]
             now = time.monotonic()
             if self._ending.is_set():
-                self._tell_all({"end": "stopped", "at_once": True})
+                self._send_all({"end": "stopped", "at_once": True})
             if now >= next_tick:
                 next_tick = now + every
                 self._tick(now)
-            if self.verdict is None and now >= self._settled:
-                self.verdict = first_cause(self._failures)
-                self._tell_all({"end": self.verdict.kind})
+            if self.root_cause is None and now >= self._settled:
+                self.root_cause = find_root_cause(self._failures)
+                self._send_all({"end": self.root_cause.kind})
 
     def _accept(self) -> None:
         connection, _ = self._listener.accept()
@@ -114,7 +114,7 @@ class Coordinator:
         peer = _Peer(connection, secrets.token_hex(16), time.monotonic())
         self._peers[connection] = peer
         self._selector.register(connection, selectors.EVENT_READ)
-        self._tell(peer, {"challenge": peer.challenge})
+        self._send(peer, {"challenge": peer.challenge})
 
     def _read(self, peer: _Peer) -> None:
         try:
@@ -125,7 +125,7 @@ class Coordinator:
         for message in messages:
             if peer.rank is None and not self._admit(peer, message):
                 return self._drop(peer)
-            self._hear(peer, message)
+            self._receive(peer, message)
         if not received:
             self._lost(peer)
 
@@ -140,28 +140,28 @@ class Coordinator:
         self._first_report = min(self._first_report, time.monotonic())
         return True
 
-    def _hear(self, peer: _Peer, message: dict[str, Any]) -> None:
+    def _receive(self, peer: _Peer, message: dict[str, Any]) -> None:
         peer.heard = time.monotonic()
         peer.at = str(message.get("at", peer.at))
         if "failed" in message:
             of_rank = message.get("of_rank")
             whose = self._known.get(of_rank, peer) if isinstance(of_rank, int) else peer
-            self._fail(whose, str(message["failed"]), str(message.get("words", "")))
-        elif message.get("leave"):
-            peer.left = True
+            self._fail(whose, str(message["failed"]), str(message.get("message", "")))
+        elif message.get("disconnect"):
+            peer.disconnected = True
 
     def _lost(self, peer: _Peer) -> None:
-        """The connection has ended; without leave or a word, so has the sentinel."""
+        """The connection has ended; if the rank neither disconnected nor failed, its sentinel was killed."""
         self._drop(peer)
-        if peer.rank is not None and not peer.left and all(f.rank != peer.rank for f in self._failures):
+        if peer.rank is not None and not peer.disconnected and all(f.rank != peer.rank for f in self._failures):
             self._fail(peer, "vanished", "")
 
     def _tick(self, now: float) -> None:
-        self._tell_all({"alive": True} if self.verdict is None else {"end": self.verdict.kind})
+        self._send_all({"alive": True} if self.root_cause is None else {"end": self.root_cause.kind})
         for peer in list(self._peers.values()):
             if peer.rank is None and now - peer.heard > PROVE_S:
                 self._drop(peer)
-            elif peer.rank is not None and not peer.left and now - peer.heard > self.heartbeat_s:
+            elif peer.rank is not None and not peer.disconnected and now - peer.heard > self.heartbeat_s:
                 self._fail(peer, "silent", "")
                 self._drop(peer)
         if now - self._first_report > max(TOGETHER_S, 3 * self.heartbeat_s) and len(self._known) < self.world:
@@ -170,25 +170,25 @@ class Coordinator:
             host = self._hosts[missing] if missing < len(self._hosts) else "a host"
             self._note(Failure("absent", missing, host))
 
-    def _fail(self, peer: _Peer, kind: str, words: str) -> None:
+    def _fail(self, peer: _Peer, kind: str, message: str) -> None:
         assert peer.rank is not None
-        self._note(Failure(kind, peer.rank, peer.host, peer.at, words))
+        self._note(Failure(kind, peer.rank, peer.host, peer.at, message))
 
     def _note(self, failure: Failure) -> None:
         self._failures.append(failure)
         wait_s = CAUSE_S if is_consequence(failure) else SETTLE_S
         self._settled = min(self._settled, time.monotonic() + wait_s)
 
-    def _tell_all(self, message: dict[str, Any]) -> None:
+    def _send_all(self, message: dict[str, Any]) -> None:
         for peer in list(self._peers.values()):
             if peer.rank is not None:
-                self._tell(peer, message)
+                self._send(peer, message)
 
-    def _tell(self, peer: _Peer, message: dict[str, Any]) -> None:
+    def _send(self, peer: _Peer, message: dict[str, Any]) -> None:
         try:
             peer.connection.send(line(message))
         except BlockingIOError:
-            pass  # its buffer is full: it hasn't read for long, and the silence counts
+            pass  # its buffer is full: it hasn't read for long, and is found silent later
         except OSError:
             self._lost(peer)
 

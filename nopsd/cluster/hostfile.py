@@ -1,4 +1,4 @@
-"""DeepSpeed's hostfile: `NAME slots=N` a line; read with the line of every mistake (issue 5, "Launch").
+"""DeepSpeed's hostfile, lines of `NAME slots=N`; errors name file and line.
 
 In: the file, and `rollout.hosts`. Out: the hosts that train, in order, with their slots: the first one's first slot
 is rank 0. Pure, apart from reading the file.
@@ -64,6 +64,7 @@ def training_hosts(hosts: Sequence[Host], rollout: Sequence[str]) -> list[Host]:
 
 
 def world_size(hosts: Sequence[Host]) -> int:
+    """How many ranks they take."""
     return sum(host.slots for host in hosts)
 
 
@@ -73,4 +74,5 @@ def hosts_by_rank(hosts: Sequence[Host]) -> tuple[str, ...]:
 
 
 def hostfile_text(hosts: Sequence[Host]) -> str:
+    """What `read_hostfile` reads."""
     return "".join(f"{host.name} slots={host.slots}\n" for host in hosts)

@@ -1,18 +1,20 @@
-"""A rank's number by MPI itself, where an MPI started us and no variable that we know gives it (mpi4py; issue 5).
+"""A rank's number from MPI itself (mpi4py), where an MPI started this process and no known variable gives it.
 
 In: the environment, and the processes that mpirun, mpiexec or srun started together. Out: RANK, LOCAL_RANK, WORLD_SIZE,
-and a meeting point where none is set. DeepSpeed's own discovery (`deepspeed.comm.mpi_discovery`) does the same, but
-passes pickles between hosts, takes the first of `hostname -I` for the address, which need not be the one that the
-others reach, and leaves MPI initialised: a rank that then raises waits in MPI_Finalize for the others (so seen with
-Open MPI). Here MPI is finalised as soon as the numbers are known; no rank calls it again.
+and a rendezvous address where none is set. DeepSpeed's own discovery (`deepspeed.comm.mpi_discovery`) does the same,
+but passes pickles between hosts, takes the first address of `hostname -I`, which the other hosts may not reach, and
+leaves MPI initialised: a rank that then raises waits in MPI_Finalize for the others (seen with Open MPI). Here MPI is
+finalised as soon as the numbers are known; no rank calls it again.
 """
 
 from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from nopsd.errors import UserError
+from nopsd.network import LOOPBACK, free_port
 
 # How many there are, as left in the environment by Open MPI, MPICH and Intel MPI, MVAPICH2.
 SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
@@ -49,8 +51,8 @@ def discover(environment: Mapping[str, str], towards: Callable[[str], str]) -> d
             return {}
         hosts = _gathered(world, socket.gethostname(), size)
         found = {"RANK": str(rank), "LOCAL_RANK": str(local_rank(hosts, rank)), "WORLD_SIZE": str(size)}
-        meeting = _from_first(world, _meeting_point(hosts, towards) if rank == 0 else "")
-        address, port = meeting.rsplit(" ", 1)
+        rendezvous = _from_rank0(world, rendezvous_address(hosts, towards) if rank == 0 else "")
+        address, port = rendezvous.rsplit(" ", 1)
         meet = {"MASTER_ADDR": address, "MASTER_PORT": port}
         return found | {name: value for name, value in meet.items() if name not in environment}
     finally:
@@ -62,16 +64,14 @@ def local_rank(hosts: Sequence[str], rank: int) -> int:
     return sum(host == hosts[rank] for host in hosts[:rank])
 
 
-def _meeting_point(hosts: Sequence[str], towards: Callable[[str], str]) -> str:
-    """Rank 0's address as the others reach it, and a free port of it. Never raises: the others wait for it."""
+def rendezvous_address(hosts: Sequence[str], towards: Callable[[str], str]) -> str:
+    """Rank 0's address as the others reach it, and a free port there. Never raises: the others wait for it."""
     others = [host for host in hosts if host != hosts[0]]
     try:
-        address = towards(others[0]) if others else "127.0.0.1"
+        address = towards(others[0]) if others else LOOPBACK
     except UserError:  # names that only MPI's own network resolves
         address = hosts[0]
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        return f"{address} {probe.getsockname()[1]}"
+    return f"{address} {free_port('')}"
 
 
 def _padded(text: str) -> bytearray:
@@ -82,14 +82,14 @@ def _text(padded: bytes | bytearray) -> str:
     return bytes(padded).rstrip(b"\0").decode()
 
 
-def _gathered(world, text: str, size: int) -> list[str]:  # type: ignore[no-untyped-def]
+def _gathered(world: Any, text: str, size: int) -> list[str]:
     """Every rank's text; as bytes, for mpi4py's lower-case calls pickle."""
     received = bytearray(LONGEST_NAME * size)
     world.Allgather(_padded(text), received)
     return [_text(received[i * LONGEST_NAME : (i + 1) * LONGEST_NAME]) for i in range(size)]
 
 
-def _from_first(world, text: str) -> str:  # type: ignore[no-untyped-def]
+def _from_rank0(world: Any, text: str) -> str:
     buffer = _padded(text)
     world.Bcast(buffer, root=0)
     return _text(buffer)

@@ -1,5 +1,4 @@
-"""From the configuration to where ranks run: this host alone, or the hosts of `dist.hostfile` that don't serve
-rollouts.
+"""From the configuration to where ranks run: this host alone, or the training hosts of `dist.hostfile`.
 
 In: `Config`. Out: `Plan`. With a hostfile its slots say how many ranks there are and where; `dist.ranks` is for one
 host alone.
@@ -10,15 +9,13 @@ from __future__ import annotations
 import socket
 from pathlib import Path
 
-from nopsd.cluster.commands import MPI, Plan
-from nopsd.cluster.doctor.host import resolved
+from nopsd.cluster.deepspeed_command import MPI, Plan
 from nopsd.cluster.hostfile import Host, read_hostfile, training_hosts, world_size
-from nopsd.cluster.preflight import address_of, look_at, master_address, master_port
-from nopsd.cluster.rank import address_towards
-from nopsd.cluster.servers import RemoteServers
+from nopsd.cluster.preflight import address_of, facts_of_all, master_address, master_port
+from nopsd.cluster.servers.remote import RemoteServers
 from nopsd.config import Config
 from nopsd.errors import ConfigError, UserError
-from nopsd.rollout.server import free_port
+from nopsd.network import address_towards, free_port, resolve
 
 BY_SSH = ("pdsh", *MPI)
 STANDARD_PORT = 29500  # of DeepSpeed and PyTorch, where nodes can't be asked
@@ -55,11 +52,11 @@ def check_hosts(config: Config, run_dir: Path) -> None:
 
 
 def make_plan(config: Config, run_dir: Path, ask: bool = True) -> Plan:
-    """Asks every host first, where the launcher goes by ssh. HostsError or ConfigError before anything is started.
-    `ask=False`: goes by what this host knows alone, for commands that are only printed."""
+    """Where the ranks run. Asks every host first where the launcher uses ssh: HostsError or ConfigError before anything
+    is started. `ask=False`: uses only what this host knows, for commands that are only printed."""
     dist = config.dist
     if dist.hostfile is None:
-        return Plan((Host("localhost", dist.ranks),), master_port=free_port("127.0.0.1", 0))
+        return Plan((Host("localhost", dist.ranks),), master_port=free_port())
     hosts = hosts_that_train(config)
     names, all_hosts = [host.name for host in hosts], [host.name for host in read_hostfile(dist.hostfile)]
     hostfile = str(Path(dist.hostfile).absolute())
@@ -67,7 +64,7 @@ def make_plan(config: Config, run_dir: Path, ask: bool = True) -> Plan:
     if excluded and dist.launcher in MPI:
         hostfile, excluded = str(run_dir.absolute() / "launch" / "hostfile"), ()
     if dist.launcher in BY_SSH and ask:
-        facts = look_at([*names, *config.rollout.hosts], run_dir)
+        facts = facts_of_all([*names, *config.rollout.hosts], run_dir)
         address, port = dist.master_addr or master_address(facts), master_port(facts)
     else:
         address, port = dist.master_addr or _as_seen_here(names), STANDARD_PORT
@@ -77,16 +74,16 @@ def make_plan(config: Config, run_dir: Path, ask: bool = True) -> Plan:
 
 def _as_seen_here(names: list[str]) -> str:
     """The first host's address as far as this one knows; its name where nothing resolves it."""
-    known = {names[0]: {"names": {names[0]: resolved(names[0])}}}
+    known = {names[0]: {"names": {names[0]: resolve(names[0])}}}
     try:
         return address_of(known, names[0])
     except UserError:  # many hosts know themselves by loopback alone
-        itself = names[0] == socket.gethostname() and len(names) > 1 and resolved(names[-1])
+        itself = names[0] == socket.gethostname() and len(names) > 1 and resolve(names[-1])
         return address_towards(names[-1]) if itself else names[0]
 
 
 def start_rollout_servers(config: Config, run_dir: Path, config_file: Path) -> RemoteServers:
     """Those of rollout.hosts, each listening on its host's own address, not on every one."""
-    facts = look_at(config.rollout.hosts, run_dir)
+    facts = facts_of_all(config.rollout.hosts, run_dir)
     addresses = {host: address_of(facts, host) for host in config.rollout.hosts}
     return RemoteServers(addresses, config_file, config.rollout.servers_per_host, config.server.startup_timeout_s)

@@ -1,13 +1,12 @@
-"""Before ranks start on several hosts: is each there, with the same code and environment, and the same run folder?
+"""Before ranks start on several hosts: is each reachable, with the same code, environment and run folder?
 
-In: the hosts, the run folder. Out: what each said of itself (`nopsd.cluster.doctor.host`), from which the address of
-rank 0 and a free port are taken; UserError naming each host that would break the run, before anything expensive. `nopsd
-doctor` looks at more.
+In: the hosts, the run folder. Out: each host's facts (`nopsd.cluster.host_facts`), from which the address of rank 0 and
+a free port are taken; UserError naming each host that would break the run, before anything expensive. `nopsd doctor`
+checks more.
 """
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import random
 import secrets
@@ -16,10 +15,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from nopsd.cluster.doctor import checks
-from nopsd.cluster.doctor.host import Wanted, request
+from nopsd.cluster import findings
+from nopsd.cluster.host_facts import Wanted, request
 from nopsd.cluster.ssh import HostError, ask, ask_all, module_command
 from nopsd.errors import UserError
+from nopsd.network import is_loopback
 
 ASK_S = 60.0  # a host's Python on a slow network disk takes its time
 PORTS = range(20000, 30000)  # below the ephemeral ports, which other connections may hold at any time
@@ -33,7 +33,7 @@ class HostsError(UserError):
         self.hosts = tuple(hosts)
 
 
-def look_at(hosts: Sequence[str], run_dir: Path) -> dict[str, dict[str, Any]]:
+def facts_of_all(hosts: Sequence[str], run_dir: Path) -> dict[str, dict[str, Any]]:
     """Every host's facts, checked. HostsError with a line for each that is missing or unlike the first."""
     ports = random.sample(PORTS, 8)
     with shared_mark(run_dir) as (mark, token):
@@ -41,8 +41,8 @@ def look_at(hosts: Sequence[str], run_dir: Path) -> dict[str, dict[str, Any]]:
         answers, failures = ask_all(hosts, lambda host: facts_of(host, wanted))
     if failures:
         raise HostsError([f.host for f in failures], "\n".join(str(failure) for failure in failures))
-    found = [*checks.versions(answers), *checks.names(answers), *checks.shared_folder(answers, token)]
-    errors = [finding for finding in found if finding.level == checks.ERROR]
+    found = [*findings.versions(answers), *findings.names(answers), *findings.shared_folder(answers, token)]
+    errors = [finding for finding in found if finding.level == findings.ERROR]
     if errors:
         lines = [f"host {error.host}: {error.message}" for error in errors]
         raise HostsError(sorted({error.host for error in errors}), "\n".join(lines))
@@ -64,11 +64,12 @@ def shared_mark(run_dir: Path) -> Iterator[tuple[Path, str]]:
 
 
 def facts_of(host: str, wanted: Wanted) -> dict[str, Any]:
-    said = ask(host, module_command("nopsd.cluster.doctor.host"), request(wanted), ASK_S)
+    """One host's facts, over ssh. HostError naming it if it gives none."""
+    answer = ask(host, module_command("nopsd.cluster.host_facts"), request(wanted), ASK_S)
     try:
-        return dict(json.loads(said.splitlines()[-1]))  # a login shell there may greet first
+        return dict(json.loads(answer.splitlines()[-1]))  # a login shell there may greet first
     except (IndexError, ValueError) as error:
-        raise HostError(host, f"host {host} answered {said[:80]!r}, not JSON: silence its ~/.bashrc") from error
+        raise HostError(host, f"host {host} answered {answer[:80]!r}, not JSON: silence its ~/.bashrc") from error
 
 
 def master_address(facts: Mapping[str, Mapping[str, Any]]) -> str:
@@ -80,9 +81,9 @@ def address_of(facts: Mapping[str, Mapping[str, Any]], host: str) -> str:
     """A host's address as the others see it, IPv4 before IPv6; UserError if it has but loopback."""
     others = [own for name, own in facts.items() if name != host]
     seen = [address for own in [*others, facts[host]] for address in own["names"][host]]
-    usable = [a for a in seen if not ipaddress.ip_address(a.split("%")[0]).is_loopback]
+    usable = [str(address) for address in seen if not is_loopback(address)]
     if not usable:
-        raise UserError(f"no host has an address for {host} but loopback: set dist.master_addr, or mend /etc/hosts")
+        raise UserError(f"no host has an address for {host} but loopback: set dist.master_addr, or correct /etc/hosts")
     return min(usable, key=lambda a: (":" in a, usable.index(a)))
 
 

@@ -1,4 +1,4 @@
-"""A rank's first and last acts: take over what the launching command left, find its number, start its watchdog.
+"""Set-up and end of a rank: read what the launching command left, find the rank's number, start its watchdog.
 
 In: the environment as DeepSpeed, Open MPI, MPICH or Slurm made it, or an MPI job (nopsd.cluster.mpi). Out: RANK,
 LOCAL_RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT, the variables of the launch file, the interface by which this host
@@ -14,14 +14,18 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 
 from nopsd.cluster import mpi
-from nopsd.cluster.launch_file import LAUNCHER_VARIABLE, VARIABLE, LaunchFile, read_launch_file
-from nopsd.cluster.watchdog import Watchdog, die_with_node_launcher, hosting, watched
-from nopsd.errors import UserError
+from nopsd.cluster.launch_files import LAUNCHER_VARIABLE, VARIABLE, LaunchFile, read_launch_file
+from nopsd.cluster.logs import ERROR_PREFIX
+from nopsd.cluster.watchdog import Watchdog, connect_to_coordinator, die_with_node_launcher
+from nopsd.keys import new_key
+from nopsd.network import LOOPBACK, address_towards
 
 # Where each launcher's processes find their number, the local one, and how many there are.
 NUMBERS = {
@@ -29,15 +33,14 @@ NUMBERS = {
     "mpich": ("PMI_RANK", "MPI_LOCALRANKID", "PMI_SIZE"),
     "slurm": ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NTASKS"),
 }
-MEETING_S = 30.0  # PyTorch's own time-out comes first, where it does
-DISCARD_PORT = 9  # nothing is sent: only the route to an address is asked for
+RENDEZVOUS_S = 30.0  # beyond PyTorch's own timeout, which comes first where it works
 
 _watchdog: Watchdog | None = None
 _launched = LaunchFile()
 
 
-def enter(phase: str) -> None:
-    """Become a rank, if a launcher started this process; a process that a user started is left alone.
+def setup(phase: str) -> None:
+    """Become a rank, if a launcher started this process; nothing is done in a process that a user started.
 
     UserError if the launch file or the launching command can't be reached.
     """
@@ -48,7 +51,7 @@ def enter(phase: str) -> None:
             if name.startswith("NOPSD_"):
                 os.environ[name] = value
             else:
-                os.environ.setdefault(name, value)  # a host may know better, of its interfaces say
+                os.environ.setdefault(name, value)  # a host's own settings come first, of its interfaces for example
     os.environ.update(numbered(os.environ))
     if "RANK" not in os.environ and mpi.started_by_mpi(os.environ):
         os.environ.update(mpi.discover(os.environ, address_towards))
@@ -56,12 +59,11 @@ def enter(phase: str) -> None:
         return
     die_with_node_launcher()
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    master = os.environ.get("MASTER_ADDR", "127.0.0.1")
+    master = os.environ.get("MASTER_ADDR", LOOPBACK)
     if world > 1 and not master.startswith("127."):
         choose_interface(master)
     if _launched.port:
-        file = _launched
-        _watchdog = watched(rank, world, file.address, file.port, file.key, file.heartbeat_s, phase)
+        _watchdog = connect_to_coordinator(_launched, rank, world, phase)
 
 
 def numbered(environment: Mapping[str, str]) -> dict[str, str]:
@@ -84,73 +86,61 @@ def choose_interface(master: str) -> None:
             return
 
 
-def address_towards(host: str) -> str:
-    """The address that this host has on the way to another. UserError if the name doesn't resolve or no way leads
-    there."""
-    try:
-        family, kind, protocol, _, target = socket.getaddrinfo(host, DISCARD_PORT, type=socket.SOCK_DGRAM)[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.connect(target)
-            return str(probe.getsockname()[0])
-    except OSError as error:
-        here = socket.gethostname()
-        raise UserError(f"{here} can't reach {host} ({error.strerror}): check its name and routes") from error
-
-
 @contextmanager
-def meeting(timeout_s: float) -> Iterator[None]:
-    """Around joining the process group. Whoever else listens on rank 0's port is met instead, and PyTorch waits for its
-    answer without a time-out: this process says so and ends after `timeout_s`, and MEETING_S more."""
-    met = threading.Event()
+def rendezvous(timeout_s: float) -> Iterator[None]:
+    """Around joining the process group. If another process listens on rank 0's port, PyTorch waits for its answer
+    without a timeout: this rank reports that and exits after `timeout_s` plus RENDEZVOUS_S."""
+    joined = threading.Event()
 
     def give_up() -> None:
-        if met.wait(timeout_s + MEETING_S):
+        if joined.wait(timeout_s + RENDEZVOUS_S):
             return
         address, port = os.environ.get("MASTER_ADDR", ""), os.environ.get("MASTER_PORT", "")
-        words = (
+        message = (
             f"rank {os.environ.get('RANK', '0')} on {socket.gethostname()} has not met the others at {address}:{port} "
-            f"for {timeout_s + MEETING_S:g} s: is rank 0 there, or another process (`ss -ltnp` on {address} names it)?"
+            f"for {timeout_s + RENDEZVOUS_S:g} s: is rank 0 there, or another process "
+            f"(`ss -ltnp` on {address} names it)?"
         )
-        print(f"nopsd: error: {words}", file=sys.stderr, flush=True)
-        report(words, "said")
+        print(f"{ERROR_PREFIX}{message}", file=sys.stderr, flush=True)
+        report(message, "user_error")
         os._exit(1)
 
-    threading.Thread(target=give_up, name="meeting", daemon=True).start()
+    threading.Thread(target=give_up, name="rendezvous", daemon=True).start()
     try:
         yield
     finally:
-        met.set()
+        joined.set()
 
 
-def needs_host() -> bool:
+def needs_coordinator() -> bool:
     """Whether nobody coordinates this group of ranks: it was launched by hand. Equal on all ranks."""
     return "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1 and _launched.port == 0
 
 
-def host_coordinator(heartbeat_s: float, phase: str) -> dict[str, object]:
-    """Rank 0 of ranks that nobody coordinates: its sentinel will. Returns what `join_coordinator` needs."""
+def run_coordinator(heartbeat_s: float, phase: str) -> dict[str, object]:
+    """On rank 0 of ranks without a coordinator: its sentinel runs one. Returns what `join_coordinator` needs."""
     global _watchdog
-    address = address_towards(os.environ["MASTER_ADDR"])
-    _watchdog, key = hosting(int(os.environ["WORLD_SIZE"]), address, heartbeat_s, phase)
-    return {"address": address, "port": _watchdog.port, "key": key, "heartbeat_s": heartbeat_s, "phase": phase}
+    own = LaunchFile({}, address_towards(os.environ["MASTER_ADDR"]), 0, new_key(), heartbeat_s)
+    _watchdog = connect_to_coordinator(own, 0, int(os.environ["WORLD_SIZE"]), phase)
+    return {"launched": asdict(replace(own, port=_watchdog.port)), "phase": phase}
 
 
-def join_coordinator(address: str, port: int, key: str, heartbeat_s: float, phase: str) -> None:
-    """The other ranks of them."""
+def join_coordinator(launched: dict[str, Any], phase: str) -> None:
+    """On the other ranks: connect to the coordinator that rank 0 runs."""
     global _watchdog
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    _watchdog = watched(rank, world, address, port, key, heartbeat_s, phase)
+    _watchdog = connect_to_coordinator(LaunchFile(**launched), rank, world, phase)
 
 
-def report(words: str, kind: str = "raised", of_rank: int | None = None) -> None:
+def report(message: str, kind: str = "raised", of_rank: int | None = None) -> None:
     """Tell the launching command why this rank is about to end (`Watchdog.report`)."""
     if _watchdog is not None:
-        _watchdog.report(words, kind, of_rank)
+        _watchdog.report(message, kind, of_rank)
 
 
-def leave() -> None:
+def disconnect() -> None:
     """Before an orderly end."""
     global _watchdog
     if _watchdog is not None:
-        _watchdog.leave()
+        _watchdog.disconnect()
         _watchdog = None

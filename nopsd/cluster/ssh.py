@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from nopsd.cluster.commands import SSH_OPTIONS
+from nopsd.cluster.deepspeed_command import SSH_OPTIONS
 from nopsd.errors import UserError
 
 AT_A_TIME = 64

@@ -1,9 +1,8 @@
-"""In every rank: a sentinel beside it, a sign of life every second or two, and last words (issue 5, "When things
-break").
+"""In every rank: a sentinel process beside it, a heartbeat every second or two, and the reason for a failure.
 
-In: `DistConfig.heartbeat_s`, and the file that the launching command left (`nopsd.cluster.launch_file`). Out: a rank
-killed, hung, cut off, or left by its launcher ends all ranks on all hosts. What a sign of life holds is the innermost
-place in nopsd's code at which the rank's main thread stands, so that an error can say in which phase it came.
+In: `dist.heartbeat_s`, and the file that the launching command left (`nopsd.cluster.launch_files`). Out: when a rank is
+killed, hangs, is cut off, or loses its launcher, all ranks on all hosts end. A heartbeat carries the innermost place in
+nopsd's code that the rank's main thread executes, so that an error can name the phase.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ from __future__ import annotations
 import ctypes
 import json
 import os
-import secrets
 import signal
 import socket
 import subprocess
@@ -20,7 +18,9 @@ import threading
 from pathlib import Path
 from types import FrameType
 
-from nopsd.cluster.coordinator import beat_every
+from nopsd.cluster.coordinator import heartbeat_interval
+from nopsd.cluster.launch_files import LaunchFile
+from nopsd.cluster.logs import ERROR_PREFIX
 from nopsd.cluster.sentinel import Settings, settings_line
 from nopsd.cluster.wire import line
 from nopsd.errors import UserError
@@ -28,7 +28,7 @@ from nopsd.errors import UserError
 PACKAGE = Path(__file__).resolve().parents[1]
 PR_SET_PDEATHSIG = 1
 NODE_LAUNCHER = b"deepspeed.launcher.launch"
-NOT_WORK = ("cluster", "commands", "cli.py", "__main__.py")
+NOT_REPORTED = ("cluster", "commands", "cli.py", "__main__.py")
 
 
 class Watchdog:
@@ -58,24 +58,26 @@ class Watchdog:
                 f"{settings.port} ({answer['error']}): is it still there, and do firewalls let these hosts talk?"
             )
         self.port: int = answer["port"]
-        self._thread = threading.Thread(target=self._beat, args=(settings.heartbeat_s,), name="watchdog", daemon=True)
+        self._thread = threading.Thread(
+            target=self._send_heartbeats, args=(settings.heartbeat_s,), name="watchdog", daemon=True
+        )
         self._thread.start()
 
-    def report(self, words: str, kind: str = "raised", of_rank: int | None = None) -> None:
-        """Tell why this rank is about to end; its first line is what the user sees. `kind`: raised|said, as a
-        Failure's; `of_rank`: whose trouble it is, if another's, who may take longer to say so."""
-        self._send({"words": words, "kind": kind, "at": self._place(), "of_rank": of_rank})
+    def report(self, message: str, kind: str = "raised", of_rank: int | None = None) -> None:
+        """Report why this rank is about to end. `kind`: raised|user_error, as a Failure's; `of_rank`: the rank that
+        failed, if it is another one, which may take longer to report it."""
+        self._send({"message": message, "kind": kind, "at": self._place(), "of_rank": of_rank})
 
-    def leave(self) -> None:
-        """Take leave before an orderly end."""
+    def disconnect(self) -> None:
+        """Announce an orderly end."""
         self._closing.set()
         self._thread.join()
-        self._send({"leave": True})
+        self._send({"disconnect": True})
         assert self._process.stdin is not None
         self._process.stdin.close()
 
-    def _beat(self, heartbeat_s: float) -> None:
-        while not self._closing.wait(beat_every(heartbeat_s)):
+    def _send_heartbeats(self, heartbeat_s: float) -> None:
+        while not self._closing.wait(heartbeat_interval(heartbeat_s)):
             self._send({"at": self._place()})
 
     def _send(self, message: dict[str, object]) -> None:
@@ -86,7 +88,8 @@ class Watchdog:
                 self._process.stdin.flush()
         except (BrokenPipeError, ValueError):
             if not self._closing.is_set():
-                print("nopsd: error: the watchdog's sentinel was killed; this rank ends", file=sys.stderr, flush=True)
+                error = f"{ERROR_PREFIX}the watchdog's sentinel was killed; this rank ends"
+                print(error, file=sys.stderr, flush=True)
                 os._exit(1)
 
     def _place(self) -> str:
@@ -101,15 +104,15 @@ def innermost(frame: FrameType | None) -> str:
         name = frame.f_code.co_filename
         if name.startswith(f"{PACKAGE}{os.sep}"):
             own = name[len(str(PACKAGE)) + 1 :]
-            if not own.startswith(NOT_WORK):
+            if not own.startswith(NOT_REPORTED):
                 return f"{own}:{frame.f_lineno} {frame.f_code.co_name}"
         frame = frame.f_back
     return ""
 
 
 def die_with_node_launcher() -> None:
-    """Where DeepSpeed's node launcher started us: end when it ends in whatever way. Other launchers' processes may have
-    forked us from a thread that ends before them."""
+    """If DeepSpeed's node launcher started this process, end when it ends, in whatever way. Other launchers may have
+    forked this process from a thread that ends before them."""
     parent = os.getppid()
     try:
         started_by = Path(f"/proc/{parent}/cmdline").read_bytes()
@@ -122,13 +125,7 @@ def die_with_node_launcher() -> None:
         os._exit(1)
 
 
-def watched(rank: int, world: int, address: str, port: int, key: str, heartbeat_s: float, phase: str) -> Watchdog:
-    """Join a coordinator that runs already."""
-    host = socket.gethostname()
-    return Watchdog(Settings(rank, world, os.getpid(), host, address, port, key, heartbeat_s), phase)
-
-
-def hosting(world: int, address: str, heartbeat_s: float, phase: str) -> tuple[Watchdog, str]:
-    """As rank 0 without a coordinator: its sentinel becomes one, on `address`. Returns the key too."""
-    key = secrets.token_hex(32)
-    return watched(0, world, address, 0, key, heartbeat_s, phase), key
+def connect_to_coordinator(launched: LaunchFile, rank: int, world: int, phase: str) -> Watchdog:
+    """A watchdog connected to the coordinator of `launched`; with port 0 its sentinel runs the coordinator itself."""
+    host, where = socket.gethostname(), (launched.address, launched.port, launched.key, launched.heartbeat_s)
+    return Watchdog(Settings(rank, world, os.getpid(), host, *where), phase)

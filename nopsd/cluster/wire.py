@@ -1,7 +1,11 @@
-"""What sentinels and the coordinator say to each other: JSON lines over TCP, opened by a challenge.
+"""The protocol between sentinels and the coordinator: JSON lines over TCP, opened by a challenge.
 
 The coordinator sends a random challenge; the sentinel's first line carries HMAC-SHA256(key, challenge + rank), so the
-key itself never travels and nobody without it is listened to. Standard library only.
+key itself is never sent and a process without it is disconnected. Standard library only.
+
+Sentinel to coordinator: {"rank", "host", "proof"} once; {"at"} as heartbeat; {"failed", "message", "at", "of_rank"};
+{"disconnect": true} before an orderly end. Coordinator to sentinel: {"challenge"}; {"alive": true} as heartbeat;
+{"end": kind, "at_once": true?}.
 """
 
 from __future__ import annotations
@@ -16,20 +20,22 @@ LONGEST_LINE = 1 << 16
 
 
 def proof(key: str, challenge: str, rank: int) -> str:
-    """What shows that a rank holds the key."""
+    """What proves that a rank holds the key."""
     return hmac.new(key.encode(), f"{challenge} {rank}".encode(), hashlib.sha256).hexdigest()
 
 
 def same(a: str, b: str) -> bool:
+    """Equality in a time that does not depend on where they differ."""
     return hmac.compare_digest(a.encode(), b.encode())
 
 
 def line(message: dict[str, Any]) -> bytes:
+    """A message as it is sent."""
     return json.dumps(message).encode() + b"\n"
 
 
 class Lines:
-    """Bytes as they come, JSON objects as they are complete."""
+    """Collects received bytes and returns the JSON objects that are complete."""
 
     def __init__(self) -> None:
         self._rest = b""
@@ -46,7 +52,7 @@ class Lines:
 
 
 def connect(address: str, port: int, timeout_s: float) -> socket.socket:
-    """A connection that notices a small line at once. OSError if there is none within the time."""
+    """A connection that sends small lines at once. OSError if there is none within the time."""
     connection = socket.create_connection((address, port), timeout_s)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return connection

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from nopsd.cluster.stage_launch import launch_stage, under_launcher
+from nopsd.cluster.stage_launcher import launch_stage, under_launcher
 from nopsd.config import Config
 from nopsd.evaluation.entropy import ESTIMATORS, EntropyGap, entropy_gap, question_means, token_entropies
 from nopsd.files import read_json, sha256_json, write_json
@@ -64,12 +64,10 @@ def bring_up(session: Session, place: tuple[int, int] = (1, 1)) -> None:
             NAME,
             root / "config.yaml",
             make_plan(session.config, root),
-            dist.threads,
+            dist,
             session.log_path(NAME),
             session.server_environment(),
             progress,
-            patience_s=dist.timeout_s,
-            heartbeat_s=dist.heartbeat_s,
         )
 
 

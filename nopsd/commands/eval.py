@@ -26,12 +26,13 @@ from nopsd.evaluation.mmlu_pro import rule_gap
 from nopsd.evaluation.stage import check_answers_known, evaluate_policy, group_by_question
 from nopsd.evaluation.table import Cell, Entry, Table, plain
 from nopsd.reporting.progress import StageProgress
+from nopsd.rollout.pool import server_urls
 from nopsd.rollout.service import RolloutService
 from nopsd.rollout.stage import run_rollouts
 from nopsd.rollout.types import Rollout, read_rollouts
 from nopsd.rollout.weight_sync import load_folder
 from nopsd.run.folder import RunFolder
-from nopsd.run.session import Session, eval_sampling, server_urls
+from nopsd.run.session import Session, eval_sampling
 from nopsd.stages.data import check_prompts, chosen_tests
 
 NAME = "model"  # in eval_NAME_DOMAIN.jsonl and metrics.json

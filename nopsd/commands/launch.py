@@ -1,5 +1,4 @@
-"""`nopsd launch`: a stage, or all, on the hosts of a hostfile; prints the `deepspeed` command that it runs (issue 5,
-"Launch").
+"""`nopsd launch`: a stage, or all, on the hosts of a hostfile; prints the `deepspeed` command that it runs.
 
 In: a hostfile, a stage or `run`, configuration. Out: the same as `nopsd STAGE dist.hostfile=…`, with what belongs to
 several hosts alone: --dry-run prints the commands, --node-rank starts one node's ranks where there is no ssh,
@@ -11,32 +10,28 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from nopsd.cluster.commands import Plan, runner_environment, sbatch_script, shown, stage_command
-from nopsd.cluster.doctor.host import in_use
-from nopsd.cluster.hostfile import hostfile_text, read_hostfile, training_hosts
-from nopsd.cluster.launch_file import LaunchFile, passed_on
-from nopsd.cluster.launching import write_files
+from nopsd.cluster.deepspeed_command import Plan, runner_environment, sbatch_script, stage_command, typed_command
+from nopsd.cluster.hostfile import read_hostfile, training_hosts
+from nopsd.cluster.launch_context import ranks_environment, without_own, write_files
+from nopsd.cluster.launch_files import LaunchFile
 from nopsd.cluster.planning import make_plan
-from nopsd.cluster.preflight import HostsError
-from nopsd.cluster.stage_launch import RankLost
-from nopsd.cluster.verdict import CONSEQUENCE, Failure
+from nopsd.cluster.restarts import run_with_restarts
 from nopsd.commands.names import ALIASES, STAGE_NAMES
 from nopsd.config import Config, load_config, to_yaml
-from nopsd.errors import ConfigError, ServerError, UserError
+from nopsd.engine.device import device
+from nopsd.errors import ConfigError, UserError
 from nopsd.files import write_atomic
+from nopsd.keys import without_keys
+from nopsd.network import why_unusable
 from nopsd.run import runner
 from nopsd.stages.registry import STAGE_BY_NAME, planned, works_here
 
 TARGETS = ("run", *STAGE_NAMES, *ALIASES)
-# Said once servers that were healthy are gone, were restarted, or stopped taking weights.
-SERVER_LOST = re.compile(r"no rollout server is left|holds policy version|weight sync of version")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -73,70 +68,16 @@ def launch(argv: Sequence[str]) -> int:
     if arguments.dry_run:
         print(described(config, target, overrides))
         return 0
-    with_restarts(config, target, ALIASES.get(arguments.redo, arguments.redo), arguments.restarts, arguments.min_nodes)
+
+    def run(config: Config, redo: str | None) -> None:
+        if target == "run":
+            runner.run_all(config, redo)
+        else:
+            runner.run_one(config, target, redo)
+
+    redo = ALIASES.get(arguments.redo, arguments.redo)
+    run_with_restarts(run, config, redo, arguments.restarts, arguments.min_nodes)
     return 0
-
-
-def with_restarts(config: Config, target: str, redo: str | None, restarts: int, min_nodes: int | None) -> None:
-    """Run; after a lost rank or host again, as it is or with the hosts that are left."""
-    for left in range(restarts, -1, -1):
-        try:
-            return start(config, target, redo)
-        except (RankLost, HostsError, ServerError) as error:
-            if left == 0 or not worth_another_start(error):
-                raise
-            print(f"nopsd: {error}\nnopsd: starting again from what is done ({left} restarts left)", file=sys.stderr)
-            lost = error.hosts if isinstance(error, HostsError) else _unreachable(config)
-            config, redo = without(config, lost, min_nodes), None
-
-
-def worth_another_start(error: UserError) -> bool:
-    if isinstance(error, RankLost):
-        return by_chance(error.failure)
-    return isinstance(error, HostsError) or bool(SERVER_LOST.search(str(error)))
-
-
-def by_chance(failure: Failure) -> bool:
-    """Whether it may go better the next time: a rank's own error, unless of the network, comes again. Servers that the
-    command started are started anew with it."""
-    words = failure.words
-    return failure.kind != "raised" or bool(CONSEQUENCE.search(words)) or bool(SERVER_LOST.search(words))
-
-
-def start(config: Config, target: str, redo: str | None) -> None:
-    if target == "run":
-        runner.run_all(config, redo)
-    else:
-        runner.run_one(config, target, redo)
-
-
-def _unreachable(config: Config) -> Sequence[str]:
-    try:
-        make_plan(config, Path(config.run_dir))
-    except HostsError as error:
-        return error.hosts
-    return ()
-
-
-def without(config: Config, lost: Sequence[str], min_nodes: int | None) -> Config:
-    """The configuration without these hosts, be they of those that train or that serve. UserError if fewer than
-    `min_nodes` would be left to train, or none may be, or none to serve."""
-    if not lost:
-        return config
-    assert config.dist.hostfile is not None
-    hosts = [host for host in read_hostfile(config.dist.hostfile) if host.name not in lost]
-    serving = [name for name in config.rollout.hosts if name not in lost]
-    if config.rollout.hosts and not serving:
-        raise UserError(f"lost for good: {', '.join(lost)}; no host of rollout.hosts is left: name others, or none")
-    training = [host for host in hosts if host.name not in serving]
-    if min_nodes is None or len(training) < min_nodes:
-        allowed = "give --min-nodes to go on without" if min_nodes is None else f"--min-nodes={min_nodes} forbids less"
-        raise UserError(f"lost for good: {', '.join(lost)}; {len(training)} hosts are left, {allowed}")
-    file = Path(config.run_dir).absolute() / "launch" / "hostfile.left"
-    write_atomic(file, hostfile_text(hosts))
-    print(f"nopsd: going on without {', '.join(lost)}: {file}", file=sys.stderr)
-    rollout = replace(config.rollout, hosts=serving)
-    return replace(config, dist=replace(config.dist, hostfile=str(file)), rollout=rollout)
 
 
 def described(config: Config, target: str, overrides: Sequence[str]) -> str:
@@ -148,7 +89,7 @@ def described(config: Config, target: str, overrides: Sequence[str]) -> str:
     lines = []
     for stage in planned(config) if target == "run" else [STAGE_BY_NAME[target]]:
         if not works_here(stage, config):
-            lines.append(shown(stage_command(plan, stage.name, config_path), runner_environment(plan)))
+            lines.append(typed_command(stage_command(plan, stage.name, config_path), runner_environment(plan)))
     alone = f"stage {target} runs in one process here: nopsd {target} --config {config_path}"
     return "\n".join(lines) if lines else alone
 
@@ -156,26 +97,22 @@ def described(config: Config, target: str, overrides: Sequence[str]) -> str:
 def left_files(config: Config) -> Path:
     """The resolved configuration where the ranks read it."""
     path = Path(config.run_dir).absolute() / "launch" / "config.yaml"
-    write_atomic(path, to_yaml(runner.without_secrets(config)))
+    write_atomic(path, to_yaml(without_keys(config)))
     return path
 
 
 def leave_launch_files(config: Config, plan: Plan) -> Path:
     environment = {**os.environ, "OMP_NUM_THREADS": str(config.dist.threads)}
-    content = {k: v for k, v in passed_on(environment).items() if not k.startswith("NOPSD_")} if plan.several else {}
-    if plan.several:
-        content |= {"MASTER_ADDR": plan.master_addr, "MASTER_PORT": str(plan.master_port)}
-    return write_files(plan, Path(config.run_dir) / "launch", environment, LaunchFile(environment=content))
+    content = LaunchFile(without_own(ranks_environment(plan, environment)))
+    return write_files(plan, Path(config.run_dir) / "launch", environment, content)
 
 
 def slurm_script(config: Config, target: str, overrides: Sequence[str]) -> str:
-    """launcher/slurm.sbatch filled in: inside, this command again, with the hosts that Slurm gave."""
-    from nopsd.run.session import device
-
+    """cluster/slurm.sbatch filled in: it runs this command again, with the hosts that Slurm allocated."""
     hosts = tuple(training_hosts(read_hostfile(config.dist.hostfile or ""), config.rollout.hosts))
     kept = [item for item in overrides if not item.startswith("dist.hostfile=")]
     command = ["nopsd", "launch", target, "--hostfile", "$HOSTFILE", "--config", str(left_files(config)), *kept]
-    line = " ".join(word if word == "$HOSTFILE" else shown([word], {}) for word in command)
+    line = " ".join(word if word == "$HOSTFILE" else typed_command([word], {}) for word in command)
     log = Path(config.run_dir).absolute() / "logs" / "slurm-%j.log"
     return sbatch_script(line, Plan(hosts), device() == "cuda", log, Path.cwd())
 
@@ -192,10 +129,10 @@ def one_node(config: Config, target: str, node_rank: int, dry_run: bool) -> int:
         raise ConfigError(f"--node-rank={node_rank}: the hostfile has nodes 0 to {len(plan.hosts) - 1}")
     config_path = left_files(config)
     command = stage_command(plan, target, config_path, node_rank)
-    print(shown(command, {}), flush=True)
+    print(typed_command(command, {}), flush=True)
     if dry_run:
         return 0
-    if node_rank == 0 and in_use(plan.master_port):
+    if node_rank == 0 and why_unusable(plan.master_port):
         raise UserError(
             f"{plan.master_addr}:{plan.master_port}: a process here listens on the ranks' port already, left over "
             "perhaps: `ss -ltnp` names it; end it and start this node again"

@@ -1,8 +1,8 @@
 """Process groups and tensor collectives: one small object that every distributed stage is given.
 
 In: `DistConfig`, and RANK/WORLD_SIZE/LOCAL_RANK where the `deepspeed` launcher set them.
-Out: `Ranks`. Without a launcher it is a world of one process. gloo on CPU, nccl on GPU. Structured values
-travel as JSON bytes in uint8 tensors, never as pickles (SPEC §13; no code runs from another host's bytes).
+Out: `Ranks`. Without a launcher it is a world of one process. gloo on CPU, nccl on GPU. Structured values are
+sent as JSON bytes in uint8 tensors, never as pickles, so that no code runs from another host's bytes.
 Every method but `is_main` is collective: all ranks must call it, in the same order.
 """
 
@@ -11,7 +11,6 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import socket
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -21,10 +20,11 @@ import torch.distributed as dist
 
 from nopsd.config import DistConfig
 from nopsd.errors import UserError
+from nopsd.network import LOOPBACK, free_port
 
 STORE_WAIT_S = 60.0
-# Numbers the calls of `after_main`, which all ranks make in the same order.
-_turns = itertools.count()
+# Numbers the calls of `wait_for_rank0`, which all ranks make in the same order.
+_waits = itertools.count()
 
 
 @dataclass(frozen=True)
@@ -43,21 +43,22 @@ class Ranks:
         if self.world > 1:
             dist.barrier()
 
-    def after_main(self) -> None:
-        """Go on when rank 0 has come here too, however long that takes: without a time-out, and without a collective.
+    def wait_for_rank0(self) -> None:
+        """Wait until rank 0 has called this too, however long that takes: no timeout, and no collective operation.
 
-        RuntimeError if the store, which is rank 0's, is gone.
+        RuntimeError if the store, which rank 0 serves, is gone.
         """
         if self.world == 1:
             return
-        store, key = dist.distributed_c10d._get_default_store(), f"nopsd/main/{next(_turns)}"
+        store, key = dist.distributed_c10d._get_default_store(), f"nopsd/rank0/{next(_waits)}"
         if self.is_main:
             store.set(key, "done")
             return
         while True:
             try:
-                return store.wait([key], timedelta(seconds=STORE_WAIT_S))
-            except dist.DistStoreError:  # a time-out; a store that is gone raises DistNetworkError
+                store.wait([key], timedelta(seconds=STORE_WAIT_S))
+                return
+            except dist.DistStoreError:  # a timeout; a store that is gone raises DistNetworkError
                 continue
 
     def all_sum(self, tensor: torch.Tensor) -> torch.Tensor:
@@ -152,13 +153,7 @@ def _fill_environment() -> None:
         return
     if stated and os.environ.get("WORLD_SIZE", "1") != "1":
         raise UserError(f"only {', '.join(stated)} of RANK, WORLD_SIZE, LOCAL_RANK are set: start with `deepspeed`")
-    os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(_free_port()))
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR=LOOPBACK, MASTER_PORT=str(free_port()))
 
 
 def _bind_device(on_gpu: bool) -> None:

@@ -1,7 +1,7 @@
 """A scheduler's notice to end: SIGTERM, on which training finishes its step, saves and ends (issue 4).
 
 In: SIGTERM to any rank, or a file that the command which launched the ranks leaves (`STOP_VARIABLE` names it;
-nopsd.cluster.stage_launch). Out: at each step's end, one answer for all ranks. The file reaches ranks on other hosts
+nopsd.cluster.stage_launcher). Out: at each step's end, one answer for all ranks. The file reaches ranks on other hosts
 too, and passes by DeepSpeed's launchers, which would kill their ranks on a signal.
 """
 

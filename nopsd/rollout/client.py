@@ -14,10 +14,10 @@ import httpx
 
 from nopsd.config import SamplingConfig
 from nopsd.errors import ServerError
+from nopsd.keys import SERVER_KEY_VARIABLE
 from nopsd.rollout.service import RolloutService, request_seed
 from nopsd.rollout.types import Rollout
 
-KEY_VARIABLE = "NOPSD_SERVER_KEY"
 RETRY_DELAYS_S = (0.5, 1.0, 2.0, 4.0)
 CONNECT_TIMEOUT_S = 10.0
 FINISH_REASONS = ("stop", "length", "abort")
@@ -266,7 +266,8 @@ class RolloutClient(RolloutService):
     def _refuse_errors(self, path: str, response: httpx.Response) -> None:
         if response.status_code == 401:
             raise ServerError(
-                f"the server at {self.url} refuses our API key: set server.api_key, or the environment's {KEY_VARIABLE}"
+                f"the server at {self.url} refuses our API key: set server.api_key, or {SERVER_KEY_VARIABLE} in the "
+                "environment"
             )
         if response.status_code == 404:
             raise ServerError(

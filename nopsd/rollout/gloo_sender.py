@@ -17,13 +17,13 @@ import torch
 import torch.distributed as dist
 
 from nopsd.errors import ServerError
+from nopsd.network import address_towards
 from nopsd.rollout.background import Background, all_at_once
 from nopsd.rollout.client import RolloutClient
 from nopsd.rollout.transport import (
     finish,
     gloo_group,
     join_store,
-    local_address,
     nbytes,
     open_store,
     places,
@@ -43,7 +43,7 @@ class Channel:
         """Meets the workers; ServerError if the server, or the meeting, takes longer than `timeout_s`."""
         self.client, self._timeout_s = client, timeout_s
         world = 1 + client.world_size()
-        address = local_address(urlsplit(client.url).hostname or "127.0.0.1")
+        address = address_towards(urlsplit(client.url).hostname or "127.0.0.1")
         meeting = open_store(address, timeout_s)
         port, name = meeting.port, secrets.token_urlsafe(32)
         info = {

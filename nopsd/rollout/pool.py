@@ -15,10 +15,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from nopsd.config import ServerConfig
+from nopsd.config import Config, ServerConfig
 from nopsd.errors import ServerError, StaleWeightsError, UserError
+from nopsd.keys import server_key
 from nopsd.rollout.background import Background, all_at_once
-from nopsd.rollout.client import KEY_VARIABLE, DeadlineError, FailedError, RolloutClient, UnansweredError
+from nopsd.rollout.client import DeadlineError, FailedError, RolloutClient, UnansweredError
 from nopsd.rollout.service import SEQUENCES_IN_FLIGHT, Progress, RolloutService
 from nopsd.rollout.types import Rollout
 from nopsd.rollout.watch import PROBE_TIMEOUT_S, Watch
@@ -29,8 +30,15 @@ CHECK_WAIT_S = 5.0  # for a server that has come back to prove its weights; long
 VERSION_S = 60.0  # for telling a version, where server.stall_timeout_s is 0
 PROBE_IDS = (1, 2, 3, 5, 8, 13, 21, 34)
 PROBE_TOLERANCE = 0.25  # nats: above what dtype and device make, far below what other weights do
+URL_VARIABLE = "NOPSD_SERVER_URL"  # the servers that ranks use, joined by commas
 T = TypeVar("T")
 log = logging.getLogger(__name__)
+
+
+def server_urls(config: Config) -> list[str]:
+    """Servers that run already: those of the environment, which the launching command sets, or of the configuration."""
+    listed = os.environ.get(URL_VARIABLE) or ",".join(config.rollout.urls) or config.server.url or ""
+    return [url.strip() for url in listed.split(",") if url.strip()]
 
 
 def connect(config: ServerConfig, urls: Sequence[str] = (), hedge_s: float | None = None) -> RolloutPool:
@@ -39,7 +47,7 @@ def connect(config: ServerConfig, urls: Sequence[str] = (), hedge_s: float | Non
     addresses = list(dict.fromkeys(u.rstrip("/") for u in (urls or [config.url or ""]) if u))
     if not addresses:
         raise UserError("server.url is null: give the URL of a running server, or let the launcher start one")
-    pool = pool_of(addresses, config.api_key or os.environ.get(KEY_VARIABLE), config, hedge_s)
+    pool = pool_of(addresses, server_key(config.api_key), config, hedge_s)
     pool.check()
     return pool
 

@@ -18,9 +18,10 @@ from urllib.parse import urlsplit
 import torch
 
 from nopsd.errors import ServerError
+from nopsd.network import address_towards
 from nopsd.rollout.background import all_at_once
 from nopsd.rollout.client import RolloutClient
-from nopsd.rollout.transport import local_address, nbytes, open_store
+from nopsd.rollout.transport import nbytes, open_store
 from nopsd.rollout.weight_source import WeightMeta, WeightSource
 
 Stream = Iterator[tuple[str, "torch.Tensor | None"]]
@@ -128,7 +129,7 @@ class NcclSender:
 
         self._clients = list(clients)
         self._workers = [client.world_size() for client in clients]
-        address = local_address(urlsplit(clients[0].url).hostname or "127.0.0.1")
+        address = address_towards(urlsplit(clients[0].url).hostname or "127.0.0.1")
         store = open_store(address, self._timeout_s)
         port = store.port
         del store  # only its free port was wanted: NCCL's engine opens its own

@@ -19,13 +19,16 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
+from nopsd.network import family_of
+
 ALIGNMENT = 64
 BACKLOG = 128
 
 
 def nbytes(dtype_name: str, shape: Sequence[int]) -> int:
     """Bytes of a dense tensor; `dtype_name` as in "float32"."""
-    return getattr(torch, dtype_name).itemsize * math.prod(shape)
+    dtype: torch.dtype = getattr(torch, dtype_name)
+    return dtype.itemsize * math.prod(shape)
 
 
 def plan_buckets(sizes: Sequence[int], cap: int) -> list[list[int]]:
@@ -50,18 +53,9 @@ def places(sizes: Sequence[int]) -> tuple[list[int], int]:
     return starts, end
 
 
-def local_address(peer: str) -> str:
-    """This host's address on the route to `peer`."""
-    family, kind, _, _, address = socket.getaddrinfo(peer, 9, type=socket.SOCK_DGRAM)[0]
-    with socket.socket(family, kind) as probe:
-        probe.connect(address)  # sends nothing
-        return probe.getsockname()[0]
-
-
 def open_store(address: str, timeout_s: float) -> dist.TCPStore:
     """The meeting point, on the trainer's side, at a free port (`.port`) of `address` alone; closed when let go."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as listening:
+    with socket.socket(family_of(address), socket.SOCK_STREAM) as listening:
         listening.bind((address, 0))
         listening.listen(BACKLOG)
         port = listening.getsockname()[1]

@@ -21,11 +21,11 @@ from typing import Any
 
 import torch
 
+from nopsd.network import address_towards
 from nopsd.rollout.transport import (
     finish,
     gloo_group,
     join_store,
-    local_address,
     nbytes,
     places,
     plan_buckets,
@@ -139,7 +139,7 @@ if importlib.util.find_spec("vllm") is not None:
             parallel = self.parallel_config
             rank = parallel.data_parallel_index * parallel.world_size + parallel.rank + info.rank_offset
             store = join_store(info.master_address, info.master_port, info.timeout_s)
-            own = local_address(info.master_address)
+            own = address_towards(info.master_address)
             self._group = gloo_group(store, info.group, own, rank, info.world_size, info.timeout_s)
             self._bucket_bytes = info.bucket_bytes
 

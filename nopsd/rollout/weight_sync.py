@@ -8,7 +8,6 @@ serves a checkpoint from disk. `verify_served` compares served with trained log-
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import socket
 from collections.abc import Callable, Sequence
@@ -21,6 +20,7 @@ import torch.distributed as dist
 
 from nopsd.config import ServerConfig
 from nopsd.errors import ServerError, StaleWeightsError, UserError
+from nopsd.network import is_loopback
 from nopsd.rollout.background import all_at_once
 from nopsd.rollout.client import RolloutClient
 from nopsd.rollout.gloo_sender import GlooSender
@@ -43,7 +43,7 @@ def choose_backend(config: ServerConfig, device: str, hosts: Sequence[str]) -> s
     """
     if config.weight_sync != "auto":
         return config.weight_sync
-    return "nccl" if device.startswith("cuda") and not any(_is_loopback(host) for host in hosts) else "gloo"
+    return "nccl" if device.startswith("cuda") and not any(is_loopback(host) for host in hosts) else "gloo"
 
 
 def open_weight_sync(
@@ -226,12 +226,3 @@ def _gap(
             f"tokens at {server.url}: the server doesn't hold the trainer's weights, or another dtype"
         )
     return worst
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:  # another host's name
-        return False

@@ -14,19 +14,19 @@ from pathlib import Path
 from typing import Any
 
 from nopsd.cluster.doctor import table
-from nopsd.cluster.doctor.checks import ERROR, GIB, OK, WARNING, Finding
+from nopsd.cluster.doctor.diagnosis import hosts_of
 from nopsd.cluster.doctor.fitting import GPUS, fitting, room_on, shares_devices
-from nopsd.cluster.doctor.memory import Needs, needs_of, shape_of
+from nopsd.cluster.doctor.memory import GIB, Needs, needs_of, shape_of
+from nopsd.cluster.findings import ERROR, OK, WARNING, Finding
 from nopsd.cluster.hostfile import world_size
-from nopsd.commands.doctor import the_hosts
 from nopsd.config import METHODS, Config
 from nopsd.data.sources import hub_id, load_splits, published_sizes
+from nopsd.engine.device import device
 from nopsd.engine.ds_config import role_configs
 from nopsd.errors import ConfigError, UserError
 from nopsd.files import read_json
 from nopsd.models import LAB_MODEL, ModelFiles
 from nopsd.run.runner import with_inputs
-from nopsd.run.session import device
 from nopsd.run.workload import Counts, workload
 from nopsd.selection.names import check_names
 from nopsd.stages.data import check_pool, check_windows, chosen_tests
@@ -62,7 +62,7 @@ def dry_run(config: Config, command: str = "run") -> tuple[str, int]:
     stages = planned(config) if command == "run" else with_inputs(command, config)
     found = Preview()
     counts = found.noted("data", lambda: count_questions(config, found))
-    hosts = found.noted("hosts", lambda: the_hosts(config))
+    hosts = found.noted("hosts", lambda: hosts_of(config))
     ranks = world_size(hosts) if hosts else config.dist.ranks
     if any(stage.name in ("signals", "select") for stage in stages):
         found.noted("names", lambda: check_names(config), f"{config.select.selector}, {config.context.retriever}")

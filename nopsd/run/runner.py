@@ -7,7 +7,6 @@ import platform
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,8 @@ from typing import Any
 from nopsd import __version__
 from nopsd.cluster import rank
 from nopsd.cluster.planning import check_hosts, make_plan
-from nopsd.cluster.stage_launch import launch_stage, rank_progress, tell_stopped, under_launcher
+from nopsd.cluster.rank_files import answer_stop, rank_progress
+from nopsd.cluster.stage_launcher import launch_stage, under_launcher
 from nopsd.config import METHODS, Config, to_yaml
 from nopsd.data.sources import load_splits
 from nopsd.engine.distributed import Ranks
@@ -23,6 +23,7 @@ from nopsd.errors import ConfigError, Stopped, UserError
 from nopsd.evaluation.oracle import WARNING, pool_key
 from nopsd.evaluation.stage import check_answers_known
 from nopsd.files import flatten, read_json, write_atomic, write_json
+from nopsd.keys import without_keys
 from nopsd.reporting.progress import StageProgress
 from nopsd.run.folder import BEGUN
 from nopsd.run.session import Session
@@ -136,12 +137,10 @@ def run_stage(session: Session, stage: Stage) -> None:
                 stage.name,
                 session.run.root / "config.yaml",
                 make_plan(session.config, session.run.root),
-                session.config.dist.threads,
+                session.config.dist,
                 session.log_path(stage.name),
                 environment,
                 progress,
-                patience_s=session.config.dist.timeout_s,
-                heartbeat_s=session.config.dist.heartbeat_s,
             )
         else:
             stage.work(session, folder, progress)
@@ -166,7 +165,7 @@ def run_as_rank(session: Session, stage: Stage) -> None:
     from nopsd.cluster.agreement import check_agreement
     from nopsd.engine.distributed import init_distributed, shutdown_distributed
 
-    with rank.meeting(session.config.dist.timeout_s):
+    with rank.rendezvous(session.config.dist.timeout_s):
         ranks = init_distributed(session.config.dist)
     watch_by_hand(ranks, session.config, stage.name)
     check_agreement(ranks, session.config)
@@ -181,7 +180,7 @@ def run_as_rank(session: Session, stage: Stage) -> None:
         try:
             stage.work(session, session.run.stage_dir(stage.name), rank_progress())
         except Stopped as stopped:
-            tell_stopped(stopped)
+            answer_stop(stopped)
             shutdown_distributed()
             raise
         ranks.barrier()
@@ -196,8 +195,8 @@ def run_as_rank(session: Session, stage: Stage) -> None:
 def watch_by_hand(ranks: Ranks, config: Config, phase: str) -> None:
     """Ranks of a `deepspeed` command typed by hand: nobody watches them yet, so rank 0 will. Collective."""
     heartbeat_s = config.dist.heartbeat_s
-    if heartbeat_s and rank.needs_host():
-        where = ranks.broadcast_json(rank.host_coordinator(heartbeat_s, phase) if ranks.is_main else None)
+    if heartbeat_s and rank.needs_coordinator():
+        where = ranks.broadcast_json(rank.run_coordinator(heartbeat_s, phase) if ranks.is_main else None)
         if not ranks.is_main:
             rank.join_coordinator(**where)
 
@@ -216,13 +215,8 @@ def check_writable(session: Session) -> None:
 def record_run(session: Session) -> None:
     """The resolved configuration and the environment, beside the artefacts. Only once a stage has agreed to begin:
     a command that is refused must not leave its settings beside artefacts of others."""
-    write_atomic(session.run.root / "config.yaml", to_yaml(without_secrets(session.config)))
+    write_atomic(session.run.root / "config.yaml", to_yaml(without_keys(session.config)))
     write_json(session.run.root / "environment.json", environment(session))
-
-
-def without_secrets(config: Config) -> Config:
-    """The configuration as it may lie in a shared folder; ranks are given the key through the environment."""
-    return replace(config, server=replace(config.server, api_key=None))
 
 
 def environment(session: Session) -> dict[str, Any]:

@@ -7,48 +7,33 @@ one key: started here (`rollout.servers_per_host`), or running elsewhere (`rollo
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from nopsd.cluster.planning import start_rollout_servers
-from nopsd.cluster.servers import RemoteServers
+from nopsd.cluster.servers.local import VllmServer, start_servers, stop_servers
+from nopsd.cluster.servers.remote import RemoteServers
+from nopsd.cluster.servers.serve import serve
 from nopsd.config import Config, EvalConfig, SamplingConfig, to_yaml
 from nopsd.data.answers import leaves_think_open
 from nopsd.data.prompts import PromptRenderer, load_tokenizer
 from nopsd.data.records import Question
+from nopsd.engine.device import device
 from nopsd.engine.distributed import Ranks
 from nopsd.files import read_jsonl, write_atomic
+from nopsd.keys import SERVER_KEY_VARIABLE, without_keys
 from nopsd.models import ModelFiles, resolve_model
-from nopsd.rollout.client import KEY_VARIABLE
-from nopsd.rollout.pool import connect
-from nopsd.rollout.serve import serve
-from nopsd.rollout.server import VllmServer, start_servers, stop_servers
+from nopsd.rollout.pool import URL_VARIABLE, connect, server_urls
 from nopsd.rollout.service import RolloutService
 from nopsd.rollout.weight_sync import load_folder
 from nopsd.run.folder import RunFolder
-
-URL_VARIABLE = "NOPSD_SERVER_URL"
-
-
-def device() -> str:
-    """`cuda` where PyTorch sees a GPU and nobody asked for the CPU, else `cpu`."""
-    import torch
-
-    return "cuda" if torch.cuda.is_available() and os.environ.get("DS_ACCELERATOR") != "cpu" else "cpu"
 
 
 def eval_sampling(config: EvalConfig) -> SamplingConfig:
     """How evaluation samples, as the client takes it."""
     return SamplingConfig(config.n, config.temperature, config.top_p, config.top_k, config.max_new)
-
-
-def server_urls(config: Config) -> list[str]:
-    """Servers that are running already: the environment's, for it is the launcher's word, or the configuration's."""
-    listed = os.environ.get(URL_VARIABLE) or ",".join(config.rollout.urls) or config.server.url or ""
-    return [url.strip() for url in listed.split(",") if url.strip()]
 
 
 def serve_here(config: Config) -> None:
@@ -115,7 +100,7 @@ class Session:
     def _start_remote_servers(self) -> RemoteServers:
         """On rollout.hosts; what they are to serve with stands in a file that they see too."""
         file = self.run.root / "launch" / "serve.yaml"
-        write_atomic(file, to_yaml(replace(self.config, server=replace(self.config.server, api_key=None))))
+        write_atomic(file, to_yaml(without_keys(self.config)))
         return start_rollout_servers(self.config, self.run.root, file.absolute())
 
     def _start_servers(self) -> list[VllmServer]:
@@ -135,7 +120,7 @@ class Session:
     def server_environment(self) -> dict[str, str]:
         """What a rank process needs to find the server."""
         client = self.client()
-        return {URL_VARIABLE: client.url, **({KEY_VARIABLE: client.api_key} if client.api_key else {})}
+        return {URL_VARIABLE: client.url, **({SERVER_KEY_VARIABLE: client.api_key} if client.api_key else {})}
 
     def log_path(self, name: str) -> Path:
         path = self.run.root / "logs" / f"{name}.log"

@@ -20,8 +20,8 @@ import numpy as np
 
 from nopsd.config import SamplingConfig
 from nopsd.data.records import Question
+from nopsd.engine.broadcast import broadcast_from_rank0
 from nopsd.engine.distributed import Ranks
-from nopsd.engine.from_main import from_main
 from nopsd.errors import DataError
 from nopsd.rollout.stage import Generator, run_rollouts
 from nopsd.rollout.types import Rollout
@@ -78,7 +78,7 @@ def sample_demonstrated(
 
 
 def from_main_showing_signs(ranks: Ranks, call: Callable[[Callable[[], None]], T], every_s: float = SIGN_EVERY_S) -> T:
-    """As `engine.from_main`, for work longer than the process group's timeout. Collective.
+    """As `engine.broadcast_from_rank0`, for work longer than the process group's timeout. Collective.
 
     `call(sign)` runs on rank 0 and calls `sign()` now and then: the others, who wait for it, get a sign of life.
     """
@@ -98,4 +98,4 @@ def from_main_showing_signs(ranks: Ranks, call: Callable[[Callable[[], None]], T
 
     while not ranks.is_main and ranks.broadcast_json(None)["waiting"]:
         pass
-    return from_main(ranks, on_main)
+    return broadcast_from_rank0(ranks, on_main)

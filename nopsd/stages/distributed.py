@@ -14,13 +14,14 @@ from nopsd.data.demonstrations import demonstrations_for, display_order
 from nopsd.data.prompts import TeacherPrompt
 from nopsd.data.records import Question
 from nopsd.data.wording import question_text
+from nopsd.engine.device import device
 from nopsd.engine.distributed import Ranks
 from nopsd.engine.ds_config import host_values, load_ds_config
 from nopsd.engine.frozen import load_frozen
 from nopsd.neurons.stage import load_rank_neurons, score_rollouts
 from nopsd.neurons.store import NeuronSets
 from nopsd.rollout.types import Rollout, read_rollouts
-from nopsd.run.session import Session, device
+from nopsd.run.session import Session
 from nopsd.selection.names import needs_neurons
 from nopsd.selection.stage import Contexts, contexts_for, read_contexts, select_and_retrieve
 from nopsd.selection.unscored import unscored

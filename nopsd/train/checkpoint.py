@@ -20,8 +20,8 @@ from typing import Any
 
 from safetensors import SafetensorError
 
+from nopsd.engine.broadcast import broadcast_from_rank0
 from nopsd.engine.distributed import Ranks
-from nopsd.engine.from_main import from_main
 from nopsd.errors import ArtefactError, UserError
 from nopsd.files import flatten
 from nopsd.train import checkpoint_files as files
@@ -75,7 +75,7 @@ def save(
     """
     path = folder / tag_of(step)
     sizes = ranks.all_gather_json(bytes_to_write(engine, ema))
-    from_main(ranks, lambda: _make_room(path, sum(sizes)))
+    broadcast_from_rank0(ranks, lambda: _make_room(path, sum(sizes)))
     problem = _write(engine, ema, folder, path, step, ranks, extras or {})
     told = ranks.all_gather_json({"problem": problem, "files": {} if problem else files.hashes(path, ranks.rank)})
     problems = [each["problem"] for each in told if each["problem"]]
@@ -88,8 +88,8 @@ def save(
         "score_by": keep.by,
         "files": {name: digest for each in told for name, digest in each["files"].items()},
     }
-    from_main(ranks, lambda: _commit(path, mark, problems, sum(sizes)))
-    from_main(ranks, lambda: files.prune(folder, step, keep))
+    broadcast_from_rank0(ranks, lambda: _commit(path, mark, problems, sum(sizes)))
+    broadcast_from_rank0(ranks, lambda: files.prune(folder, step, keep))
 
 
 def latest_valid(folder: Path, identity: Mapping[str, Any], ranks: Ranks) -> Checkpoint | None:
@@ -239,7 +239,7 @@ def _first_whole(
         if problems:
             continue
         _refuse_other(path, mark, identity)
-        extras = from_main(ranks, partial(files.read_extras, path))
+        extras = broadcast_from_rank0(ranks, partial(files.read_extras, path))
         return Checkpoint(path, mark["step"], mark["skipped"], mark["ranks"], extras)
     return None
 

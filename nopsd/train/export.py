@@ -20,8 +20,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from nopsd.config import LoraConfig
+from nopsd.engine.broadcast import broadcast_from_rank0
 from nopsd.engine.distributed import Ranks
-from nopsd.engine.from_main import from_main
 from nopsd.engine.lora import PlainWeight, lora_layers, plain_weights, save_adapter
 from nopsd.errors import ArtefactError
 from nopsd.files import read_json, write_json
@@ -122,7 +122,7 @@ def verify(
     """Largest difference between the engine's logits and those of the folder loaded afresh on rank 0's CPU."""
     own = probe_logits(model, probe_ids)
     dtype = next(model.parameters()).dtype
-    return float(from_main(ranks, lambda: _compare(own, part, probe_ids, dtype, trust_remote_code)))
+    return float(broadcast_from_rank0(ranks, lambda: _compare(own, part, probe_ids, dtype, trust_remote_code)))
 
 
 @torch.no_grad()

@@ -18,8 +18,8 @@ from dataclasses import asdict
 from typing import Any, Protocol
 
 from nopsd.config import SamplingConfig, TrainConfig
+from nopsd.engine.broadcast import broadcast_from_rank0
 from nopsd.engine.distributed import Ranks
-from nopsd.engine.from_main import from_main
 from nopsd.errors import ServerError, StaleWeightsError
 from nopsd.rollout.types import Rollout
 from nopsd.train.batches import batch_uids
@@ -85,7 +85,7 @@ class Sampler:
         """Wait for what `begin` started, before weights are pushed; its error is raised on every rank. Collective."""
         if self._begun_for < 0:
             return
-        answers = from_main(self.d.ranks, lambda: self._answer.result() if self._answer else [])
+        answers = broadcast_from_rank0(self.d.ranks, lambda: self._answer.result() if self._answer else [])
         self.held, self.held_for = [Rollout(**fields) for fields in answers], self._begun_for
         self._answer, self._begun_for = None, -1
 
@@ -153,7 +153,7 @@ def sample_step(
     ranks: Ranks,
 ) -> list[Rollout]:
     """`train.n` responses to each uid, in order, with log-probs, by weights of version `step`. Collective."""
-    told = from_main(ranks, lambda: ask(client, uids, student_prompts, config, seed, step, version=step))
+    told = broadcast_from_rank0(ranks, lambda: ask(client, uids, student_prompts, config, seed, step, version=step))
     return [Rollout(**fields) for fields in told]
 
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch
 
 from nopsd.config import Config
-from nopsd.engine.from_main import from_main
+from nopsd.engine.broadcast import broadcast_from_rank0
 from nopsd.errors import StaleWeightsError
 from nopsd.rollout.types import Rollout
 from nopsd.train.export import probe_logits
@@ -63,7 +63,7 @@ def check_probe(d: TrainingRun, rollout: Rollout, version: int) -> None:
     logits_TV = probe_logits(d.student.module.lm, rollout.prompt_ids + response)
     rows_TV = logits_TV[len(rollout.prompt_ids) - 1 : -1].log_softmax(-1)
     own = rows_TV.gather(1, torch.tensor(response)[:, None])[:, 0].tolist()
-    gap = from_main(
+    gap = broadcast_from_rank0(
         d.ranks,
         lambda: verify_served(d.client, [rollout.prompt_ids], [response], [own], d.config.train.sync_tolerance),
     )

@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from nopsd.engine.broadcast import broadcast_from_rank0
 from nopsd.engine.distributed import Ranks
-from nopsd.engine.from_main import from_main
 from nopsd.errors import UserError
 from nopsd.files import read_jsonl, write_jsonl
 
@@ -49,7 +49,7 @@ class Skips:
         self.total, self.in_row = self.total + 1, self.in_row + 1
         suspects = sorted({uid for found in ranks.all_gather_json(sums.not_finite()) for uid in found})
         row = {"step": step, "loss": str(sums.loss), "not_finite": suspects, "uids": list(uids)}
-        from_main(ranks, lambda: self._write(row))
+        broadcast_from_rank0(ranks, lambda: self._write(row))
         cause = f"the loss of {', '.join(suspects)}" if suspects else "the gradient (no question's loss was not finite)"
         if ranks.is_main:
             log.warning("step %d was skipped, for %s is not finite; its questions: %s", step, cause, ", ".join(uids))

@@ -12,8 +12,8 @@ from typing import Any, Protocol, Self, TypeVar
 
 from torch import Tensor
 
+from nopsd.engine.broadcast import broadcast_from_rank0
 from nopsd.engine.distributed import Ranks
-from nopsd.engine.from_main import from_main
 from nopsd.errors import Stopped
 from nopsd.train import checkpoint
 from nopsd.train.score import Score, keep_of
@@ -91,7 +91,7 @@ class Steps:
     def _watched(self, step: int, values: Mapping[str, float]) -> dict[str, float]:
         """The step's row with the probe's and the guards' numbers, rank 0's on every rank."""
         run = self.run
-        row: dict[str, float] = from_main(run.ranks, lambda: {**values, **self._probed(step + 1)})
+        row: dict[str, float] = broadcast_from_rank0(run.ranks, lambda: {**values, **self._probed(step + 1)})
         return {**row, **run.guards.observe(step, row, run.ranks.is_main)}
 
     def _probed(self, version: int) -> dict[str, float]:

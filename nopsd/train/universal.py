@@ -20,8 +20,8 @@ from typing import Any
 
 import torch
 
+from nopsd.engine.broadcast import broadcast_from_rank0
 from nopsd.engine.distributed import Ranks
-from nopsd.engine.from_main import from_main
 from nopsd.errors import ArtefactError
 
 FOLDER = ".universal"
@@ -33,7 +33,7 @@ def load_universal(engine: Any, path: Path, ranks: Ranks) -> tuple[str | None, d
     work = path.parent / FOLDER
     converting = _background(lambda: _convert(path, work / path.name)) if ranks.is_main else None
     _wait(converting, ranks)
-    from_main(ranks, lambda: _finish(converting, path))
+    broadcast_from_rank0(ranks, lambda: _finish(converting, path))
     try:
         with _universal(engine):
             whole = all(p.requires_grad for p in engine.module.parameters())  # LoRA's hold the adapters alone

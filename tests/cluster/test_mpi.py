@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from nopsd.cluster.mpi import _meeting_point, local_rank, started_by_mpi
+from nopsd.cluster.mpi import local_rank, rendezvous_address, started_by_mpi
 from nopsd.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 RANK = """
 import json, os, sys
 from nopsd.cluster import rank
-rank.enter("train")
+rank.setup("train")
 told = {k: os.environ[k] for k in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")}
 print(json.dumps(told | {"torch": "torch" in sys.modules}), flush=True)
 if told["RANK"] == sys.argv[1]: raise ValueError("a bug")
@@ -40,16 +40,18 @@ def test_only_one_of_several_asks(environment, started):
     assert started_by_mpi(environment) == started
 
 
-def test_local_ranks_and_the_meeting_point():
+def test_local_ranks_and_therendezvous_address():
     hosts = ["a", "b", "a", "b", "b"]
     assert [local_rank(hosts, rank) for rank in range(5)] == [0, 0, 1, 1, 2]
-    assert _meeting_point(hosts, lambda host: f"towards-{host}").startswith("towards-b ")
-    assert _meeting_point(["a", "a"], lambda host: "?").startswith("127.0.0.1 ")
+    assert rendezvous_address(hosts, lambda host: f"towards-{host}").startswith("towards-b ")
+    assert rendezvous_address(["a", "a"], lambda host: "?").startswith("127.0.0.1 ")
 
     def unknown(host):
         raise UserError("no such name")
 
-    assert _meeting_point(hosts, unknown).startswith("a "), "an error on rank 0 alone would leave the others waiting"
+    assert rendezvous_address(hosts, unknown).startswith("a "), (
+        "an error on rank 0 alone would leave the others waiting"
+    )
 
 
 @pytest.mark.skipif(shutil.which("mpirun") is None, reason="no mpirun (Debian: apt-get install openmpi-bin)")

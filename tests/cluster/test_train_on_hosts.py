@@ -41,7 +41,7 @@ SERVED = (
     "server.kv_cache_mib=64",
     "server.stall_timeout_s=15",
 )
-RANK, SERVER = "-u -m nopsd train", ("nopsd.rollout.vllm_main", "VLLM::")
+RANK, SERVER = "-u -m nopsd train", ("nopsd.cluster.servers.vllm_main", "VLLM::")
 OURS = ("-m nopsd", "nopsd.cluster", "deepspeed", "pdsh", "guardian.py", "VLLM::", "vllm_main")
 PATIENCE_S = 900
 

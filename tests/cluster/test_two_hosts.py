@@ -77,7 +77,7 @@ def test_a_stage_runs_on_two_hosts(two_hosts, tmp_path):
 
 LOOK = (
     "import sys; from pathlib import Path; from nopsd.cluster.preflight import *\n"
-    "try: facts = look_at(sys.argv[2:], Path(sys.argv[1])); print('fine', master_address(facts), master_port(facts))\n"
+    "try: f = facts_of_all(sys.argv[2:], Path(sys.argv[1])); print('fine', master_address(f), master_port(f))\n"
     "except HostsError as error: print('refused', ','.join(error.hosts)); print(error)"
 )
 

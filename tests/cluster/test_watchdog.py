@@ -1,24 +1,17 @@
-"""Whatever befalls a rank or what launched it, all ranks end soon, and one sentence says who, where and what to do."""
+"""Whatever ends a rank or its launcher, all ranks end soon, and one message names who, where and what to do."""
 
-import hashlib
-import hmac
-import json
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from nopsd.cluster.coordinator import Coordinator
-from nopsd.cluster.launch_file import read_launch_file
-from nopsd.cluster.verdict import Failure, first_cause, sentence
+from nopsd.cluster.launch_files import read_launch_file
 from nopsd.cluster.watchdog import innermost
-from nopsd.cluster.wire import proof
 
 HEARTBEAT_S = 3.0
 BOUND_S = 12.0  # of a heartbeat, the settling and the last words, and of a busy machine
@@ -52,7 +45,7 @@ def test_a_lost_rank_ends_all(start_group, how, kind, words):
     began = time.monotonic()
     how(group)
     told = group.told()
-    assert told["kind"] == kind and words in told["words"] and socket.gethostname() in told["words"]
+    assert told["kind"] == kind and words in told["message"] and socket.gethostname() in told["message"]
     assert group.ended_after(began, BOUND_S) < BOUND_S
     assert all(process.returncode != 0 for process in group.ranks)
 
@@ -89,8 +82,8 @@ def test_a_rank_does_not_outlive_its_sentinel(start_group):
 def test_ranks_started_by_hand_watch_each_other(tmp_path):
     """Without a launching command of ours rank 0's sentinel judges; if this fails, typed commands hang for ever."""
     code = (
-        "import os, sys, time, json; from nopsd.cluster import rank; rank.enter('hand'); p = sys.argv[1]\n"
-        "if os.environ['RANK'] == '0': json.dump(rank.host_coordinator(2.0, 'hand'), open(p + '.part', 'w')); "
+        "import os, sys, time, json; from nopsd.cluster import rank; rank.setup('hand'); p = sys.argv[1]\n"
+        "if os.environ['RANK'] == '0': json.dump(rank.run_coordinator(2.0, 'hand'), open(p + '.part', 'w')); "
         "os.rename(p + '.part', p)\n"
         "else:\n"
         "    while not os.path.exists(p): time.sleep(.05)\n"
@@ -121,78 +114,6 @@ def test_ranks_started_by_hand_watch_each_other(tmp_path):
             process.wait()
 
 
-def test_strangers_are_not_listened_to():
-    """Without the key nobody can report a failure; if this fails, anyone on the network can end the run."""
-    coordinator = Coordinator("127.0.0.1", 2, "the key", 5.0).start()
-    try:
-        for key, welcome in (("another key", False), ("the key", True)):
-            with socket.create_connection(("127.0.0.1", coordinator.port), 5) as connection:
-                challenge = json.loads(connection.recv(4096))["challenge"]
-                shown = hmac.new(key.encode(), f"{challenge} 1".encode(), hashlib.sha256).hexdigest()
-                hello = {"rank": 1, "host": "h", "proof": shown, "failed": "vanished"}
-                connection.sendall(json.dumps(hello).encode() + b"\n")
-                deadline = time.monotonic() + 4
-                while coordinator.verdict is None and time.monotonic() < deadline - (0 if welcome else 2):
-                    time.sleep(0.05)
-            assert (coordinator.verdict is not None) == welcome
-    finally:
-        coordinator.close()
-
-
-@contextmanager
-def sentinel(coordinator, rank, host):
-    """A rank's connection, admitted; yields what sends a message on it."""
-    with socket.create_connection(("127.0.0.1", coordinator.port), 5) as connection:
-        challenge = json.loads(connection.recv(4096))["challenge"]
-
-        def send(**message):
-            connection.sendall(json.dumps(message).encode() + b"\n")
-
-        send(rank=rank, host=host, proof=proof("the key", challenge, rank))
-        while coordinator.connected <= rank:
-            time.sleep(0.01)
-        time.sleep(0.2)
-        yield send
-
-
-@pytest.mark.parametrize("how", ["told", "torn"])
-def test_the_rank_whose_trouble_it_is_is_named(how):
-    """Rank 0 speaks to the servers; what it tells the others they may report before it does, it has files to close."""
-    coordinator = Coordinator("127.0.0.1", 2, "the key", 20.0).start()
-    try:
-        with sentinel(coordinator, 0, "head") as zero, sentinel(coordinator, 1, "other") as one:
-            if how == "told":
-                one(failed="said", words="no server is left", of_rank=0)
-            else:
-                one(failed="said", words="weight sync: rank 1 on other ends, for rank 0 failed")
-                time.sleep(2)
-                zero(failed="said", words="no server is left")
-            deadline = time.monotonic() + 8
-            while coordinator.verdict is None and time.monotonic() < deadline:
-                time.sleep(0.05)
-        verdict = coordinator.verdict
-        assert (verdict.rank, verdict.host, verdict.words) == (0, "head", "no server is left")
-    finally:
-        coordinator.close()
-
-
-def test_the_first_cause():
-    """The order of notice decides, but words of a torn connection never do while there is another failure."""
-    torn = Failure("raised", 0, "a", words="RuntimeError: [gloo] Connection closed by peer [10.0.0.2]")
-    own = Failure("raised", 2, "c", words="ValueError: bad row")
-    lost = Failure("said", 0, "a", words="no rollout server is left (ConnectError: Connection refused)")
-    gone = Failure("vanished", 1, "b")
-    ends = Failure("raised", 3, "b", words="weight sync: rank 3 on b ends, for rank 0 failed")
-    assert first_cause([ends, own]) == own and first_cause([lost, gone]) == lost
-    assert first_cause([torn, gone]) == gone and first_cause([torn, own, gone]) == own and first_cause([torn]) == torn
-
-
-@pytest.mark.parametrize("kind", ["vanished", "raised", "said", "hung", "silent", "absent"])
-def test_every_sentence_names_host_rank_and_phase(kind):
-    said = sentence(Failure(kind, 3, "node7", "train, distill/stage.py:10 train", "words"), 20)
-    assert "rank 3 on node7" in said and (kind == "absent" or "distill/stage.py:10" in said)
-
-
 def test_the_place_is_nopsds_own(lab_model_dir):
     """A sign of life names our code, not the library that it waits in; if this fails, phases are meaningless."""
     from nopsd.files import sha256_file
@@ -212,7 +133,7 @@ def test_the_place_is_nopsds_own(lab_model_dir):
         sha256_file(lab_model_dir / "config.json")
     finally:
         builtins.open = real
-    assert seen[0].startswith("runs.py:") and seen[0].endswith("sha256_file")
+    assert seen[0].startswith("files.py:") and seen[0].endswith("sha256_file")
 
 
 def _sentinels(group) -> list[int]:
@@ -229,19 +150,3 @@ def _sentinels(group) -> list[int]:
 
 def _parent(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
-
-
-@pytest.mark.parametrize(
-    ("words", "todo"),
-    [
-        ("OSError: [Errno 28] No space left on device: '/run/x'", "the disk it writes to is full there"),
-        ("RuntimeError: PytorchStreamWriter failed writing file data/0: file write failed", "`ulimit -f`"),
-        ("DistNetworkError: ... port: 29500, useIpv6: false, code: -98, name: EADDRINUSE", "`ss -ltnp` names it"),
-    ],
-)
-def test_troubles_that_a_user_can_mend_come_with_what_to_do(words, todo):
-    """An errno alone leaves a user on a cluster without the place to look."""
-    said = sentence(Failure("raised", 1, "node7", "train", words), 20)
-    assert said.startswith("rank 1 on node7 failed (in train): ") and words in said and todo in said
-    assert "the same command continues" in said
-    assert "the same command" not in sentence(Failure("raised", 1, "node7", "train", "ValueError: x"), 20)

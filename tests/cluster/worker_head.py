@@ -9,9 +9,10 @@ import sys
 import time
 from pathlib import Path
 
-from nopsd.cluster.commands import Plan
+from nopsd.cluster.deepspeed_command import Plan
 from nopsd.cluster.hostfile import Host
-from nopsd.cluster.launching import Launching
+from nopsd.cluster.launch_context import LaunchContext
+from nopsd.cluster.root_cause import describe
 
 
 def main() -> None:
@@ -21,12 +22,16 @@ def main() -> None:
     plan = Plan(hosts, hostfile="hosts" if several else None, master_addr=names[0])
     if not several:
         plan = Plan((Host("localhost", len(names)),))
-    with Launching(plan, Path(folder), {"NOPSD_MARK": "passed on"}, float(heartbeat_s)) as launching:
+    with LaunchContext(plan, Path(folder), {"NOPSD_MARK": "passed on"}, float(heartbeat_s)) as launching:
         print(json.dumps({"up": True}), flush=True)
         while not launching.failure() and launching.unfinished:
             time.sleep(0.05)
         failure = launching.failure()
-        told = {"kind": failure.kind, "rank": failure.rank, "words": launching.words(failure)} if failure else {}
+        told = (
+            {"kind": failure.kind, "rank": failure.rank, "message": describe(failure, launching.heartbeat_s)}
+            if failure
+            else {}
+        )
         print(json.dumps({**told, "at": time.time()}), flush=True)
         while failure and not launching.lost():
             time.sleep(0.05)

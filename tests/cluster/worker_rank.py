@@ -11,7 +11,7 @@ from nopsd.cluster import rank
 
 def main() -> None:
     folder, number = Path(sys.argv[1]), os.environ["RANK"]
-    rank.enter("test")
+    rank.setup("test")
     (folder / f"pid.{number}").write_text(str(os.getpid()))
     while not (folder / "leave").exists():
         if (folder / f"raise.{number}").exists():
@@ -21,7 +21,7 @@ def main() -> None:
             rank.report("RuntimeError: Connection closed by peer")
             os._exit(1)
         time.sleep(0.02)
-    rank.leave()
+    rank.disconnect()
 
 
 main()

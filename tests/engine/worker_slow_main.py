@@ -10,7 +10,7 @@ import torch
 
 from nopsd.config import DistConfig
 from nopsd.engine import distributed
-from nopsd.engine.from_main import from_main
+from nopsd.engine.broadcast import broadcast_from_rank0
 
 TIMEOUT_S = 2.0
 
@@ -20,11 +20,11 @@ def run(rank, port):
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
     ranks = distributed.init_distributed(DistConfig(timeout_s=TIMEOUT_S))
     distributed.STORE_WAIT_S = 0.5
-    assert from_main(ranks, lambda: time.sleep(2 * TIMEOUT_S) or "late") == "late"
+    assert broadcast_from_rank0(ranks, lambda: time.sleep(2 * TIMEOUT_S) or "late") == "late"
     for turn in range(20):  # one after the other: each waits for its own turn
-        assert from_main(ranks, lambda turn=turn: turn) == turn
+        assert broadcast_from_rank0(ranks, lambda turn=turn: turn) == turn
     try:
-        from_main(ranks, lambda: 1 / 0)
+        broadcast_from_rank0(ranks, lambda: 1 / 0)
     except (ZeroDivisionError, RuntimeError) as error:
         assert "division" in str(error)
     else:

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
+from nopsd.cluster.servers.local import VllmServer, start_server
 from nopsd.config import ServerConfig
 from nopsd.rollout.client import RolloutClient
-from nopsd.rollout.server import VllmServer, start_server
 from nopsd.rollout.weight_sync import load_folder
 
 WINDOW = 512

@@ -12,12 +12,12 @@ import psutil
 import pytest
 import torch
 
+from nopsd.cluster.servers.local import VllmServer
 from nopsd.config import SamplingConfig, ServerConfig
 from nopsd.errors import ServerError, StaleWeightsError, UserError
 from nopsd.rollout import client as client_module
 from nopsd.rollout.client import RolloutClient, request_seed
 from nopsd.rollout.pool import connect
-from nopsd.rollout.server import VllmServer
 
 WARM = SamplingConfig(n=4, temperature=1.5, top_p=1.0, top_k=-1, max_new=24)
 UIDS = ["a", "b", "c"]

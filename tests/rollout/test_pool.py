@@ -6,17 +6,18 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import httpx
 import pytest
 
-from nopsd.config import SamplingConfig, ServerConfig
-from nopsd.errors import ServerError, StaleWeightsError
+from nopsd.config import Config, SamplingConfig, ServerConfig, load_config
+from nopsd.errors import ConfigError, ServerError, StaleWeightsError
 from nopsd.rollout import pool as pool_module
 from nopsd.rollout import watch
 from nopsd.rollout.client import RolloutClient
-from nopsd.rollout.pool import RolloutPool, connect, refuse_difference
+from nopsd.rollout.pool import RolloutPool, connect, refuse_difference, server_urls
 
 TWO = SamplingConfig(n=2, max_new=4)
 UIDS = [f"q{i}" for i in range(40)]
@@ -307,3 +308,16 @@ def test_without_a_hedge_nothing_is_asked_twice(two: Any) -> None:
     a.delay_s = 0.3
     whole(sample(RolloutPool([a.client], 0.0, hedge_s=0.05)))
     assert len(a.done) == len(UIDS)
+
+
+def test_where_the_servers_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment's URLs come before the configuration's; two places in the configuration contradict each other."""
+    monkeypatch.delenv("NOPSD_SERVER_URL", raising=False)
+    config = Config()
+    assert server_urls(config) == []
+    config = replace(config, rollout=replace(config.rollout, urls=["http://a", "http://b"]))
+    assert server_urls(config) == ["http://a", "http://b"]
+    monkeypatch.setenv("NOPSD_SERVER_URL", "http://c, http://d")
+    assert server_urls(config) == ["http://c", "http://d"]
+    with pytest.raises(ConfigError, match=r"server\.url and rollout\.urls"):
+        load_config(None, ["server.url=http://a", "rollout.urls=[http://b]"])

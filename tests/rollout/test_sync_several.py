@@ -14,12 +14,12 @@ import httpx
 import pytest
 import torch
 
+from nopsd.cluster.servers.local import VllmServer
 from nopsd.config import SamplingConfig, ServerConfig
 from nopsd.errors import ServerError, StaleWeightsError
 from nopsd.rollout import gloo_sender
 from nopsd.rollout.client import RolloutClient, UnansweredError
 from nopsd.rollout.pool import RolloutPool
-from nopsd.rollout.server import VllmServer
 from nopsd.rollout.transport import finish, gloo_group, join_store, open_store, places, start_broadcast
 from nopsd.rollout.weight_sync import HALF_UPDATED, WeightSync, load_folder, open_weight_sync, verify_served
 

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 
+from nopsd.cluster.servers.local import VllmServer
 from nopsd.config import LoraConfig, ServerConfig
 from nopsd.engine.lora import STUDENT, adapter_parameters, add_lora
 from nopsd.errors import ServerError, StaleWeightsError, UserError
 from nopsd.rollout.client import RolloutClient
-from nopsd.rollout.server import VllmServer
 from nopsd.rollout.transport import plan_buckets
 from nopsd.rollout.vllm_plugin import refuse_missing
 from nopsd.rollout.weight_source import WeightSource

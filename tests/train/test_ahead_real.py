@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from nopsd.cluster.servers.local import start_server
 from nopsd.config import ServerConfig
 from nopsd.reporting.metrics_log import read_metrics
-from nopsd.rollout.server import start_server
 
 pytestmark = [pytest.mark.slow, pytest.mark.soak]
 WORKER = Path(__file__).with_name("worker_ahead.py")

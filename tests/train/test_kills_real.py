@@ -15,9 +15,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from nopsd.cluster.servers.local import VllmServer, start_server
 from nopsd.config import ServerConfig
 from nopsd.reporting.metrics_log import read_metrics
-from nopsd.rollout.server import VllmServer, start_server
 
 pytestmark = [pytest.mark.slow, pytest.mark.soak]
 WORKER = Path(__file__).with_name("worker_train.py")

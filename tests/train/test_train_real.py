@@ -16,9 +16,9 @@ import psutil
 import pytest
 import torch
 
+from nopsd.cluster.servers.local import VllmServer, start_server
 from nopsd.config import ServerConfig
 from nopsd.reporting.metrics_log import read_metrics
-from nopsd.rollout.server import VllmServer, start_server
 from nopsd.train.checkpoint import COMMITTED, tag_of
 
 pytestmark = pytest.mark.slow

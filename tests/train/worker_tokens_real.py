@@ -17,8 +17,8 @@ from typing import Any
 
 from nopsd.config import Config, DistConfig, GrpoConfig, PromptConfig, SamplingConfig, ServerConfig, TrainConfig
 from nopsd.data.prompts import PromptRenderer, load_tokenizer
+from nopsd.engine.broadcast import broadcast_from_rank0
 from nopsd.engine.distributed import Ranks, init_distributed, shutdown_distributed
-from nopsd.engine.from_main import from_main
 from nopsd.errors import StaleWeightsError
 from nopsd.lab.world import DOMAINS, make_split
 from nopsd.reporting.metrics_log import MetricsLog
@@ -86,7 +86,7 @@ def run(action: str, model: Path, out: Path, ranks: Ranks) -> None:
 
     if action in ("sft", "unserved"):
         sampling = SamplingConfig(2, max_new=40)
-        told = EXAMPLES or from_main(
+        told = EXAMPLES or broadcast_from_rank0(
             ranks,
             lambda: {
                 uid: [r.response_ids for r in row if r.response_ids]

@@ -1,4 +1,4 @@
-"""Which GPUs a run fits on, by the memory estimate (issue 6, "Paper presets"). Pure.
+"""Which GPUs a run fits on, by the memory estimate. Pure.
 
 In: the config, `nopsd.cluster.doctor.memory.Needs`, a GPU's memory. Out: what is left of it, and how many tokens the
 rollout server on it has room for. A server on the trainer's own GPUs has `server.gpu_memory_utilization` of each.
@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nopsd.cluster.doctor.memory import Needs
+from nopsd.cluster.doctor.memory import GIB, Needs
 from nopsd.config import Config
 
-GIB = 2**30
 # GiB that PyTorch may use of each (total_memory, rounded down), under the names that presets state.
 GPUS = {
     "RTX4090-24GB": 23.5,
@@ -22,7 +21,7 @@ GPUS = {
     "H200-141GB": 139.7,
 }
 CONTEXT = 2 * GIB  # CUDA's and NCCL's own, and fragments; (chosen)
-SERVER_OWN = GIB  # beside weights, and keys and values: as `nopsd doctor` reckons
+SERVER_OWN = GIB  # beside weights, and keys and values: as `nopsd doctor` estimates
 
 
 @dataclass(frozen=True)

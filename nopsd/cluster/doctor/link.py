@@ -1,9 +1,8 @@
-"""How fast two hosts talk to each other: latency and bandwidth of gloo, which moves weights and gathers (issue 5).
+"""How fast two hosts talk to each other: latency and bandwidth of gloo, which moves weights and gathers.
 
 Run on each end as `python -m nopsd.cluster.doctor.link`, over ssh. In, one line of JSON on standard input:
-`{"address": own}`
-for the end that opens, `{"address": own, "peer": address, "port": port}` for the one that joins. Out, on the opening
-end: first `{"port": n}`, then `{"latency_ms": x, "gib_per_s": y}`. Both give up after `TIMEOUT_S`.
+`{"address": own}` for the end that opens, `{"address": own, "peer": address, "port": port}` for the one that joins.
+Out, on the opening end: first `{"port": n}`, then `{"latency_ms": x, "gib_per_s": y}`. Both give up after `TIMEOUT_S`.
 """
 
 from __future__ import annotations
@@ -44,6 +43,7 @@ def _barrier(group: Any, buffer: Any) -> None:
 
 
 def main() -> None:
+    """One end of a measurement."""
     asked = json.loads(sys.stdin.readline())
     opens = "peer" not in asked
     if opens:
@@ -55,7 +55,7 @@ def main() -> None:
     latency, bandwidth = measure(group)
     if opens:
         print(json.dumps({"latency_ms": latency, "gib_per_s": bandwidth}), flush=True)
-    # Closed in the order of opening's reverse: the opener's store serves the other's last words.
+    # The joiner leaves first: the opener's store must be there as long as the other end reads it.
     del group
     if opens:
         store.wait(["done"])

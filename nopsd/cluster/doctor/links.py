@@ -1,5 +1,4 @@
-"""Bandwidth and latency between each pair of hosts, measured by `nopsd.cluster.doctor.link` on both ends at once
-(issue 5).
+"""Bandwidth and latency between each pair of hosts, measured by `nopsd.cluster.doctor.link` on both ends at once.
 
 In: the hosts with their addresses, and how to start a command on one. Out: numbers by pair, and findings on links that
 fail or are far slower than the others.
@@ -14,8 +13,8 @@ import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from nopsd.cluster.doctor.checks import ERROR, WARNING, Finding, all_ok
 from nopsd.cluster.doctor.link import TIMEOUT_S
+from nopsd.cluster.findings import ERROR, WARNING, Finding, all_ok
 
 Start = Callable[[str], "subprocess.Popen[str]"]  # on this host: the link's end, with pipes for input and output
 Links = dict[str, dict[str, float]]
@@ -24,7 +23,7 @@ STARTUP_S = 60.0  # Python and torch, from a network disk
 ALL_PAIRS = 8  # hosts; of more, each with the first alone
 
 
-def measured(addresses: Mapping[str, str], start: Start) -> tuple[Links, list[Finding]]:
+def measure_pairs(addresses: Mapping[str, str], start: Start) -> tuple[Links, list[Finding]]:
     """Pair by pair, one at a time: two at once would share a wire."""
     links, failed = {}, []
     for a, b in pairs(list(addresses)):
@@ -35,24 +34,25 @@ def measured(addresses: Mapping[str, str], start: Start) -> tuple[Links, list[Fi
             ends = f"{a} ({addresses[a]}) and {b} ({addresses[b]})"
             message = f"no connection between {ends}: {reason}; check the firewall"
             failed.append(Finding("links", f"{a}, {b}", ERROR, message))
-    return links, failed or judged(links)
+    return links, failed or compare_links(links)
 
 
 def pairs(hosts: Sequence[str]) -> list[tuple[str, str]]:
+    """Each pair; with more than ALL_PAIRS hosts, each with the first alone."""
     if len(hosts) <= ALL_PAIRS:
         return list(itertools.combinations(hosts, 2))
     return [(hosts[0], other) for other in hosts[1:]]
 
 
 def one_pair(a: str, b: str, addresses: Mapping[str, str], start: Start) -> dict[str, float]:
-    """Start both ends and read the opener's measurement. ValueError with an end's last words if it fails."""
+    """Start both ends and read the opener's measurement. ValueError with an end's error if it fails."""
     opener, joiner = start(a), start(b)
     try:
-        port = _said(opener, {"address": addresses[a]})["port"]
-        _tell(joiner, {"address": addresses[b], "peer": addresses[a], "port": port})
+        port = _answer(opener, {"address": addresses[a]})["port"]
+        _send(joiner, {"address": addresses[b], "peer": addresses[a], "port": port})
         out, err = opener.communicate(timeout=STARTUP_S + TIMEOUT_S)
         if opener.returncode or not out.strip():
-            raise ValueError((err.strip().splitlines() or ["it ended without a word"])[-1])
+            raise ValueError((err.strip().splitlines() or ["it ended without a message"])[-1])
         found: dict[str, float] = json.loads(out.splitlines()[-1])
         joiner.wait(TIMEOUT_S)
         return found
@@ -62,23 +62,24 @@ def one_pair(a: str, b: str, addresses: Mapping[str, str], start: Start) -> dict
             process.communicate()
 
 
-def _tell(process: subprocess.Popen[str], message: dict[str, Any]) -> None:
+def _send(process: subprocess.Popen[str], message: dict[str, Any]) -> None:
     assert process.stdin is not None
     process.stdin.write(json.dumps(message) + "\n")
     process.stdin.flush()
 
 
-def _said(process: subprocess.Popen[str], message: dict[str, Any]) -> dict[str, Any]:
-    """The end's answer to what it is told."""
-    _tell(process, message)
+def _answer(process: subprocess.Popen[str], message: dict[str, Any]) -> dict[str, Any]:
+    """The end's answer to a message."""
+    _send(process, message)
     assert process.stdout is not None and process.stderr is not None
     line = process.stdout.readline()
     if not line:
-        raise ValueError((process.stderr.read().strip().splitlines() or ["it ended without a word"])[-1])
+        raise ValueError((process.stderr.read().strip().splitlines() or ["it ended without a message"])[-1])
     return dict(json.loads(line))
 
 
-def judged(links: Links) -> list[Finding]:
+def compare_links(links: Links) -> list[Finding]:
+    """A warning for each link that is far slower than the others."""
     if not links:
         return []
     middle = statistics.median(link["gib_per_s"] for link in links.values())

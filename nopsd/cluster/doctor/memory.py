@@ -1,4 +1,4 @@
-"""What a run needs on each device and host, reckoned from the config and the model's own configuration (issue 5).
+"""What a run needs on each device and host, estimated from the config and the model's own configuration.
 
 In: the run's config, the model's `config.json` (no weights), the number of training ranks. Out: bytes by part, for a
 device and for its host. States follow DeepSpeed's ZeRO-3 (its own `estimate_zero3_model_states_mem_needs`: 18 bytes a
@@ -17,7 +17,7 @@ from typing import Any
 from nopsd.config import METHODS, Config
 
 FLOAT = 4
-MIB = 2**20
+MIB, GIB = 2**20, 2**30
 BYTES = {"float32": 4, "bfloat16": 2}
 LARGEST_CHUNK = 512  # positions of a tile where distill.logit_chunk leaves it to the device
 TILE_BUFFERS = 3  # vocabulary-sized tiles of the fused loss: both sides' logits and one to work in

@@ -1,4 +1,4 @@
-"""Both roles' prompts side by side, text and ids, before anything is trained on them (issue 5; SPEC §5-6, F10).
+"""Both roles' prompts side by side, text and ids, before anything is trained on them.
 
 In: the renderer and pool questions. Out: lines to read, and whether the prompts agree where they must: the teacher's
 ends in exactly the student's question and generation suffix.
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
 
-from nopsd.cluster.doctor.checks import ERROR, OK, Finding
+from nopsd.cluster.findings import ERROR, OK, Finding
 from nopsd.data.prompts import PromptRenderer
 from nopsd.data.records import Question
 from nopsd.data.wording import Demonstration
@@ -46,15 +46,17 @@ def render_pair(renderer: PromptRenderer, pool: Sequence[Question], shown: int, 
     )
 
 
-def judge(pair: Pair, asked: int) -> list[Finding]:
-    """That both ask the same, in the same words, and that no demonstration is lost for want of room."""
+def check_pair(pair: Pair, asked: int) -> list[Finding]:
+    """That both ask the same question in the same tokens, and that every demonstration fits."""
     common = 0
     for a, b in zip(reversed(pair.student), reversed(pair.teacher)):
         if a != b:
             break
         common += 1
     if common < pair.suffix:
-        return [Finding("prompts", "all", ERROR, "student and teacher prompts end differently: mend the chat template")]
+        return [
+            Finding("prompts", "all", ERROR, "student and teacher prompts end differently: correct the chat template")
+        ]
     if pair.kept < asked:
         message = f"{pair.kept} of {asked} demonstrations fit context.max_prompt, even with short answers: raise it"
         return [Finding("prompts", "all", ERROR, message)]

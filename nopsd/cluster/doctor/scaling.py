@@ -1,4 +1,4 @@
-"""A model of what a training step costs on many GPUs: compute, ZeRO-3's gathers, rollouts, weight sync (issue 5).
+"""A model of what a training step costs on many GPUs: compute, ZeRO-3's gathers, rollouts, weight sync.
 
 In: a model's shape, a machine's constants, a step's work, how many GPUs train and how many serve. Out: seconds by
 phase. Pure arithmetic; `tools/scaling.py` prints the table. What it leaves out: start-up, data, checkpoints,
@@ -99,7 +99,7 @@ def states_fit(shape: Shape, machine: Machine, train: int) -> bool:
 
 def server_gpus(shape: Shape, machine: Machine) -> int:
     """Least power of two whose memory holds the weights in half of it: server.tensor_parallel."""
-    return 2 ** max(0, math.ceil(math.log2(BF16 * shape.parameters / (0.5 * machine.memory))))
+    return 1 << max(0, math.ceil(math.log2(BF16 * shape.parameters / (0.5 * machine.memory))))
 
 
 def rollout_s(shape: Shape, machine: Machine, work: Work, serve: int) -> float:
@@ -173,4 +173,5 @@ def step_s(shape: Shape, machine: Machine, work: Work, train: int, serve: int) -
 
 
 def together(compute: float, communication: float, machine: Machine) -> float:
+    """Seconds of both, `machine.overlap` of the shorter hidden behind the longer."""
     return max(compute, communication) + (1 - machine.overlap) * min(compute, communication)

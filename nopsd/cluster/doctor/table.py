@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from nopsd.cluster.doctor.checks import ERROR, GIB, WARNING, Finding
-from nopsd.cluster.doctor.memory import Needs
+from nopsd.cluster.doctor.memory import GIB, Needs
+from nopsd.cluster.findings import ERROR, WARNING, Finding
 
 WIDTH = 118
 
@@ -27,9 +27,9 @@ def as_text(findings: Sequence[Finding]) -> str:
 def memory_text(needs: Needs, ranks: int, server_bytes: int | None) -> str:
     """A rank's memory by part, what its host holds, and how many tokens the server's cache takes."""
     parts = [(name, size) for name, size in needs.device.items() if size]
-    lines = [f"memory of each of {ranks} training ranks, reckoned:"]
+    lines = [f"memory of each of {ranks} training ranks, estimated:"]
     lines += [f"  {name:18} {size / GIB:9.2f} GiB" for name, size in parts]
-    lines.append(f"  {'in all':18} {needs.total / GIB:9.2f} GiB")
+    lines.append(f"  {'total':18} {needs.total / GIB:9.2f} GiB")
     lines += [f"  {name:18} {size / GIB:9.2f} GiB of the host's" for name, size in needs.host.items()]
     lines.append(f"rollout server: weights {needs.server_weights / GIB:.2f} GiB a device")
     cache = f"keys and values {needs.kv_bytes_per_token / 2**10:.1f} KiB a token"
@@ -41,6 +41,7 @@ def memory_text(needs: Needs, ranks: int, server_bytes: int | None) -> str:
 
 
 def as_json(findings: Sequence[Finding], needs: Needs | None, facts: Any, links: Any) -> str:
+    """Everything that was found."""
     memory = None if needs is None else {**asdict(needs), "total": needs.total}
     rows = [asdict(finding) for finding in findings]
     return json.dumps({"findings": rows, "memory": memory, "hosts": facts, "links": links}, indent=1)
@@ -52,5 +53,6 @@ def exit_code(findings: Sequence[Finding]) -> int:
 
 
 def summary(findings: Sequence[Finding]) -> str:
+    """How many errors and warnings."""
     errors, warnings = (sum(f.level == level for f in findings) for level in (ERROR, WARNING))
     return f"{errors} error{'s' * (errors != 1)}, {warnings} warning{'s' * (warnings != 1)}"

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from nopsd.config import TRAIN_CONDUCT, Config, to_plain
+from nopsd.engine.broadcast import broadcast_from_rank0
 from nopsd.engine.distributed import Ranks
-from nopsd.engine.from_main import from_main
 from nopsd.engine.sequence_parallel import join
 from nopsd.engine.stopping import StopRequest
 from nopsd.errors import DataError
@@ -56,7 +56,7 @@ def train(
         return
     parallel = join(ranks, config.dist.sequence_parallel)
     student = load_token_engine(config, model_path, ranks, parallel)
-    probed = config.train.probe_every > 0 and from_main(ranks, lambda: probe is not None)
+    probed = config.train.probe_every > 0 and broadcast_from_rank0(ranks, lambda: probe is not None)
     sync = open_weight_sync(student.module.lm, client, config.server, ranks.rank, ranks.device) if probed else None
     try:
         step, skipped, extras = resume(student, None, folder, identity, ranks)

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from nopsd.cluster import findings
 from nopsd.cluster.doctor import checks
-from nopsd.cluster.doctor.checks import ERROR, OK, WARNING, Finding
+from nopsd.cluster.findings import ERROR, OK, WARNING, Finding
 
 GIB = 2**30
 GPU = {"name": "H200", "total": 140 * GIB, "free": 139 * GIB}
@@ -30,11 +31,11 @@ SOUND: dict[str, Any] = {
 }
 SLOTS = {"node1": 2, "node2": 2}
 CHECKS: dict[str, Callable[[Any], list[Finding]]] = {
-    "versions": checks.versions,
+    "versions": findings.versions,
     "clock": lambda facts: checks.clocks(facts, {"node1": 1000.0, "node2": 1000.0, "node3": 1000.0}),
-    "names": checks.names,
+    "names": findings.names,
     "ports": checks.ports,
-    "run_dir": lambda facts: checks.shared_folder(facts, "t"),
+    "run_dir": lambda facts: findings.shared_folder(facts, "t"),
     "disk": lambda facts: checks.disk(facts, 100 * GIB),
     "model": checks.model,
     "devices": lambda facts: checks.devices(facts, SLOTS, on_gpu=True),

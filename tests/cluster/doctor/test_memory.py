@@ -55,9 +55,9 @@ def test_states_are_as_large_as_reckoned(model: Path, tmp_path: Path, dtype: str
     assert done.returncode == 0, done.stderr[-2000:]
     for ranks in (1, 2):
         parts = needs_of(load_config(None, overrides), shape_of(str(model)), ranks, {}, {}).device
-        reckoned = sum(parts[name] for name in STATES)
+        estimated = sum(parts[name] for name in STATES)
         measured = json.loads((tmp_path / f"{ranks}-0.json").read_text())
-        assert 0.97 * reckoned < measured < 1.15 * reckoned, (ranks, measured, reckoned)
+        assert 0.97 * estimated < measured < 1.15 * estimated, (ranks, measured, estimated)
 
 
 QWEN3_4B = ModelShape(4_022_468_096, 388_956_160, 36, 2560, 9728, 32, 8, 128, 151936, ((2560, 4096),))

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from nopsd.cluster.doctor.checks import ERROR, OK
-from nopsd.cluster.doctor.prompts import Pair, judge, render_pair, side_by_side
+from nopsd.cluster.doctor.prompts import Pair, check_pair, render_pair, side_by_side
+from nopsd.cluster.findings import ERROR, OK
 from nopsd.config import PromptConfig
 from nopsd.data.prompts import PromptRenderer, load_tokenizer
 from nopsd.lab.world import DOMAIN_BY_NAME, make_split
@@ -32,6 +32,6 @@ def test_both_prompts_are_shown_with_their_ids(pair: Pair) -> None:
 
 def test_equal_questions_pass_and_other_endings_do_not(pair: Pair) -> None:
     """A teacher that is asked differently scores other tokens than the student's (F10)."""
-    assert [f.level for f in judge(pair, 4)] == [OK]
-    assert [f.level for f in judge(replace(pair, teacher=pair.teacher[:-1]), 4)] == [ERROR]
-    assert "demonstrations fit" in judge(replace(pair, kept=3), 4)[0].message
+    assert [f.level for f in check_pair(pair, 4)] == [OK]
+    assert [f.level for f in check_pair(replace(pair, teacher=pair.teacher[:-1]), 4)] == [ERROR]
+    assert "demonstrations fit" in check_pair(replace(pair, kept=3), 4)[0].message

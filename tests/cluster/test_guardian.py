@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-from nopsd.rollout import guardian
+from nopsd.cluster import guardian
 
 # A server in miniature: ignores SIGINT or not, has a child that does, and says who they are.
 COMMAND = """

@@ -6,25 +6,21 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from nopsd.config import Config, ServerConfig, load_config
-from nopsd.errors import ConfigError, UserError
-from nopsd.rollout import serve as serve_module
-from nopsd.rollout.serve import KEY_VARIABLE, read_key
-from nopsd.rollout.server import start_servers
-from nopsd.rollout.vllm_command import devices_of, server_environment
-from nopsd.run.session import server_urls
+from nopsd.cluster.servers import serve as serve_module
+from nopsd.cluster.servers.serve import read_key
+from nopsd.errors import UserError
+from nopsd.keys import SERVER_KEY_VARIABLE
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 # `serve` with servers that never come up, or are up at once; says what happens to them.
 SERVE = """
 import sys, time
 from nopsd.config import Config
-from nopsd.rollout import serve
+from nopsd.cluster.servers import serve
 class Server:
     url, pid, log_path = "http://x", 1, "log"
     def check_alive(self): print("looked at", flush=True)
@@ -46,7 +42,7 @@ print("returned", flush=True)
 
 
 def run(how: str) -> subprocess.Popen[str]:
-    env = {k: v for k, v in os.environ.items() if k != KEY_VARIABLE}
+    env = {k: v for k, v in os.environ.items() if k != SERVER_KEY_VARIABLE}
     process = subprocess.Popen(
         [sys.executable, "-c", SERVE, how], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=env
     )
@@ -84,45 +80,15 @@ def given_input(monkeypatch: pytest.MonkeyPatch, content: bytes) -> int:
 
 def test_the_key_is_the_first_line_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
     """A buffered read would swallow the end of input that the servers live by."""
-    monkeypatch.delenv(KEY_VARIABLE, raising=False)
+    monkeypatch.delenv(SERVER_KEY_VARIABLE, raising=False)
     descriptor = given_input(monkeypatch, b" secret \nrest")
     assert read_key() == "secret" and os.read(descriptor, 10) == b"rest"
 
 
 def test_the_environments_key_comes_first_and_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(KEY_VARIABLE, raising=False)
+    monkeypatch.delenv(SERVER_KEY_VARIABLE, raising=False)
     given_input(monkeypatch, b"")
-    with pytest.raises(UserError, match=KEY_VARIABLE):
+    with pytest.raises(UserError, match=SERVER_KEY_VARIABLE):
         read_key()
-    monkeypatch.setenv(KEY_VARIABLE, "own")
+    monkeypatch.setenv(SERVER_KEY_VARIABLE, "own")
     assert read_key() == "own"
-
-
-@pytest.mark.parametrize("host", ["0.0.0.0", "::"])
-def test_an_address_that_means_every_interface_is_refused(host: str, model_dir: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"server\.host=.* every interface"):
-        start_servers(ServerConfig(host=host), str(model_dir), "float32", [tmp_path / "log"])
-
-
-def test_each_server_has_its_own_devices(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two servers on one GPU run out of memory, or get none."""
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
-    assert [devices_of(i, 2, 2, "cuda") for i in range(2)] == ["4,5", "6,7"]
-    assert devices_of(0, 1, 2, "cuda") is None and devices_of(1, 2, 2, "cpu") is None
-    with pytest.raises(UserError, match=r"rollout\.servers_per_host=3 .* need 6, and 4 are visible"):
-        devices_of(0, 3, 2, "cuda")
-    assert server_environment("k", "m", "cuda", "4,5")["CUDA_VISIBLE_DEVICES"] == "4,5"
-    assert server_environment("k", "m", "cuda")["CUDA_VISIBLE_DEVICES"] == "4,5,6,7"
-
-
-def test_where_the_servers_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The launcher's word counts before the file's; two places in the configuration contradict each other."""
-    monkeypatch.delenv("NOPSD_SERVER_URL", raising=False)
-    config = Config()
-    assert server_urls(config) == []
-    config = replace(config, rollout=replace(config.rollout, urls=["http://a", "http://b"]))
-    assert server_urls(config) == ["http://a", "http://b"]
-    monkeypatch.setenv("NOPSD_SERVER_URL", "http://c, http://d")
-    assert server_urls(config) == ["http://c", "http://d"]
-    with pytest.raises(ConfigError, match=r"server\.url and rollout\.urls"):
-        load_config(None, ["server.url=http://a", "rollout.urls=[http://b]"])

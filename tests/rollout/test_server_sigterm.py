@@ -8,9 +8,9 @@ import signal
 import psutil
 import pytest
 
+from nopsd.cluster.servers.local import VllmServer
 from nopsd.config import SamplingConfig
 from nopsd.rollout.client import RolloutClient
-from nopsd.rollout.server import VllmServer
 
 pytestmark = pytest.mark.slow
 

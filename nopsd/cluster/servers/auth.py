@@ -1,7 +1,7 @@
 """ASGI middleware: every path of the rollout server but /health needs the API key.
 
 vLLM's own `--api-key` guards /v1 alone; its development endpoints (/pause, /collective_rpc,
-/update_weights, ...) would answer anybody. Given to vLLM as `--middleware nopsd.rollout.auth.RequireKey`.
+/update_weights, ...) would answer anybody. Given to vLLM as `--middleware nopsd.cluster.servers.auth.RequireKey`.
 The key comes from the environment (VLLM_API_KEY), never from the command line, where `ps` shows it.
 """
 
@@ -17,7 +17,7 @@ OPEN_PATHS = ("/health",)
 
 
 class RequireKey:
-    """Answers 401 to HTTP and closes websockets that bear no `Authorization: Bearer KEY`."""
+    """Answers 401 to HTTP, and closes websockets, without the header `Authorization: Bearer KEY`."""
 
     def __init__(self, app: Callable[..., Awaitable[None]]) -> None:
         key = os.environ.get(KEY_VARIABLE)

@@ -1,7 +1,7 @@
-"""Which of several failures was the first cause, and what to say about it. Pure.
+"""Which of several ranks' failures is the root cause, and the message for the user. Pure.
 
-In: what sentinels and the coordinator saw of ranks (`Failure`). Out: one of them, and a sentence for the user.
-When one rank goes, the others' collectives fail too, within milliseconds: their words are consequences.
+In: what sentinels and the coordinator saw of ranks (`Failure`). Out: one of them, and its message.
+When one rank ends, the others' collectives fail within milliseconds: their errors are consequences.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-# Words of torch, gloo and NCCL when another rank has gone. An error of ours may speak of a server in the same ones.
+# Errors of torch, gloo and NCCL when another rank has ended. An error of ours about a server may use the same words.
 CONSEQUENCE = re.compile(
     r"connection (was )?(closed|reset|refused)|closed by peer|broken pipe|timed? ?out|gloo|nccl|remote process exited"
     r"|distbackenderror|distnetworkerror",
@@ -18,7 +18,7 @@ CONSEQUENCE = re.compile(
 )
 ECHO = re.compile(r"another rank failed|rank 0 failed", re.I)
 AGAIN = "the same command continues from what is done"
-# Words of the kernel, Python and torch's writer for troubles that the user can mend, with what to do.
+# Errors of the kernel, Python and torch's writer that the user can fix, with what to do.
 REMEDIES = (
     (
         re.compile(r"no space left|disk quota|file too large|failed writing file|file write failed", re.I),
@@ -35,23 +35,23 @@ REMEDIES = (
 class Failure:
     """One rank's end, as far as it is known.
 
-    `kind`: vanished (its process ended without a word), raised (an exception), said (an error for the user), hung (its
-    process doesn't run), silent (nothing heard from its host), absent (never reported). `at`: stage and place in the
-    code.
+    `kind`: vanished (its process ended without a message), raised (an exception), user_error (an error for the user),
+    hung (its process doesn't run), silent (no heartbeat from its host), absent (it never connected). `at`: stage and
+    place in the code.
     """
 
     kind: str
     rank: int
     host: str
     at: str = ""
-    words: str = ""
+    message: str = ""
 
     @property
-    def speaks(self) -> bool:
-        return self.kind in ("raised", "said")
+    def has_message(self) -> bool:
+        return self.kind in ("raised", "user_error")
 
 
-def first_cause(failures: Sequence[Failure]) -> Failure:
+def find_root_cause(failures: Sequence[Failure]) -> Failure:
     """The failure that the others follow from; `failures` in the order in which they were noticed."""
     for failure in failures:
         if not is_consequence(failure):
@@ -60,22 +60,22 @@ def first_cause(failures: Sequence[Failure]) -> Failure:
 
 
 def is_consequence(failure: Failure) -> bool:
-    """Whether its words say no more than that another rank has gone."""
-    if not failure.speaks:
+    """Whether its message means no more than that another rank has ended."""
+    if not failure.has_message:
         return False
-    return bool(ECHO.search(failure.words) or (failure.kind == "raised" and CONSEQUENCE.search(failure.words)))
+    return bool(ECHO.search(failure.message) or (failure.kind == "raised" and CONSEQUENCE.search(failure.message)))
 
 
-def sentence(failure: Failure, heartbeat_s: float) -> str:
+def describe(failure: Failure, heartbeat_s: float) -> str:
     """What happened, on which host, in which phase, and what to do."""
     who = f"rank {failure.rank} on {failure.host}"
     where = f" (in {failure.at})" if failure.at else ""
-    if failure.speaks:
-        return f"{who} failed{where}: {failure.words}{_remedy(failure.words)}"
+    if failure.has_message:
+        return f"{who} failed{where}: {failure.message}{_remedy(failure.message)}"
     if failure.kind == "hung":
         return (
-            f"{who} has not run for {heartbeat_s:g} s{where}; {failure.words}: all ranks were ended. Look what holds "
-            f"it on {failure.host} (a debugger, SIGSTOP, a dead file system); {AGAIN}"
+            f"{who} has not run for {heartbeat_s:g} s{where}; {failure.message}: all ranks were ended. Check what "
+            f"holds it on {failure.host} (a debugger, SIGSTOP, a dead file system); {AGAIN}"
         )
     if failure.kind == "silent":
         return (
@@ -88,12 +88,12 @@ def sentence(failure: Failure, heartbeat_s: float) -> str:
             f"Check `ssh {failure.host}` and firewalls between the hosts; {AGAIN}"
         )
     return (
-        f"{who} was killed, or crashed{where}: all ranks were ended. If it was the kernel for want of memory, "
-        f"`dmesg` on {failure.host} says so; {AGAIN}"
+        f"{who} was killed, or crashed{where}: all ranks were ended. If the kernel killed it for lack of memory, "
+        f"`dmesg` on {failure.host} shows it; {AGAIN}"
     )
 
 
-def _remedy(words: str) -> str:
-    if AGAIN in words or "start again" in words:  # it came with one
+def _remedy(message: str) -> str:
+    if AGAIN in message or "start again" in message:  # it has a remedy already
         return ""
-    return next((f"; {todo}; {AGAIN}" for cause, todo in REMEDIES if cause.search(words)), "")
+    return next((f"; {todo}; {AGAIN}" for cause, todo in REMEDIES if cause.search(message)), "")

@@ -1,23 +1,23 @@
-"""What a launching command hands to its ranks besides the configuration: an environment, secrets, where it listens.
+"""What a launching command hands to its ranks besides the configuration: an environment, secrets, its own address.
 
     RUN/launch/launch.json   mode 600: the ranks' environment, secrets included, and the coordinator's address and key
     RUN/launch/env           what DeepSpeed itself must export (DS_ENV_FILE): where launch.json is, and little else
+    RUN/launch/hostfile      the training hosts, where the MPI launchers need them in a file of their own
 
 DeepSpeed puts each line of DS_ENV_FILE on command lines (`export K=V; …` for pdsh, `-x K=V` for MPI), where `ps` and
-its log show it; so the server's key goes by the first file alone, which every host reads in the shared run folder.
+its log show it; so the server's key is in the first file alone, which every host reads in the shared run folder.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import re
-import secrets
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from nopsd.errors import UserError
+from nopsd.keys import write_private
 
 VARIABLE = "NOPSD_LAUNCH"
 LAUNCHER_VARIABLE = "NOPSD_LAUNCHER"
@@ -29,7 +29,6 @@ PASSED = re.compile(
 NOT_PASSED = ("CUDA_VISIBLE_DEVICES", "DS_ENV_FILE", VARIABLE)  # each host's own
 EXPORTED = ("DS_ACCELERATOR", "OMP_NUM_THREADS", "LD_LIBRARY_PATH", "PATH")  # before Python starts
 UNQUOTED = re.compile(r'["$`\\\n]')  # a shell would change these inside DeepSpeed's quotes
-NO_FILE_WAIT_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -51,11 +50,7 @@ def passed_on(environment: Mapping[str, str]) -> dict[str, str]:
 
 def write_launch_file(path: Path, content: LaunchFile) -> None:
     """Write it for the owner alone, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        json.dump(asdict(content), file)
-    os.replace(part, path)
+    write_private(path, json.dumps(asdict(content)))
 
 
 def read_launch_file(path: Path) -> LaunchFile:
@@ -76,6 +71,4 @@ def write_env_file(path: Path, launch_file: Path, launcher: str, environment: Ma
     for name, value in lines.items():
         if UNQUOTED.search(value):
             raise UserError(f"{name}={value!r} can't be passed to other hosts: a shell there would change it")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(f"{name}={value}\n" for name, value in lines.items()))
-    path.chmod(0o600)
+    write_private(path, "".join(f"{name}={value}\n" for name, value in lines.items()))

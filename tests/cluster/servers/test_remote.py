@@ -1,5 +1,4 @@
-"""Rollout servers on other hosts, with a stand-in for `nopsd serve` behind a stand-in for ssh: what we start, hear
-and end."""
+"""Rollout servers on other hosts, with stand-ins for `nopsd serve` and ssh: what is started, reported and ended."""
 
 import os
 import sys
@@ -7,8 +6,8 @@ import time
 
 import pytest
 
-from nopsd.cluster import servers
-from nopsd.cluster.servers import RemoteServers
+from nopsd.cluster.servers import remote
+from nopsd.cluster.servers.remote import RemoteServers
 from nopsd.errors import ServerError
 
 FAKE = """
@@ -31,7 +30,7 @@ def stand_in(monkeypatch, tmp_path):
 
     def use(count: int = 2, code: str = FAKE) -> None:
         monkeypatch.setattr(
-            servers, "ssh_command", lambda host, command: [sys.executable, "-c", code, str(tmp_path), host, str(count)]
+            remote, "ssh_command", lambda host, command: [sys.executable, "-c", code, str(tmp_path), host, str(count)]
         )
 
     return use
@@ -71,5 +70,5 @@ def test_one_that_is_late_is_named(stand_in, tmp_path):
 def test_no_secret_is_on_the_command_line(monkeypatch, tmp_path):
     monkeypatch.setitem(os.environ, "NOPSD_SERVER_KEY", "s3cret")
     monkeypatch.setitem(os.environ, "HF_TOKEN", "s3cret")
-    command = " ".join(servers.serve_command("node9", tmp_path / "config.yaml", "10.0.0.9"))
+    command = " ".join(remote.serve_command("node9", tmp_path / "config.yaml", "10.0.0.9"))
     assert "s3cret" not in command and "server.host=10.0.0.9" in command and "BatchMode=yes" in command

@@ -1,10 +1,10 @@
-"""`nopsd serve`: this host's rollout servers, for a trainer on another one (issue 5).
+"""`nopsd serve`: this host's rollout servers, for a trainer on another host.
 
 In: the configuration (`server`, `rollout.servers_per_host`, `model`) and the API key, from the environment
-(NOPSD_SERVER_KEY) or the first line of standard input, never from the command line, where `ps` shows it. Out: a JSON
-line a server once it is healthy, {"url": ..., "pid": ..., "log": ...}; later one for each that died,
-{"url": ..., "died": ...}. They live until standard input ends: when the ssh connection that started them breaks, or
-whoever holds the other end goes, in whatever way, the servers go too, and nothing else.
+(NOPSD_SERVER_KEY) or the first line of standard input, never from the command line, where `ps` shows it. Out: one JSON
+line per server once it is healthy, {"url": ..., "pid": ..., "log": ...}; later one for each that died,
+{"url": ..., "died": ...}. The servers run until standard input ends: when the ssh connection that started them breaks,
+or the process at its other end ends, the servers are stopped, and nothing else.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from nopsd.cluster.guardian import ENDING_SIGNALS
+from nopsd.cluster.servers.local import VllmServer, start_servers, stop_servers
 from nopsd.config import Config
 from nopsd.errors import ServerError, UserError
-from nopsd.rollout.client import KEY_VARIABLE
-from nopsd.rollout.server import VllmServer, start_servers, stop_servers
+from nopsd.keys import SERVER_KEY_VARIABLE, server_key
 
 KEY_WAIT_S = 30.0
 LOOK_EVERY_S = 1.0
 LONGEST_KEY = 4096  # bytes
-ENDINGS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
-class _End(BaseException):
+class _EndError(BaseException):
     """Standard input has ended, or a signal came."""
 
 
@@ -46,30 +46,30 @@ def serve(config: Config, model_path: str, folder: Path, device: str) -> None:
     end_on_signals()
     threading.Thread(target=_wait_for_end_of_input, daemon=True).start()
     try:
-        servers = start_servers(config.server, model_path, dtype, logs, device, key, tell_ready)
-        stay(servers)
-    except _End:
+        servers = start_servers(config.server, model_path, dtype, logs, device, key, report_ready)
+        watch(servers)
+    except _EndError:
         pass
     finally:
         stop_servers(servers)
 
 
 def end_on_signals() -> None:
-    """The first signal raises _End here, wherever we are; further ones can't break the taking down."""
+    """The first signal raises _EndError here, wherever the program is; later ones can't interrupt the clean-up."""
     ended = threading.Event()
 
     def end(number: int, frame: object) -> None:
         if not ended.is_set():
             ended.set()
-            raise _End
+            raise _EndError
 
-    for number in ENDINGS:
+    for number in ENDING_SIGNALS:
         signal.signal(number, end)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDINGS)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING_SIGNALS)
 
 
-def stay(servers: Sequence[VllmServer]) -> None:
-    """Tell of servers that die; ServerError when none lives."""
+def watch(servers: Sequence[VllmServer]) -> None:
+    """Report each server that dies; ServerError once none is left."""
     alive = list(servers)
     while True:
         time.sleep(LOOK_EVERY_S)
@@ -78,27 +78,29 @@ def stay(servers: Sequence[VllmServer]) -> None:
                 one.check_alive()
             except ServerError as error:
                 alive.remove(one)
-                tell({"url": one.url, "died": str(error).splitlines()[0]})
+                print_fact({"url": one.url, "died": str(error).splitlines()[0]})
                 if not alive:
                     raise
 
 
-def tell_ready(server: VllmServer) -> None:
-    tell({"url": server.url, "pid": server.pid, "log": str(server.log_path)})
+def report_ready(server: VllmServer) -> None:
+    """One JSON line for a healthy server."""
+    print_fact({"url": server.url, "pid": server.pid, "log": str(server.log_path)})
 
 
 def read_key() -> str:
     """The API key; UserError if neither the environment nor standard input gives one."""
-    key = os.environ.get(KEY_VARIABLE) or _first_line(sys.stdin.fileno(), KEY_WAIT_S)
+    key = server_key() or _first_line(sys.stdin.fileno(), KEY_WAIT_S)
     if not key:
         raise UserError(
-            f"nopsd serve needs the API key that its servers are to ask for: in the environment as {KEY_VARIABLE}, or "
-            "as the first line of standard input, which must stay open (the servers live as long as it does)"
+            f"nopsd serve needs the API key that its servers will require: in the environment as {SERVER_KEY_VARIABLE} "
+            "or as the first line of standard input, which must stay open (the servers live as long as it does)"
         )
     return key
 
 
-def tell(fact: dict[str, object]) -> None:
+def print_fact(fact: dict[str, object]) -> None:
+    """One JSON line on standard output, at once."""
     print(json.dumps(fact), flush=True)
 
 

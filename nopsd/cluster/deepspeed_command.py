@@ -1,8 +1,8 @@
-"""The command lines that start ranks, one for each way of starting them. Pure: lists of words from a plan.
+"""The DeepSpeed commands that start ranks, one for each launcher. Pure: lists of words from a plan.
 
-In: `Plan`. Out: DeepSpeed's runner with its own options, fit to be typed by hand, a node's own command where there is
-no ssh (Kubernetes), and an `sbatch` script (issue 5, "Launch"). No secret is in any of them: DeepSpeed writes all
-that is exported on command lines and into its log.
+In: `Plan`. Out: the command of DeepSpeed's runner, which can also be typed by hand, a node's own command where there is
+no ssh (Kubernetes), and an `sbatch` script. No secret is in any of them: DeepSpeed writes everything that it exports on
+command lines and into its log.
 """
 
 from __future__ import annotations
@@ -14,18 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nopsd.cluster.hostfile import Host, world_size
+from nopsd.network import LOOPBACK
 
 # A lost host must not keep ssh waiting for ever, and nobody is there to type a password.
-SSH_OPTIONS = (
-    "-o",
-    "BatchMode=yes",
-    "-o",
-    "ConnectTimeout=10",
-    "-o",
-    "ServerAliveInterval=5",
-    "-o",
-    "ServerAliveCountMax=3",
-)
+SSH_OPTIONS = tuple("-o BatchMode=yes -o ConnectTimeout=10 -o ServerAliveInterval=5 -o ServerAliveCountMax=3".split())
 RUNNER = (sys.executable, "-m", "deepspeed.launcher.runner")
 SCRIPT = Path(sys.executable).with_name("nopsd")
 MPI = ("openmpi", "mpich")  # they put ranks on every host of the hostfile
@@ -38,13 +30,13 @@ SBATCH = Path(__file__).parent / "slurm.sbatch"
 
 @dataclass(frozen=True)
 class Plan:
-    """Where ranks run and how they meet. `hostfile` None: this host alone, with `hosts[0].slots` ranks."""
+    """Where ranks run and their rendezvous. `hostfile` None: this host alone, with `hosts[0].slots` ranks."""
 
     hosts: tuple[Host, ...]  # that train
     hostfile: str | None = None
     excluded: tuple[str, ...] = ()  # in the hostfile, but not of those that train
     launcher: str = "pdsh"
-    master_addr: str = "127.0.0.1"
+    master_addr: str = LOOPBACK
     master_port: int = 29500
     env_file: str | None = None  # what DeepSpeed exports to each rank (DS_ENV_FILE)
 
@@ -61,20 +53,10 @@ class Plan:
 def stage_command(plan: Plan, stage: str, config_path: Path, node_rank: int | None = None) -> list[str]:
     """DeepSpeed's command for one stage. `node_rank`: only this node's ranks (launcher no_ssh)."""
     where = _on_hosts(plan, node_rank) if plan.several else ["--num_gpus", str(plan.world)]
-    meeting = ["--master_addr", plan.master_addr] if plan.several else []
+    rendezvous = ["--master_addr", plan.master_addr] if plan.several else []
+    rendezvous += ["--master_port", str(plan.master_port)]
     program = [str(SCRIPT)] if plan.several and plan.launcher in SCRIPT_ALONE else ["--module", "nopsd"]
-    return [
-        *RUNNER,
-        *where,
-        *meeting,
-        "--master_port",
-        str(plan.master_port),
-        "--no_local_rank",
-        *program,
-        stage,
-        "--config",
-        str(config_path),
-    ]
+    return [*RUNNER, *where, *rendezvous, "--no_local_rank", *program, stage, "--config", str(config_path)]
 
 
 def _on_hosts(plan: Plan, node_rank: int | None) -> list[str]:
@@ -99,8 +81,8 @@ def runner_environment(plan: Plan) -> dict[str, str]:
     return environment | ({"DS_ENV_FILE": plan.env_file} if plan.env_file else {})
 
 
-def shown(command: Sequence[str], environment: Mapping[str, str]) -> str:
-    """A command as one types it: `deepspeed` for its module, settings before it."""
+def typed_command(command: Sequence[str], environment: Mapping[str, str]) -> str:
+    """A command as a user types it: `deepspeed` for its module, environment variables before it."""
     words = list(command)
     if tuple(words[: len(RUNNER)]) == RUNNER:
         words = ["deepspeed", *words[len(RUNNER) :]]

@@ -1,38 +1,38 @@
-"""Rollout servers on other hosts: `nopsd serve` there, over ssh, for as long as we live (issue 5, "Launch").
+"""Rollout servers on other hosts: `nopsd serve` there, over ssh, for as long as this process lives.
 
-In: `rollout.hosts`, a configuration file that they see too, one key for all servers, given on standard input. Out:
-the URLs, once all are healthy; `close()` ends them. An ssh connection each holds them: whatever ends it, on either
-side, ends that host's servers and nothing else.
+In: `rollout.hosts`, a configuration file that they can read too, one key for all servers, given on standard input. Out:
+the URLs, once all are healthy; `close()` ends them. Each host has one ssh connection: when it ends, for whatever reason
+and on either side, that host's servers are stopped and nothing else.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import secrets
 import subprocess
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO
 
-from nopsd.cluster.launch_file import passed_on
+from nopsd.cluster.launch_files import passed_on
+from nopsd.cluster.logs import ERROR_PREFIX
 from nopsd.cluster.ssh import module_command, ssh_command
 from nopsd.errors import ServerError
+from nopsd.keys import is_secret, new_key
 
-ENDING_S = 40.0  # a server's own grace, and ssh's
-TOLD = 40  # lines of a host's standard error that are kept for an error message
+ENDING_S = 40.0  # a server's own grace period, and ssh's
+KEPT_LINES = 40  # of a host's standard error, for an error message
 
 
 class RemoteServers:
-    """Use as a context manager, or call `close()`. `key` is what every server asks for."""
+    """Use as a context manager, or call `close()`. `key`: the key that every server requires."""
 
     def __init__(self, addresses: Mapping[str, str], config_file: Path, per_host: int, timeout_s: float) -> None:
-        """`addresses`: each host's own address to listen on, by name. ServerError naming the host if one does not
-        come up."""
-        self.key = secrets.token_urlsafe(32)
+        """`addresses`: by host name, the host's own address to listen on. ServerError naming a host that fails."""
+        self.key = new_key()
         self._hosts: dict[str, _Connection] = {}
         self._per_host = per_host
         try:
@@ -49,7 +49,7 @@ class RemoteServers:
         return [url for connection in self._hosts.values() for url in connection.urls]
 
     def close(self) -> None:
-        """End what we started, on all hosts at once; returns when it is gone. May be called twice."""
+        """Stop the servers on all hosts at once; returns when they are gone. May be called twice."""
         for connection in self._hosts.values():
             connection.hang_up()
         deadline = time.monotonic() + ENDING_S
@@ -69,7 +69,7 @@ class RemoteServers:
         while late := [c for c in self._hosts.values() if len(c.urls) < self._per_host]:
             for connection in late:
                 if connection.ended():
-                    raise ServerError(f"no rollout server on {connection.host}: {connection.last_words()}")
+                    raise ServerError(f"no rollout server on {connection.host}: {connection.last_error()}")
             if time.monotonic() > deadline:
                 raise ServerError(
                     f"the rollout servers on {', '.join(c.host for c in late)} weren't healthy within "
@@ -79,23 +79,19 @@ class RemoteServers:
 
 
 def serve_command(host: str, config_file: Path, address: str) -> list[str]:
-    """Over ssh: `nopsd serve` with our own settings of the environment, but no secret of it."""
-    settings = [f"{k}={v}" for k, v in passed_on(os.environ).items() if not _secret(k)]
+    """Over ssh: `nopsd serve` with this process's settings of the environment, but none of its secrets."""
+    settings = [f"{k}={v}" for k, v in passed_on(os.environ).items() if not is_secret(k)]
     serve = module_command("nopsd", "serve", "--config", str(config_file), f"server.host={address}")
     return ssh_command(host, ["env", *settings, *serve])
 
 
-def _secret(name: str) -> bool:
-    return name.endswith(("_KEY", "_TOKEN", "_SECRET", "_PASSWORD"))
-
-
 class _Connection:
-    """One host's ssh: our end of its standard input holds the servers there."""
+    """One host's ssh: the servers there run until our end of its standard input closes."""
 
     def __init__(self, host: str, command: Sequence[str], key: str) -> None:
         self.host, self.urls = host, list[str]()
         self._errors: list[str] = []
-        # A session of its own: Ctrl-C is ours, and ends the servers when nobody needs them any more.
+        # A session of its own: Ctrl-C goes to this process alone, which ends the servers when it needs them no longer.
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -105,20 +101,20 @@ class _Connection:
             start_new_session=True,
         )
         assert self._process.stdin and self._process.stdout and self._process.stderr
-        for stream, hear in ((self._process.stdout, self._fact), (self._process.stderr, self._error)):
-            threading.Thread(target=_each_line, args=(stream, hear), name=f"ssh {host}", daemon=True).start()
+        for stream, receive in ((self._process.stdout, self._fact), (self._process.stderr, self._error)):
+            threading.Thread(target=_each_line, args=(stream, receive), name=f"ssh {host}", daemon=True).start()
         try:
             self._process.stdin.write(f"{key}\n")
             self._process.stdin.flush()
         except BrokenPipeError:
-            pass  # ended() tells it with the reason
+            pass  # ended() is checked later, and last_error() gives the reason
 
     def ended(self) -> bool:
         return self._process.poll() is not None
 
-    def last_words(self) -> str:
+    def last_error(self) -> str:
         time.sleep(0.3)  # for the rest of standard error
-        own = [line.split("nopsd: error: ", 1)[1] for line in self._errors if "nopsd: error: " in line]
+        own = [line.split(ERROR_PREFIX, 1)[1] for line in self._errors if ERROR_PREFIX in line]
         return own[-1] if own else " ".join(self._errors[-2:]) or f"ssh ended with {self._process.returncode}"
 
     def hang_up(self) -> None:
@@ -144,9 +140,9 @@ class _Connection:
             self.urls.append(str(fact["url"]))
 
     def _error(self, text: str) -> None:
-        self._errors = [*self._errors[-TOLD:], text.strip()]
+        self._errors = [*self._errors[-KEPT_LINES:], text.strip()]
 
 
-def _each_line(stream: IO[str], hear) -> None:  # type: ignore[no-untyped-def]
+def _each_line(stream: IO[str], receive: Callable[[str], None]) -> None:
     for text in stream:
-        hear(text)
+        receive(text)

@@ -1,20 +1,16 @@
-"""Starts, watches and stops the rollout server: vLLM's OpenAI-compatible API in processes of its own.
+"""Starts, watches and stops rollout servers on this host: vLLM's OpenAI-compatible API in processes of its own.
 
-Input: `server` configuration, a model, a log file. Output: a `VllmServer` with `.url` and `.api_key`.
-The server dies with us (see guardian.py), listens on `server.host` and answers nothing but /health
-without its random key (see auth.py). The same code starts the CPU build and the GPU build.
+In: the `server` configuration, a model, a log file. Out: a `VllmServer` with `.url` and `.api_key`.
+The server ends when this process ends (guardian.py), listens on `server.host` alone and answers nothing but /health
+without its random key (auth.py). The same code starts the CPU build and the GPU build.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import os
-import re
-import secrets
 import signal
-import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,14 +18,15 @@ from types import TracebackType
 
 import httpx
 
+from nopsd.cluster import guardian
+from nopsd.cluster.logs import server_error
+from nopsd.cluster.servers.vllm_command import checked_model, devices_of, server_command, server_environment
 from nopsd.config import ServerConfig
 from nopsd.errors import ServerError, UserError
-from nopsd.rollout import guardian
+from nopsd.keys import new_key
+from nopsd.network import free_port, in_url, why_unusable
 from nopsd.rollout.client import RolloutClient
-from nopsd.rollout.vllm_command import checked_model, devices_of, server_command, server_environment
 
-# An exception's own line in vLLM's log, after `(Name pid=1)` and `ERROR date time [file:line]`.
-ERROR_LINE = re.compile(r"(?:^|[])] )((?:\w+\.)*\w*(?:Error|Exception): .+)")
 INITIAL_VERSION = 0
 
 
@@ -54,10 +51,11 @@ class VllmServer:
         """ServerError, with the log's last lines, if the server has ended."""
         code = self._process.poll()
         if code is not None:
-            raise ServerError(f"the rollout server at {self.url} died (exit code {code}); {log_tail(self.log_path)}")
+            error = server_error(self.log_path)
+            raise ServerError(f"the rollout server at {self.url} died (exit code {code}); {error}")
 
     def begin_stop(self) -> None:
-        """Have the server end; `stop` waits for it."""
+        """Ask the server to end; `stop` waits for it."""
         assert self._process.stdin is not None
         self._process.stdin.close()
 
@@ -99,22 +97,22 @@ def start_servers(
     key: str | None = None,
     ready: Callable[[VllmServer], None] | None = None,
 ) -> list[VllmServer]:
-    """A server a log file, all on this host, at `config.port` and the ports after it (0: any), with one key.
+    """One server per log file, all on this host, at `config.port` and the ports after it (0: any), with one key.
 
-    As `start_server`; all or none. `key`: theirs, None for a random one. `ready` is called with each one that is up.
+    As `start_server`; all or none. `key`: None for a random one. `ready` is called with each server once it is healthy.
     """
     require_vllm(device)
     refuse_wildcard(config.host)
     model, count = checked_model(model_path), len(log_paths)
-    ports = _free_ports(config, count)
+    ports = _ports(config, count)
     devices = [devices_of(i, count, config.tensor_parallel, device) for i in range(count)]
-    key = key or secrets.token_urlsafe(32)
+    key = key or new_key()
     servers: list[VllmServer] = []
     try:
         for port, own, log_path in zip(ports, devices, log_paths, strict=True):
             command = server_command(config, model, config.dtype or dtype, port, device)
             env = server_environment(key, model, device, own)
-            servers.append(_start(command, env, f"http://{_bracketed(config.host)}:{port}", key, Path(log_path)))
+            servers.append(_start(command, env, f"http://{in_url(config.host)}:{port}", key, Path(log_path)))
         for server in servers:
             _wait_until_healthy(server, config.startup_timeout_s)
             with server.client() as client:
@@ -138,10 +136,9 @@ def stop_servers(servers: Sequence[VllmServer]) -> None:
 
 def _start(command: list[str], env: dict[str, str], url: str, key: str, log_path: Path) -> VllmServer:
     log_path.parent.mkdir(parents=True, exist_ok=True)
-    guard = [sys.executable, "-I", "-S", guardian.__file__]
     with open(log_path, "wb") as log:
         process = subprocess.Popen(
-            [*guard, *command],
+            guardian.guarded(command),
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -153,7 +150,7 @@ def _start(command: list[str], env: dict[str, str], url: str, key: str, log_path
 
 
 def refuse_wildcard(host: str) -> None:
-    """UserError for an address that means every interface: who can reach a server is to be said."""
+    """UserError for an address that means every interface: the config must say who can reach a server."""
     if host in ("", "0.0.0.0", "::"):
         raise UserError(
             f"server.host={host} would listen on every interface, and is no address to reach it by: give this host's "
@@ -161,15 +158,27 @@ def refuse_wildcard(host: str) -> None:
         )
 
 
-def _free_ports(config: ServerConfig, count: int) -> list[int]:
-    if config.port:
-        return [free_port(config.host, config.port + i) for i in range(count)]
-    ports: list[int] = []
-    while len(ports) < count:
-        port = free_port(config.host, 0)
-        if port not in ports:
-            ports.append(port)
-    return ports
+def _ports(config: ServerConfig, count: int) -> list[int]:
+    """`count` ports from server.port on, or different free ones for 0; UserError if they can't be used."""
+    if not config.port:
+        if why := why_unusable(0, config.host):
+            raise _unusable(config.port, config.host, why)
+        ports: set[int] = set()
+        while len(ports) < count:
+            ports.add(free_port(config.host))
+        return sorted(ports)
+    stated = [config.port + i for i in range(count)]
+    for port in stated:
+        if why := why_unusable(port, config.host):
+            raise _unusable(port, config.host, why)
+    return stated
+
+
+def _unusable(port: int, host: str, why: str) -> UserError:
+    return UserError(
+        f"server.port={port} on server.host={host} can't be used ({why}): "
+        "stop what listens there, or set server.port=0 for any free port"
+    )
 
 
 def require_vllm(device: str) -> None:
@@ -180,38 +189,6 @@ def require_vllm(device: str) -> None:
             f"vLLM, which serves the rollouts, isn't installed: pip install 'nopsd[{extra}]', "
             "or give the URL of a running server as server.url"
         )
-
-
-def free_port(host: str, port: int) -> int:
-    """`port`, or a free one for 0; UserError if it is in use or the host isn't ours."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise UserError(
-                f"server.port={port} on server.host={host} can't be used ({error.strerror}): "
-                "stop what listens there, or set server.port=0 for any free port"
-            ) from error
-        return probe.getsockname()[1]
-
-
-def log_tail(path: Path, lines: int = 12) -> str:
-    """The first error in a log and its last lines, for an error message."""
-    text = path.read_text(errors="replace").splitlines()
-    first = _first_error(text)
-    shown = "\n".join([t for t in text if t.strip()][-lines:])
-    return f"{f'first error: {first}; ' if first else ''}its log is {path}, ending in:\n{shown}"
-
-
-def _first_error(text: list[str]) -> str | None:
-    for number, line in enumerate(text):
-        if found := ERROR_LINE.search(line):
-            # pydantic names the cause in the line below.
-            cause = text[number + 1 : number + 2] if "validation error" in found.group(1) else []
-            return " ".join([found.group(1), *(re.sub(r"^\(\w+ pid=\d+\)", "", c).strip() for c in cause)])
-    return None
 
 
 def _wait_until_healthy(server: VllmServer, timeout_s: float) -> None:
@@ -226,9 +203,6 @@ def _wait_until_healthy(server: VllmServer, timeout_s: float) -> None:
                 pass  # not listening yet
             time.sleep(0.3)
     raise ServerError(
-        f"the rollout server wasn't healthy within server.startup_timeout_s={timeout_s:g}; {log_tail(server.log_path)}"
+        f"the rollout server wasn't healthy within server.startup_timeout_s={timeout_s:g}; "
+        f"{server_error(server.log_path)}"
     )
-
-
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host

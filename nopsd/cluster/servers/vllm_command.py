@@ -1,7 +1,7 @@
 """vLLM's command line and environment for one of our rollout servers; the CPU build and the GPU build alike.
 
-In: `server` configuration, a model, a port, a key. Out: arguments and environment variables. All that differs between
-the two builds when they start is here.
+In: the `server` configuration, a model, a port, a key. Out: arguments and environment variables. Every difference
+between the two builds at start-up is in this file.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import sys
 from pathlib import Path
 
 import nopsd
+from nopsd.cluster.servers.auth import KEY_VARIABLE
 from nopsd.config import ServerConfig
 from nopsd.errors import UserError
-from nopsd.rollout.auth import KEY_VARIABLE
 from nopsd.rollout.weight_sync import choose_backend
 
 MODEL_NAME = "policy"
@@ -36,40 +36,25 @@ DEVICES_VARIABLE = "CUDA_VISIBLE_DEVICES"
 
 def server_command(config: ServerConfig, model: str, dtype: str, port: int, device: str) -> list[str]:
     """vLLM's command line. The API key isn't on it: others could read it there."""
-    command = [
-        sys.executable,
-        "-m",
-        "nopsd.rollout.vllm_main",
-        "--model",
-        model,
-        "--served-model-name",
-        MODEL_NAME,
-        "--host",
-        config.host,
-        "--port",
-        str(port),
-        "--dtype",
-        dtype,
-        "--seed",
-        str(config.seed),
-        "--max-model-len",
-        str(config.max_model_len),
-        "--max-num-seqs",
-        str(config.max_num_seqs),
-        "--max-logprobs",
-        "-1",
-        "--tensor-parallel-size",
-        str(config.tensor_parallel),
-        "--enable-prefix-caching",
-        "--uvicorn-log-level",
-        "warning",
-        "--middleware",
-        "nopsd.rollout.auth.RequireKey",
-        "--worker-extension-cls",
-        "nopsd.rollout.vllm_plugin.WorkerExtension",
-        "--weight-transfer-config",
-        json.dumps({"backend": _transfer_backend(config, device)}),
-    ]
+    options = {
+        "--model": model,
+        "--served-model-name": MODEL_NAME,
+        "--host": config.host,
+        "--port": port,
+        "--dtype": dtype,
+        "--seed": config.seed,
+        "--max-model-len": config.max_model_len,
+        "--max-num-seqs": config.max_num_seqs,
+        "--max-logprobs": -1,
+        "--tensor-parallel-size": config.tensor_parallel,
+        "--uvicorn-log-level": "warning",
+        "--middleware": "nopsd.cluster.servers.auth.RequireKey",
+        "--worker-extension-cls": "nopsd.rollout.vllm_plugin.WorkerExtension",
+        "--weight-transfer-config": json.dumps({"backend": _transfer_backend(config, device)}),
+    }
+    command = [sys.executable, "-m", "nopsd.cluster.servers.vllm_main"]
+    command += [word for name, value in options.items() for word in (name, str(value))]
+    command.append("--enable-prefix-caching")
     if device == "cpu":
         # Chunked prefill and per-request seeds don't go together in the CPU build (its engine dies).
         command += ["--enforce-eager", "--no-enable-chunked-prefill"]
@@ -85,6 +70,7 @@ def _transfer_backend(config: ServerConfig, device: str) -> str:
 
 
 def checked_model(model_path: str) -> str:
+    """The model as vLLM is given it: a folder's absolute path, or a hub id. UserError if there is no such folder."""
     path = Path(model_path)
     if path.is_dir():
         if not (path / "config.json").is_file():
@@ -96,7 +82,7 @@ def checked_model(model_path: str) -> str:
 
 
 def server_environment(key: str, model: str, device: str, devices: str | None = None) -> dict[str, str]:
-    """What the server's processes see; `devices`: the GPUs that are theirs, None for all that are ours."""
+    """The server's environment. `devices`: the GPUs it may use, None for all that this process may use."""
     env = {k: v for k, v in os.environ.items() if k not in LAUNCHER_VARIABLES}
     # An empty VLLM_CPU_KVCACHE_SPACE crashes the CPU build and a set one overrides our flag.
     env.pop("VLLM_CPU_KVCACHE_SPACE", None)

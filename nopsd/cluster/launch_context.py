@@ -1,0 +1,101 @@
+"""The files, environment and coordinator that one stage's ranks need while they run.
+
+In: `Plan`, the run's `launch` folder, the ranks' environment (the rollout server's URL and key included). Out: the
+command, its environment, and `failure()` once a rank is lost. Every secret is removed from the folder at the end.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+
+from nopsd.cluster.coordinator import Coordinator
+from nopsd.cluster.deepspeed_command import Plan, runner_environment, stage_command, typed_command
+from nopsd.cluster.hostfile import hostfile_text, hosts_by_rank
+from nopsd.cluster.launch_files import VARIABLE, LaunchFile, passed_on, write_env_file, write_launch_file
+from nopsd.cluster.root_cause import Failure
+from nopsd.cluster.sentinel import MESSAGE_WAIT_S
+from nopsd.keys import new_key
+from nopsd.network import LOOPBACK, address_towards
+
+ENDING_S = MESSAGE_WAIT_S + 2.0  # for ranks to end after a failure, before the runner is killed
+
+
+def ranks_environment(plan: Plan, environment: Mapping[str, str]) -> dict[str, str]:
+    """What ranks on other hosts read from launch.json; {} on this host alone, where they inherit `environment`."""
+    if not plan.several:
+        return {}
+    rendezvous = {"MASTER_ADDR": plan.master_addr, "MASTER_PORT": str(plan.master_port)}
+    return passed_on(environment) | rendezvous
+
+
+def without_own(environment: Mapping[str, str]) -> dict[str, str]:
+    """An environment without nopsd's own variables, secrets among them."""
+    return {name: value for name, value in environment.items() if not name.startswith("NOPSD_")}
+
+
+def write_files(plan: Plan, folder: Path, environment: Mapping[str, str], content: LaunchFile) -> Path:
+    """launch.json, env and, where some hosts are left out, the hostfile. Returns launch.json's absolute path."""
+    file = folder.absolute() / "launch.json"
+    write_launch_file(file, content)
+    if plan.env_file is not None:
+        write_env_file(Path(plan.env_file), file, plan.launcher, environment)
+    if plan.hostfile == str(folder.absolute() / "hostfile"):
+        Path(plan.hostfile).write_text(hostfile_text(plan.hosts))
+    return file
+
+
+class LaunchContext:
+    """Use as a context manager around the runner's process. `environment`: the runner's and the ranks'."""
+
+    def __init__(self, plan: Plan, folder: Path, environment: Mapping[str, str], heartbeat_s: float) -> None:
+        self.plan, self.folder, self.heartbeat_s = plan, folder, heartbeat_s
+        self.environment = {**environment, **runner_environment(plan)}
+        self._coordinator: Coordinator | None = None
+        self._failed_at: float | None = None
+
+    def __enter__(self) -> LaunchContext:
+        plan, content = self.plan, LaunchFile(ranks_environment(self.plan, self.environment))
+        if self.heartbeat_s and (plan.world > 1 or plan.several):
+            # No address but the one at which the other hosts reach this one is listened on.
+            address = address_towards(plan.hosts[-1].name) if plan.several else LOOPBACK
+            key, hosts = new_key(), hosts_by_rank(plan.hosts)
+            self._coordinator = Coordinator(address, plan.world, key, self.heartbeat_s, hosts).start()
+            port = self._coordinator.port
+            content = replace(content, address=address, port=port, key=key, heartbeat_s=self.heartbeat_s)
+        self._file = write_files(plan, self.folder, self.environment, content)
+        self.environment[VARIABLE] = str(self._file)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._coordinator is not None:
+            self._coordinator.close()
+        write_launch_file(self._file, LaunchFile(without_own(ranks_environment(self.plan, self.environment))))
+
+    def command(self, stage: str, config_path: Path) -> list[str]:
+        return stage_command(self.plan, stage, config_path)
+
+    def typed(self, stage: str, config_path: Path) -> str:
+        """The command as a user would type it."""
+        return typed_command(self.command(stage, config_path), runner_environment(self.plan))
+
+    def lost(self) -> bool:
+        """Whether a rank has failed and the others have had their time to end."""
+        if self.failure() is None:
+            return False
+        self._failed_at = self._failed_at or time.monotonic()
+        return time.monotonic() - self._failed_at > ENDING_S
+
+    def failure(self) -> Failure | None:
+        """The root cause, once a rank has failed."""
+        return None if self._coordinator is None else self._coordinator.root_cause
+
+    @property
+    def unfinished(self) -> bool:
+        """Some rank never disconnected: an exit code of 0 alone proves nothing (MPICH gives it for failures too)."""
+        return self._coordinator is not None and not self._coordinator.done

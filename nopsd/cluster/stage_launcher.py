@@ -1,0 +1,117 @@
+"""Start the ranks of a distributed stage, on this host or those of a hostfile; their output goes to the stage's log.
+
+The ranks run in a session of their own under `nopsd.cluster.guardian`: when this command ends, in whatever way (SIGKILL
+included), they are ended, and nothing else. Progress comes back by a small file that rank 0 writes. SIGTERM
+while a stage of FINISHES_STEP runs is passed to the ranks as a file (`nopsd.cluster.rank_files`), to which rank 0 adds
+how far they got; a second SIGTERM, or `dist.timeout_s` running out, ends them at once.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from nopsd.cluster import guardian
+from nopsd.cluster.deepspeed_command import Plan
+from nopsd.cluster.launch_context import LaunchContext
+from nopsd.cluster.logs import rank_error, tail_of
+from nopsd.cluster.rank_files import PROGRESS_VARIABLE, Progress, ProgressFile, StopFile
+from nopsd.cluster.root_cause import Failure, describe
+from nopsd.config import DistConfig
+from nopsd.engine.stopping import STOP_VARIABLE
+from nopsd.errors import UserError
+
+FINISHES_STEP = ("train",)
+POLL_S = 0.5
+
+
+class RankLostError(UserError):
+    """A rank of several was killed, hung or cut off, or reported why it ended."""
+
+    def __init__(self, message: str, failure: Failure) -> None:
+        super().__init__(message)
+        self.failure = failure
+
+
+def under_launcher() -> bool:
+    """True in a rank process that a launcher started."""
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def launch_stage(
+    stage: str,
+    config_path: Path,
+    plan: Plan,
+    dist: DistConfig,
+    log: Path,
+    environment: Mapping[str, str],
+    progress: Progress | None,
+) -> None:
+    """Run the stage on the plan's ranks to its end. `environment`: what the ranks need beyond this process's own.
+
+    Raises UserError if it fails, with the ranks' own message, RankLostError if a rank was killed, hung or cut off, and
+    Stopped if it ended early, or just in time, because of SIGTERM.
+    """
+    progress_file = ProgressFile(log.with_suffix(".progress.json"), progress)
+    stop = StopFile(log.with_suffix(".stop.json"), dist.timeout_s)
+    env = {**_environment(dist), **environment}
+    env |= {PROGRESS_VARIABLE: str(progress_file.file), STOP_VARIABLE: str(stop.file)}
+    # Left only when the ranks' processes are gone: they take the end of the context for the end of this command.
+    with (
+        open(log, "ab") as output,
+        LaunchContext(plan, config_path.parent / "launch", env, dist.heartbeat_s) as context,
+    ):
+        start = output.tell()
+        if plan.several:
+            print(f"\n      {context.typed(stage, config_path)}", flush=True)
+        process = subprocess.Popen(
+            guardian.guarded(context.command(stage, config_path), kill=True),  # ranks have nothing to clean up
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=output,
+            env=context.environment,
+            start_new_session=True,
+        )
+        _wait(process, context, progress_file, stop, listen=stage in FINISHES_STEP)
+        failure = context.failure()
+    if failure is not None and (not failure.has_message or plan.several):
+        message = f"stage {stage}: {describe(failure, dist.heartbeat_s)}; its log is {log} and ends"
+        raise RankLostError(f"{message}\n{tail_of(log, start)}", failure)
+    if process.returncode or context.unfinished:
+        error = f"stage {stage} failed with exit code {process.returncode}; its log is {log} and ends\n"
+        raise UserError(rank_error(log, start) or error + tail_of(log, start))
+    stop.raise_if_stopped(stage)
+
+
+def _environment(dist: DistConfig) -> dict[str, str]:
+    return {
+        **os.environ,
+        "OMP_NUM_THREADS": str(dist.threads),
+        "TOKENIZERS_PARALLELISM": "false",
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+    }
+
+
+def _wait(
+    process: subprocess.Popen[bytes], context: LaunchContext, progress: ProgressFile, stop: StopFile, listen: bool
+) -> None:
+    """Until the ranks have ended, or one is lost; no process of theirs is left. `listen`: SIGTERM asks them to stop."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        if listen:
+            stop.notice.listen()
+        while process.poll() is None and not context.lost():
+            progress.relay()
+            stop.relay()
+            time.sleep(POLL_S)
+        progress.relay()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        assert process.stdin is not None
+        process.stdin.close()  # the guardian ends the ranks, if there are any left, and then itself
+        process.wait()

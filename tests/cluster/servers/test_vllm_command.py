@@ -1,0 +1,30 @@
+"""vLLM's command line and environment: if these fail, `ps` shows the key, or two servers share a GPU."""
+
+from __future__ import annotations
+
+import pytest
+
+from nopsd.cluster.servers.vllm_command import devices_of, server_command, server_environment
+from nopsd.config import ServerConfig
+from nopsd.errors import UserError
+
+
+def test_each_server_has_its_own_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two servers on one GPU run out of memory, or get none."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
+    assert [devices_of(i, 2, 2, "cuda") for i in range(2)] == ["4,5", "6,7"]
+    assert devices_of(0, 1, 2, "cuda") is None and devices_of(1, 2, 2, "cpu") is None
+    with pytest.raises(UserError, match=r"rollout\.servers_per_host=3 .* need 6, and 4 are visible"):
+        devices_of(0, 3, 2, "cuda")
+    assert server_environment("k", "m", "cuda", "4,5")["CUDA_VISIBLE_DEVICES"] == "4,5"
+    assert server_environment("k", "m", "cuda")["CUDA_VISIBLE_DEVICES"] == "4,5,6,7"
+
+
+def test_the_key_is_not_on_the_command_line_and_gpu_flags_differ() -> None:
+    config = ServerConfig(tensor_parallel=2)
+    on_cpu = server_command(config, "m", "float32", 1, "cpu")
+    on_gpu = server_command(config, "m", "bfloat16", 1, "cuda")
+    assert not any("key" in part for part in on_cpu + on_gpu)
+    assert "--no-enable-chunked-prefill" in on_cpu and "--gpu-memory-utilization" not in on_cpu
+    assert "--enforce-eager" not in on_gpu and on_gpu[on_gpu.index("--gpu-memory-utilization") + 1] == "0.45"
+    assert on_gpu[on_gpu.index("--tensor-parallel-size") + 1] == "2"

@@ -1,0 +1,43 @@
+"""How a process finds its rank, and gives up a rendezvous that cannot succeed."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from nopsd.cluster.rank import numbered
+
+
+@pytest.mark.parametrize(
+    ("launcher", "given"),
+    [
+        ("openmpi", {"OMPI_COMM_WORLD_RANK": "3", "OMPI_COMM_WORLD_LOCAL_RANK": "1", "OMPI_COMM_WORLD_SIZE": "4"}),
+        ("mpich", {"PMI_RANK": "3", "MPI_LOCALRANKID": "1", "PMI_SIZE": "4"}),
+        ("slurm", {"SLURM_PROCID": "3", "SLURM_LOCALID": "1", "SLURM_NTASKS": "4"}),
+    ],
+)
+def test_ranks_know_their_number_from_mpi_and_slurm(launcher, given):
+    """Without mpi4py. A user's own command in a batch script is no rank, though Slurm numbers it too."""
+    assert numbered({**given, "NOPSD_LAUNCHER": launcher}) == {"RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "4"}
+    assert numbered(given) == {} and numbered({**given, "NOPSD_LAUNCHER": launcher, "RANK": "0"}) == {}
+
+
+MEET = """
+import sys, time
+from nopsd.cluster import rank
+rank.RENDEZVOUS_S = 0.0
+with rank.rendezvous(0.5): time.sleep(float(sys.argv[1]))
+time.sleep(1.0)
+print("met")
+"""
+
+
+@pytest.mark.parametrize(("wait", "code"), [("0", 0), ("60", 1)])
+def test_who_meets_a_stranger_does_not_wait_for_ever(wait, code):
+    """PyTorch's store has no time-out for one who listens and says nothing: on 29500, a left-over process."""
+    environment = {**os.environ, "RANK": "1", "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29500"}
+    words = [sys.executable, "-c", MEET, wait]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=50, check=False)
+    assert done.returncode == code and (done.stdout == "met\n") == (code == 0), done.stderr
+    assert ("rank 1 on" in done.stderr and "10.0.0.1:29500" in done.stderr) == (code == 1)
