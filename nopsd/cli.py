@@ -113,7 +113,7 @@ def dispatch(arguments: argparse.Namespace, preset: str | None, overrides: list[
         return 0
     quiet()
     if arguments.dry_run:
-        from nopsd.run.dry_run import dry_run
+        from nopsd.commands.dry_run import dry_run
 
         text, code = dry_run(config, ALIASES.get(arguments.command, arguments.command))
         print(text)
@@ -146,14 +146,16 @@ def dispatch(arguments: argparse.Namespace, preset: str | None, overrides: list[
         print(shown(measure(config)))
         return 0
     from nopsd.run import runner
+    from nopsd.stages.registry import STAGES
+    from nopsd.stages.report import closing_words
 
     redo = ALIASES.get(arguments.redo, arguments.redo)
     if arguments.command == "status":
-        print(runner.status(config))
+        print(runner.status(STAGES, config))
     elif arguments.command == "run":
-        runner.run_all(config, redo)
+        print(closing_words(runner.run_all(STAGES, config, redo)))
     else:
-        runner.run_one(config, ALIASES.get(arguments.command, arguments.command), redo)
+        runner.run_one(STAGES, config, ALIASES.get(arguments.command, arguments.command), redo)
     return 0
 
 

@@ -38,7 +38,7 @@ from nopsd.reporting.correlations import Correlation, correlation
 from nopsd.reporting.figures import panels, png
 from nopsd.reporting.figures_pool import binned
 from nopsd.reporting.inspect_report import interval_text
-from nopsd.rollout.types import Rollout, read_rollouts
+from nopsd.rollout.types import Rollout
 from nopsd.run.session import Session
 from nopsd.selection.jaccard import mean_pairwise
 
@@ -182,11 +182,12 @@ def draw(outcomes: Sequence[tuple[Outcome, NeuronSets]], correct: dict[str, floa
 
 def score(config: Config, wanted: Sequence[Reading], folder: Path, extract: int) -> None:
     """Score the rollouts once for each reading; every rank calls it."""
+    from nopsd.data.prompts import think_ids
     from nopsd.engine.distributed import init_distributed, shutdown_distributed
     from nopsd.engine.ds_config import load_ds_config
     from nopsd.engine.frozen import load_frozen
     from nopsd.neurons.stage import score_rollouts
-    from nopsd.stages.distributed import ds_device, think_ids
+    from nopsd.stages.base_model import ds_device
 
     ranks = init_distributed(config.dist)
     with Session(config) as session:
@@ -214,7 +215,7 @@ def score(config: Config, wanted: Sequence[Reading], folder: Path, extract: int)
 
 
 def pool_rollouts(session: Session) -> list[Rollout]:
-    return read_rollouts(session.run.stage_dir("rollout") / "rollouts.parquet")
+    return session.rollouts
 
 
 def launch(config: Config, arguments: Sequence[str]) -> None:
@@ -303,6 +304,7 @@ def configured(chosen: argparse.Namespace) -> tuple[Config, list[Reading]]:
 
 def main(argv: Sequence[str]) -> int:
     from nopsd.run import runner
+    from nopsd.stages.registry import STAGES
 
     try:
         chosen = options(argv)
@@ -311,11 +313,11 @@ def main(argv: Sequence[str]) -> int:
         if chosen.score_only:
             score(config, wanted, folder, chosen.extract)
             return 0
-        runner.run_one(config, "data")
+        runner.run_one(STAGES, config, "data")
         with Session(config) as session:
             if len(session.pool) < LEAST_QUESTIONS:
                 raise DataError(f"a pool of {len(session.pool)} questions: T-FIG3 needs at least {LEAST_QUESTIONS}")
-        runner.run_one(config, "rollout")
+        runner.run_one(STAGES, config, "rollout")
         if config.dist.ranks == 1:
             score(config, wanted, folder, chosen.extract)
         else:

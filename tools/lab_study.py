@@ -32,12 +32,13 @@ from nopsd_step import NoSync, PlainEngine, plain_engines
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 from nopsd.config import Config, SamplingConfig, load_config
+from nopsd.data.prompts import think_ids
 from nopsd.data.sources import load_answer_key
 from nopsd.engine.distributed import Ranks
 from nopsd.evaluation.bootstrap import paired_differences
 from nopsd.evaluation.evaluate import DomainResult, QuestionRow, evaluate_domain, result_from_rows
 from nopsd.evaluation.stage import group_by_question, judge_pool
-from nopsd.files import read_json, read_jsonl
+from nopsd.files import read_jsonl
 from nopsd.neurons.stage import score_rollouts
 from nopsd.rollout.stage import run_rollouts
 from nopsd.rollout.types import Rollout
@@ -45,7 +46,7 @@ from nopsd.run.session import Session, eval_sampling
 from nopsd.selection.stage import read_contexts, read_selected
 from nopsd.signals.store import Signals, write_signals
 from nopsd.stages.data import prepare_data
-from nopsd.stages.distributed import select_contexts, think_ids
+from nopsd.stages.registry import STAGES
 from nopsd.stages.train import demonstrated
 from nopsd.train.algorithms.distill import distill
 from nopsd.train.algorithms.distill_state import Distillation
@@ -156,7 +157,7 @@ def made(config: Config) -> Session:
     for folder in folders.values():
         folder.mkdir(parents=True, exist_ok=True)
     if not (folders["data"] / "pool.jsonl").exists():
-        prepare_data(config, session.model, session.renderer, folders["data"])
+        prepare_data(config, session.model, session.renderer, session.splits, None, folders["data"])
     write_signals(folders["signals"], Signals([]))
     lm = AutoModelForCausalLM.from_pretrained(session.model.path).eval()
     client = LocalSampler(lm, session.tokenizer, session.model.path)
@@ -179,7 +180,7 @@ def made(config: Config) -> Session:
 def trained(session: Session) -> tuple[LocalSampler, list[float]]:
     """The student after `train.steps` of Algorithm 1, and its losses."""
     config, run = session.config, session.run
-    selected, questions = read_selected(run.stage_dir("select")).uids, {q.uid: q for q in session.pool}
+    selected, questions = run.selection().uids, session.questions
     student, teacher = plain_engines(config, session.model.path)
     client, log = LocalSampler(student.module.lm, session.tokenizer, session.model.path), LastLoss(config.train.steps)
     torch.manual_seed(config.seed)
@@ -196,7 +197,7 @@ def trained(session: Session) -> tuple[LocalSampler, list[float]]:
                 folder=run.stage_dir("train"),
                 identity={},
                 log=log,
-                student_prompts={uid: session.renderer.student(questions[uid]) for uid in selected},
+                student_prompts={uid: session.student_prompts[uid] for uid in selected},
                 teacher_prompts=demonstrated(session, selected, questions),
             )
         )
@@ -210,14 +211,14 @@ def studied(config: Config, tests: int) -> dict[str, Any]:
     session = made(config)
     folder = session.run.stage_dir("select")
     folder.mkdir(exist_ok=True)
-    select_contexts(session, folder, None)
+    STAGES["select"].work(session, folder, None)
     client, losses = trained(session)
     questions = session.tests[config.data.domain][:tests]
     prompts = [session.renderer.student(q) for q in questions]
     samples = client.generate(prompts, [q.uid for q in questions], eval_sampling(config.eval), config.seed + 1)
     by_uid = group_by_question([r for row in samples for r in row])
     result = evaluate_domain(questions, load_answer_key(config.data), by_uid, config.eval, session.think_open)
-    right = read_json(session.run.stage_dir("evaluate_base") / "pool_correct.json")
+    right = session.run.pool_correct()
     contexts = read_contexts(folder)
     shown = [right[near.uid] for nears in contexts.values() for near in nears]
     chosen = [right[uid] for uid in read_selected(folder).uids]

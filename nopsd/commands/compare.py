@@ -28,15 +28,17 @@ from nopsd.reporting.compare.gathering import view_of
 from nopsd.reporting.compare.plan import Member, Plan, as_tree, members, read_plan, read_plan_file, target_config
 from nopsd.reporting.compare.report import write_comparison
 from nopsd.reporting.compare.sharing import adopt
-from nopsd.reporting.progress import duration
+from nopsd.run import folder as names
 from nopsd.run import runner
 from nopsd.run.folder import RunFolder
+from nopsd.run.progress import duration
 from nopsd.run.server_cache import Keeper, KeptSession
 from nopsd.run.session import Session
+from nopsd.run.stage import Stage
 from nopsd.selection.names import check_names
-from nopsd.stages.registry import STAGE_BY_NAME, Stage, fingerprint, planned
+from nopsd.stages.registry import STAGES
 
-SHARED = ("data", "rollout", "evaluate_base", "neurons", "signals", "select")
+SHARED = (names.DATA, names.ROLLOUT, names.EVALUATE_BASE, names.NEURONS, names.SIGNALS, names.SELECT)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -181,7 +183,7 @@ class Eta:
 def stages_of(config: Config) -> Sequence[Stage]:
     """What a run of the comparison consists of; the base is evaluated and no more."""
     untrained = METHODS[config.method].trainer is None
-    return runner.with_inputs("evaluate_base", config) if untrained else planned(config)
+    return STAGES.with_inputs(names.EVALUATE_BASE, config) if untrained else STAGES.planned(config)
 
 
 def run_member(member: Member, runs: Sequence[Member], keeper: Keeper) -> bool:
@@ -195,12 +197,12 @@ def run_member(member: Member, runs: Sequence[Member], keeper: Keeper) -> bool:
         taken = adopt(
             session.run,
             others,
-            [(s.name, s.reads) for s in stages if s.name in SHARED],
-            lambda name: fingerprint(session, STAGE_BY_NAME[name]),
+            [(s.name, STAGES.reads(s, member.config)) for s in stages if s.name in SHARED],
+            lambda name: STAGES.fingerprint(session, STAGES[name]),
         )
         if taken:
             print(f"      shared with another run: {', '.join(taken)}", flush=True)
-        runner.bring_up(session, stages, None)
+        runner.bring_up(STAGES, session, stages, None)
     return True
 
 
@@ -208,7 +210,7 @@ def finished(session: Session, stages: Sequence[Stage]) -> bool:
     """All stages are sealed and made from what is asked for now. Files are not hashed: `nopsd run` does that."""
     for stage in stages:
         manifest = session.run.manifest(stage.name)
-        if manifest is None or manifest["fingerprint"] != flatten(fingerprint(session, stage)):
+        if manifest is None or manifest["fingerprint"] != flatten(STAGES.fingerprint(session, stage)):
             return False
     return True
 

@@ -19,20 +19,22 @@ from nopsd.evaluation.entropy import ESTIMATORS, EntropyGap, entropy_gap, questi
 from nopsd.files import read_json, sha256_json, write_json
 from nopsd.neurons.batches import Batch, input_ids
 from nopsd.neurons.parts import PartFolder
-from nopsd.reporting.progress import StageProgress
+from nopsd.rollout.types import FILE as FILE_OF_ROLLOUTS
 from nopsd.rollout.types import Rollout, read_rollouts
+from nopsd.run import folder as names
 from nopsd.run import runner
+from nopsd.run.progress import StageProgress
 from nopsd.run.session import Session
-from nopsd.selection.stage import read_selected
+from nopsd.run.stage import Progress, Stage, Stages
 from nopsd.signals.belief import from_main_showing_signs, sample_demonstrated
 from nopsd.signals.observer import Columns, Observer, watch_outputs
 from nopsd.signals.sharing import share
-from nopsd.stages.distributed import base_engine, teacher_prompts
-from nopsd.stages.registry import Stage, fingerprint
+from nopsd.stages.base_model import base_engine
+from nopsd.stages.contexts import teacher_prompts
+from nopsd.stages.registry import STAGES
 
 FILE = "entropy_gap.json"
 NAME = "entropy_gap"
-Progress = Callable[..., None] | None
 
 
 def measure(config: Config) -> dict[str, EntropyGap]:
@@ -42,7 +44,7 @@ def measure(config: Config) -> dict[str, EntropyGap]:
     """
     with Session(config) as session:
         if under_launcher():
-            runner.run_as_rank(session, GAP)
+            runner.run_as_rank(GAP_STAGES, session, GAP)
         else:
             bring_up(session)
         return read_gap(session.run.root)
@@ -52,7 +54,7 @@ def bring_up(session: Session, place: tuple[int, int] = (1, 1)) -> None:
     """From the process that the user started: launch the ranks unless the result is there."""
     from nopsd.cluster.planning import make_plan
 
-    made = fingerprint(session, GAP)
+    made = GAP_STAGES.fingerprint(session, GAP)
     with StageProgress(f"{NAME}: {GAP.does}", *place) as progress:
         if session.run.is_current(NAME, made):
             progress.up_to_date()
@@ -96,13 +98,12 @@ def work(session: Session, folder: Path, progress: Progress) -> None:
     """On every rank. Rank 0 samples the teacher, all share the forward passes, rank 0 writes."""
     ranks = session.ranks
     assert ranks is not None
-    uids = read_selected(session.run.stage_dir("select")).uids
+    uids = session.run.selection().uids
     chosen = set(uids)
-    zero_shot = read_rollouts(session.run.stage_dir("rollout") / "rollouts.parquet")
     from_main_showing_signs(ranks, lambda sign: sample_teacher(session, uids, folder, sign, progress))
     sides = {
-        "student": [r for r in zero_shot if r.uid in chosen],
-        "teacher": read_rollouts(folder / "teacher" / "rollouts.parquet"),
+        "student": [r for r in session.rollouts if r.uid in chosen],
+        "teacher": read_rollouts(folder / "teacher" / FILE_OF_ROLLOUTS),
     }
     observer = EntropyObserver(base_engine(session), ranks, session.config.signal.logit_chunk)
     found = {side: entropies(observer, rollouts, session, folder, progress) for side, rollouts in sides.items()}
@@ -120,14 +121,14 @@ def sample_teacher(
     session: Session, uids: Sequence[str], folder: Path, sign: Callable[[], None], progress: Progress
 ) -> bool:
     """On rank 0: the teacher's own answers, from the served base model, sampled as the zero-shot ones were."""
-    config, questions = session.config, {q.uid: q for q in session.pool}
+    config, questions = session.config, session.questions
 
     def tell(done: int, total: int, **info: Any) -> None:
         sign()
         if progress is not None:
             progress(done, total, **info)
 
-    prompts = teacher_prompts(session, list(uids), questions)
+    prompts = teacher_prompts(session, list(uids))
     sample_demonstrated(
         [questions[uid] for uid in uids],
         [prompts[uid].ids for uid in uids],
@@ -206,12 +207,13 @@ def as_row(gap: EntropyGap) -> dict[str, Any]:
     }
 
 
-GAP = Stage(
-    NAME,
-    "entropies of student and teacher on their own samples",
-    work,
-    ("data", "rollout", "select"),
-    (
+class EntropyGapStage(Stage):
+    """Not a stage of `nopsd run`: made on request, sealed as they are."""
+
+    name = NAME
+    does = "entropies of student and teacher on their own samples"
+    inputs = (names.DATA, names.ROLLOUT, names.SELECT)
+    config_keys = (
         "rollout_zs",
         "context",
         "prompt",
@@ -220,6 +222,13 @@ GAP = Stage(
         "model.dtype",
         "server.dtype",
         "eval.bootstrap",
-    ),
-    True,
-)
+    )
+    distributed = True
+
+    def work(self, session: Session, folder: Path, progress: Progress) -> None:
+        """Sample the teacher and measure both sides."""
+        work(session, folder, progress)
+
+
+GAP = EntropyGapStage()
+GAP_STAGES = Stages((*STAGES, GAP))

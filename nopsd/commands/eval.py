@@ -25,13 +25,13 @@ from nopsd.evaluation.harness import Evaluated, write_harness_logs
 from nopsd.evaluation.mmlu_pro import rule_gap
 from nopsd.evaluation.stage import check_answers_known, evaluate_policy, group_by_question
 from nopsd.evaluation.table import Cell, Entry, Table, plain
-from nopsd.reporting.progress import StageProgress
 from nopsd.rollout.pool import server_urls
 from nopsd.rollout.service import RolloutService
 from nopsd.rollout.stage import run_rollouts
 from nopsd.rollout.types import Rollout, read_rollouts
 from nopsd.rollout.weight_sync import load_folder
 from nopsd.run.folder import RunFolder
+from nopsd.run.progress import StageProgress
 from nopsd.run.session import Session, eval_sampling
 from nopsd.stages.data import check_prompts, chosen_tests
 
@@ -104,7 +104,7 @@ def evaluate_model(
             prompts,
             _Lazily(client),
             eval_sampling(config.eval),
-            config.eval.seed or config.seed,
+            config.eval.seed,
             folder,
             None,
             progress,

@@ -21,10 +21,10 @@ from nopsd.reporting.compare.plan import Member, Plan, domains, target_config
 from nopsd.reporting.compare.views import OWN
 from nopsd.rollout.service import RolloutService
 from nopsd.rollout.weight_sync import load_folder
+from nopsd.run import folder as names
 from nopsd.run.folder import RunFolder
 from nopsd.run.server_cache import Keeper, KeptSession
 from nopsd.run.session import Session
-from nopsd.selection.stage import read_selected
 from nopsd.stages.data import chosen_tests
 
 
@@ -47,7 +47,7 @@ def further(plan: Plan, runs: Sequence[Member], keeper: Keeper) -> list[tuple[st
 
 def base_elsewhere(plan: Plan, runs: Sequence[Member], keeper: Keeper, seed: int) -> None:
     """The base model on the targets that no run has evaluated it on."""
-    have = {t for m in runs if m.seed == seed for t in targets_of(m, "evaluate_base", "base")}
+    have = {t for m in runs if m.seed == seed for t in targets_of(m, names.EVALUATE_BASE, "base")}
     model = runs[0].config.model.path
     on_groups(plan, model, model, seed, RunFolder(Path(plan.folder) / "base"), have, keeper)
 
@@ -55,9 +55,9 @@ def base_elsewhere(plan: Plan, runs: Sequence[Member], keeper: Keeper, seed: int
 def elsewhere(plan: Plan, member: Member, keeper: Keeper) -> None:
     """A trained model on the targets of other data than its own."""
     run = RunFolder(member.config.run_dir)
-    have = targets_of(member, "evaluate", "final")
-    if run.manifest("evaluate") is not None:
-        export = run.stage_dir("train") / "export"
+    have = targets_of(member, names.EVALUATE, "final")
+    if run.manifest(names.EVALUATE) is not None:
+        export = run.export
         base = member.config.model.path
         on_groups(plan, str(export), base, member.seed, RunFolder(run.root / TARGETS), have, keeper)
 
@@ -108,9 +108,9 @@ _READ: dict[str, dict[str, list[Question]]] = {}
 def selected_pool(member: Member, keeper: Keeper) -> None:
     """Table 5: the base model's eval.n answers to the selected questions, as far as their answers are known."""
     with KeptSession(member.config, keeper) as session:
-        if session.run.manifest("select") is None:
+        if session.run.manifest(names.SELECT) is None:
             return
-        chosen = set(read_selected(session.run.stage_dir("select")).uids)
+        chosen = set(session.run.selection().uids)
         questions = with_known_answers(member.config, [q for q in session.pool if q.uid in chosen])
         if questions:
             evaluate_model(
@@ -125,5 +125,5 @@ def selected_pool(member: Member, keeper: Keeper) -> None:
 def gap(member: Member, keeper: Keeper) -> None:
     """Table 6."""
     with KeptSession(member.config, keeper) as session:
-        if session.run.manifest("select") is not None:
+        if session.run.manifest(names.SELECT) is not None:
             entropy_gap.bring_up(session)

@@ -18,22 +18,20 @@ from nopsd.data.records import Question
 from nopsd.data.wording import question_text
 from nopsd.errors import DataError, UserError
 from nopsd.evaluation.metrics import Array, majority_answer
-from nopsd.evaluation.stage import group_by_question
+from nopsd.evaluation.stage import POOL_CORRECT, group_by_question
 from nopsd.files import read_json, read_jsonl
-from nopsd.neurons.store import NeuronSets, load_neurons
+from nopsd.neurons.store import NeuronSets
 from nopsd.reporting.inspect_board import write_board
 from nopsd.reporting.inspect_report import console_text, write_inspection
 from nopsd.reporting.inspect_view import InspectView, Neighbourhood, Told, correlation_rows
-from nopsd.reporting.metrics_log import TENSORBOARD
 from nopsd.reporting.overlap import nearest_of, overlap
-from nopsd.rollout.types import Rollout, read_rollouts
+from nopsd.rollout.types import Rollout
+from nopsd.run import folder as names
 from nopsd.run.folder import RunFolder
 from nopsd.run.session import Session
-from nopsd.selection.stage import read_selected
-from nopsd.signals.store import read_signals
+from nopsd.train.metrics_log import TENSORBOARD
 
 FOLDER = "inspect"
-POOL_CORRECT = "evaluate_base/pool_correct.json"
 NOT_A_SIGNAL = ("length",)  # columns of the signals stage that are shown in another place
 
 
@@ -84,10 +82,10 @@ def inspection(session: Session, questions: Sequence[str] = (), correct: Path | 
 
 def read_sets(run: RunFolder) -> NeuronSets:
     """The neurons artefact; UserError if the stage isn't done."""
-    folder = run.stage_dir("neurons")
-    if run.manifest("neurons") is None:
+    folder = run.stage_dir(names.NEURONS)
+    if run.manifest(names.NEURONS) is None:
         raise UserError(f"{folder} is not done: run `nopsd score` with the same --preset or --config and run_dir first")
-    return load_neurons(folder)
+    return run.neurons()
 
 
 def question_rows(neurons: NeuronSets, asked: Sequence[str]) -> list[tuple[int, str]]:
@@ -123,9 +121,9 @@ def label_free_signals(
 
 
 def _stage_signals(run: RunFolder, uids: Sequence[str], notes: list[str]) -> dict[str, Array]:
-    if not _usable(run, "signals", notes, said=False):
+    if not _usable(run, names.SIGNALS, notes, said=False):
         return {}
-    stored = read_signals(run.stage_dir("signals"))
+    stored = run.signals()
     places = {uid: row for row, uid in enumerate(stored.uids)}
     rows = np.array([places.get(uid, -1) for uid in uids])
     columns = {name: np.asarray(v, dtype=float) for name, v in stored.columns.items() if np.ndim(v) == 1}
@@ -173,21 +171,21 @@ def _row_shares(path: Path) -> dict[str, float]:
 
 
 def _own_correct(run: RunFolder, notes: list[str]) -> Path | None:
-    path = run.root / POOL_CORRECT
-    return path if _usable(run, "evaluate_base", notes, said=False) and path.exists() else None
+    path = run.stage_dir(names.EVALUATE_BASE) / POOL_CORRECT
+    return path if _usable(run, names.EVALUATE_BASE, notes, said=False) and path.exists() else None
 
 
 def _rollouts(run: RunFolder, notes: list[str]) -> dict[str, list[Rollout]]:
-    if not _usable(run, "rollout", notes):
+    if not _usable(run, names.ROLLOUT, notes):
         return {}
-    grouped = group_by_question(read_rollouts(run.stage_dir("rollout") / "rollouts.parquet"))
+    grouped = group_by_question(run.rollouts())
     return {uid: sorted(samples, key=lambda r: r.sample) for uid, samples in grouped.items()}
 
 
 def _selected(run: RunFolder, uids: Sequence[str], notes: list[str]) -> tuple[np.ndarray | None, float | None]:
-    if not _usable(run, "select", notes):
+    if not _usable(run, names.SELECT, notes):
         return None, None
-    selection = read_selected(run.stage_dir("select"))
+    selection = run.selection()
     chosen = set(selection.uids)
     return np.array([uid in chosen for uid in uids]), selection.threshold
 
@@ -198,7 +196,7 @@ def _usable(run: RunFolder, stage: str, notes: list[str], said: bool = True) -> 
         if said:
             notes.append(f"The {stage} stage is not done: what it makes is not shown.")
         return False
-    for reader, read in [*((stage, name) for name in _inputs(run, stage)), ("neurons", stage)]:
+    for reader, read in [*((stage, name) for name in _inputs(run, stage)), (names.NEURONS, stage)]:
         made = _inputs(run, reader).get(read)
         if made is not None and run.manifest(read) is not None and made != run.stage_hash(read):
             notes.append(f"{reader} was made from another {read} than is there: the {stage} stage is not shown.")

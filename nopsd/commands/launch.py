@@ -29,7 +29,8 @@ from nopsd.files import write_atomic
 from nopsd.keys import without_keys
 from nopsd.network import why_unusable
 from nopsd.run import runner
-from nopsd.stages.registry import STAGE_BY_NAME, planned, works_here
+from nopsd.stages.registry import STAGES
+from nopsd.stages.report import closing_words
 
 TARGETS = ("run", *STAGE_NAMES, *ALIASES)
 
@@ -71,9 +72,9 @@ def launch(argv: Sequence[str]) -> int:
 
     def run(config: Config, redo: str | None) -> None:
         if target == "run":
-            runner.run_all(config, redo)
+            print(closing_words(runner.run_all(STAGES, config, redo)))
         else:
-            runner.run_one(config, target, redo)
+            runner.run_one(STAGES, config, target, redo)
 
     redo = ALIASES.get(arguments.redo, arguments.redo)
     run_with_restarts(run, config, redo, arguments.restarts, arguments.min_nodes)
@@ -87,8 +88,8 @@ def described(config: Config, target: str, overrides: Sequence[str]) -> str:
     plan, config_path = make_plan(config, Path(config.run_dir), ask=False), left_files(config)
     leave_launch_files(config, plan)
     lines = []
-    for stage in planned(config) if target == "run" else [STAGE_BY_NAME[target]]:
-        if not works_here(stage, config):
+    for stage in STAGES.planned(config) if target == "run" else [STAGES[target]]:
+        if not stage.runs_here(config):
             lines.append(typed_command(stage_command(plan, stage.name, config_path), runner_environment(plan)))
     alone = f"stage {target} runs in one process here: nopsd {target} --config {config_path}"
     return "\n".join(lines) if lines else alone

@@ -20,7 +20,10 @@ from nopsd.files import flatten
 
 PRESETS = Path(__file__).parent / "presets"
 COMMAND_LINE = "command line"
+BASE = "base"  # of a preset: the preset that it starts from
 INSTEAD = {"steps": "epochs", "warmup": "warmup_ratio"}  # of `train`: one given later puts the other out of force
+SEEDS = ("train.seed", "select.seed", "context.seed", "eval.seed")
+FOLLOWS_SEED = "${seed}"
 Layer = tuple[DictConfig, str]  # settings, and where they stand
 
 
@@ -35,9 +38,17 @@ def all_keys(node: DictConfig | None = None, prefix: str = "") -> list[str]:
     return keys
 
 
+def _default_config() -> DictConfig:
+    """The schema's defaults; a section's seed is the run's unless it is set."""
+    config = OmegaConf.structured(Config)
+    for key in SEEDS:
+        OmegaConf.update(config, key, FOLLOWS_SEED)
+    return config
+
+
 @cache
 def _defaults() -> dict[str, Any]:
-    return _values(OmegaConf.structured(Config))
+    return _values(_default_config())
 
 
 def _refuse_unknown(keys: Iterable[str], where: str) -> None:
@@ -101,6 +112,43 @@ def _read_yaml(path: Path) -> DictConfig:
         raise ConfigError(f"{path}: not readable as YAML: {str(error).splitlines()[0]}") from error
 
 
+def _preset_layer(preset: str) -> Layer:
+    """A preset's settings over those of its `base:`, of that one's base, and so on. ConfigError for a circle."""
+    path = _preset_path(preset)
+    layer, seen = _read_preset(path), [path]
+    while (base := layer.pop(BASE, None)) is not None:
+        try:
+            path = _preset_path(str(base) if str(base) in preset_names() else str(seen[-1].parent / str(base)))
+        except ConfigError as error:
+            raise ConfigError(f"{seen[-1]}: {BASE}: {base}: {error}") from error
+        if path in seen:
+            raise ConfigError(
+                f"{seen[-1]}: {BASE}: {base} is based on this preset itself: {' > '.join(map(str, seen))}"
+            )
+        seen.append(path)
+        layer = _over(_read_preset(path), layer)
+    return layer, str(seen[0])
+
+
+def _read_preset(path: Path) -> DictConfig:
+    layer = _read_yaml(path)
+    plain = OmegaConf.to_container(layer)
+    if not isinstance(plain, dict):
+        raise ConfigError(f"{path}: the top level must be a mapping of keys")
+    _refuse_unknown(_flat({key: value for key, value in plain.items() if key != BASE}), str(path))
+    return layer
+
+
+def _over(base: DictConfig, layer: DictConfig) -> DictConfig:
+    """`layer` over `base`; a count that `layer` sets puts the base's share of the same out of force."""
+    given = layer.get("train") or {}
+    for count, ratio in INSTEAD.items():
+        if count in given and ratio not in given and "train" in base:
+            base.train.pop(ratio, None)
+    merged: DictConfig = OmegaConf.merge(base, layer)  # type: ignore[assignment]
+    return merged
+
+
 def _with_method(layers: list[Layer]) -> tuple[str, list[Layer]]:
     """The method that the layers name last, and the layers with what it sets among them: first, or behind the last
     one that names another method, for that was written for the other."""
@@ -151,14 +199,14 @@ def _values(config: DictConfig) -> dict[str, Any]:
 def load_config(preset: str | None = None, overrides: Iterable[str] = ()) -> Config:
     """The validated configuration: defaults < the method's own settings < preset < overrides; a preset that names
     another method comes before the method's settings. Raises ConfigError."""
-    layers: list[Layer] = [(_read_yaml(_preset_path(preset)), str(_preset_path(preset)))] if preset else []
+    layers: list[Layer] = [_preset_layer(preset)] if preset else []
     overrides = list(overrides)
     for item in overrides:
         if "=" not in item:
             raise ConfigError(f"override {item!r}: write key=value")
     layers.append((OmegaConf.from_dotlist(overrides), COMMAND_LINE))
     method, ordered = _with_method(layers)
-    config = OmegaConf.structured(Config)
+    config = _default_config()
     for layer, where in ordered:
         config = _merge(config, layer, where)
     typed: Config = OmegaConf.to_object(_without_foreign(config, method, layers))  # type: ignore[assignment]
@@ -167,7 +215,13 @@ def load_config(preset: str | None = None, overrides: Iterable[str] = ()) -> Con
 
 
 def to_yaml(config: Config) -> str:
-    return OmegaConf.to_yaml(OmegaConf.structured(config))
+    """The configuration as YAML that `load_config` reads. A section's seed that is the run's follows it there too, so
+    that `seed=` on top of a saved configuration means the same as without one."""
+    structured = OmegaConf.structured(config)
+    for key in SEEDS:
+        if OmegaConf.select(structured, key) == config.seed:
+            OmegaConf.update(structured, key, FOLLOWS_SEED)
+    return OmegaConf.to_yaml(structured)
 
 
 def to_plain(config: Any) -> dict[str, Any]:

@@ -301,7 +301,7 @@ class DistConfig:
 class Config:
     method: str = "nopsd"  # what is trained by: a name of nopsd.config.methods
     run_dir: str = "runs/run"
-    seed: int = 0  # base of rollout, selection and training seeds where those are 0
+    seed: int = 0  # of rollouts, and of selection, training and evaluation where their own seeds are not set
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     prompt: PromptConfig = field(default_factory=PromptConfig)

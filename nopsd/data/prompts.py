@@ -122,3 +122,10 @@ def load_tokenizer(path: str | os.PathLike[str], revision: str | None = None, tr
         return AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
         raise UserError(f"no tokenizer could be loaded from {path}: {str(error).splitlines()[0]}") from error
+
+
+def think_ids(tokenizer: Any) -> tuple[int, int] | None:
+    """Ids of the opening and closing thinking tags, if each is one token of the tokenizer."""
+    vocabulary = tokenizer.get_vocab()
+    opening, closing = vocabulary.get("<think>"), vocabulary.get("</think>")
+    return None if opening is None or closing is None else (opening, closing)

@@ -14,8 +14,10 @@ from nopsd.data.answers import extract_answer, normalize_text_answer
 from nopsd.data.records import AnswerKey, Question
 from nopsd.data.sources import load_answer_key, load_splits
 from nopsd.evaluation.evaluate import DomainResult, check_answers, evaluate_domain, write_metrics, write_rows
-from nopsd.files import write_json
+from nopsd.files import read_json, write_json
 from nopsd.rollout.types import Rollout
+
+POOL_CORRECT = "pool_correct.json"
 
 
 def check_answers_known(config: Config) -> None:
@@ -73,7 +75,14 @@ def judge_pool(
         for uid, samples in group_by_question(rollouts).items()
         if uid in questions
     }
-    write_json(folder / "pool_correct.json", shares)
+    write_json(folder / POOL_CORRECT, shares)
+
+
+def read_pool_correct(folder: Path) -> dict[str, float]:
+    """What `judge_pool` wrote; empty if it has not run."""
+    path = folder / POOL_CORRECT
+    found: dict[str, float] = read_json(path) if path.exists() else {}
+    return found
 
 
 def _right(rollout: Rollout, question: Question, gold: str, mode: str, think_open: bool) -> bool:

@@ -12,8 +12,7 @@ from pathlib import Path
 
 from nopsd.data.records import Question
 from nopsd.errors import ConfigError
-from nopsd.rollout.stage import FILE
-from nopsd.rollout.types import Rollout, write_rollouts
+from nopsd.rollout.types import FILE, Rollout, write_rollouts
 
 REPORT_EVERY = 256  # questions between two reports of progress
 

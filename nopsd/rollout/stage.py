@@ -17,9 +17,8 @@ from nopsd.config import SamplingConfig
 from nopsd.data.records import Question
 from nopsd.errors import ArtefactError, ServerError
 from nopsd.files import sha256_json
-from nopsd.rollout.types import Rollout, read_header, read_rollouts, write_rollouts
+from nopsd.rollout.types import FILE, Rollout, read_header, read_rollouts, write_rollouts
 
-FILE = "rollouts.parquet"
 PART_PROMPTS = 128
 
 

@@ -16,6 +16,8 @@ import pyarrow.parquet as pq
 from nopsd.errors import ArtefactError
 from nopsd.files import write_atomic
 
+FILE = "rollouts.parquet"  # of a folder of finished rollouts
+
 
 @dataclass(frozen=True)
 class Rollout:

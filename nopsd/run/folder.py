@@ -2,7 +2,7 @@
 
     RUN/config.yaml              the resolved configuration
     RUN/environment.json         package versions, git revision, seeds, host
-    RUN/<stage>/...              the stage's files
+    RUN/<stage>/...              the stage's files, read through the methods of `RunFolder`
     RUN/<stage>/begun.json       written first: unfinished work is only continued on equal inputs
     RUN/<stage>/manifest.json    what it was made from (`fingerprint`) and the SHA-256 of every file
 
@@ -18,9 +18,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from nopsd.data import artefacts as data_files
+from nopsd.data.records import Question
 from nopsd.errors import ArtefactError
+from nopsd.evaluation.stage import read_pool_correct
 from nopsd.files import flatten, read_json, sha256_file, sha256_json, write_json
+from nopsd.neurons.store import NeuronSets, load_neurons
+from nopsd.rollout.types import FILE as ROLLOUTS
+from nopsd.rollout.types import Rollout, read_rollouts
+from nopsd.selection.artefacts import Contexts, read_contexts, read_selected
+from nopsd.selection.selectors import Selection
+from nopsd.signals.store import Signals, read_signals
+from nopsd.train.artefacts import EXPORT, METRICS, PLAN, RECORD, TENSORBOARD
+from nopsd.train.metrics_log import read_metrics
 
+# Names of the stages, which are those of their folders.
+DATA, ROLLOUT, EVALUATE_BASE, NEURONS, SIGNALS = "data", "rollout", "evaluate_base", "neurons", "signals"
+SELECT, TRAIN, EVALUATE, REPORT = "select", "train", "evaluate", "report"
 MANIFEST = "manifest.json"
 BEGUN = "begun.json"
 # Folders of a stage that its manifest leaves out: rewritten by later steps, and checked in their own way.
@@ -35,6 +49,68 @@ class RunFolder:
 
     def stage_dir(self, stage: str) -> Path:
         return self.root / stage
+
+    def pool(self) -> list[Question]:
+        """The pool, without answers. ArtefactError if it is missing or damaged, as of all artefacts here."""
+        return data_files.read_pool(self.stage_dir(DATA))
+
+    def tests(self) -> dict[str, list[Question]]:
+        """Test questions by domain, without answers."""
+        return data_files.read_tests(self.stage_dir(DATA))
+
+    def given_responses(self) -> dict[str, str] | None:
+        """uid -> response, of data that bring their own."""
+        return data_files.read_responses(self.stage_dir(DATA))
+
+    def data_note(self) -> str:
+        """Where the splits aren't the published ones, how they differ; else empty."""
+        return data_files.read_note(self.stage_dir(DATA))
+
+    def rollouts(self) -> list[Rollout]:
+        """The base model's zero-shot rollouts of the pool."""
+        return read_rollouts(self.stage_dir(ROLLOUT) / ROLLOUTS)
+
+    def neurons(self) -> NeuronSets:
+        """Neuron counts and sets of the whole pool, by ascending uid."""
+        return load_neurons(self.stage_dir(NEURONS))
+
+    def signals(self) -> Signals:
+        """What other selectors go by."""
+        return read_signals(self.stage_dir(SIGNALS))
+
+    def selection(self) -> Selection:
+        """The selected questions."""
+        return read_selected(self.stage_dir(SELECT))
+
+    def contexts(self) -> Contexts:
+        """The selected questions' demonstrations."""
+        return read_contexts(self.stage_dir(SELECT))
+
+    def pool_correct(self) -> dict[str, float]:
+        """uid -> share of right zero-shot answers, where evaluation could judge them; empty if it has not run."""
+        return read_pool_correct(self.stage_dir(EVALUATE_BASE))
+
+    def training_metrics(self) -> list[dict[str, Any]]:
+        """Rows of the training log, oldest first; none if there is none."""
+        return read_metrics(self.stage_dir(TRAIN) / METRICS)
+
+    def training_plan(self) -> dict[str, Any]:
+        """How many questions and steps the training was to have; empty if it has not begun."""
+        return read_json_if_there(self.stage_dir(TRAIN) / PLAN)
+
+    @property
+    def tensorboard(self) -> Path:
+        """The training's TensorBoard folder."""
+        return self.stage_dir(TRAIN) / TENSORBOARD
+
+    @property
+    def export(self) -> Path:
+        """The trained model, a Hugging Face folder."""
+        return self.stage_dir(TRAIN) / EXPORT
+
+    def export_record(self) -> dict[str, Any]:
+        """What the exported weights are: steps, and why training stopped early if it did; empty if there is none."""
+        return read_json_if_there(self.export / RECORD)
 
     def manifest(self, stage: str) -> dict[str, Any] | None:
         path = self.stage_dir(stage) / MANIFEST
@@ -105,3 +181,9 @@ def _sealed(path: Path) -> bool:
 def _brief(value: Any) -> str:
     text = "absent" if value is None else str(value)
     return text if len(text) <= 24 else text[:12] + "…"
+
+
+def read_json_if_there(path: Path) -> dict[str, Any]:
+    """The file's object; empty if there is no such file, ArtefactError if it is damaged."""
+    found: dict[str, Any] = read_json(path) if path.exists() else {}
+    return found

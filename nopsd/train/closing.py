@@ -20,6 +20,7 @@ from nopsd.engine.ema import ShardedEma
 from nopsd.errors import ArtefactError, UserError
 from nopsd.files import read_json, sha256_json
 from nopsd.train import checkpoint
+from nopsd.train.artefacts import EXPORT
 from nopsd.train.export import RECORD, export_model
 from nopsd.train.guards import Stop
 from nopsd.train.score import keep_of
@@ -54,7 +55,7 @@ def finish(run: TrainingRun, model_path: Path) -> None:
     export_model(
         student.module.lm,
         model_path,
-        folder / "export",
+        folder / EXPORT,
         shortest,
         ranks,
         facts=facts,

@@ -11,8 +11,6 @@ from fractions import Fraction
 
 from nopsd.config import TrainConfig
 
-PLAN = "plan.json"  # beside a trained model: how many questions and steps it was to be
-
 
 def settled(train: TrainConfig, questions: int) -> TrainConfig:
     """`steps` of `epochs`, every question so often at least; `warmup` of `warmup_ratio`, rounded up as transformers'

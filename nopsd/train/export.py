@@ -25,9 +25,9 @@ from nopsd.engine.distributed import Ranks
 from nopsd.engine.lora import PlainWeight, lora_layers, plain_weights, save_adapter
 from nopsd.errors import ArtefactError
 from nopsd.files import read_json, write_json
+from nopsd.train.artefacts import RECORD
 
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".safetensors.index.json")
-RECORD = "nopsd_export.json"
 ADAPTER = "adapter"
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.25}  # max |Δ logit|: other kernels and orders of summation
 SHARD_BYTES = 4 * 2**30

@@ -59,4 +59,4 @@ class TrainingRun:
 
     @property
     def seed(self) -> int:
-        return self.config.train.seed or self.config.seed
+        return self.config.train.seed

@@ -80,7 +80,7 @@ def load_token_engine(config: Config, model_path: Path, ranks: Ranks, parallel: 
     """The trained model's ZeRO-3 engine around a TokenLossModel. ConfigError if its heads can't be shared out so."""
     train, trusted = config.train, config.model.trust_remote_code
     check_shareable(model_path, parallel, trusted)
-    seed = train.seed or config.seed
+    seed = train.seed
     torch.manual_seed(seed + ranks.rank)
 
     def wrap(lm: Any) -> TokenLossModel:

@@ -259,7 +259,7 @@ def test_commands_are_the_stages_and_score_is_neurons(monkeypatch):
     assert STAGE_NAMES == tuple(stage.name for stage in STAGES)
     assert set(STAGE_NAMES) <= set(COMMANDS) and ALIASES == {"score": "neurons"}
     called = []
-    monkeypatch.setattr(runner, "run_one", lambda config, name, redo: called.append((name, redo)))
+    monkeypatch.setattr(runner, "run_one", lambda stages, config, name, redo: called.append((name, redo)))
     assert cli.main(["score", "--preset", "lab", "--redo", "score"]) == 0
     assert called == [("neurons", "neurons")]
 

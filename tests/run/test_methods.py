@@ -18,9 +18,9 @@ from nopsd.neurons.store import NeuronSets, rank_file, write_neurons
 from nopsd.rollout.types import Rollout, write_rollouts
 from nopsd.run import runner
 from nopsd.run.session import Session
-from nopsd.stages import distributed as glue
+from nopsd.stages import signals as glue
 from nopsd.stages.data import prepare_data
-from nopsd.stages.registry import STAGE_BY_NAME, STAGES, asks_server, fingerprint, left_out, planned, works_here
+from nopsd.stages.registry import STAGES
 
 SAMPLES, QUESTIONS = 4, 12
 WITHOUT_NEURONS = {"lmsi", "nait_sft", "ttrl", "intuitor", "opsd_random", "opsd_oracle", "sdpo_labelfree", "base"}
@@ -36,18 +36,18 @@ def test_a_run_holds_no_stage_that_nothing_reads(tmp_path):
     """Scoring neurons is the dearest pass: a baseline that doesn't use them must not pay for it."""
     for method in METHODS:
         config = load_config("lab", settings_of(method, tmp_path))
-        names = [stage.name for stage in planned(config)]
+        names = [stage.name for stage in STAGES.planned(config)]
         assert ("neurons" in names) == (method not in WITHOUT_NEURONS), method
-        for index, stage in enumerate(planned(config)):
-            assert set(stage.reads) <= set(names[:index]), (method, stage.name)
+        for index, stage in enumerate(STAGES.planned(config)):
+            assert set(STAGES.reads(stage, config)) <= set(names[:index]), (method, stage.name)
         if method == "base":
             assert names == ["data", "rollout", "evaluate_base", "report"]
-            assert [s.name for s in runner.with_inputs("neurons", config)] == ["data", "rollout", "neurons"]
+            assert [s.name for s in STAGES.with_inputs("neurons", config)] == ["data", "rollout", "neurons"]
             with pytest.raises(ConfigError, match="method=base .*no stage train"):
-                runner.with_inputs("train", config)
+                STAGES.with_inputs("train", config)
         else:
             assert names == [s.name for s in STAGES if s.name != "neurons" or method not in WITHOUT_NEURONS]
-            assert [s.name for s in runner.with_inputs("report", config)] == names
+            assert [s.name for s in STAGES.with_inputs("report", config)] == names
 
 
 def test_which_stages_start_ranks_and_ask_the_server(tmp_path):
@@ -56,24 +56,25 @@ def test_which_stages_start_ranks_and_ask_the_server(tmp_path):
     def config(method, *more):
         return load_config("lab", [*settings_of(method, tmp_path), *more])
 
-    select, train = STAGE_BY_NAME["select"], STAGE_BY_NAME["train"]
-    here = {method for method in METHODS if method != "base" and works_here(select, config(method))}
+    select, train = STAGES["select"], STAGES["train"]
+    here = {method for method in METHODS if method != "base" and select.runs_here(config(method))}
     assert here == WITHOUT_NEURONS - {"base"}
-    assert all(asks_server(train, config(method)) for method in METHODS if METHODS[method].trainer)
-    assert not asks_server(train, config("lmsi", "train.probe_every=0"))
-    assert asks_server(train, config("ttrl", "train.probe_every=0"))
+    assert all(train.asks_server(config(method)) for method in METHODS if METHODS[method].trainer)
+    assert not train.asks_server(config("lmsi", "train.probe_every=0"))
+    assert train.asks_server(config("ttrl", "train.probe_every=0"))
 
 
-class Made:
+class Made(Session):
     """A run whose stages' hashes are those of their fingerprints."""
 
     def __init__(self, settings):
-        self.config, self.model, self.hashes = load_config("lab", settings), SimpleNamespace(hash="m"), {}
+        super().__init__(load_config("lab", settings))
+        self.model, self.hashes = SimpleNamespace(hash="m"), {}
         self.run = SimpleNamespace(stage_hash=self.stage_hash)
 
     def stage_hash(self, name):
         if name not in self.hashes:
-            self.hashes[name] = sha256_json(fingerprint(self, STAGE_BY_NAME[name]))
+            self.hashes[name] = sha256_json(STAGES.fingerprint(self, STAGES[name]))
         return self.hashes[name]
 
 
@@ -102,7 +103,7 @@ def test_what_means_nothing_to_a_method_makes_nothing_again(tmp_path):
 
 
 def fingerprint_keys(made, name):
-    return list(fingerprint(made, STAGE_BY_NAME[name]))
+    return list(STAGES.fingerprint(made, STAGES[name]))
 
 
 # ------------------------------------------------------------------ labels
@@ -124,7 +125,7 @@ def hand_over(tmp_path, monkeypatch):
     monkeypatch.setattr(Session, "client", lambda self: None)
     caught = {}
     for trainer in ("distill", "sft", "grpo"):
-        monkeypatch.setattr(f"nopsd.{trainer}.stage.train", lambda *args: caught.update(args=args))
+        monkeypatch.setattr(f"nopsd.train.algorithms.{trainer}_stage.train", lambda *args: caught.update(args=args))
 
     def run(method, answer):
         folder = tmp_path / f"{method}-{answer}"
@@ -146,9 +147,9 @@ def hand_over(tmp_path, monkeypatch):
         )
         session.ranks = Ranks(0, 1, torch.device("cpu"))
         fill(session)
-        for stage in planned(session.config):
+        for stage in STAGES.planned(session.config):
             if stage.name in ("signals", "select", "train"):
-                made = fingerprint(session, stage)
+                made = STAGES.fingerprint(session, stage)
                 stage.work(session, session.run.begin(stage.name, made), None)
                 session.run.commit(stage.name, made)
         if method == "base":
@@ -171,7 +172,7 @@ def columns_of(engine, rollouts, columns, *args, **more):
 
 def fill(session):
     data, rollout, neurons = (session.run.begin(name, {}) for name in ("data", "rollout", "neurons"))
-    prepare_data(session.config, session.model, session.renderer, data)
+    prepare_data(session.config, session.model, session.renderer, session.splits, session.given_responses, data)
     uids = sorted(q.uid for q in session.pool)
     rollouts = [
         Rollout(uid, s, [5, 6], [7, 8, s], f"so {s} <answer>{'A' if s <= i % 4 else 'BCD'[s - 1]}</answer>", "stop", 0)
@@ -222,7 +223,7 @@ def test_the_oracle_reads_them_and_says_so(hand_over, tmp_path, monkeypatch, cap
     """The control of the test above: where a label is read, it shows."""
     right, other = hand_over("opsd_oracle", "A"), hand_over("opsd_oracle", "D")
     assert right != other
-    monkeypatch.setattr(runner, "run_stage", lambda session, stage: None)
+    monkeypatch.setattr(runner, "run_stage", lambda stages, session, stage: None)
     monkeypatch.setattr(runner, "check_hosts", lambda *args: None)
     write_pool(tmp_path, "A")
     with Session(
@@ -237,7 +238,7 @@ def test_the_oracle_reads_them_and_says_so(hand_over, tmp_path, monkeypatch, cap
             ],
         )
     ) as session:
-        runner.bring_up(session, [STAGE_BY_NAME["train"]], None)
+        runner.bring_up(STAGES, session, [STAGES["train"]], None)
     assert "WARNING: method=opsd_oracle reads the pool's answers" in capsys.readouterr().out
 
 
@@ -250,6 +251,6 @@ def test_the_plan_tells_steps_and_what_the_vote_left(hand_over):
 
 
 def test_what_is_left_out_is_said(tmp_path, capsys):
-    said = runner.status(load_config("lab", ["method=base", f"run_dir={tmp_path}"]))
+    said = runner.status(STAGES, load_config("lab", ["method=base", f"run_dir={tmp_path}"]))
     assert said.count("not needed") == 5 and "rollout        not yet" in said
-    assert left_out(load_config("lab", ["method=nopsd"])) == frozenset()
+    assert STAGES.planned(load_config("lab", ["method=nopsd"])) == list(STAGES)

@@ -14,7 +14,7 @@ from nopsd.lab.world import DOMAIN_BY_NAME, make_split
 from nopsd.rollout.stage import FILE
 from nopsd.rollout.types import read_header, read_rollouts, write_rollouts
 from nopsd.run.session import Session
-from nopsd.stages.registry import STAGE_BY_NAME, fingerprint
+from nopsd.stages.registry import STAGES
 
 pytestmark = [pytest.mark.slow, pytest.mark.soak]
 SMALL = (
@@ -104,14 +104,14 @@ def put_answers(config):
     fine-tuning takes whole responses alone."""
     with Session(config) as session:
         folder, questions = session.run.stage_dir("rollout"), {q.uid: q for q in session.pool}
-        stage, rows = STAGE_BY_NAME["rollout"], []
+        stage, rows = STAGES["rollout"], []
         for place, rollout in enumerate(read_rollouts(folder / FILE)):
             options = questions[rollout.uid].options
             text = f"So it is. <answer>{options[place % 3 % len(options)].label}</answer>"
             ids = session.renderer.response(text)
             rows.append(replace(rollout, text=text, response_ids=ids, finish_reason="stop"))
         write_rollouts(folder / FILE, rows, read_header(folder / FILE))
-        session.run.commit("rollout", fingerprint(session, stage))
+        session.run.commit("rollout", STAGES.fingerprint(session, stage))
 
 
 def check_run(method, run, said):

@@ -1,7 +1,6 @@
 """Style words become token ids only where the tokenizer has them whole."""
 
-from nopsd.data.prompts import load_tokenizer
-from nopsd.stages.distributed import think_ids
+from nopsd.data.prompts import load_tokenizer, think_ids
 from nopsd.stages.train import single_token_ids
 
 

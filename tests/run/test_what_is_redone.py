@@ -9,26 +9,26 @@ from nopsd.config import load_config
 from nopsd.errors import ArtefactError
 from nopsd.files import sha256_json
 from nopsd.run.folder import RunFolder
-from nopsd.run.runner import forget_from, run_one, with_inputs
+from nopsd.run.runner import forget_from, run_one
 from nopsd.run.session import Session
-from nopsd.stages import selected_rows as subset
-from nopsd.stages.registry import STAGE_BY_NAME, STAGES, fingerprint, reads_of
+from nopsd.stages.registry import STAGES
+from nopsd.stages.select import write_selected_rows
 
 BEFORE_SIGNALS = {"data", "rollout", "evaluate_base", "neurons"}
 
 
-class Made:
+class Made(Session):
     """A run whose artefacts are other ones exactly if what they are made from is: each is its own fingerprint."""
 
     def __init__(self, *overrides):
-        self.config = load_config("lab", overrides)
+        super().__init__(load_config("lab", overrides))
         self.model = SimpleNamespace(hash="m")
         self.run = SimpleNamespace(stage_hash=self.stage_hash)
         self.hashes = {}
 
     def stage_hash(self, name):
         if name not in self.hashes:
-            self.hashes[name] = sha256_json(fingerprint(self, STAGE_BY_NAME[name]))
+            self.hashes[name] = sha256_json(STAGES.fingerprint(self, STAGES[name]))
         return self.hashes[name]
 
 
@@ -93,7 +93,7 @@ def test_redoing_the_selection_redoes_signals_that_another_asked_for(tmp_path):
     stages = [stage for stage in STAGES if stage.name in ("data", "rollout", "neurons", "signals", "select")]
     with Session(load_config("lab", settings)) as session:
         for stage in stages:
-            made = fingerprint(session, stage)
+            made = STAGES.fingerprint(session, stage)
             session.run.begin(stage.name, made)
             session.run.commit(stage.name, made)
     for overrides, kept in (
@@ -101,7 +101,7 @@ def test_redoing_the_selection_redoes_signals_that_another_asked_for(tmp_path):
         (["select.selector=token_entropy"], ["data", "rollout", "neurons"]),
     ):
         with Session(load_config("lab", [*settings, *overrides])) as session:
-            forget_from(session, "select")
+            forget_from(STAGES, session, "select")
             assert [stage.name for stage in stages if session.run.manifest(stage.name)] == kept
 
 
@@ -118,14 +118,14 @@ def test_a_changed_given_response_is_another_data_set(tmp_path):
 
 def test_a_command_takes_what_its_stage_reads_and_no_more():
     config = load_config("lab")
-    names = {stage.name: [s.name for s in with_inputs(stage.name, config)] for stage in STAGES}
+    names = {stage.name: [s.name for s in STAGES.with_inputs(stage.name, config)] for stage in STAGES}
     assert names["data"] == ["data"] and names["neurons"] == ["data", "rollout", "neurons"]
     assert {"data", "rollout", "neurons", "select"} <= set(names["select"])
     assert not {"evaluate_base", "train"} & set(names["select"]) and "evaluate_base" not in names["train"]
     assert names["report"] == [stage.name for stage in STAGES]
     for stage in STAGES:
         for index, name in enumerate(names[stage.name]):
-            reads = reads_of(STAGE_BY_NAME[name], config)
+            reads = STAGES.reads(STAGES[name], config)
             assert set(reads) <= set(names[stage.name][:index]), "before what it reads"
 
 
@@ -134,15 +134,15 @@ def test_one_of_a_launchers_ranks_runs_its_stage_alone(tmp_path, monkeypatch):
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "1")
     with pytest.raises(ArtefactError, match="data is not there yet: run `nopsd data` first"):
-        run_one(load_config("lab", [f"run_dir={tmp_path}", "data.pool_limit=20"]), "rollout")
+        run_one(STAGES, load_config("lab", [f"run_dir={tmp_path}", "data.pool_limit=20"]), "rollout")
     assert not (tmp_path / "data").exists()
 
 
 def chosen(tmp_path, monkeypatch, uids, *overrides):
     """A session with `uids` selected."""
-    session = SimpleNamespace(config=load_config("lab", list(overrides)), run=RunFolder(tmp_path / "run"), pool=[])
-    monkeypatch.setattr(subset, "read_selected", lambda folder: SimpleNamespace(uids=uids))
-    return session
+    run = RunFolder(tmp_path / "run")
+    monkeypatch.setattr(RunFolder, "selection", lambda run: SimpleNamespace(uids=uids))
+    return SimpleNamespace(config=load_config("lab", list(overrides)), run=run, pool=[])
 
 
 def test_the_chosen_rows_are_copied_in_the_files_order(tmp_path, monkeypatch):
@@ -150,12 +150,12 @@ def test_the_chosen_rows_are_copied_in_the_files_order(tmp_path, monkeypatch):
     (tmp_path / "q.jsonl").write_text("\n".join(rows))
     settings = ("data.name=file", f"data.path={tmp_path / 'q.jsonl'}", "data.domain=mine")
     session = chosen(tmp_path, monkeypatch, ["q4", "q1"], *settings)
-    said = subset.write_subset(session)
+    said = write_selected_rows(session)
     written = tmp_path / "run" / "select" / "selected.jsonl"
     assert written.read_text() == f"{rows[1]}\n{rows[4]}\n" and said.startswith("2 of") and str(written) in said
     written.unlink()
     with pytest.raises(ArtefactError, match="q.jsonl has no row q9"):
-        subset.write_subset(chosen(tmp_path, monkeypatch, ["q9"], *settings))
+        write_selected_rows(chosen(tmp_path, monkeypatch, ["q9"], *settings))
 
 
 def test_data_without_a_file_give_their_questions(tmp_path, monkeypatch):
@@ -163,6 +163,6 @@ def test_data_without_a_file_give_their_questions(tmp_path, monkeypatch):
 
     session = chosen(tmp_path, monkeypatch, ["b"])
     session.pool = [Question(uid, "d", "lab", f"{uid}?") for uid in "abc"]
-    assert subset.write_subset(session).startswith("1 of 3")
+    assert write_selected_rows(session).startswith("1 of 3")
     (row,) = (tmp_path / "run" / "select" / "selected.jsonl").read_text().splitlines()
     assert Question.from_json(json.loads(row)) == session.pool[1]

@@ -1,16 +1,17 @@
 """From contexts to the teacher's prompts (SPEC §5): the response that was chosen is shown, the end is the student's."""
 
-from types import SimpleNamespace
+from dataclasses import replace
 
 import pytest
 
 from nopsd.config import load_config
-from nopsd.data.prompts import PromptRenderer, load_tokenizer
+from nopsd.data.prompts import load_tokenizer
 from nopsd.data.records import Question
 from nopsd.errors import ArtefactError
 from nopsd.files import write_json
 from nopsd.rollout.types import Rollout, write_rollouts
-from nopsd.stages.distributed import teacher_prompts
+from nopsd.run.session import Session
+from nopsd.stages.contexts import teacher_prompts
 
 QUESTIONS = {uid: Question(uid, "d", "t", f"Where is {uid}?") for uid in ("qa", "qb", "qc")}
 
@@ -30,9 +31,9 @@ def session(tmp_path, lab_model_dir):
         write_json(tmp_path / "select" / "contexts.json", contexts)
         overrides = [f"context.{key}={value}" for key, value in context.items()]
         config = load_config("lab", overrides)
-        run = SimpleNamespace(stage_dir=lambda name: tmp_path / name)
-        renderer = PromptRenderer(tokenizer, config.prompt)
-        return SimpleNamespace(config=config, run=run, renderer=renderer, think_open=False, tokenizer=tokenizer)
+        made = Session(replace(config, run_dir=str(tmp_path)))
+        made.tokenizer, made.think_open, made.questions = tokenizer, False, QUESTIONS
+        return made
 
     return make
 
@@ -44,7 +45,7 @@ def shown(session, prompt):
 def test_same_prompt_rollout_shows_the_chosen_response_and_ends_in_the_students_prompt(session):
     """The question stands twice: solved, and then to be answered in exactly the student's wording."""
     s = session({"qa": [{"uid": "qa", "sample": 2, "distance": None}], "qb": []})
-    prompts = teacher_prompts(s, ["qa", "qb"], QUESTIONS)
+    prompts = teacher_prompts(s, ["qa", "qb"])
     text, student = shown(s, prompts["qa"]), s.renderer.student(QUESTIONS["qa"])
     assert "sample 2 of qa" in text and "sample 0" not in text and text.count("Where is qa?") == 2
     tail = s.tokenizer.decode(student).split("Where is qa?")[1]
@@ -59,7 +60,7 @@ def test_same_prompt_rollout_shows_the_chosen_response_and_ends_in_the_students_
 def test_each_demonstration_is_its_own_sample_in_the_order_that_is_set(session, order, first):
     """contexts.json without `sample` (of older runs) means sample 0."""
     s = session({"qa": [{"uid": "qb", "distance": 0.1}, {"uid": "qc", "sample": 1, "distance": 0.2}]}, order=order)
-    text = shown(s, teacher_prompts(s, ["qa"], QUESTIONS)["qa"])
+    text = shown(s, teacher_prompts(s, ["qa"])["qa"])
     places = sorted((text.index(words), words) for words in ("sample 0 of qb", "sample 1 of qc"))
     assert first is None or places[0][1] == first
     assert text.index("Where is qa?") > places[1][0]
@@ -68,4 +69,4 @@ def test_each_demonstration_is_its_own_sample_in_the_order_that_is_set(session, 
 def test_a_response_that_the_rollouts_lack_is_named(session):
     s = session({"qa": [{"uid": "qb", "sample": 7, "distance": 0.1}]})
     with pytest.raises(ArtefactError, match="show response 7 of question qb.*--redo select"):
-        teacher_prompts(s, ["qa"], QUESTIONS)
+        teacher_prompts(s, ["qa"])

@@ -14,9 +14,9 @@ from nopsd.run import runner
 from nopsd.run.session import Session
 from nopsd.signals.store import FILE, read_signals
 from nopsd.stages.data import prepare_data
-from nopsd.stages.registry import STAGE_BY_NAME, asks_server, fingerprint, works_here
+from nopsd.stages.registry import STAGES
 
-STAGE = STAGE_BY_NAME["signals"]
+STAGE = STAGES["signals"]
 QUESTIONS = 8
 
 
@@ -61,7 +61,7 @@ def open_session(tmp_path, monkeypatch):
 def fill(session):
     """Stages data, rollout and neurons: 4 answers a question, of which i % 4 + 1 are A, and sets of their own."""
     data, rollout, neurons = (session.run.begin(name, {}) for name in ("data", "rollout", "neurons"))
-    prepare_data(session.config, session.model, session.renderer, data)
+    prepare_data(session.config, session.model, session.renderer, session.splits, session.given_responses, data)
     uids = sorted(q.uid for q in session.pool)
     rollouts = [
         Rollout(uid, s, [5, 6], [7, 8, 9], f"so <answer>{'A' if s <= i % 4 else 'BCD'[s - 1]}</answer>", "stop", 0)
@@ -91,7 +91,7 @@ def fill(session):
 def test_nothing_asked_starts_nothing(open_session):
     """The paper's run must not pay for baselines: no rank, no model, an empty file."""
     session = open_session()
-    runner.run_stage(session, STAGE)
+    runner.run_stage(STAGES, session, STAGE)
     found = read_signals(session.run.stage_dir("signals"))
     assert (found.uids, found.columns) == ([], {}) and session.run.manifest("signals")
     assert not open_session.launched
@@ -100,7 +100,7 @@ def test_nothing_asked_starts_nothing(open_session):
 def test_agreement_needs_no_ranks(open_session):
     """Counting answers is no reason to load a model on every rank."""
     session = open_session("select.selector=majority_conf", "context.filter=majority")
-    runner.run_stage(session, STAGE)
+    runner.run_stage(STAGES, session, STAGE)
     found = read_signals(session.run.stage_dir("signals"))
     assert not open_session.launched
     assert found.uids == sorted(q.uid for q in session.pool)
@@ -119,28 +119,30 @@ def test_agreement_needs_no_ranks(open_session):
 def test_forward_passes_go_to_ranks_and_sampling_knows_the_server(open_session, overrides, environment):
     """A rank without the server's address would start a second server."""
     session = open_session(*overrides)
-    assert not works_here(STAGE, session.config)
-    assert asks_server(STAGE, session.config) is bool(environment)
-    runner.run_stage(session, STAGE)
+    assert not STAGE.runs_here(session.config)
+    assert STAGE.asks_server(session.config) is bool(environment)
+    runner.run_stage(STAGES, session, STAGE)
     assert open_session.launched == [("signals", environment)]
 
 
 def test_fingerprint_follows_what_the_columns_depend_on(open_session, tmp_path):
     """Another selector without signals must not be refused; another reference must."""
-    plain = fingerprint(open_session(), STAGE)
-    assert fingerprint(open_session("select.selector=random", "signal.logit_chunk=9"), STAGE) == plain
-    assert fingerprint(open_session("select.selector=seq_nll"), STAGE) != plain
+    plain = STAGES.fingerprint(open_session(), STAGE)
+    assert STAGES.fingerprint(open_session("select.selector=random", "signal.logit_chunk=9"), STAGE) == plain
+    assert STAGES.fingerprint(open_session("select.selector=seq_nll"), STAGE) != plain
     reference = tmp_path / "reference.jsonl"
     nait = ("select.selector=nait", f"signal.reference={reference}")
     with pytest.raises(ConfigError, match="signal.reference=.*reference.jsonl can't be read"):
-        fingerprint(open_session(*nait), STAGE)
+        STAGES.fingerprint(open_session(*nait), STAGE)
     prints = []
     for text in ("one", "two"):
         reference.write_text(text)
-        prints.append(fingerprint(open_session(*nait), STAGE))
+        prints.append(STAGES.fingerprint(open_session(*nait), STAGE))
     assert prints[0] != prints[1]
     belief = ("select.selector=belief_shift",)
-    assert fingerprint(open_session(*belief), STAGE) != fingerprint(open_session(*belief, "context.m=1"), STAGE)
+    assert STAGES.fingerprint(open_session(*belief), STAGE) != STAGES.fingerprint(
+        open_session(*belief, "context.m=1"), STAGE
+    )
 
 
 def test_poisoned_answers_change_nothing(open_session):
@@ -148,9 +150,9 @@ def test_poisoned_answers_change_nothing(open_session):
     files = []
     for name, answer in (("clean", "A"), ("poison", "POISON")):
         session = open_session("select.selector=majority_conf", answer=answer, name=name)
-        runner.run_stage(session, STAGE)
+        runner.run_stage(STAGES, session, STAGE)
         files.append((session.run.stage_dir("signals") / FILE).read_bytes())
-        assert fingerprint(session, STAGE)["columns"] == ["majority_conf"]
+        assert STAGES.fingerprint(session, STAGE)["columns"] == ["majority_conf"]
     assert files[0] == files[1] and b"POISON" not in files[1]
 
 
@@ -195,7 +197,7 @@ def test_belief_shift_compares_with_the_retrievers_demonstrations(open_session, 
 
 def test_reference_examples_are_asked_as_they_stand(open_session, tmp_path):
     """Our system message about answer letters in a user's instruction data would bend the direction."""
-    from nopsd.stages.distributed import reference_examples
+    from nopsd.stages.signals import reference_examples
 
     path = tmp_path / "reference.jsonl"
     path.write_text('{"instruction": "Name", "input": "two", "output": "one two"}\n{"prompt": "a", "response": "b"}\n')

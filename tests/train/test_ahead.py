@@ -14,8 +14,8 @@ import torch
 from nopsd.config import Config, load_config
 from nopsd.engine.distributed import Ranks
 from nopsd.errors import ConfigError, ServerError, StaleWeightsError
-from nopsd.reporting.metrics_log import read_metrics
 from nopsd.rollout.types import Rollout
+from nopsd.train.metrics_log import read_metrics
 from nopsd.train.sampling import PENDING, Sampler
 from nopsd.train.served import check_gap
 from tests.train.test_kills import run as run_and_kill

@@ -10,7 +10,7 @@ import pytest
 
 from nopsd.cluster.servers.local import start_server
 from nopsd.config import ServerConfig
-from nopsd.reporting.metrics_log import read_metrics
+from nopsd.train.metrics_log import read_metrics
 
 pytestmark = [pytest.mark.slow, pytest.mark.soak]
 WORKER = Path(__file__).with_name("worker_ahead.py")

@@ -17,7 +17,7 @@ from torch import Tensor
 from nopsd.config import Config, DistillConfig
 from nopsd.engine.distributed import Ranks
 from nopsd.engine.packed_attention import Context, use_packed_attention
-from nopsd.stages.registry import STAGE_BY_NAME
+from nopsd.stages.registry import STAGES
 from nopsd.train import context_states
 from nopsd.train.algorithms.distill_stage import identity_of
 from nopsd.train.batches import Example, MicroBatch, Side, rank_micro_batches
@@ -279,8 +279,8 @@ def test_the_budget_is_no_part_of_a_runs_identity() -> None:
         setattr(config.teacher, key, value)
         identities.append(identity_of(config, [], {}, {}, {}))
     assert identities[0] == identities[1] != identities[2]
-    assert {"teacher.kind", "teacher.mix"} < set(STAGE_BY_NAME["train"].keys)
-    assert not {"teacher", "teacher.context_mib"} & set(STAGE_BY_NAME["train"].keys)
+    assert {"teacher.kind", "teacher.mix"} < set(STAGES["train"].config_keys)
+    assert not {"teacher", "teacher.context_mib"} & set(STAGES["train"].config_keys)
 
 
 def run_worker(models: Path, out: Path, kinds: list[str], kinds_alone: bool) -> dict[str, Any]:

@@ -185,7 +185,7 @@ def test_guards_are_conduct_and_no_part_of_what_a_checkpoint_or_stage_was_made_f
 
     default, other = Config(), Config(guard=GuardConfig(patience=9, max_repeated=None))
     assert identity_of(default, [], {}, {}, {}) == identity_of(other, [], {}, {}, {})
-    assert not [key for stage in STAGES for key in stage.keys if key.split(".")[0] == "guard"]
+    assert not [key for stage in STAGES for key in stage.config_keys if key.split(".")[0] == "guard"]
 
 
 def naive(ids: list[int], n: int) -> float:

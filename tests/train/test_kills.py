@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from nopsd.reporting.metrics_log import read_metrics
+from nopsd.train.metrics_log import read_metrics
 
 pytestmark = pytest.mark.slow
 HERE = Path(__file__).parent

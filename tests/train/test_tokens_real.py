@@ -12,7 +12,7 @@ import torch
 
 from nopsd.cluster.servers.local import VllmServer, start_server
 from nopsd.config import ServerConfig
-from nopsd.reporting.metrics_log import read_metrics
+from nopsd.train.metrics_log import read_metrics
 
 pytestmark = [pytest.mark.slow, pytest.mark.soak]
 WORKER = Path(__file__).with_name("worker_tokens_real.py")

@@ -18,8 +18,8 @@ import torch
 
 from nopsd.cluster.servers.local import VllmServer, start_server
 from nopsd.config import ServerConfig
-from nopsd.reporting.metrics_log import read_metrics
 from nopsd.train.checkpoint import COMMITTED, tag_of
+from nopsd.train.metrics_log import read_metrics
 
 pytestmark = pytest.mark.slow
 WORKER = Path(__file__).with_name("worker_train.py")

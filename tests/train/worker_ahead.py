@@ -18,10 +18,10 @@ from worker_train import prompts
 from nopsd.config import Config
 from nopsd.engine.distributed import Ranks, init_distributed, shutdown_distributed
 from nopsd.errors import UserError
-from nopsd.reporting.metrics_log import MetricsLog
 from nopsd.rollout.client import RolloutClient
 from nopsd.rollout.weight_sync import WeightSync
 from nopsd.train.algorithms.distill_stage import train
+from nopsd.train.metrics_log import MetricsLog
 
 
 def config(action: str) -> Config:

@@ -40,11 +40,11 @@ from nopsd.config import DistConfig
 from nopsd.engine.distributed import Ranks, _free_port, init_distributed, shutdown_distributed
 from nopsd.errors import ServerError
 from nopsd.files import read_json, write_json
-from nopsd.reporting.metrics_log import MetricsLog
 from nopsd.rollout.types import Rollout
 from nopsd.train import checkpoint, checkpoint_files, closing, export, sampling
 from nopsd.train.algorithms import distill as algorithm
 from nopsd.train.algorithms import distill_stage as stage
+from nopsd.train.metrics_log import MetricsLog
 
 RANKS = 2
 LEARNING = threading.Event()

@@ -15,9 +15,9 @@ from worker_train import config, prompts
 
 from nopsd.config import Config, DistillConfig, LoraConfig, TeacherConfig, TrainConfig
 from nopsd.engine.distributed import Ranks, init_distributed, shutdown_distributed
-from nopsd.reporting.metrics_log import MetricsLog
 from nopsd.rollout.client import RolloutClient
 from nopsd.train.algorithms.distill_stage import train
+from nopsd.train.metrics_log import MetricsLog
 
 FROZEN = TeacherConfig(kind="frozen")
 EMA = TeacherConfig(kind="ema", rate=0.1)

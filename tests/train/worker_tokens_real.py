@@ -21,11 +21,11 @@ from nopsd.engine.broadcast import broadcast_from_rank0
 from nopsd.engine.distributed import Ranks, init_distributed, shutdown_distributed
 from nopsd.errors import StaleWeightsError
 from nopsd.lab.world import DOMAINS, make_split
-from nopsd.reporting.metrics_log import MetricsLog
 from nopsd.rollout.client import RolloutClient
 from nopsd.rollout.weight_sync import WeightSync
 from nopsd.train.algorithms import grpo_stage as grpo
 from nopsd.train.algorithms import sft_stage as sft
+from nopsd.train.metrics_log import MetricsLog
 from nopsd.train.probe import probe_metrics
 
 QUESTIONS = {question.uid: question for question in make_split(DOMAINS[0], "pool").questions[:6]}

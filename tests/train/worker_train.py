@@ -22,10 +22,10 @@ from nopsd.data.records import Question
 from nopsd.data.wording import Demonstration
 from nopsd.engine.distributed import Ranks, init_distributed, shutdown_distributed
 from nopsd.errors import StaleWeightsError
-from nopsd.reporting.metrics_log import MetricsLog
 from nopsd.rollout.client import RolloutClient
 from nopsd.rollout.weight_sync import WeightSync
 from nopsd.train.algorithms.distill_stage import train
+from nopsd.train.metrics_log import MetricsLog
 
 TEXTS = ("What is two plus three?", "Name a colour, please.", "Which is larger?", "Count to four.", "Why is it so?")
 

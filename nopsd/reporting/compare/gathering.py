@@ -19,13 +19,12 @@ from nopsd.evaluation.bootstrap import Interval
 from nopsd.evaluation.entropy import EntropyGap
 from nopsd.evaluation.evaluate import DomainResult, read_result
 from nopsd.files import read_json
-from nopsd.neurons.store import load_neurons
 from nopsd.reporting.compare.plan import Member, Plan, domains
 from nopsd.reporting.compare.results import Results, check_paired
 from nopsd.reporting.compare.views import OWN, Cost, Material, Pool, RowFacts, View, layout_for
-from nopsd.reporting.metrics_log import METRICS, read_metrics
+from nopsd.rollout.types import FILE as ROLLOUTS
+from nopsd.run import folder as names
 from nopsd.run.folder import MANIFEST, RunFolder
-from nopsd.selection.stage import read_contexts, read_selected
 
 TARGETS, SELECTED, ENTROPY = "targets", "selected", "entropy_gap"  # folders of a run, beside its stages
 
@@ -74,13 +73,13 @@ def _take(view: View, member: Member) -> None:
     """One run's evaluations, cost and facts, as far as they are there."""
     run, config, results = RunFolder(member.config.run_dir), member.config, view.results
     key = (member.label, member.source, member.seed)
-    if run.manifest("evaluate_base") is not None:
-        base = evaluated(run.stage_dir("evaluate_base"), "base", config)
+    if run.manifest(names.EVALUATE_BASE) is not None:
+        base = evaluated(run.stage_dir(names.EVALUATE_BASE), "base", config)
         _fill(results.base.setdefault(member.seed, {}), base)
     trainer = METHODS[config.method].trainer
-    if trainer is None or run.manifest("evaluate") is None:
+    if trainer is None or run.manifest(names.EVALUATE) is None:
         return
-    found = evaluated(run.stage_dir("evaluate"), "final", config)
+    found = evaluated(run.stage_dir(names.EVALUATE), "final", config)
     for file in sorted((run.root / TARGETS).glob(f"*/{MANIFEST}")):
         _fill(found, evaluated(file.parent, "model", config))
     results.runs[key] = found
@@ -107,7 +106,7 @@ def evaluated(folder: Path, name: str, config: Config) -> dict[str, DomainResult
 
 def cost_of(run: RunFolder, config: Config) -> Cost:
     """From the training log and the pool's rollouts."""
-    rows = read_metrics(run.stage_dir("train") / METRICS)
+    rows = run.training_metrics()
     sampled = [row.get("response_length_mean") or 0.0 for row in rows]
     seconds = [sum(v for k, v in row.items() if k.startswith("time/") and v is not None) for row in rows]
     tokens = config.train.batch * config.train.n * sum(sampled)
@@ -116,14 +115,13 @@ def cost_of(run: RunFolder, config: Config) -> Cost:
 
 def material_of(run: RunFolder) -> Material | None:
     """What the run learned from, judged with labels after the fact; None where the pool has none."""
-    judged = run.stage_dir("evaluate_base") / "pool_correct.json"
-    if run.manifest("select") is None or not judged.exists():
+    correct = run.pool_correct()
+    if run.manifest(names.SELECT) is None or not correct:
         return None
-    correct, folder = read_json(judged), run.stage_dir("select")
-    selected = [correct[uid] for uid in read_selected(folder).uids if uid in correct]
-    if not correct or not selected:
+    selected = [correct[uid] for uid in run.selection().uids if uid in correct]
+    if not selected:
         return None
-    contexts = read_contexts(folder)
+    contexts = run.contexts()
     shown = [[correct[n.uid] for n in near if n.uid in correct and n.uid != uid] for uid, near in contexts.items()]
     right = Material(fmean(correct.values()), fmean(selected))
     if not any(shown):
@@ -133,7 +131,7 @@ def material_of(run: RunFolder) -> Material | None:
 
 
 def rollout_tokens(run: RunFolder) -> float:
-    file = run.stage_dir("rollout") / "rollouts.parquet"
+    file = run.stage_dir(names.ROLLOUT) / ROLLOUTS
     if not file.exists():
         return 0.0
     column = pq.read_table(file, columns=["response_ids"]).column(0)
@@ -153,12 +151,12 @@ def _diagnostics(view: View, plan: Plan, members: Sequence[Member]) -> None:
             row = read_json(run.stage_dir(ENTROPY) / "entropy_gap.json")[plan.entropy]
             gap = Interval(row["gap"], row["low"], row["high"])
             view.entropy[source] = EntropyGap(row["questions"], row["student"], row["teacher"], gap)
-        if run.manifest("select") is not None:
-            mean = read_selected(run.stage_dir("select")).stats.get("mean_pairwise_jaccard")
+        if run.manifest(names.SELECT) is not None:
+            mean = run.selection().stats.get("mean_pairwise_jaccard")
             if mean is not None:
                 view.diversity[source] = mean
-        judged = run.stage_dir("evaluate_base") / "pool_correct.json"
-        if run.manifest("neurons") is not None and judged.exists():
-            neurons, correct = load_neurons(run.stage_dir("neurons")), read_json(judged)
+        correct = run.pool_correct()
+        if run.manifest(names.NEURONS) is not None and correct:
+            neurons = run.neurons()
             shares = [correct.get(uid, float("nan")) for uid in neurons.uids]
             view.pools[source] = Pool(neurons.counts.tolist(), shares, member.config.rollout_zs.n)

@@ -12,11 +12,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nopsd.data.artefacts import TESTS
 from nopsd.errors import ArtefactError
 from nopsd.files import flatten, sha256_file
+from nopsd.rollout.types import FILE as ROLLOUTS
+from nopsd.run import folder as names
 from nopsd.run.folder import BEGUN, MANIFEST, RunFolder
 
-ROLLOUTS = "rollouts.parquet"
 BASE = "evaluate_base"
 # Of evaluate_base: what its rollouts of the test questions don't depend on (they do on tests.jsonl).
 POOLS_OWN = ("input.data", "input.rollout")
@@ -89,5 +91,5 @@ def _without_pool(made: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _tests_hash(run: RunFolder) -> str | None:
-    file = run.stage_dir("data") / "tests.jsonl"
+    file = run.stage_dir(names.DATA) / TESTS
     return sha256_file(file) if file.exists() else None

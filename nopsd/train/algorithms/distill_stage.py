@@ -28,6 +28,7 @@ from nopsd.files import sha256_json
 from nopsd.rollout.weight_sync import open_weight_sync
 from nopsd.train.algorithms.distill import distill
 from nopsd.train.algorithms.distill_state import Distillation
+from nopsd.train.artefacts import EXPORT
 from nopsd.train.closing import already_exported, finish, pad_id, resume
 from nopsd.train.losses.head import DistillModel
 from nopsd.train.losses.targets import OTHER_PROMPTS, auxiliaries
@@ -67,7 +68,7 @@ def train(
     check_budget(config.train.micro_tokens, min(lengths), max(lengths), config.train.max_response)
     aux_prompts = needed_aux_prompts(config, selected, aux_prompts or {})
     identity = identity_of(config, selected, student_prompts, teacher_prompts, aux_prompts)
-    if already_exported(folder / "export", identity, ranks):
+    if already_exported(folder / EXPORT, identity, ranks):
         return
     parallel = join(ranks, config.dist.sequence_parallel)
     student, teacher, ema = load_engines(config, model_path, ranks, parallel)
@@ -114,7 +115,7 @@ def load_engines(
     train, dtype = config.train, config.model.dtype
     check_shareable(model_path, parallel, config.model.trust_remote_code)
     device = "cpu" if ranks.device.type == "cpu" else "gpu"
-    seed = config.train.seed or config.seed
+    seed = config.train.seed
     torch.manual_seed(seed + ranks.rank)
     student_config, teacher_config = role_configs(config, device)
     trusted = config.model.trust_remote_code

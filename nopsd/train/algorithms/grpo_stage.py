@@ -21,6 +21,7 @@ from nopsd.files import sha256_json
 from nopsd.rollout.weight_sync import open_weight_sync
 from nopsd.train.algorithms.grpo import reinforce
 from nopsd.train.algorithms.grpo_state import Reinforcement
+from nopsd.train.artefacts import EXPORT
 from nopsd.train.closing import already_exported, finish, pad_id, resume
 from nopsd.train.planning import check_budget
 from nopsd.train.reference import load_reference
@@ -54,7 +55,7 @@ def train(
     lengths = [len(student_prompts[uid]) for uid in selected]
     check_budget(config.train.micro_tokens, min(lengths), max(lengths), config.train.max_response)
     identity = identity_of(config, selected, student_prompts, questions, think_open)
-    if already_exported(folder / "export", identity, ranks):
+    if already_exported(folder / EXPORT, identity, ranks):
         return
     parallel = join(ranks, config.dist.sequence_parallel)
     student = load_token_engine(config, model_path, ranks, parallel)

@@ -21,6 +21,7 @@ from nopsd.files import sha256_json
 from nopsd.rollout.weight_sync import open_weight_sync
 from nopsd.train.algorithms.sft import finetune
 from nopsd.train.algorithms.sft_state import Finetuning
+from nopsd.train.artefacts import EXPORT
 from nopsd.train.closing import already_exported, finish, pad_id, resume
 from nopsd.train.planning import check_budget
 from nopsd.train.state import Log
@@ -52,7 +53,7 @@ def train(
     longest = max(len(ids) for _, responses in examples.values() for ids in responses)
     check_budget(config.train.micro_tokens, min(lengths), max(lengths), longest)
     identity = identity_of(config, examples)
-    if already_exported(folder / "export", identity, ranks):
+    if already_exported(folder / EXPORT, identity, ranks):
         return
     parallel = join(ranks, config.dist.sequence_parallel)
     student = load_token_engine(config, model_path, ranks, parallel)

@@ -26,11 +26,11 @@ from nopsd.engine.ds_config import role_configs
 from nopsd.errors import ConfigError, UserError
 from nopsd.files import read_json
 from nopsd.models import LAB_MODEL, ModelFiles
-from nopsd.run.runner import with_inputs
-from nopsd.run.workload import Counts, workload
+from nopsd.run.folder import SELECT, SIGNALS
+from nopsd.run.stage import Counts, Stage
 from nopsd.selection.names import check_names
 from nopsd.stages.data import check_pool, check_windows, chosen_tests
-from nopsd.stages.registry import Stage, planned
+from nopsd.stages.registry import STAGES
 
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 WEIGHTS_INDEX = "model.safetensors.index.json"
@@ -59,12 +59,12 @@ class Preview:
 
 def dry_run(config: Config, command: str = "run") -> tuple[str, int]:
     """What to print, and the exit code. ConfigError if the method has no such stage."""
-    stages = planned(config) if command == "run" else with_inputs(command, config)
+    stages = STAGES.planned(config) if command == "run" else STAGES.with_inputs(command, config)
     found = Preview()
     counts = found.noted("data", lambda: count_questions(config, found))
     hosts = found.noted("hosts", lambda: hosts_of(config))
     ranks = world_size(hosts) if hosts else config.dist.ranks
-    if any(stage.name in ("signals", "select") for stage in stages):
+    if {SIGNALS, SELECT} & {stage.name for stage in stages}:
         found.noted("names", lambda: check_names(config), f"{config.select.selector}, {config.context.retriever}")
     folder = found.noted("model", lambda: find_model(config, found))
     if folder is not None:
@@ -197,8 +197,8 @@ def _heading(config: Config, command: str) -> str:
 def _stage_lines(config: Config, stages: list[Stage], counts: Counts | None) -> str:
     rows = []
     for number, stage in enumerate(stages, 1):
-        done = workload(config, stage.name, counts)
-        rows.append(f"{number:2} {stage.name:14} {stage.does}{': ' if done else ''}{done}")
+        done = stage.workload(config, counts)
+        rows.append(f"{number:2} {stage.name:14} {stage.title(config)}{': ' if done else ''}{done}")
     return "\n".join(rows)
 
 

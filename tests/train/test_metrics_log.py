@@ -1,4 +1,4 @@
-"""nopsd.reporting.metrics_log: a resumed run's log has each step once, and no number can crash it."""
+"""nopsd.train.metrics_log: a resumed run's log has each step once, and no number can crash it."""
 
 import json
 import math
@@ -7,7 +7,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from nopsd.errors import ArtefactError
-from nopsd.reporting.metrics_log import MetricsLog, read_metrics
+from nopsd.train.metrics_log import MetricsLog, read_metrics
 
 
 def _scalars(folder, name):

@@ -14,9 +14,8 @@ from typing import Any
 
 from nopsd.errors import ArtefactError
 from nopsd.files import write_atomic
+from nopsd.train.artefacts import METRICS, TENSORBOARD
 
-METRICS = "metrics.jsonl"
-TENSORBOARD = "tb"
 NONFINITE = "nonfinite"
 
 

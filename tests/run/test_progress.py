@@ -1,10 +1,10 @@
-"""nopsd.reporting.progress: a user must see what runs, how far it is and how long it will take, in any console."""
+"""nopsd.run.progress: a user must see what runs, how far it is and how long it will take, in any console."""
 
 import io
 
 import pytest
 
-from nopsd.reporting.progress import StageProgress, duration
+from nopsd.run.progress import StageProgress, duration
 
 
 class Clock:

@@ -7,17 +7,18 @@ import shutil
 from pathlib import Path
 
 import pytest
-import yaml
+from omegaconf import OmegaConf
 
 from nopsd import cli
 from nopsd.cluster.doctor.fitting import GPUS, room_on
 from nopsd.cluster.doctor.memory import needs_of, shape_of
+from nopsd.commands import dry_run as module
+from nopsd.commands.dry_run import dry_run, lacking_files
 from nopsd.config import METHODS, PRESETS, load_config, preset_names
 from nopsd.engine.ds_config import role_configs
 from nopsd.errors import ConfigError
-from nopsd.run import dry_run as module
-from nopsd.run.dry_run import dry_run, lacking_files
-from nopsd.run.workload import Counts, workload
+from nopsd.run.stage import Counts
+from nopsd.stages.registry import STAGES
 
 MODELS = Path(__file__).parents[1] / "cluster" / "doctor" / "qwen3"  # config.json alone, with the published numbers
 PAPER = [name for name in preset_names() if name.startswith("paper/")]
@@ -135,7 +136,6 @@ SPEC_10 = {
         "betas": [0.9, 0.999],
         "clip": 1.0,
         "lora": {"r": 0},
-        "seed": 0,
     },
     "distill": {
         "divergence": "reverse_kl",
@@ -165,20 +165,21 @@ SPEC_10 = {
         "ece_bins": 15,
         "extract": "lenient",
     },
-    "dist": {"ranks": 4, "shard": "sample", "context_exchange": "queries_only", "topk_search": "bisect"},
+    "dist": {"ranks": 4, "context_exchange": "queries_only"},
 }
 RATIOS = dict.fromkeys(["biology", "material", "physics", "chemistry"], 0.1) | {"edu": 0.2, "mmlu_pro": 0.2}
 
 
 @pytest.mark.parametrize("name", DOMAINS)
-def test_paper_presets_write_out_every_value_of_the_spec(name):
+def test_paper_presets_state_every_value_of_the_paper(name):
     """A default that changes must not change the paper's runs."""
-    stated = yaml.safe_load((PRESETS / "paper" / f"{name}.yaml").read_text())
+    files = [PRESETS / "paper" / "biology.yaml", PRESETS / "paper" / f"{name}.yaml"]
+    stated = OmegaConf.to_container(OmegaConf.merge(*map(OmegaConf.load, files)))
     for section, values in SPEC_10.items():
         assert {key: stated[section].get(key, "not stated") for key in values} == values, section
     assert stated["model"] == {"path": "Qwen/Qwen3-4B-Thinking-2507", "dtype": "bfloat16"}
     assert (stated["data"]["test_ratio"], stated["data"]["seed"]) == (RATIOS[name], 42)
-    lines = (PRESETS / "paper" / f"{name}.yaml").read_text().splitlines()
+    lines = files[-1].read_text().splitlines()
     bare = [line for line in lines if re.match(r"  (?!run_dir|#)\w+: [^{]", line) and " # " not in line]
     assert all(re.match(r"  (domain|seed|tensor_parallel|startup_timeout_s)", line) for line in bare), bare
 
@@ -199,14 +200,18 @@ def test_numbers_of_the_work(hub):
     """A user plans hours by them: N questions, n samples, at most so many tokens, by hand."""
     config = load_config("paper/chemistry")
     counts = Counts(5636, {"Chemistry": 627})
-    assert workload(config, "rollout", counts).endswith("at most 46.2 million tokens")  # 5636 * 8192
-    assert workload(config, "evaluate", counts).endswith("at most 82.2 million tokens")  # 627 * 8 * 16384
-    assert workload(config, "select", counts).startswith("1,127 of 5,636 questions by neuron_count; 10 demonstrations")
-    assert "19.7 million tokens in all" in workload(config, "train", counts)  # 150 * 16 * 8192
+    assert STAGES["rollout"].workload(config, counts).endswith("at most 46.2 million tokens")  # 5636 * 8192
+    assert STAGES["evaluate"].workload(config, counts).endswith("at most 82.2 million tokens")  # 627 * 8 * 16384
+    assert (
+        STAGES["select"]
+        .workload(config, counts)
+        .startswith("1,127 of 5,636 questions by neuron_count; 10 demonstrations")
+    )
+    assert "19.7 million tokens in all" in STAGES["train"].workload(config, counts)  # 150 * 16 * 8192
     ttrl = load_config("paper/chemistry", ["method=ttrl"])
-    assert workload(ttrl, "train", counts).startswith("353 steps of 16 questions x 8 responses")  # 5636 / 16
-    assert workload(ttrl, "train", None).startswith("1 epochs")
-    assert "can't be counted" in workload(config, "data", None)
+    assert STAGES["train"].workload(ttrl, counts).startswith("353 steps of 16 questions x 8 responses")  # 5636 / 16
+    assert STAGES["train"].workload(ttrl, None).startswith("1 epochs")
+    assert "can't be counted" in STAGES["data"].workload(config, None)
 
 
 def test_published_sizes_are_the_papers(hub):

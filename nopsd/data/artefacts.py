@@ -1,0 +1,60 @@
+"""Files of the data stage: the pool and the tests without answers.
+
+| file | what |
+|---|---|
+| pool.jsonl | a question of the pool a row (`Question`), no answer |
+| tests.jsonl | test questions of all domains, no answer |
+| responses.jsonl | {uid, text}: of data that bring their own responses |
+| data.json | sizes, hash of the pool, longest prompts, a note where the splits aren't the published ones |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nopsd.data.records import Question
+from nopsd.files import read_json, read_jsonl, write_json, write_jsonl
+
+POOL, TESTS, RESPONSES, FACTS = "pool.jsonl", "tests.jsonl", "responses.jsonl", "data.json"
+
+
+def write_data(
+    folder: Path,
+    pool: Sequence[Question],
+    tests: Sequence[Question],
+    responses: Mapping[str, str] | None,
+    facts: Mapping[str, Any],
+) -> None:
+    """Write the stage's files; `responses` (uid -> text) of every pool question, if there are any."""
+    if responses is not None:
+        write_jsonl(folder / RESPONSES, [{"uid": q.uid, "text": responses[q.uid]} for q in pool])
+    write_jsonl(folder / POOL, [q.to_json() for q in pool])
+    write_jsonl(folder / TESTS, [q.to_json() for q in tests])
+    write_json(folder / FACTS, dict(facts))
+
+
+def read_pool(folder: Path) -> list[Question]:
+    """The pool's questions; ArtefactError if the file is missing or damaged, as of all readers here."""
+    return [Question.from_json(row) for row in read_jsonl(folder / POOL)]
+
+
+def read_tests(folder: Path) -> dict[str, list[Question]]:
+    """Test questions by domain."""
+    tests: dict[str, list[Question]] = {}
+    for row in read_jsonl(folder / TESTS):
+        tests.setdefault(row["domain"], []).append(Question.from_json(row))
+    return tests
+
+
+def read_responses(folder: Path) -> dict[str, str] | None:
+    """uid -> given response; None for data without."""
+    path = folder / RESPONSES
+    return {row["uid"]: row["text"] for row in read_jsonl(path)} if path.exists() else None
+
+
+def read_note(folder: Path) -> str:
+    """Where pool and test aren't the published ones, how they differ; else empty."""
+    note: str = read_json(folder / FACTS).get("note", "")
+    return note

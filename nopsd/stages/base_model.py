@@ -1,0 +1,31 @@
+"""The frozen base model as the scoring stages read it: one ZeRO-3 engine, sharded over the ranks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nopsd.engine.device import device
+from nopsd.engine.ds_config import host_values, load_ds_config
+from nopsd.engine.frozen import load_frozen
+from nopsd.run.session import Session
+
+
+def base_engine(session: Session) -> Any:
+    """The frozen base model, sharded over the ranks."""
+    config, dtype = session.config, session.config.model.dtype
+    ds_config = load_ds_config(
+        config.dist.teacher_config,
+        "teacher",
+        ds_device(),
+        config.train.micro,
+        1,
+        config.train.clip,
+        dtype,
+        host=host_values(config.dist),
+    )
+    return load_frozen(str(session.model.path), dtype, ds_config, config.model.trust_remote_code, config.model.revision)
+
+
+def ds_device() -> str:
+    """Which of `ds_configs` fit this host: `cpu` or `gpu`."""
+    return "cpu" if device() == "cpu" else "gpu"

@@ -1,0 +1,75 @@
+"""Stages `evaluate_base` and `evaluate`: sample answers to the test questions and judge them with the answer key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nopsd.config import Config
+from nopsd.evaluation.stage import check_answers_known, evaluate_policy, judge_pool
+from nopsd.rollout.stage import run_rollouts
+from nopsd.run import folder as names
+from nopsd.run.session import Session, eval_sampling
+from nopsd.run.stage import Counts, Progress, Stage
+from nopsd.stages.rollout import SERVED_DTYPES
+from nopsd.stages.workload import responses
+
+
+class _Evaluation(Stage):
+    """What both evaluations share."""
+
+    config_keys = ("eval", "prompt", *SERVED_DTYPES)
+
+    def check(self, config: Config) -> None:
+        """Every test question can be judged."""
+        check_answers_known(config)
+
+    def workload(self, config: Config, counts: Counts | None) -> str:
+        """Responses and tokens."""
+        return responses(sum(counts.tests.values()) if counts else None, config.eval.n, config.eval.max_new)
+
+
+class EvaluateBase(_Evaluation):
+    """The base model on the tests, and how many of the pool's own answers are right, for the report alone."""
+
+    name = names.EVALUATE_BASE
+    does = "evaluate the base model"
+    inputs = (names.DATA, names.ROLLOUT)
+
+    def needed(self, config: Config) -> bool:
+        """Always: also of method base, which trains nothing."""
+        return True
+
+    def work(self, session: Session, folder: Path, progress: Progress) -> None:
+        """Sample and judge; judge the pool's rollouts."""
+        evaluate_weights(session, folder, progress, "base", session.model.path, 0)
+        if session.tests:
+            judge_pool(session.config, session.pool, session.rollouts, folder, session.think_open)
+
+
+class Evaluate(_Evaluation):
+    """The trained model on the tests."""
+
+    name = names.EVALUATE
+    does = "evaluate the trained model"
+    inputs = (names.DATA, names.TRAIN)
+
+    def work(self, session: Session, folder: Path, progress: Progress) -> None:
+        """Load the export into the server, sample and judge."""
+        steps = session.run.export_record()["steps"]
+        evaluate_weights(session, folder, progress, "final", session.run.export, steps)
+
+
+def evaluate_weights(
+    session: Session, folder: Path, progress: Progress, name: str, weights: Path, version: int
+) -> None:
+    """Sample with the weights of a folder, as policy `version`, and judge; without tests only an empty result."""
+    config = session.config
+    if not session.tests:  # a user's own questions without answers: nothing to measure on
+        evaluate_policy(config, name, {}, [], folder)
+        return
+    questions = [q for tests in session.tests.values() for q in tests]
+    prompts = [session.renderer.student(q) for q in questions]
+    client = session.client_holding(weights, version)
+    sampling, seed = eval_sampling(config.eval), config.eval.seed
+    rollouts = run_rollouts(questions, prompts, client, sampling, seed, folder, version, progress)
+    evaluate_policy(config, name, session.tests, rollouts, folder, session.think_open)

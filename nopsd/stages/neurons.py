@@ -1,0 +1,52 @@
+"""Stage `neurons`: the pool's zero-shot rollouts through the frozen, sharded base model; counts and neuron sets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nopsd.config import Config
+from nopsd.data.prompts import think_ids
+from nopsd.neurons.stage import score_rollouts
+from nopsd.run import folder as names
+from nopsd.run.session import Session
+from nopsd.run.stage import Counts, Progress, Stage
+from nopsd.selection.names import needs_neurons
+from nopsd.stages.base_model import base_engine
+from nopsd.stages.workload import responses
+
+
+class Neurons(Stage):
+    """Every neuron's contribution to each generated token (the paper's Eqs. 2 and 3), as sparse sets."""
+
+    name = names.NEURONS
+    does = "score every neuron's contribution to each token"
+    inputs = (names.DATA, names.ROLLOUT)
+    config_keys = ("neuron", "model.dtype")
+    distributed = True
+    on_request = True
+
+    def needed(self, config: Config) -> bool:
+        """Where selector, retriever or filter goes by neurons."""
+        return super().needed(config) and needs_neurons(config)
+
+    def workload(self, config: Config, counts: Counts | None) -> str:
+        """Responses and ranks."""
+        sampled = responses(counts.pool if counts else None, config.rollout_zs.n, config.rollout_zs.max_new)
+        return f"{sampled} scored, on {config.dist.ranks} ranks"
+
+    def work(self, session: Session, folder: Path, progress: Progress) -> None:
+        """Score on all ranks, each its share."""
+        config, ranks = session.config, session.ranks
+        assert ranks is not None
+        score_rollouts(
+            base_engine(session),
+            session.rollouts,
+            config.neuron,
+            ranks,
+            folder,
+            progress,
+            model_hash=session.model.hash,
+            think_ids=think_ids(session.tokenizer),
+            shard=config.dist.shard,
+            topk_search=config.dist.topk_search,
+        )
