@@ -1,6 +1,8 @@
 """What every test may use: the lab's model, the shared data, and real multi-rank runs under DeepSpeed's launcher.
 
-Fixtures: `lab_model_dir`, `shared_data`, `free_port`, `deepspeed_run`. Option: `--soak` selects the long tests too.
+Fixtures: `lab_model_dir`, `shared_data`, `free_port`, `deepspeed_run`, `run_ranks`. Options: `--soak` selects the long
+tests too, `--fast` leaves out those marked `engine`. A test that asks for a fixture which starts ranks, a server or
+hosts carries that mark by itself; programs and peers that a test needs are asked for by tests/programs.py.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 
+import json
 import signal
 import socket
 import subprocess
@@ -29,17 +32,28 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 
+# Whoever asks for one of these, directly or through another fixture, starts ranks, a server or hosts.
+ENGINE_FIXTURES = frozenset({"deepspeed_run", "run_ranks", "worker_ranks", "server", "two_hosts"})
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--soak", action="store_true", help="run the tests marked soak too: they take minutes each")
+    parser.addoption("--fast", action="store_true", help="leave out the tests marked engine")
 
 
+# First of all plugins: pytest's own -m then sees the marks that are set here.
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("--soak"):
-        return
-    soaking = [item for item in items if item.get_closest_marker("soak")]
-    if soaking:
-        config.hook.pytest_deselected(items=soaking)
-        items[:] = [item for item in items if item not in soaking]
+    for item in items:
+        if ENGINE_FIXTURES.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker("engine")
+    left_out = set() if config.getoption("--soak") else {"soak"}
+    if config.getoption("--fast"):
+        left_out |= {"engine", "soak"}
+    dropped = [item for item in items if any(item.get_closest_marker(mark) for mark in left_out)]
+    if dropped:
+        config.hook.pytest_deselected(items=dropped)
+        items[:] = [item for item in items if item not in set(dropped)]
 
 
 @pytest.fixture(scope="session")
@@ -158,5 +172,24 @@ def deepspeed_run() -> Callable[..., Finished]:
         command = [sys.executable, str(launcher), "--num_gpus", str(ranks), "--master_addr", "127.0.0.1"]
         command += ["--master_port", str(find_free_port()), *target, *map(str, args)]
         return run_to_end(command, timeout, env, check)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def run_ranks() -> Callable[..., Finished]:
+    """`run_ranks(worker, job, *sizes, timeout=400)`: tests/engine/worker_ranks.py, once for each number of ranks.
+
+    `worker` is the script whose `main(ranks, job)` runs, `job` what it is given; the file lies at job["out"], which
+    therefore every job has, as job.json. An exit code other than 0 fails the test. No process outlives the call.
+    """
+
+    def run(worker: Path, job: Mapping[str, object], *sizes: int, timeout: float = 400.0) -> Finished:
+        described = Path(str(job["out"])) / "job.json"
+        described.parent.mkdir(parents=True, exist_ok=True)
+        described.write_text(json.dumps(job, default=str))
+        launcher = ROOT / "tests" / "engine" / "worker_ranks.py"
+        command = [sys.executable, "-W", "ignore", launcher, worker, described, *sizes]
+        return run_to_end([str(part) for part in command], timeout)
 
     return run

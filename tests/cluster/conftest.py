@@ -16,6 +16,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.programs import require_program
+
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 
@@ -33,6 +35,8 @@ def load(name: str):
 def two_hosts(tmp_path_factory):
     """node1 and node2, one slot each, for the whole session; skipped with the reason where they can't be made."""
     hosts = load("hosts")
+    for program, package in hosts.PROGRAMS.items():
+        require_program(program, package)
     if reason := hosts.lacking():
         pytest.skip(reason)
     with hosts.Hosts(tmp_path_factory.mktemp("cluster") / "hosts") as up:

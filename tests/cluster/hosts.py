@@ -27,6 +27,7 @@ NETWORK = "10.77.0"
 PROGRAMS = {
     "unshare": "util-linux",
     "nsenter": "util-linux",
+    "setpriv": "util-linux",
     "ip": "iproute2",
     "ssh": "openssh-client",
     "sshd": "openssh-server",
@@ -78,8 +79,6 @@ def lacking() -> str | None:
     for program, package in PROGRAMS.items():
         if which(program) is None:
             return f"{program} is not installed (Debian: apt-get install {package})"
-    if which("setpriv") is None:
-        return "setpriv is not installed (Debian: apt-get install util-linux)"
     tried = subprocess.run(
         ["unshare", "--net", "--uts", "--mount", "--pid", "--fork", "ip", "link", "add", "sw", "type", "bridge"],
         capture_output=True,

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-pytestmark = pytest.mark.soak
+pytestmark = [pytest.mark.soak, pytest.mark.engine]
 
 
 def diagnosis(hosts, tmp_path: Path, *more: str) -> tuple[dict, int]:

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ import pytest
 
 from nopsd.cluster.mpi import local_rank, rendezvous_address, started_by_mpi
 from nopsd.errors import UserError
+from tests.programs import require_program
 
 ROOT = Path(__file__).resolve().parents[2]
 RANK = """
@@ -54,10 +54,11 @@ def test_local_ranks_and_therendezvous_address():
     )
 
 
-@pytest.mark.skipif(shutil.which("mpirun") is None, reason="no mpirun (Debian: apt-get install openmpi-bin)")
+@pytest.mark.engine
 def test_two_ranks_of_mpirun_find_each_other():
     """Before torch is loaded, and MPI's end is behind them: a rank that raises later must not hang in MPI_Finalize."""
-    words = ["mpirun", "--allow-run-as-root", "--oversubscribe", "--bind-to", "none", "-n", "2"]
+    mpirun = require_program("mpirun", "openmpi-bin")
+    words = [mpirun, "--allow-run-as-root", "--oversubscribe", "--bind-to", "none", "-n", "2"]
     done = subprocess.run(
         [*words, sys.executable, "-c", RANK, "1"], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
     )

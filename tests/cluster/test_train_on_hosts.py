@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-pytestmark = pytest.mark.soak
+pytestmark = [pytest.mark.soak, pytest.mark.engine]
 NOPSD = (sys.executable, "-m", "nopsd")
 COMMON = (
     "--preset",

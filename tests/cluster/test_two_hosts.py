@@ -15,6 +15,7 @@ import pytest
 
 from nopsd.files import read_json
 from nopsd.lab.world import DOMAIN_BY_NAME, make_split
+from tests.programs import require_program
 
 ROOT = Path(__file__).resolve().parents[2]
 HEARTBEAT_S = 3.0
@@ -226,8 +227,7 @@ def test_the_printed_command_works_typed_by_hand(two_hosts, before_neurons, tmp_
 @pytest.mark.parametrize("launcher", ["openmpi"])
 def test_other_launchers(two_hosts, tmp_path, launcher):
     """Ranks find their number without mpi4py's help, and the run is sealed."""
-    if load_hosts().which("mpirun") is None:
-        pytest.skip("mpirun is not installed (Debian: apt-get install openmpi-bin)")
+    require_program("mpirun", "openmpi-bin")
     config = given_answers(tmp_path, 12)
     command = [*NOPSD, "launch", "--hostfile", str(two_hosts.hostfile), "--launcher", launcher, "neurons", *config]
     done = two_hosts.run("node1", command, 400, environment())

@@ -22,7 +22,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = Path(sysconfig.get_path("purelib"))
 NOPSD = (sys.executable, "-m", "nopsd")
-pytestmark = pytest.mark.soak
+pytestmark = [pytest.mark.soak, pytest.mark.engine]
 
 
 def environment() -> dict[str, str]:

@@ -13,6 +13,7 @@ from nopsd.errors import UserError
 HERE = Path(__file__).parent
 
 
+@pytest.mark.engine
 def test_collectives_and_sharded_rows_on_1_2_4_ranks(tmp_path):
     """If this fails, ranks see different wholes, or e_y = E[y] is another token's row."""
     (tmp_path / "job.json").write_text(json.dumps({}))
@@ -39,6 +40,7 @@ def worker_environment():
     return {**os.environ, "PYTHONPATH": str(root), "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
 
 
+@pytest.mark.engine
 def test_slow_work_of_rank_0_trips_no_collective(free_port):
     """Rollouts may take longer than dist.timeout_s; if this fails, the other ranks give up waiting for them."""
     command = [sys.executable, str(HERE / "worker_slow_main.py"), str(free_port)]

@@ -105,6 +105,7 @@ def reference(model):
     return losses, gradients
 
 
+@pytest.mark.engine
 def test_the_plain_run_is_right(started, model):
     """All else is compared with it."""
     losses, gradients = reference(model)
@@ -113,6 +114,7 @@ def test_the_plain_run_is_right(started, model):
         torch.testing.assert_close(gradient.double(), gradients[name], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.engine
 @pytest.mark.parametrize("case", [name for name in CASES if name not in ("plain", "lora")])
 def test_it_trains_as_the_plain_run(started, case):
     """Saving memory must not change what is learnt. Equal bits where the arithmetic is the same."""
@@ -126,6 +128,7 @@ def test_it_trains_as_the_plain_run(started, case):
         torch.testing.assert_close(found["gradients"][name], gradient, **exact, msg=lambda m, n=name: f"{n}: {m}")
 
 
+@pytest.mark.engine
 @pytest.mark.parametrize("teacher", TEACHERS)
 def test_a_frozen_model_computes_the_same_under_each_file(started, model, teacher):
     """Where its weights rest can't be seen on a CPU; that the files start, and shard, can."""
@@ -139,6 +142,7 @@ def test_a_frozen_model_computes_the_same_under_each_file(started, model, teache
     assert torch.equal(found["logits"], started["teacher_cpu"]["logits"]) and found["sharded"]
 
 
+@pytest.mark.engine
 def test_each_means_was_really_at_work(started):
     """A key that does nothing would pass every comparison above."""
     calls = {case: started[case]["calls"] for case in CASES}  # of one MLP's first layer on rank 0
@@ -153,6 +157,7 @@ def test_each_means_was_really_at_work(started):
     assert [case for case in CASES if started[case]["secondary"]] == ["hpz"]
 
 
+@pytest.mark.engine
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="DeepSpeed's ZeRO++ quantizer is a CUDA kernel")
 def test_quantised_zeropp_trains_about_as_the_plain_run(model, tmp_path):
     """Rounded to 8 and 4 bits, so near, not equal."""
@@ -166,6 +171,7 @@ def can_swap():
     return AsyncIOBuilder().is_compatible(verbose=False)
 
 
+@pytest.mark.engine
 @pytest.mark.soak
 @pytest.mark.skipif(not can_swap(), reason="DeepSpeed's async_io needs libaio-dev, which this machine lacks")
 def test_nvme_trains_as_the_plain_run(tmp_path):

@@ -22,7 +22,7 @@ from nopsd.config import SamplingConfig, ServerConfig
 from nopsd.rollout.pool import RolloutPool, connect
 from nopsd.rollout.weight_sync import open_weight_sync, verify_served
 
-pytestmark = pytest.mark.soak
+pytestmark = [pytest.mark.soak, pytest.mark.engine]
 KEY = "the-key-of-both"
 FOUR = SamplingConfig(n=4, temperature=1.0, top_p=1.0, top_k=-1, max_new=48)
 COUNT = 200

@@ -12,7 +12,7 @@ from nopsd.cluster.servers.local import VllmServer
 from nopsd.config import SamplingConfig
 from nopsd.rollout.client import RolloutClient
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.engine]
 
 
 def test_sigterm_to_every_process_of_the_server_ends_none(

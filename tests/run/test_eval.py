@@ -98,6 +98,7 @@ def test_folders_tell_models_apart():
     assert folder_name("Qwen/Qwen3-4B", "abcdefghi") == "Qwen-Qwen3-4B-abcdefgh"
 
 
+@pytest.mark.engine
 @pytest.mark.soak
 def test_a_real_evaluation_and_the_entropy_gap(tmp_path):
     """On the real engines: the lab's model evaluated, and Table 6's numbers of a small run."""

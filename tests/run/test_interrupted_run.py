@@ -12,7 +12,7 @@ import pytest
 
 from nopsd.files import read_jsonl
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.engine]
 SMALL = (
     "data.pool_limit=20",
     "eval.limit=4",

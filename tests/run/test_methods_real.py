@@ -16,7 +16,7 @@ from nopsd.rollout.types import read_header, read_rollouts, write_rollouts
 from nopsd.run.session import Session
 from nopsd.stages.registry import STAGES
 
-pytestmark = [pytest.mark.slow, pytest.mark.soak]
+pytestmark = [pytest.mark.slow, pytest.mark.soak, pytest.mark.engine]
 SMALL = (
     "data.pool_limit=30",
     "eval.limit=6",

@@ -12,7 +12,7 @@ import pytest
 
 from nopsd.files import read_json, read_jsonl
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.engine]
 SMALL = (
     "data.pool_limit=30",
     "eval.limit=6",

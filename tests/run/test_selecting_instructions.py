@@ -14,7 +14,7 @@ import pytest
 from nopsd.files import read_json
 from nopsd.lab.world import DOMAIN_BY_NAME, make_split
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.engine]
 EMPTY = 3  # the row whose output is empty
 BEFORE = ("data", "rollout", "neurons")
 

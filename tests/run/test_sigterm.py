@@ -22,7 +22,7 @@ from nopsd.files import read_jsonl
 from nopsd.train.checkpoint import COMMITTED
 from tests.run.test_interrupted_run import SMALL, wait_for
 
-pytestmark = [pytest.mark.slow, pytest.mark.soak]
+pytestmark = [pytest.mark.slow, pytest.mark.soak, pytest.mark.engine]
 ENV = {**os.environ, "DS_ACCELERATOR": "cpu"}
 STEPS = 8
 PATIENCE_S = 1800.0  # on a machine that others use too

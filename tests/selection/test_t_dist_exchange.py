@@ -31,6 +31,7 @@ def job(tmp_path_factory, make_neurons):
     return {name: Path(path) for name, path in described.items()}
 
 
+@pytest.mark.engine
 def test_t_dist_uneven_shards_an_empty_rank_and_ties(job):
     """A run on another number of ranks, or with other memory, would train on other questions."""
     reference = job["out"] / "queries_only-sorting-1"
@@ -45,6 +46,7 @@ def test_t_dist_uneven_shards_an_empty_rank_and_ties(job):
     assert len(exact["uids"]) == 10 < len(included["uids"])  # there are ties at the threshold
 
 
+@pytest.mark.engine
 @pytest.mark.parametrize("size", [2, 4])
 def test_bytes_sent_are_the_formula_s(job, size):
     """The paper plan (tools/plan_selection.py) and `auto` would count other bytes than are sent."""

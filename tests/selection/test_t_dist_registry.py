@@ -53,6 +53,7 @@ def runs(tmp_path_factory, make_neurons):
     return folder
 
 
+@pytest.mark.engine
 @pytest.mark.parametrize("size", [2, 4])
 def test_t_dist_every_selector_with_every_retriever(runs, size):
     """Uneven shards, an empty rank, ties everywhere: a rank that differs would train on other questions."""
@@ -66,6 +67,7 @@ def test_t_dist_every_selector_with_every_retriever(runs, size):
             assert other.read_bytes() == (folder / name).read_bytes(), (size, folder.name, name)
 
 
+@pytest.mark.engine
 def test_the_cases_differ_and_have_ties(runs):
     """Equality of empty or constant results would prove nothing."""
     out = runs / "out-1"

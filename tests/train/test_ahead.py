@@ -155,6 +155,7 @@ def test_more_than_one_step_ahead_is_refused_by_name():
         load_config("lab", ["train.ahead=2"])
 
 
+@pytest.mark.engine
 @pytest.mark.slow
 def test_two_ranks_sample_while_they_train_and_a_failed_and_a_killed_run_go_on_to_the_same_losses(
     tiny_models: Path, tmp_path: Path

@@ -12,7 +12,7 @@ from nopsd.cluster.servers.local import start_server
 from nopsd.config import ServerConfig
 from nopsd.train.metrics_log import read_metrics
 
-pytestmark = [pytest.mark.slow, pytest.mark.soak]
+pytestmark = [pytest.mark.slow, pytest.mark.soak, pytest.mark.engine]
 WORKER = Path(__file__).with_name("worker_ahead.py")
 
 

@@ -312,18 +312,21 @@ def check_kinds(found: dict[str, Any]) -> None:
         assert (case["counts"]["context/mib"] > 0) is (kind not in ("ema", "live", "lora_ema", "contrast")), kind
 
 
+@pytest.mark.engine
 @pytest.mark.slow
 def test_teachers_and_readings_with_contexts_and_without(found: dict[str, Any]) -> None:
     """A context of other weights, of an older step's, or of another prompt would give other states."""
     check_kinds(found["kinds"])
 
 
+@pytest.mark.engine
 @pytest.mark.soak
 def test_every_other_kind_too(tiny_models: Path, tmp_path: Path) -> None:
     """The rest of the teachers, each on engines of its own."""
     check_kinds(run_worker(tiny_models, tmp_path, ["frozen", "ema", "live", "contrast"], True)["kinds"])
 
 
+@pytest.mark.engine
 @pytest.mark.slow
 def test_a_resumed_run_has_the_unbroken_ones_losses(found: dict[str, Any]) -> None:
     """Issue 4's promise, with contexts over steps at one rollout a question, of which half fit."""
@@ -338,6 +341,7 @@ def without(row: dict[str, float]) -> dict[str, float]:
     return {name: value for name, value in row.items() if not name.startswith(("time/", "context/"))}
 
 
+@pytest.mark.engine
 @pytest.mark.slow
 def test_ranks_that_disagree_run_as_many_forwards(found: dict[str, Any]) -> None:
     """Else ZeRO-3 waits for ever: one rank has contexts to fill, held or none, the other nothing at all."""

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.engine]
 HERE = Path(__file__).parent
 SOUND_STEPS, PATIENCE = 3, 3  # as worker_guards.py has them
 KEY = "guard/max_repeated"

@@ -15,7 +15,7 @@ import pytest
 
 from nopsd.train.metrics_log import read_metrics
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.engine]
 HERE = Path(__file__).parent
 # Place, which of its visits, whether a file may be torn, whether rank 0 alone gets there.
 TRAINING = (

@@ -19,7 +19,7 @@ from nopsd.engine.distributed import Ranks
 from nopsd.train import checkpoint
 from nopsd.train.checkpoint import COMMITTED, tag_of
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.engine]
 HERE = Path(__file__).parent
 WORKER_RANKS = HERE.parent / "engine" / "worker_ranks.py"
 ALONE = Ranks(0, 1, torch.device("cpu"))

@@ -15,7 +15,7 @@ import torch
 
 from nopsd.files import read_jsonl
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.engine]
 HERE = Path(__file__).parent
 SKIPPED = [1, 3, 5, 6]  # worker_skips.POISON; the run ends at 6, the second in a row
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.engine]
 HERE = Path(__file__).parent
 CASES: dict[str, dict[str, dict[str, Any]]] = {
     "1": {"whole": {}},

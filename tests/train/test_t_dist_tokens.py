@@ -18,7 +18,7 @@ from nopsd.train.batches import batch_uids
 from nopsd.train.sampling import request_names, step_seed
 from tests.train import worker_tokens as worker
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.engine]
 HERE = Path(__file__).parent
 RANKS = HERE.parent / "engine" / "worker_ranks.py"
 CASES = ("sft", "majority", "certainty", "lora", "grpo_resume", "sft_resume", "ulysses")

@@ -47,6 +47,7 @@ def losses(found: dict[str, Any]) -> list[float]:
     return [row["loss"] for row in found["rows"]]
 
 
+@pytest.mark.engine
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["frozen", "ema", "live", "mixed"])
 def test_every_kind_trains(taught: Any, kind: str):
@@ -56,6 +57,7 @@ def test_every_kind_trains(taught: Any, kind: str):
     assert taught["kinds"][kind]["second"] is (kind != "live")  # live: no second model in memory
 
 
+@pytest.mark.engine
 @pytest.mark.slow
 def test_the_kinds_differ_once_the_student_has_moved(taught: Any):
     """At step 0 all are θ_0; a live teacher that stood still would go on as the frozen one does."""
@@ -66,6 +68,7 @@ def test_the_kinds_differ_once_the_student_has_moved(taught: Any):
     assert live == 0 < mixed
 
 
+@pytest.mark.engine
 @pytest.mark.slow
 @pytest.mark.parametrize(("mixed", "pure"), [("mixed0", "frozen"), ("mixed1", "live")])
 def test_a_trust_region_ends_at_the_frozen_and_the_live_teacher(taught: Any, mixed: str, pure: str):
@@ -75,6 +78,7 @@ def test_a_trust_region_ends_at_the_frozen_and_the_live_teacher(taught: Any, mix
         assert (weight - taught["kinds"][pure]["student"][name]).abs().max() < 1e-5, name
 
 
+@pytest.mark.engine
 @pytest.mark.slow
 def test_t_align_a_live_teacher_without_demonstrations_teaches_nothing(taught: Any):
     """Its hidden states and its weight must be the student's at the very same rows; so must LoRA's base at step 0."""
@@ -82,6 +86,7 @@ def test_t_align_a_live_teacher_without_demonstrations_teaches_nothing(taught: A
     assert abs(taught["align"]["lora"][0]["loss"]) < 1e-6 and taught["align"]["lora"][0]["grad_norm"] < 1e-6
 
 
+@pytest.mark.engine
 @pytest.mark.slow
 def test_lora_moves_the_adapters_alone(taught: Any):
     """Base weights that move, or that the optimizer keeps states for, are full fine-tuning at LoRA's learning rate."""
@@ -93,6 +98,7 @@ def test_lora_moves_the_adapters_alone(taught: Any):
     assert not found["second"] and all(row["loss"] > 0.1 for row in found["rows"])
 
 
+@pytest.mark.engine
 @pytest.mark.slow
 def test_lora_checkpoints_hold_no_base_weights(taught: Any):
     """A checkpoint of a 70B base for a few adapters would fill the disk."""
@@ -101,6 +107,7 @@ def test_lora_checkpoints_hold_no_base_weights(taught: Any):
     assert models < 0.8 * base, (models, base)
 
 
+@pytest.mark.engine
 @pytest.mark.slow
 def test_merged_weights_are_what_the_adapters_compute(taught: Any):
     """Server, export and training forward must be one policy; PEFT itself is the reference for the adapter's folder."""
@@ -132,6 +139,7 @@ def probe_ids() -> list[int]:
     return worker_teachers.PROBE
 
 
+@pytest.mark.engine
 @pytest.mark.slow
 def test_under_lora_the_average_is_of_the_adapters_and_comes_back_after_a_resume(taught: Any):
     """T-EMA's closed form on the second adapter; a resume that lost it would teach with its random start."""
@@ -146,6 +154,7 @@ def test_under_lora_the_average_is_of_the_adapters_and_comes_back_after_a_resume
     assert found["again"]["from"] == 2 and losses(found["again"]) == losses(found)[2:]
 
 
+@pytest.mark.engine
 @pytest.mark.slow
 def test_adapters_saved_by_two_ranks_go_on_with_one(taught: Any):
     """The cutting anew must find its way without the base's weights, which the checkpoint leaves out."""

@@ -21,7 +21,7 @@ from nopsd.config import ServerConfig
 from nopsd.train.checkpoint import COMMITTED, tag_of
 from nopsd.train.metrics_log import read_metrics
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.engine]
 WORKER = Path(__file__).with_name("worker_train.py")
 PATIENCE_S = 400.0
 

@@ -51,6 +51,7 @@ def test_without_vllm_the_extra_to_install_is_named(
         start(tmp_path, lab_model_dir)
 
 
+@pytest.mark.engine
 def test_a_server_not_healthy_in_time_is_ended(tmp_path: Path, lab_model_dir: Path) -> None:
     before = set(psutil.Process(os.getpid()).children(recursive=True))
     with pytest.raises(ServerError, match=r"(?s)startup_timeout_s=2.*server\.log"):
@@ -58,6 +59,7 @@ def test_a_server_not_healthy_in_time_is_ended(tmp_path: Path, lab_model_dir: Pa
     assert set(psutil.Process(os.getpid()).children(recursive=True)) <= before
 
 
+@pytest.mark.engine
 @pytest.mark.slow
 def test_a_server_that_dies_while_starting_shows_its_log(tmp_path: Path) -> None:
     model = tmp_path / "model"

@@ -132,6 +132,7 @@ SMALL = (
 )
 
 
+@pytest.mark.engine
 @pytest.mark.soak
 def test_a_real_comparison_killed_and_resumed(tmp_path):
     """Two rows on the real engines, ended by SIGKILL after the first run, continued by the same command."""
