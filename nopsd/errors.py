@@ -1,10 +1,10 @@
-"""Errors that a user can mend: one line that names the thing and the remedy, printed without a traceback."""
+"""Errors that a user can fix: one line that names the cause and the remedy, printed without a traceback."""
 
 
 class UserError(Exception):
     """Bad input or a bad environment. The message names the file, line, key or host, and what to do."""
 
-    of_rank: int | None = None  # whose trouble it is, where another rank told this one of it
+    of_rank: int | None = None  # the rank that failed, where another one reported it to this one
 
 
 class ConfigError(UserError):
@@ -20,12 +20,12 @@ class ArtefactError(UserError):
 
 
 class ServerError(UserError):
-    """The rollout server can't be started or reached, died, or answered what it must not."""
+    """The rollout server can't be started or reached, died, or gave an invalid answer."""
 
 
 class StaleWeightsError(ServerError):
     """The server holds, or answered with, another policy version than was asked for."""
 
 
-class Stopped(Exception):
-    """Not an error: work was left early, as was asked, with all that was done saved. The message says where."""
+class Stopped(Exception):  # noqa: N818 - no error
+    """Not an error: the work stopped early on request, with all of it saved. The message says where."""

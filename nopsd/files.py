@@ -24,6 +24,7 @@ def write_atomic(path: Path, data: str | bytes) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
+    """Write indented JSON with sorted keys."""
     write_atomic(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
 
 
@@ -38,10 +39,12 @@ def read_json(path: Path) -> Any:
 
 
 def write_jsonl(path: Path, rows: list[Any]) -> None:
+    """Write one JSON value a line."""
     write_atomic(path, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows))
 
 
 def read_jsonl(path: Path) -> list[Any]:
+    """Parsed JSON of each line; ArtefactError if the file is missing or damaged."""
     try:
         # Not splitlines(): it also splits at U+2028 and its like, which JSON leaves bare inside strings.
         return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
@@ -52,6 +55,7 @@ def read_jsonl(path: Path) -> list[Any]:
 
 
 def sha256_file(path: Path) -> str:
+    """Hex digest of a file's bytes."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 20):
@@ -60,6 +64,7 @@ def sha256_file(path: Path) -> str:
 
 
 def sha256_json(value: Any) -> str:
+    """Hex digest of a value's JSON with sorted keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 

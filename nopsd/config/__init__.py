@@ -1,24 +1,17 @@
-"""The one typed configuration of a run, as OmegaConf structured dataclasses (SPEC §10.1).
+"""The one typed configuration of a run.
 
-Load with `load_config(preset, overrides)`: the schema's defaults, then a YAML preset of `nopsd/config/presets`
-(or a YAML file), then `key=value` overrides.
+Load it with `load_config(preset, overrides)`: the schema's defaults, then a YAML preset of `nopsd/config/presets` (or
+a YAML file), then `key=value` overrides. `all_keys()` describes every key.
 """
 
-from nopsd.config.loading import PRESETS, all_keys, load_config, preset_names, to_plain, to_yaml
-from nopsd.config.method_rules import is_foreign
-from nopsd.config.methods import METHODS, Method
-from nopsd.config.rules import (
-    CHOICES,
-    DISTILL_CONDUCT,
-    FRACTIONS,
-    IMPORTABLE,
-    MINIMA,
-    TEACHER_CONDUCT,
-    TRAIN_CONDUCT,
-    validate,
-)
+from nopsd.config.loading import load_config, shaping, shaping_keys, to_plain, to_yaml
+from nopsd.config.methods import METHODS, Method, is_foreign
+from nopsd.config.preset import PRESETS, preset_names
+from nopsd.config.rules import validate
 from nopsd.config.schema import (
-    STYLE_WORDS,
+    CHOICES,
+    ENTRY_POINTS,
+    RUNTIME_ONLY,
     Config,
     ContextConfig,
     DataConfig,
@@ -27,6 +20,7 @@ from nopsd.config.schema import (
     EvalConfig,
     GrpoConfig,
     GuardConfig,
+    Key,
     LoraConfig,
     ModelConfig,
     NeuronConfig,
@@ -39,44 +33,52 @@ from nopsd.config.schema import (
     SignalConfig,
     TeacherConfig,
     TrainConfig,
+    all_keys,
+)
+
+# Runtime-only keys by section, until every caller uses `shaping`.
+TRAIN_CONDUCT, DISTILL_CONDUCT, TEACHER_CONDUCT = (
+    tuple(key.split(".")[1] for key in sorted(RUNTIME_ONLY) if key.startswith(f"{section}."))
+    for section in ("train", "distill", "teacher")
 )
 
 __all__ = [
+    "DISTILL_CONDUCT",
+    "TEACHER_CONDUCT",
+    "TRAIN_CONDUCT",
     "CHOICES",
+    "ENTRY_POINTS",
+    "METHODS",
+    "PRESETS",
+    "RUNTIME_ONLY",
     "Config",
     "ContextConfig",
     "DataConfig",
     "DistConfig",
     "DistillConfig",
     "EvalConfig",
-    "FRACTIONS",
     "GrpoConfig",
     "GuardConfig",
-    "IMPORTABLE",
+    "Key",
     "LoraConfig",
-    "METHODS",
-    "MINIMA",
     "Method",
     "ModelConfig",
     "NeuronConfig",
-    "PRESETS",
     "PromptConfig",
-    "STYLE_WORDS",
     "RolloutConfig",
     "SamplingConfig",
     "SelectConfig",
     "ServerConfig",
     "SftConfig",
     "SignalConfig",
-    "DISTILL_CONDUCT",
-    "TEACHER_CONDUCT",
-    "TRAIN_CONDUCT",
     "TeacherConfig",
     "TrainConfig",
     "all_keys",
     "is_foreign",
     "load_config",
     "preset_names",
+    "shaping",
+    "shaping_keys",
     "to_plain",
     "to_yaml",
     "validate",

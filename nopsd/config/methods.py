@@ -1,7 +1,7 @@
-"""The methods a run can train by (SPEC §8): the paper's own, its baselines and its ablations, one name each.
+"""The methods that a run can train by: the paper's own, its baselines and its ablations, one name each.
 
-What a method sets apart from the defaults stands in nopsd/config/presets/method/NAME.yaml, with its source; a preset
-and the command line come after it and win.
+What a method changes in the defaults is in nopsd/config/presets/method/NAME.yaml, with its source; a preset and the
+command line come after it and win.
 """
 
 from __future__ import annotations
@@ -12,8 +12,11 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Method:
-    """`trainer`: the package whose loop trains (distill, sft, grpo); None: the base model is evaluated as it is.
-    `means`: values of keys without which it would be another method (nopsd.config.method_rules)."""
+    """One method.
+
+    `trainer` is the algorithm that trains (distill, sft, grpo); None: the base model is evaluated as it is.
+    `means` holds the values of keys without which it would be another method.
+    """
 
     trainer: str | None
     does: str
@@ -81,3 +84,27 @@ METHODS: dict[str, Method] = {
     ),
     "base": Method(None, "no training"),
 }
+
+# Sections, and keys of sections, that an algorithm never reads; distill.logit_chunk is every algorithm's memory.
+_UNUSED: dict[str | None, tuple[str, ...]] = {
+    "distill": ("sft.", "grpo."),
+    "sft": (
+        "distill.",
+        "teacher.",
+        "grpo.",
+        "train.n",
+        "train.temperature",
+        "train.top_p",
+        "train.top_k",
+        "train.ahead",
+    ),
+    "grpo": ("distill.", "teacher.", "sft."),
+    None: (),  # nothing is trained, whatever is set
+}
+_SHARED = ("distill.logit_chunk",)
+
+
+def is_foreign(method: str, key: str) -> bool:
+    """Whether the dotted key means nothing to the method."""
+    unused = _UNUSED[METHODS[method].trainer]
+    return key not in _SHARED and any(key.startswith(name) if name.endswith(".") else key == name for name in unused)

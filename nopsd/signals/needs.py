@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from nopsd.config import ContextConfig, SelectConfig
-from nopsd.config.rules import CHOICES
+from nopsd.config import CHOICES, ContextConfig, SelectConfig
 from nopsd.errors import ConfigError
 from nopsd.plugins import resolve
 

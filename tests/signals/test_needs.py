@@ -3,8 +3,7 @@
 import pytest
 from omegaconf import OmegaConf
 
-from nopsd.config import Config, ContextConfig, SelectConfig
-from nopsd.config.rules import CHOICES
+from nopsd.config import CHOICES, Config, ContextConfig, SelectConfig
 from nopsd.errors import ConfigError
 from nopsd.signals.needs import COLUMNS, needed, shaping_keys
 

@@ -9,8 +9,7 @@ import random
 
 import pytest
 
-from nopsd.config import Config, GuardConfig, to_plain
-from nopsd.config.rules import validate
+from nopsd.config import Config, GuardConfig, to_plain, validate
 from nopsd.train.guards import WATCHES, Guards, distinct_ngrams, repeated_ngrams
 
 SOUND = {

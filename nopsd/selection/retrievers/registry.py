@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nopsd.config import IMPORTABLE, ContextConfig
+from nopsd.config import ENTRY_POINTS, ContextConfig
 from nopsd.plugins import resolve
 from nopsd.selection.retrievers.base import Retriever
 from nopsd.selection.retrievers.embedding_cos import embedding_cos
@@ -11,7 +11,7 @@ from nopsd.selection.retrievers.none import nothing
 from nopsd.selection.retrievers.random import random_draw
 from nopsd.selection.retrievers.same_prompt_rollout import same_prompt_rollout
 
-GROUP = IMPORTABLE["context.retriever"]  # of entry points
+GROUP = ENTRY_POINTS["context.retriever"]  # of entry points
 RETRIEVERS = {r.name: r for r in (neuron_jaccard, random_draw, embedding_cos, same_prompt_rollout, nothing)}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nopsd.config import IMPORTABLE, SelectConfig
+from nopsd.config import ENTRY_POINTS, SelectConfig
 from nopsd.plugins import resolve
 from nopsd.selection.selectors.all import everything
 from nopsd.selection.selectors.base import Selector
@@ -19,7 +19,7 @@ from nopsd.selection.selectors.self_certainty import self_certainty
 from nopsd.selection.selectors.seq_nll import seq_nll
 from nopsd.selection.selectors.token_entropy import token_entropy
 
-GROUP = IMPORTABLE["select.selector"]  # of entry points
+GROUP = ENTRY_POINTS["select.selector"]  # of entry points
 SELECTORS = {
     s.name: s
     for s in (

@@ -2,7 +2,7 @@
 
 import pytest
 
-from nopsd.config import CHOICES, MINIMA, all_keys, load_config, preset_names, to_yaml
+from nopsd.config import load_config, preset_names, to_yaml
 from nopsd.errors import ConfigError
 
 
@@ -57,13 +57,35 @@ def test_every_preset_loads_and_survives_its_own_yaml(name, tmp_path):
     assert load_config(str(tmp_path / "config.yaml")) == config
 
 
-def test_checked_keys_exist():
-    """A renamed key must not lose its check."""
-    assert {*CHOICES, *MINIMA} <= set(all_keys())
-
-
 def test_paper_preset_holds_the_papers_numbers():
     config = load_config("paper/biology")
     assert (config.neuron.per_layer, config.neuron.k, config.context.m) == (2000, 5000, 10)
     assert (config.train.steps, config.train.batch, config.select.fraction) == (150, 16, 0.2)
     assert (config.teacher.kind, config.teacher.rate, config.eval.n, config.eval.temperature) == ("ema", 0.01, 8, 0.6)
+
+
+SEEDS = ("train", "select", "context", "eval")
+
+
+def seeds(config):
+    return [getattr(config, section).seed for section in SEEDS]
+
+
+def test_a_sections_seed_is_the_runs_unless_it_is_set():
+    assert seeds(load_config("lab")) == [0, 0, 0, 0]
+    assert seeds(load_config("lab", ["seed=3"])) == [3, 3, 3, 3]
+    assert seeds(load_config("lab", ["seed=3", "train.seed=5"])) == [5, 3, 3, 3]
+    assert load_config("lab", ["seed=3"]).data.seed == 42, "the split into pool and test stays"
+
+
+def test_a_seed_of_0_is_0():
+    """It was taken as "not set": `compare` with seeds 0 and 1 of training trained seed 1 twice."""
+    assert load_config("lab", ["seed=1", "train.seed=0"]).train.seed == 0
+
+
+def test_a_seed_over_a_saved_configuration_moves_what_follows_it(tmp_path):
+    """`--config RUN/config.yaml seed=3` is another run of seed 3, not one that trains by the old seed."""
+    saved = tmp_path / "config.yaml"
+    saved.write_text(to_yaml(load_config("lab", ["seed=1", "select.seed=7"])))
+    assert seeds(load_config(str(saved))) == [1, 7, 1, 1]
+    assert seeds(load_config(str(saved), ["seed=3"])) == [3, 7, 3, 3]
