@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from nopsd.config import DISTILL_CONDUCT, METHODS, TEACHER_CONDUCT, TRAIN_CONDUCT, Config, is_foreign, to_plain
+from nopsd.config import METHODS, Config, is_foreign, shaping_keys
 from nopsd.data.prompts import TeacherPrompt
 from nopsd.data.records import Question
 from nopsd.data.sources import load_splits
@@ -34,11 +34,6 @@ from nopsd.train.metrics_log import MetricsLog
 from nopsd.train.probe import probe_metrics
 
 
-def _section(name: str, runtime_only: Sequence[str] = ()) -> tuple[str, ...]:
-    """The section's keys that shape the result."""
-    return tuple(f"{name}.{key}" for key in to_plain(Config())[name] if key not in runtime_only)
-
-
 class Train(Stage):
     """Training by the method's algorithm: on-policy distillation (the paper's Algorithm 1), fine-tuning or GRPO."""
 
@@ -47,11 +42,11 @@ class Train(Stage):
     inputs = (names.DATA, names.ROLLOUT, names.SELECT)
     config_keys = (
         "method",
-        *_section("train", TRAIN_CONDUCT),
-        *_section("distill", DISTILL_CONDUCT),
-        *_section("teacher", TEACHER_CONDUCT),
-        *_section("sft"),
-        *_section("grpo"),
+        *shaping_keys("train"),
+        *shaping_keys("distill"),
+        *shaping_keys("teacher"),
+        *shaping_keys("sft"),
+        *shaping_keys("grpo"),
         "context",
         "prompt",
         "model.dtype",
