@@ -26,6 +26,9 @@ PUBLISHED = {
 }
 
 
+ELSEWHERE = {"lab": "nopsd.lab.source"}  # a source that is not a module of this package
+
+
 @dataclass(frozen=True)
 class Splits:
     """The pool of one domain, and test questions by domain (the pool's own among them, if it has any)."""
@@ -36,7 +39,7 @@ class Splits:
 
 
 def _source(config: DataConfig) -> ModuleType:
-    return import_module(f"nopsd.data.sources.{config.name}")
+    return import_module(ELSEWHERE.get(config.name, f"nopsd.data.sources.{config.name}"))
 
 
 def load_splits(config: DataConfig) -> Splits:
