@@ -1,4 +1,4 @@
-"""Cost of a weight sync against a plain gloo broadcast of the same bytes, in one run (issue 5: at most 1.5 times).
+"""Cost of a weight sync against a plain gloo broadcast of the same bytes, in one run.
 
     python tools/bench_sync.py                              # 100 MB, one server, buckets of 4, 16, 64 and 256 MiB
     python tools/bench_sync.py --mb 400 --servers 2 --json sync.json
@@ -106,7 +106,8 @@ class Plain:
     """The same bytes, broadcast to `receivers` processes that do nothing with them."""
 
     def __init__(self, sizes: Sequence[int], receivers: int, times: int) -> None:
-        store = open_store(ADDRESS, TIMEOUT_S)
+        # Held until `close`: a receiver may still read the store when this process's own side of the group stands.
+        self.store = store = open_store(ADDRESS, TIMEOUT_S)
         world, name = 1 + receivers, "plain"
         spawn = multiprocessing.get_context("spawn")
         self.processes = [
@@ -124,8 +125,12 @@ class Plain:
             finish(start_broadcast(self.group, buffer))
 
     def close(self) -> None:
+        """Wait for the receivers, and only then close the store. RuntimeError if one failed."""
         for process in self.processes:
             process.join(TIMEOUT_S)
+        del self.store
+        if any(process.exitcode != 0 for process in self.processes):
+            raise RuntimeError(f"receivers ended with exit codes {[process.exitcode for process in self.processes]}")
 
 
 def seconds(call: Callable[[], Any]) -> float:

@@ -184,7 +184,7 @@ def score(config: Config, wanted: Sequence[Reading], folder: Path, extract: int)
     """Score the rollouts once for each reading; every rank calls it."""
     from nopsd.data.prompts import think_ids
     from nopsd.engine.distributed import init_distributed, shutdown_distributed
-    from nopsd.engine.ds_config import load_ds_config
+    from nopsd.engine.ds_config import role_config
     from nopsd.engine.frozen import load_frozen
     from nopsd.neurons.stage import score_rollouts
     from nopsd.stages.base_model import ds_device
@@ -192,9 +192,7 @@ def score(config: Config, wanted: Sequence[Reading], folder: Path, extract: int)
     ranks = init_distributed(config.dist)
     with Session(config) as session:
         model = config.model
-        settings = load_ds_config(
-            config.dist.teacher_config, "teacher", ds_device(), config.train.micro, 1, config.train.clip, model.dtype
-        )
+        settings = role_config(config, "teacher", ds_device())
         engine = load_frozen(str(session.model.path), model.dtype, settings, model.trust_remote_code, model.revision)
         rollouts = [r for r in pool_rollouts(session) if r.sample < extract]
         for place, reading in enumerate(wanted, start=1):

@@ -106,10 +106,11 @@ def _sharded(args: argparse.Namespace) -> tuple[Any, Ranks]:
     from transformers import AutoModelForCausalLM
     from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
-    from nopsd.engine.ds_config import load_ds_config
+    from nopsd.engine.ds_config import RunSettings, load_ds_config
 
     ranks = init_distributed(DistConfig(threads=args.threads))
-    ds_config = load_ds_config(None, "teacher", "cpu" if args.device == "cpu" else "gpu", 1, 1, 1.0, args.dtype)
+    device = "cpu" if args.device == "cpu" else "gpu"
+    ds_config = load_ds_config(None, "teacher", device, RunSettings(1, 1.0, args.dtype))
     live_config = HfDeepSpeedConfig(ds_config)  # held weakly by transformers: without a name nothing is sharded
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(model_config(args.shape, args.layers), dtype=DTYPES[args.dtype])

@@ -1,14 +1,15 @@
-"""DeepSpeed's JSON: read it, fill its "auto" values from the main config, refuse contradictions.
+"""DeepSpeed's JSON: read it, fill its "auto" values from the run's config, raise on contradictions.
 
 In: a path, or null for `ds_configs/{role}_{cpu|gpu}.json` (beside the package in a checkout, inside it when
 installed); the run's own values. Out: the dictionary for `deepspeed.initialize`. Keys that begin with "_" are
-comments. A key the main config also rules may be "auto", absent, or equal to it; anything else is refused.
+comments. A key that the run's config also sets may be "auto", absent, or equal to it; anything else is an error.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,51 +28,56 @@ _NAMES = {  # the main config's name of what DeepSpeed calls otherwise
     "zero_optimization.offload_optimizer.nvme_path": "dist.nvme_path",
     "zero_optimization.zero_hpz_partition_size": "dist.ranks",
 }
-_OWN = ("gradient_accumulation_steps",)  # set by no key: the plan of each step rules it (nopsd.train.planning)
+_OWN = ("gradient_accumulation_steps",)  # set by no key: the plan of each step decides it (nopsd.train.planning)
 
 
-def load_ds_config(
-    path: str | None,
-    role: str,
-    device: str,
-    micro_batch: int,
-    accumulation: int,
-    clip: float,
-    dtype: str,
-    stated: Mapping[str, Any] | None = None,
-    host: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """The DeepSpeed configuration of the `student` or the `teacher` on `cpu` or `gpu`.
+@dataclass(frozen=True)
+class RunSettings:
+    """The run's values that the JSON must agree with. `host` (from `host_values`) fills "auto" alone: the JSON may say
+    otherwise."""
 
-    `stated` are further dotted keys the main config rules (such as "optimizer.params.lr"): checked and
-    filled only where the JSON has them. `host` (from `host_values`) fills "auto" alone: the JSON may say
-    otherwise. Raises ConfigError naming file and key.
+    micro_batch: int
+    clip: float
+    dtype: str
+    accumulation: int = 1  # the training loop itself marks the last micro-batch of a step
+    host: Mapping[str, Any] = field(default_factory=dict)
+
+
+def load_ds_config(path: str | None, role: str, device: str, settings: RunSettings) -> dict[str, Any]:
+    """The DeepSpeed configuration of the `student` or the `teacher` on `cpu` or `gpu`, filled.
+
+    Raises ConfigError naming file and key.
     """
     file = _found(Path(path)) if path else _default_file(role, device)
-    config = _without_comments(_read(file))
-    wanted: dict[str, Any] = {"bf16.enabled": dtype == "bfloat16", "train_micro_batch_size_per_gpu": micro_batch}
+    config: dict[str, Any] = _without_comments(_read(file))
+    required: dict[str, Any] = {
+        "bf16.enabled": settings.dtype == "bfloat16",
+        "train_micro_batch_size_per_gpu": settings.micro_batch,
+    }
     if role == "student":
-        wanted |= {"gradient_accumulation_steps": accumulation, "gradient_clipping": clip}
+        required |= {"gradient_accumulation_steps": settings.accumulation, "gradient_clipping": settings.clip}
     else:
         _refuse_training_keys(config, file)
-    for key, value in wanted.items():
+    for key, value in required.items():
         _settle(config, key, value, file, required=True)
-    for key, value in {"fp16.enabled": False, **(stated or {})}.items():
-        _settle(config, key, value, file, required=False)
-    for key, value in (host or {}).items():
+    _settle(config, "fp16.enabled", False, file, required=False)
+    for key, value in settings.host.items():
         _fill_auto(config, key, value)
     _refuse_unfilled(config, file)
     _refuse_what_cannot_start(config, file, device)
     return config
 
 
+def role_config(config: Config, role: str, device: str) -> dict[str, Any]:
+    """The student's or the teacher's DeepSpeed configuration of a run on `cpu` or `gpu`, filled, or ConfigError."""
+    path = config.dist.student_config if role == "student" else config.dist.teacher_config
+    train, host = config.train, host_values(config.dist)
+    return load_ds_config(path, role, device, RunSettings(train.micro, train.clip, config.model.dtype, host=host))
+
+
 def role_configs(config: Config, device: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The student's and the teacher's DeepSpeed configurations of a run on `cpu` or `gpu`, filled, or ConfigError."""
-    train, dist, dtype, host = config.train, config.dist, config.model.dtype, host_values(config.dist)
-    # accumulation of 1: the loop says itself which micro-batch is a step's last
-    student = load_ds_config(dist.student_config, "student", device, train.micro, 1, train.clip, dtype, host=host)
-    teacher = load_ds_config(dist.teacher_config, "teacher", device, train.micro, 1, 0.0, dtype, host=host)
-    return student, teacher
+    """The student's and the teacher's."""
+    return role_config(config, "student", device), role_config(config, "teacher", device)
 
 
 def host_values(config: DistConfig) -> dict[str, Any]:
@@ -108,7 +114,7 @@ def _read(file: Path) -> dict[str, Any]:
         config = json.loads(file.read_text())
     except FileNotFoundError as error:
         raise ConfigError(
-            f"DeepSpeed configuration {file} does not exist: mend dist.student_config or dist.teacher_config"
+            f"DeepSpeed configuration {file} does not exist: correct dist.student_config or dist.teacher_config"
         ) from error
     except json.JSONDecodeError as error:
         raise ConfigError(f"{file}: line {error.lineno} is not JSON ({error.msg})") from error

@@ -1,15 +1,15 @@
-"""The rollout stage: every question answered by the served policy (SPEC §3.1), in parts that survive a kill.
+"""Sample every question's responses from the served policy, in parts that survive a kill.
 
-Input: questions, their prompts (ids), sampling settings, a seed. Output: `folder/rollouts.parquet`
-(types.py), in the order of the questions, samples within. Until it is written, each finished part is
-a file of its own, which a later run takes up if it was made from exactly the same.
+In: questions, their prompts (ids), sampling settings, a seed. Out: `folder/rollouts.parquet` (types.py), in the order
+of the questions, samples within. Until it is written, each finished part is a file of its own, which a later run uses
+again if it was made from exactly the same.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,11 +19,12 @@ from nopsd.errors import ArtefactError, ServerError
 from nopsd.files import sha256_json
 from nopsd.rollout.types import FILE, Rollout, read_header, read_rollouts, write_rollouts
 
-PART_PROMPTS = 128
+PART_PROMPTS = 128  # prompts of a part
+Progress = Callable[..., None]
 
 
 class Generator(Protocol):
-    """What the stage asks of `RolloutClient`."""
+    """What is asked of `RolloutClient`."""
 
     def generate(
         self,
@@ -33,7 +34,7 @@ class Generator(Protocol):
         seed: int,
         expected_version: int | None = None,
         logprobs: bool = False,
-        progress: Callable[..., None] | None = None,
+        progress: Progress | None = None,
     ) -> list[list[Rollout]]: ...
 
 
@@ -45,66 +46,58 @@ def run_rollouts(
     seed: int,
     folder: Path,
     expected_version: int | None,
-    progress: Callable[..., None] | None,
-    part_prompts: int = PART_PROMPTS,
+    progress: Progress | None,
 ) -> list[Rollout]:
-    """`sampling.n` rollouts a question, also written to `folder`. Rank 0 alone calls it.
+    """`sampling.n` rollouts of each question, also written to `folder`. Rank 0 alone calls it.
 
     Parts already there are used again; ArtefactError if they, or the finished file, were made from
     other questions, prompts, settings, seed or policy version.
     """
     folder = Path(folder)
     uids = [q.uid for q in questions]
-    settings = {"seed": seed, "policy_version": expected_version, **asdict(sampling)}
-    final = folder / FILE
-    done = _reusable(final, _header(settings, uids, prompts))
-    if done is None:
-        done = []
-        for start in range(0, len(uids), part_prompts):
-            here = slice(start, start + part_prompts)
-            report = _shifted(progress, start, len(uids))
-            done += _part(
-                client,
-                uids[here],
-                prompts[here],
-                sampling,
-                seed,
-                expected_version,
-                settings,
-                folder / f"part-{start // part_prompts:05d}.parquet",
-                report,
-            )
-        write_rollouts(final, done, _header(settings, uids, prompts))
-    for part in folder.glob("part-*.parquet"):
-        part.unlink()
-    return done
-
-
-def _part(
-    client: Generator,
-    uids: list[str],
-    prompts: Sequence[list[int]],
-    sampling: SamplingConfig,
-    seed: int,
-    expected_version: int | None,
-    settings: dict[str, Any],
-    path: Path,
-    progress: Callable[..., None],
-) -> list[Rollout]:
-    header = _header(settings, uids, prompts)
-    rollouts = _reusable(path, header)
+    sampler = _Sampler(client, sampling, seed, expected_version)
+    final, header = folder / FILE, sampler.header(uids, prompts)
+    rollouts = _reusable(final, header)
     if rollouts is None:
-        rows = client.generate(prompts, uids, sampling, seed, expected_version=expected_version, progress=progress)
-        rollouts = [rollout for row in rows for rollout in row]
-        _refuse_aborted(rollouts)
-        write_rollouts(path, rollouts, header)
-    else:
-        progress(len(uids), len(uids))
+        rollouts = []
+        for start in range(0, len(uids), PART_PROMPTS):
+            part = slice(start, start + PART_PROMPTS)
+            path = folder / f"part-{start // PART_PROMPTS:05d}.parquet"
+            rollouts += sampler.part(path, uids[part], prompts[part], _shifted(progress, start, len(uids)))
+        write_rollouts(final, rollouts, header)
+    for left in folder.glob("part-*.parquet"):
+        left.unlink()
     return rollouts
 
 
-def _header(settings: dict[str, Any], uids: Sequence[str], prompts: Sequence[list[int]]) -> str:
-    return json.dumps({**settings, "prompts": sha256_json([list(uids), list(prompts)])}, sort_keys=True)
+@dataclass(frozen=True)
+class _Sampler:
+    """The settings that all parts share."""
+
+    client: Generator
+    sampling: SamplingConfig
+    seed: int
+    version: int | None
+
+    def header(self, uids: Sequence[str], prompts: Sequence[list[int]]) -> str:
+        """What a file is made from, as JSON."""
+        settings = {"seed": self.seed, "policy_version": self.version, **asdict(self.sampling)}
+        return json.dumps({**settings, "prompts": sha256_json([list(uids), list(prompts)])}, sort_keys=True)
+
+    def part(self, path: Path, uids: list[str], prompts: Sequence[list[int]], progress: Progress) -> list[Rollout]:
+        """The part's rollouts: read from `path`, or sampled and written there."""
+        header = self.header(uids, prompts)
+        rollouts = _reusable(path, header)
+        if rollouts is not None:
+            progress(len(uids), len(uids))
+            return rollouts
+        rows = self.client.generate(
+            prompts, uids, self.sampling, self.seed, expected_version=self.version, progress=progress
+        )
+        rollouts = [rollout for row in rows for rollout in row]
+        _refuse_aborted(rollouts)
+        write_rollouts(path, rollouts, header)
+        return rollouts
 
 
 def _reusable(path: Path, header: str) -> list[Rollout] | None:
@@ -130,8 +123,8 @@ def _refuse_aborted(rollouts: Sequence[Rollout]) -> None:
         )
 
 
-def _shifted(progress: Callable[..., None] | None, offset: int, total: int) -> Callable[..., None]:
-    """Progress of a part told as progress of the whole."""
+def _shifted(progress: Progress | None, offset: int, total: int) -> Progress:
+    """A part's progress reported as progress of the whole."""
 
     def report(done: int, _part_total: int, **info: Any) -> None:
         if progress is not None:

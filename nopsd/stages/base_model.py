@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from nopsd.engine.device import device
-from nopsd.engine.ds_config import host_values, load_ds_config
+from nopsd.engine.ds_config import role_config
 from nopsd.engine.frozen import load_frozen
 from nopsd.run.session import Session
 
@@ -13,16 +13,7 @@ from nopsd.run.session import Session
 def base_engine(session: Session) -> Any:
     """The frozen base model, sharded over the ranks."""
     config, dtype = session.config, session.config.model.dtype
-    ds_config = load_ds_config(
-        config.dist.teacher_config,
-        "teacher",
-        ds_device(),
-        config.train.micro,
-        1,
-        config.train.clip,
-        dtype,
-        host=host_values(config.dist),
-    )
+    ds_config = role_config(config, "teacher", ds_device())
     return load_frozen(str(session.model.path), dtype, ds_config, config.model.trust_remote_code, config.model.revision)
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from nopsd.config import DistConfig
-from nopsd.engine.ds_config import FOLDERS, host_values, load_ds_config
+from nopsd.engine.ds_config import FOLDERS, RunSettings, host_values, load_ds_config
 from nopsd.engine.memory import checkpoint_activations, tile_mlps
 from nopsd.errors import ConfigError
 
@@ -189,7 +189,7 @@ def test_weights_on_nvme_are_refused(tmp_path):
     zero = {"stage": 3, "offload_param": {"device": "nvme", "nvme_path": str(tmp_path)}}
     (tmp_path / "own.json").write_text(json.dumps({"zero_optimization": zero}))
     with pytest.raises(ConfigError, match=r"own.json: zero_optimization.offload_param.device=nvme.*use cpu"):
-        load_ds_config(str(tmp_path / "own.json"), "student", "gpu", 1, 1, 1.0, "float32")
+        load_ds_config(str(tmp_path / "own.json"), "student", "gpu", RunSettings(1, 1.0, "float32"))
 
 
 def test_tiling_refuses_what_it_cannot_do_right():
@@ -211,9 +211,8 @@ def test_checkpointing_refuses_a_model_without_it():
 
 
 def preset(name, device="gpu", **dist):
-    return load_ds_config(
-        str(FOLDERS[0] / name), "student", device, 1, 1, 1.0, "float32", host=host_values(DistConfig(**dist))
-    )
+    settings = RunSettings(1, 1.0, "float32", host=host_values(DistConfig(**dist)))
+    return load_ds_config(str(FOLDERS[0] / name), "student", device, settings)
 
 
 def test_what_the_host_must_say_is_filled_or_asked_for(tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ import torch
 from deepspeed.utils import safe_get_full_grad
 
 from nopsd.config import DistConfig, LoraConfig, TrainConfig
-from nopsd.engine.ds_config import FOLDERS, host_values, load_ds_config
+from nopsd.engine.ds_config import FOLDERS, RunSettings, host_values, load_ds_config
 from nopsd.engine.frozen import load_frozen
 from nopsd.engine.packed_attention import Segments, inputs_of
 from nopsd.engine.sequence_parallel import join, split_sequences
@@ -44,7 +44,7 @@ def ds_config_of(name, world, accumulation, nvme, folder, role="student"):
     file = folder / name
     file.write_text(json.dumps(config))
     host = host_values(DistConfig(ranks=world, nvme_path=nvme))
-    return load_ds_config(str(file), role, "gpu", 2, accumulation, 0.0, "float32", host=host)
+    return load_ds_config(str(file), role, "gpu", RunSettings(2, 0.0, "float32", accumulation, host))
 
 
 def count_calls(module):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,20 @@ def test_both_arms_carry_the_same_bytes_and_are_put_in_relation(
     assert row["times_plain"] == pytest.approx(row["push_s"] / row["plain_s"])
     assert client.policy_version() == 2, "the warm-up and one repeat"
     assert "times_plain" in capsys.readouterr().out
+
+
+def test_the_store_outlives_the_receivers(bench: Any) -> None:
+    """A receiver slower than the sender still reads the store after the sender's own side is connected."""
+    plain = bench.Plain([64], 1, 1)
+    port = plain.store.port
+    late = bench.join_store(bench.ADDRESS, port, 5)
+    late.set("late", "1")
+    assert late.get("late") == b"1"
+    plain()
+    plain.close()
+    del late
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection((bench.ADDRESS, port), 5).close()
 
 
 def test_the_model_has_the_size_asked_for(bench: Any, tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def test_results_in_both_formats(config, served, tmp_path):
 
 def test_what_was_sampled_is_not_sampled_again(config, served, monkeypatch, tmp_path):
     """Breaks if a killed evaluation begins anew, or a finished one asks for a server."""
-    monkeypatch.setattr(rollout_stage.run_rollouts, "__defaults__", (4,))
+    monkeypatch.setattr(rollout_stage, "PART_PROMPTS", 4)
     served.calls = 1
     with pytest.raises(ServerError):
         evaluate(config)

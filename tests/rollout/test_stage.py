@@ -12,9 +12,10 @@ import pytest
 from nopsd.config import SamplingConfig
 from nopsd.data.records import Question
 from nopsd.errors import ArtefactError, ServerError
+from nopsd.rollout import stage
 from nopsd.rollout.client import RolloutClient
-from nopsd.rollout.stage import FILE, run_rollouts
-from nopsd.rollout.types import Rollout, read_rollouts
+from nopsd.rollout.stage import run_rollouts
+from nopsd.rollout.types import FILE, Rollout, read_rollouts
 
 QUESTIONS = [Question(f"q{i}", "d", "s", f"text {i}") for i in range(7)]
 PROMPTS = [[i, i + 1] for i in range(7)]
@@ -49,9 +50,15 @@ class Counting:
         ]
 
 
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts of three prompts."""
+    monkeypatch.setattr(stage, "PART_PROMPTS", 3)
+
+
 def run(client: Any, folder: Path, progress: Any = None, **changes: Any) -> list[Rollout]:
     arguments = {"questions": QUESTIONS, "prompts": PROMPTS, "sampling": SAMPLING, "seed": 5, "expected_version": 0}
-    return run_rollouts(client=client, folder=folder, progress=progress, part_prompts=3, **{**arguments, **changes})
+    return run_rollouts(client=client, folder=folder, progress=progress, **{**arguments, **changes})
 
 
 def test_finished_parts_survive_a_kill_and_are_not_redone(tmp_path: Path) -> None:
@@ -93,15 +100,14 @@ def test_aborted_responses_never_enter_the_artefact(tmp_path: Path) -> None:
 
 
 def test_the_real_server_gives_the_same_after_a_kill(
-    client: RolloutClient, prompts: list[list[int]], tmp_path: Path
+    client: RolloutClient, prompts: list[list[int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(stage, "PART_PROMPTS", 1)
     questions = QUESTIONS[:3]
     common = {"questions": questions, "prompts": prompts, "sampling": replace(SAMPLING, temperature=1.0)}
 
     def rollouts(folder: Path, progress: Any = None) -> list[Rollout]:
-        return run_rollouts(
-            client=client, folder=folder, progress=progress, seed=1, expected_version=0, part_prompts=1, **common
-        )
+        return run_rollouts(client=client, folder=folder, progress=progress, seed=1, expected_version=0, **common)
 
     def kill(done: int, total: int, **info: Any) -> None:
         if done == 2:
