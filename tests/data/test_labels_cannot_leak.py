@@ -59,7 +59,7 @@ def test_poisoned_user_file_changes_nothing(tmp_path):
 
 
 def test_only_evaluation_imports_the_answer_key():
-    """No module outside evaluation (and the sources that define it, the lab's among them) names the answer key's loader."""
+    """No module names the answer key's loader but evaluation and the sources that define it (the lab's among them)."""
     allowed = {"evaluation", "data"}
     for path in PACKAGE.rglob("*.py"):
         if path.relative_to(PACKAGE).parts[0] in allowed or path == PACKAGE / "lab" / "source.py":
