@@ -29,7 +29,6 @@ import numpy as np
 from nopsd.config import Config, NeuronConfig, load_config
 from nopsd.errors import ConfigError, DataError, UserError
 from nopsd.evaluation.bootstrap import Interval
-from nopsd.evaluation.stage import judge_pool
 from nopsd.evaluation.tables import markdown_table
 from nopsd.files import read_json, write_atomic, write_json
 from nopsd.network import free_port
@@ -243,7 +242,7 @@ def launch(config: Config, arguments: Sequence[str]) -> None:
 def report(config: Config, wanted: Sequence[Reading], folder: Path) -> str:
     """Judge the pool's answers, compare the readings, write the files; returns the text."""
     with Session(config) as session:
-        judge_pool(config, session.pool, pool_rollouts(session), folder, session.think_open)
+        session.judge.judge_pool(session.pool, pool_rollouts(session), folder, session.think_open)
         answers = config.rollout_zs.n
     correct = read_json(folder / "pool_correct.json")
     if len(correct) < 3:

@@ -37,7 +37,7 @@ from nopsd.data.sources import load_answer_key
 from nopsd.engine.distributed import Ranks
 from nopsd.evaluation.bootstrap import paired_differences
 from nopsd.evaluation.evaluate import DomainResult, QuestionRow, evaluate_domain, result_from_rows
-from nopsd.evaluation.stage import group_by_question, judge_pool
+from nopsd.evaluation.stage import group_by_question
 from nopsd.files import read_jsonl
 from nopsd.neurons.stage import score_rollouts
 from nopsd.rollout.stage import run_rollouts
@@ -157,7 +157,7 @@ def made(config: Config) -> Session:
     for folder in folders.values():
         folder.mkdir(parents=True, exist_ok=True)
     if not (folders["data"] / "pool.jsonl").exists():
-        prepare_data(config, session.model, session.renderer, session.splits, None, folders["data"])
+        prepare_data(config, session.model, session.renderer, session.splits, folders["data"])
     write_signals(folders["signals"], Signals([]))
     lm = AutoModelForCausalLM.from_pretrained(session.model.path).eval()
     client = LocalSampler(lm, session.tokenizer, session.model.path)
@@ -173,7 +173,7 @@ def made(config: Config) -> Session:
             model_hash=session.model.hash,
             think_ids=think_ids(session.tokenizer),
         )
-    judge_pool(config, session.pool, rollouts, folders["evaluate_base"], session.think_open)
+    session.judge.judge_pool(session.pool, rollouts, folders["evaluate_base"], session.think_open)
     return session
 
 

@@ -20,8 +20,9 @@ from omegaconf import OmegaConf
 
 from nopsd.commands.extra_evaluations import further, tests_key, tests_of
 from nopsd.config import METHODS, Config
+from nopsd.data.sources import load_splits
 from nopsd.errors import Stopped, UserError
-from nopsd.evaluation.stage import check_answers_known
+from nopsd.evaluation.stage import Judge
 from nopsd.evaluation.table import Table, markdown
 from nopsd.files import flatten, write_atomic
 from nopsd.reporting.compare.gathering import view_of
@@ -133,7 +134,7 @@ def check_before(plan: Plan, runs: Sequence[Member]) -> None:
     """What can be known before anything is computed. Raises UserError naming the run or target."""
     for target in plan.targets:
         config = target_config(plan, target, runs[0].config.model.path, plan.seeds[0])
-        check_answers_known(config)
+        Judge(config).check(load_splits(config.data).tests)
         if target not in tests_of(config):
             raise UserError(f"targets.{target}: data.name={config.data.name} has no test questions of it")
     asked: set[str] = set()
@@ -142,7 +143,7 @@ def check_before(plan: Plan, runs: Sequence[Member]) -> None:
             check_names(member.config)
             key = tests_key(member.config)
             if key not in asked:  # reading a data set takes seconds
-                check_answers_known(member.config)
+                Judge(member.config).check(load_splits(member.config.data).tests)
                 if not any(tests_of(member.config).values()):
                     raise UserError("there are no test questions with answers, so there is nothing to compare")
             asked.add(key)

@@ -17,13 +17,12 @@ from typing import Any
 from nopsd.config import Config, to_plain
 from nopsd.data.answers import leaves_think_open
 from nopsd.data.records import Question, questions_hash
-from nopsd.data.sources import load_splits
 from nopsd.data.wording import answer_kind
 from nopsd.errors import UserError
 from nopsd.evaluation.evaluate import DomainResult, read_result
 from nopsd.evaluation.harness import Evaluated, write_harness_logs
 from nopsd.evaluation.mmlu_pro import rule_gap
-from nopsd.evaluation.stage import check_answers_known, evaluate_policy, group_by_question
+from nopsd.evaluation.stage import group_by_question
 from nopsd.evaluation.table import Cell, Entry, Table, plain
 from nopsd.rollout.pool import server_urls
 from nopsd.rollout.service import RolloutService
@@ -51,12 +50,12 @@ class Evaluation:
 def evaluate(config: Config, redo: str | None = None) -> str:
     """Evaluate `model.path`; returns what to print. `redo`: anything but None forgets what there is. Raises UserError
     where there is nothing to evaluate on."""
-    check_answers_known(config)
     with Session(config) as session:
+        session.judge.check(session.splits.tests)
         run, stage = RunFolder(session.run.root / "eval"), folder_name(config.model.path, session.model.hash)
         if redo is not None:
             run.redo(stage)
-        tests = chosen_tests(config, load_splits(config.data))
+        tests = chosen_tests(config, session.splits)
         if not any(tests.values()):
             raise UserError(f"data.name={config.data.name} has no test questions with answers: nothing to evaluate on")
         external = bool(server_urls(config))
@@ -110,7 +109,7 @@ def evaluate_model(
             progress,
         )
         think_open = leaves_think_open(session.tokenizer.decode(session.renderer.suffix(questions[0])))
-        results = evaluate_policy(config, NAME, tests, rollouts, folder, think_open)
+        results = session.judge.evaluate(NAME, tests, rollouts, folder, think_open)
         write_harness_logs(
             folder / "lm_eval",
             config.model.path,

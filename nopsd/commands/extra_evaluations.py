@@ -14,7 +14,6 @@ from nopsd.commands.eval import VERSION, evaluate_model
 from nopsd.config import METHODS, Config, to_plain
 from nopsd.data.records import Question
 from nopsd.data.sources import load_splits
-from nopsd.evaluation.stage import with_known_answers
 from nopsd.files import read_json, sha256_json
 from nopsd.reporting.compare.gathering import SELECTED, TARGETS
 from nopsd.reporting.compare.plan import Member, Plan, domains, target_config
@@ -111,7 +110,7 @@ def selected_pool(member: Member, keeper: Keeper) -> None:
         if session.run.manifest(names.SELECT) is None:
             return
         chosen = set(session.run.selection().uids)
-        questions = with_known_answers(member.config, [q for q in session.pool if q.uid in chosen])
+        questions = session.judge.known([q for q in session.pool if q.uid in chosen])
         if questions:
             evaluate_model(
                 session,

@@ -25,7 +25,7 @@ _BLANK = re.compile(r"[ \t\n\r]*")
 class OriginalRow(Row):
     """A row and its text: one line of JSON without its line end."""
 
-    line: str
+    line: str = ""
 
 
 def read_original(path: str) -> list[OriginalRow]:
@@ -50,7 +50,7 @@ def _file(path: Path) -> list[OriginalRow]:
     with _open(path) as file:
         lines = file.readlines()
     numbers = [int(row.place.rpartition(":")[2]) for row in rows]  # blank lines are no rows
-    return [OriginalRow(row.place, row.values, lines[n - 1].strip()) for row, n in zip(rows, numbers)]
+    return [OriginalRow(row.place, row.values, line=lines[n - 1].strip()) for row, n in zip(rows, numbers)]
 
 
 def _kind(path: Path) -> str:
@@ -63,7 +63,7 @@ def _open(path: Path) -> Any:
 
 
 def _written(row: Row) -> OriginalRow:
-    return OriginalRow(row.place, row.values, json.dumps(row.values, ensure_ascii=False, default=str))
+    return OriginalRow(row.place, row.values, line=json.dumps(row.values, ensure_ascii=False, default=str))
 
 
 def _json_list(path: Path) -> Iterator[OriginalRow]:
@@ -84,7 +84,7 @@ def _json_list(path: Path) -> Iterator[OriginalRow]:
             raise DataError(f"{path}:{line}: a JSON object is needed, got {type(values).__name__}")
         row = Row(f"{path}:{line}", values)
         one_line = "\n" not in text[start:stop]
-        yield OriginalRow(row.place, row.values, text[start:stop]) if one_line else _written(row)
+        yield OriginalRow(row.place, row.values, line=text[start:stop]) if one_line else _written(row)
 
 
 def _elements(text: str) -> Iterator[tuple[int, int, Any]]:

@@ -1,7 +1,7 @@
 """Rows of local files (JSONL, JSON, CSV, parquet; `.gz` too) or of a hub data set, each with its place.
 
 A place ("pool.jsonl:12") goes into every error about a row. Columns named in `drop` are removed as
-rows are read: that is how answer columns never reach anything but evaluation.
+rows are read: that is how answer columns never reach anything but evaluation. Only which of them were filled is kept.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ SUFFIXES = (".jsonl", ".csv", ".parquet")
 
 @dataclass(frozen=True)
 class Row:
-    """One row: where it stands and its columns."""
+    """One row: where it stands and its columns. `dropped`: names of removed columns that were filled."""
 
     place: str
     values: dict[str, Any]
+    dropped: frozenset[str] = frozenset()
 
 
 def read_rows(path: Path, drop: Collection[str] = ()) -> list[Row]:
@@ -41,7 +42,7 @@ def read_rows(path: Path, drop: Collection[str] = ()) -> list[Row]:
     if kind not in SUFFIXES:
         raise DataError(f"{path}: unknown kind of file; use one of {', '.join(SUFFIXES)} (each may be .gz)")
     reader = {".jsonl": _jsonl, ".csv": _csv, ".parquet": _parquet}[kind]
-    return [Row(r.place, {k: v for k, v in r.values.items() if k not in drop}) for r in reader(path)]
+    return [_without(r, drop) for r in reader(path)]
 
 
 def read_hub(name: str, split: str, drop: Collection[str] = ()) -> list[Row]:
@@ -55,8 +56,13 @@ def read_hub(name: str, split: str, drop: Collection[str] = ()) -> list[Row]:
             f"hub data set {name} can't be loaded ({type(error).__name__}: {str(error).splitlines()[0][:120]}): "
             "check the name and the network, or set data.path to a local copy"
         ) from error
-    table = table.remove_columns([c for c in table.column_names if c in drop])
-    return [Row(f"{name}[{split}]:{i + 1}", dict(values)) for i, values in enumerate(table)]
+    return [_without(Row(f"{name}[{split}]:{i + 1}", dict(values)), drop) for i, values in enumerate(table)]
+
+
+def _without(row: Row, drop: Collection[str]) -> Row:
+    """The row without these columns."""
+    filled = frozenset(name for name in drop if row.values.get(name) not in (None, ""))
+    return Row(row.place, {k: v for k, v in row.values.items() if k not in drop}, filled)
 
 
 def _kind(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""The one place that reads a label before evaluation: what method opsd_oracle shows its teacher (SPEC §8.4).
+"""The one place that reads a label before evaluation: what method opsd_oracle shows its teacher.
 
 In: the pool, its zero-shot rollouts, the answer key. Out: each question with a solution that is right. An upper
 reference for what demonstrations could do, and no label-free result.
@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from nopsd.config import METHODS, Config
+from nopsd.config import METHODS
 from nopsd.data.answers import extract_answer, normalize_text_answer
 from nopsd.data.demonstrations import solution_text
 from nopsd.data.records import AnswerKey, Question
-from nopsd.data.sources import load_answer_key
 from nopsd.data.wording import Demonstration
 from nopsd.errors import ConfigError, DataError
+from nopsd.evaluation.stage import Judge
 from nopsd.rollout.types import Rollout
 
 WARNING = (
@@ -23,28 +23,28 @@ WARNING = (
 )
 
 
-def pool_key(config: Config, pool: Sequence[Question]) -> AnswerKey:
+def pool_key(judge: Judge, pool: Sequence[Question]) -> AnswerKey:
     """The pool's gold answers by uid. ConfigError unless the method is one that reads labels; DataError, naming a
     question, if one has none."""
-    if not METHODS[config.method].reads_labels:
-        raise ConfigError(f"method={config.method} must not read the pool's answers: only opsd_oracle may")
-    key = load_answer_key(config.data)
-    unknown = [q.uid for q in pool if not key.get(q.uid)]
+    method = judge.config.method
+    if not METHODS[method].reads_labels:
+        raise ConfigError(f"method={method} must not read the pool's answers: only opsd_oracle may")
+    unknown = [q.uid for q in pool if not judge.key.get(q.uid)]
     if unknown:
         raise DataError(
-            f"method={config.method} shows the teacher right answers, and {len(unknown)} of {len(pool)} pool questions "
+            f"method={method} shows the teacher right answers, and {len(unknown)} of {len(pool)} pool questions "
             f"have none (first: {unknown[0]}): give data with answers, or take another method"
         )
-    return {q.uid: key[q.uid] for q in pool}
+    return {q.uid: judge.key[q.uid] for q in pool}
 
 
 def right_solutions(
-    config: Config, questions: Sequence[Question], rollouts: Sequence[Rollout], think_open: bool = False
+    judge: Judge, questions: Sequence[Question], rollouts: Sequence[Rollout], think_open: bool = False
 ) -> dict[str, Demonstration]:
     """Each question with the first of its own whole rollouts that is right, else with its gold answer; by uid.
 
     Raises as `pool_key`."""
-    key, solutions = pool_key(config, questions), {}
+    key, solution, solutions = pool_key(judge, questions), judge.config.context.solution, {}
     own: dict[str, list[Rollout]] = {}
     for rollout in sorted(rollouts, key=lambda r: (r.uid, r.sample)):
         own.setdefault(rollout.uid, []).append(rollout)
@@ -52,7 +52,7 @@ def right_solutions(
         gold = key[question.uid]
         wanted = gold if question.options else normalize_text_answer(gold)
         verified = (
-            solution_text(r.text, question, config.context.solution, think_open)
+            solution_text(r.text, question, solution, think_open)
             for r in own.get(question.uid, ())
             if not r.truncated and extract_answer(r.text, question, think_open=think_open) == wanted
         )

@@ -7,12 +7,13 @@ which says how often the pool's own zero-shot answers are right, for the report'
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 
 from nopsd.config import Config
 from nopsd.data.answers import extract_answer, normalize_text_answer
 from nopsd.data.records import AnswerKey, Question
-from nopsd.data.sources import load_answer_key, load_splits
+from nopsd.data.sources import load_answer_key
 from nopsd.evaluation.evaluate import DomainResult, check_answers, evaluate_domain, write_metrics, write_rows
 from nopsd.files import read_json, write_json
 from nopsd.rollout.types import Rollout
@@ -20,41 +21,58 @@ from nopsd.rollout.types import Rollout
 POOL_CORRECT = "pool_correct.json"
 
 
-def check_answers_known(config: Config) -> None:
-    """Before anything is sampled: every test question can be judged. Raises DataError."""
-    tests = load_splits(config.data).tests
-    if tests:
-        key = load_answer_key(config.data)
+class Judge:
+    """What is judged by the answer key, which is read when it is first needed, and once."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    @cached_property
+    def key(self) -> AnswerKey:
+        """uid -> gold answer. For evaluation, and method opsd_oracle, alone."""
+        return load_answer_key(self.config.data)
+
+    def check(self, tests: Mapping[str, Sequence[Question]]) -> None:
+        """Before anything is sampled: every test question can be judged. Raises DataError."""
         for questions in tests.values():
-            check_answers(questions[: config.eval.limit], key, config.data.path or config.data.name)
+            where = self.config.data.path or self.config.data.name
+            check_answers(questions[: self.config.eval.limit], self.key, where)
 
+    def known(self, questions: Sequence[Question]) -> list[Question]:
+        """Those of the questions that can be judged."""
+        return [q for q in questions if (self.key.get(q.uid) or "").strip()]
 
-def evaluate_policy(
-    config: Config,
-    name: str,
-    tests: Mapping[str, Sequence[Question]],
-    rollouts: Sequence[Rollout],
-    folder: Path,
-    think_open: bool = False,
-) -> dict[str, DomainResult]:
-    """Judge one model's rollouts on every test domain and write the results. Empty tests give an empty metrics.json.
+    def evaluate(
+        self,
+        name: str,
+        tests: Mapping[str, Sequence[Question]],
+        rollouts: Sequence[Rollout],
+        folder: Path,
+        think_open: bool = False,
+    ) -> dict[str, DomainResult]:
+        """Judge one model's rollouts on every test domain, write the results; empty tests give an empty metrics.json.
 
-    `think_open`: the prompt's own generation suffix opens a think block (`Session.think_open`).
-    """
-    key = load_answer_key(config.data) if tests else {}
-    by_uid = group_by_question(rollouts)
-    results = {}
-    for domain, questions in tests.items():
-        results[domain] = evaluate_domain(questions, key, by_uid, config.eval, think_open)
-        write_rows(folder, name, results[domain])
-    write_metrics(folder, {name: results})
-    return results
+        `think_open`: the prompt's own generation suffix opens a think block (`Session.think_open`).
+        """
+        by_uid = group_by_question(rollouts)
+        results = {}
+        for domain, questions in tests.items():
+            results[domain] = evaluate_domain(questions, self.key, by_uid, self.config.eval, think_open)
+            write_rows(folder, name, results[domain])
+        write_metrics(folder, {name: results})
+        return results
 
-
-def with_known_answers(config: Config, questions: Sequence[Question]) -> list[Question]:
-    """Those of the questions that can be judged."""
-    key = load_answer_key(config.data)
-    return [q for q in questions if (key.get(q.uid) or "").strip()]
+    def judge_pool(
+        self, pool: Sequence[Question], rollouts: Sequence[Rollout], folder: Path, think_open: bool = False
+    ) -> None:
+        """Write uid -> share of the pool question's own zero-shot answers that are right, where the answer is known."""
+        questions, mode = {q.uid: q for q in pool if q.uid in self.key}, self.config.eval.extract
+        shares = {
+            uid: sum(_right(r, questions[uid], self.key[uid], mode, think_open) for r in samples) / len(samples)
+            for uid, samples in group_by_question(rollouts).items()
+            if uid in questions
+        }
+        write_json(folder / POOL_CORRECT, shares)
 
 
 def group_by_question(rollouts: Sequence[Rollout]) -> dict[str, list[Rollout]]:
@@ -64,22 +82,8 @@ def group_by_question(rollouts: Sequence[Rollout]) -> dict[str, list[Rollout]]:
     return grouped
 
 
-def judge_pool(
-    config: Config, pool: Sequence[Question], rollouts: Sequence[Rollout], folder: Path, think_open: bool = False
-) -> None:
-    """uid -> share of the pool question's own zero-shot answers that are right, for those with a known answer."""
-    key: AnswerKey = load_answer_key(config.data)
-    questions = {q.uid: q for q in pool if q.uid in key}
-    shares = {
-        uid: sum(_right(r, questions[uid], key[uid], config.eval.extract, think_open) for r in samples) / len(samples)
-        for uid, samples in group_by_question(rollouts).items()
-        if uid in questions
-    }
-    write_json(folder / POOL_CORRECT, shares)
-
-
 def read_pool_correct(folder: Path) -> dict[str, float]:
-    """What `judge_pool` wrote; empty if it has not run."""
+    """What `Judge.judge_pool` wrote; empty if it has not run."""
     path = folder / POOL_CORRECT
     found: dict[str, float] = read_json(path) if path.exists() else {}
     return found

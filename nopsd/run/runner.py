@@ -52,7 +52,7 @@ def bring_up(stages: Stages, session: Session, wanted: Sequence[Stage], redo: st
     """Bring stages up to date, in order; what `redo` names is deleted first, with all that reads it."""
     check_writable(session)
     for stage in wanted:
-        stage.check(session.config)
+        stage.check(session)
     if not all(stage.runs_here(session.config) for stage in wanted):
         check_hosts(session.config, session.run.root)
     forget_from(stages, session, redo)

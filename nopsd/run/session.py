@@ -20,9 +20,10 @@ from nopsd.config import Config, EvalConfig, SamplingConfig, to_yaml
 from nopsd.data.answers import leaves_think_open
 from nopsd.data.prompts import PromptRenderer, load_tokenizer
 from nopsd.data.records import Question
-from nopsd.data.sources import Splits, load_responses, load_splits
+from nopsd.data.sources import Splits, load_splits
 from nopsd.engine.device import device
 from nopsd.engine.distributed import Ranks
+from nopsd.evaluation.stage import Judge
 from nopsd.files import write_atomic
 from nopsd.keys import SERVER_KEY_VARIABLE, without_keys
 from nopsd.models import ModelFiles, resolve_model
@@ -74,9 +75,9 @@ class Session:
         return load_splits(self.config.data)
 
     @cached_property
-    def given_responses(self) -> dict[str, str] | None:
-        """uid -> response, of data that bring their own."""
-        return load_responses(self.config.data)
+    def judge(self) -> Judge:
+        """The answer key's only holder: it is read when something is judged."""
+        return Judge(self.config)
 
     @cached_property
     def pool(self) -> list[Question]:

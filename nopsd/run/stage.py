@@ -69,7 +69,7 @@ class Stage(ABC):
         """Whether its ranks talk to the rollout server."""
         return False
 
-    def check(self, config: Config) -> None:  # noqa: B027 - most stages have nothing to check
+    def check(self, session: Session) -> None:  # noqa: B027 - most stages have nothing to check
         """Raise a UserError for what can be known to fail before any stage runs."""
 
     def workload(self, config: Config, counts: Counts | None) -> str:

@@ -35,10 +35,10 @@ class Data(Stage):
 
     def made_from(self, session: Session) -> dict[str, Any]:
         """The questions' own content: an edited file is another input."""
-        splits, responses = session.splits, session.given_responses
+        splits = session.splits
         parts = [questions_hash(splits.pool), *(questions_hash(t) for _, t in sorted(splits.tests.items()))]
-        if responses is not None:
-            parts.append(sha256_json([[q.uid, responses[q.uid]] for q in splits.pool]))
+        if splits.responses is not None:
+            parts.append(sha256_json([[q.uid, splits.responses[q.uid]] for q in splits.pool]))
         return {"pool": sha256_json(parts)}
 
     def workload(self, config: Config, counts: Counts | None) -> str:
@@ -51,7 +51,7 @@ class Data(Stage):
 
     def work(self, session: Session, folder: Path, progress: Progress) -> None:
         """Check and write the questions."""
-        prepare_data(session.config, session.model, session.renderer, session.splits, session.given_responses, folder)
+        prepare_data(session.config, session.model, session.renderer, session.splits, folder)
 
 
 def prepare_data(
@@ -59,14 +59,13 @@ def prepare_data(
     model: ModelFiles,
     renderer: PromptRenderer,
     splits: Splits,
-    responses: dict[str, str] | None,
     folder: Path,
 ) -> None:
     """Write the stage's files. Raises DataError or ConfigError on input that later stages would fail on."""
     tests = chosen_tests(config, splits)
     check_pool(config, splits.pool)
     check_windows(config, model)
-    if responses is None:
+    if splits.responses is None:
         longest_pool = check_prompts(config, renderer, splits.pool, config.rollout_zs.max_new, "rollout_zs.max_new")
     else:
         longest_pool = check_given_prompts(renderer, splits.pool, model.window)
@@ -79,7 +78,7 @@ def prepare_data(
         "pool_hash": questions_hash(splits.pool),
         "longest_prompt": {"pool": longest_pool, "tests": longest_test},
     }
-    write_data(folder, splits.pool, everything, responses, facts)
+    write_data(folder, splits.pool, everything, splits.responses, facts)
 
 
 def chosen_tests(config: Config, splits: Splits) -> dict[str, list[Question]]:

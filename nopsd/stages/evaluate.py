@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from nopsd.config import Config
-from nopsd.evaluation.stage import check_answers_known, evaluate_policy, judge_pool
 from nopsd.rollout.stage import run_rollouts
 from nopsd.run import folder as names
 from nopsd.run.session import Session, eval_sampling
@@ -19,9 +18,9 @@ class _Evaluation(Stage):
 
     config_keys = ("eval", "prompt", *SERVED_DTYPES)
 
-    def check(self, config: Config) -> None:
+    def check(self, session: Session) -> None:
         """Every test question can be judged."""
-        check_answers_known(config)
+        session.judge.check(session.splits.tests)
 
     def workload(self, config: Config, counts: Counts | None) -> str:
         """Responses and tokens."""
@@ -43,7 +42,7 @@ class EvaluateBase(_Evaluation):
         """Sample and judge; judge the pool's rollouts."""
         evaluate_weights(session, folder, progress, "base", session.model.path, 0)
         if session.tests:
-            judge_pool(session.config, session.pool, session.rollouts, folder, session.think_open)
+            session.judge.judge_pool(session.pool, session.rollouts, folder, session.think_open)
 
 
 class Evaluate(_Evaluation):
@@ -65,11 +64,11 @@ def evaluate_weights(
     """Sample with the weights of a folder, as policy `version`, and judge; without tests only an empty result."""
     config = session.config
     if not session.tests:  # a user's own questions without answers: nothing to measure on
-        evaluate_policy(config, name, {}, [], folder)
+        session.judge.evaluate(name, {}, [], folder)
         return
     questions = [q for tests in session.tests.values() for q in tests]
     prompts = [session.renderer.student(q) for q in questions]
     client = session.client_holding(weights, version)
     sampling, seed = eval_sampling(config.eval), config.eval.seed
     rollouts = run_rollouts(questions, prompts, client, sampling, seed, folder, version, progress)
-    evaluate_policy(config, name, session.tests, rollouts, folder, session.think_open)
+    session.judge.evaluate(name, session.tests, rollouts, folder, session.think_open)

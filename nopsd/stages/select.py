@@ -41,9 +41,9 @@ class Select(Stage):
         """Without ranks, where there are no neuron sets to compare."""
         return not needs_neurons(config) and config.context.retriever in ("none", "random", "same_prompt_rollout")
 
-    def check(self, config: Config) -> None:
+    def check(self, session: Session) -> None:
         """Selector and retriever can be loaded."""
-        check_names(config)
+        check_names(session.config)
 
     def workload(self, config: Config, counts: Counts | None) -> str:
         """Questions kept and demonstrations."""

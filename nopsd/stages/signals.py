@@ -67,9 +67,9 @@ class Signals(Stage):
         """For answers with demonstrations alone."""
         return BELIEF in columns_of(config)
 
-    def check(self, config: Config) -> None:
+    def check(self, session: Session) -> None:
         """Selector and retriever can be loaded."""
-        check_names(config)
+        check_names(session.config)
 
     def workload(self, config: Config, counts: Counts | None) -> str:
         """Columns and questions."""

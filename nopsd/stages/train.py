@@ -14,7 +14,6 @@ from typing import Any
 from nopsd.config import METHODS, Config, is_foreign, shaping_keys
 from nopsd.data.prompts import TeacherPrompt
 from nopsd.data.records import Question
-from nopsd.data.sources import load_splits
 from nopsd.engine.distributed import Ranks
 from nopsd.engine.stopping import StopRequest
 from nopsd.errors import ConfigError
@@ -69,16 +68,16 @@ class Train(Stage):
         """The labels, of the one method that reads them."""
         if not METHODS[session.config.method].reads_labels:
             return {}
-        return {"labels": sha256_json(pool_key(session.config, load_splits(session.config.data).pool))}
+        return {"labels": sha256_json(pool_key(session.judge, session.pool))}
 
     def asks_server(self, config: Config) -> bool:
         """Always, but for fine-tuning, which samples for the probe alone."""
         return METHODS[config.method].trainer != "sft" or config.train.probe_every > 0
 
-    def check(self, config: Config) -> None:
+    def check(self, session: Session) -> None:
         """A method that reads labels has them, and says so."""
-        if METHODS[config.method].reads_labels:
-            pool_key(config, load_splits(config.data).pool)
+        if METHODS[session.config.method].reads_labels:
+            pool_key(session.judge, session.splits.pool)
             print(f"WARNING: {WARNING}", flush=True)
 
     def workload(self, config: Config, counts: Counts | None) -> str:
@@ -223,7 +222,7 @@ def demonstrated(
 
     rollouts = session.rollouts
     asked = [questions[uid] for uid in selected]
-    shown = right_solutions(session.config, asked, rollouts, session.think_open)
+    shown = right_solutions(session.judge, asked, rollouts, session.think_open)
     longest = session.config.context.max_prompt
     return {q.uid: session.renderer.teacher(q, [shown[q.uid]], longest, ask=ask) for q in asked}
 

@@ -8,7 +8,7 @@ import pytest
 from nopsd.config import DataConfig, PromptConfig
 from nopsd.data.prompts import PromptRenderer, load_tokenizer
 from nopsd.data.records import Question
-from nopsd.data.sources import load_answer_key, load_lines, load_responses, load_splits
+from nopsd.data.sources import load_answer_key, load_lines, load_splits
 from nopsd.data.wording import Demonstration
 from nopsd.errors import DataError
 
@@ -49,10 +49,11 @@ FORMS = ["jsonl.jsonl", "jsonl.jsonl.gz", "list.json", "flat.json", "list.json.g
 def test_every_form_gives_the_same_pool_and_responses(tmp_path, name):
     """Alpaca as shipped is a JSON list: a form read otherwise is other data under the same settings."""
     config = data(written(tmp_path, name))
-    splits, responses = load_splits(config), load_responses(config)
+    splits = load_splits(config)
+    responses = splits.responses
     assert [q.question for q in splits.pool] == PROMPTS and splits.tests == {} and load_answer_key(config) == {}
     assert responses == {f"row-{n}": row["output"] for n, row in enumerate(ROWS, 1)}
-    assert {q.domain for q in splits.pool} == {"mine"} and "Iron" not in repr(splits)
+    assert {q.domain for q in splits.pool} == {"mine"} and "Iron" not in repr(splits.pool)
     lines = load_lines(config)
     assert list(lines) == list(responses) and not any("\n" in line for line in lines.values())
     assert [json.loads(line)["output"] for line in lines.values()] == [row["output"] for row in ROWS]
@@ -76,7 +77,7 @@ def test_columns_and_messages(tmp_path):
     (tmp_path / "q.jsonl").write_text(jsonl(rows))
     config = data(tmp_path / "q.jsonl", response_column="answer_text")
     assert [q.question for q in load_splits(config).pool] == ["Q?", "Hi", "Else"]
-    assert list(load_responses(config).values()) == ["A", "Ho", ""]
+    assert list(load_splits(config).responses.values()) == ["A", "Ho", ""]
 
 
 TURN = {"role": "user", "content": "x"}

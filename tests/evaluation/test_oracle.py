@@ -8,12 +8,13 @@ from nopsd.config import METHODS, load_config
 from nopsd.data.sources import load_splits
 from nopsd.errors import ConfigError, DataError
 from nopsd.evaluation.oracle import pool_key, right_solutions
+from nopsd.evaluation.stage import Judge
 from nopsd.rollout.types import Rollout
 
 
 @pytest.fixture
 def made(tmp_path):
-    """A config of a method over a small file, its pool, and rollouts by (uid, texts)."""
+    """The judge of a method over a small file, and its pool."""
 
     def make(method="opsd_oracle", answers=("A", "B", "C", "D"), **more):
         rows = [
@@ -36,7 +37,7 @@ def made(tmp_path):
                 *settings,
             ],
         )
-        return config, load_splits(config.data).pool
+        return Judge(config), load_splits(config.data).pool
 
     return make
 
@@ -48,15 +49,15 @@ def answered(uid, sample, letter, finish="stop"):
 @pytest.mark.parametrize("method", [name for name, m in METHODS.items() if not m.reads_labels])
 def test_no_other_method_is_given_an_answer(method, made, monkeypatch):
     """The guard itself: the key isn't even loaded."""
-    monkeypatch.setattr("nopsd.evaluation.oracle.load_answer_key", lambda data: pytest.fail("an answer was read"))
+    monkeypatch.setattr("nopsd.evaluation.stage.load_answer_key", lambda data: pytest.fail("an answer was read"))
     with pytest.raises(ConfigError, match="must not read"):
         pool_key(*made(method))
 
 
 def test_the_first_whole_right_rollout_else_the_gold_answer(made):
     """A wrong or cut response shown as a right one would make the upper reference no such thing."""
-    config, pool = made()
-    gold = pool_key(config, pool)
+    judge, pool = made()
+    gold = pool_key(judge, pool)
     uids = sorted(gold)
     wrong = {"A": "B"}.get(gold[uids[0]], "A")
     rollouts = [
@@ -65,7 +66,7 @@ def test_the_first_whole_right_rollout_else_the_gold_answer(made):
         answered(uids[0], 1, gold[uids[0]]),
         answered(uids[1], 0, gold[uids[1]], "length"),
     ]
-    shown = right_solutions(config, pool, rollouts)
+    shown = right_solutions(judge, pool, rollouts)
     assert shown[uids[0]].solution == f"Because 1. <answer>{gold[uids[0]]}</answer>"
     for uid in uids[1:]:
         assert shown[uid].solution == f"<answer>{gold[uid]}</answer>"
@@ -73,8 +74,8 @@ def test_the_first_whole_right_rollout_else_the_gold_answer(made):
 
 
 def test_a_pool_without_answers_is_refused_by_name(made):
-    config, pool = made(answers=("A", None, "B", "C"))
+    judge, pool = made(answers=("A", None, "B", "C"))
     uids = {q.uid for q in pool}
     if "q1" in uids:  # else it was split off for the test
         with pytest.raises(DataError, match="q1"):
-            pool_key(config, pool)
+            pool_key(judge, pool)

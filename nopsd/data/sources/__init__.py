@@ -1,8 +1,7 @@
-"""Where questions come from: one small module a data set, each with `load_questions` and `load_answers`.
+"""Where questions come from: one small module a data set, each with `load_splits` and `load_answers`.
 
-`load_splits` is what stages before evaluation use; it never touches an answer column.
-`load_answer_key` is for evaluation alone. Sources of a user's own rows also have `load_lines`, and those with given
-responses `load_responses`.
+`load_splits` is what stages before evaluation use; it keeps no answer column.
+`load_answer_key` is for evaluation alone. Sources of a user's own rows also have `load_lines`.
 """
 
 from __future__ import annotations
@@ -36,6 +35,7 @@ class Splits:
     pool: list[Question]
     tests: dict[str, list[Question]]
     note: str = ""  # where they aren't the published splits: a sentence for the report
+    responses: dict[str, str] | None = None  # uid -> given response, of a source that brings them
 
 
 def _source(config: DataConfig) -> ModuleType:
@@ -57,12 +57,6 @@ def load_splits(config: DataConfig) -> Splits:
 def load_answer_key(config: DataConfig) -> AnswerKey:
     """uid -> gold answer of every test question that has one. For evaluation only."""
     return _source(config).load_answers(config)
-
-
-def load_responses(config: DataConfig) -> dict[str, str] | None:
-    """uid -> given response, of a source that brings them in place of rollouts; None of the others."""
-    source = _source(config)
-    return source.load_responses(config) if hasattr(source, "load_responses") else None
 
 
 def load_lines(config: DataConfig) -> dict[str, str] | None:

@@ -67,17 +67,13 @@ def _question(config: DataConfig, number: int, row: Row) -> Question:
     )
 
 
-def _labelled(config: DataConfig) -> bool:
-    return any(row.values.get(config.answer_column) not in (None, "") for row in _rows(config))
-
-
 def load_splits(config: DataConfig) -> Splits:
     rows = _rows(config, drop=(config.answer_column,))
     questions = [_question(config, number, row) for number, row in enumerate(rows, 1)]
     check_unique(questions, [row.place for row in rows])
     if not questions:
         return Splits([], {})
-    if not _labelled(config):  # only whether a column is filled is looked at, never what it says
+    if not any(row.dropped for row in rows):  # nobody has an answer
         pool = [q for q in questions if q.domain == config.domain]
         return Splits(pool, {})
     return split_by_domain(questions, config.domain, config.test_ratio, config.seed)

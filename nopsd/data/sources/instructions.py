@@ -6,7 +6,7 @@ in column `data.question_column` where a row has it, else in `instruction`; `inp
 line; the response stands in `data.response_column` (default `output`). The id is `data.id_column`,
 or the row's number. Every row goes into the pool, under the name `data.domain`: no options, no answers, no tests.
 
-The response is kept apart from the `Question`, as a rollout would be: `load_responses`. One that is empty (stock
+The response is kept apart from the `Question`, as a rollout would be: `Splits.responses`. One that is empty (stock
 Alpaca has some) leaves nothing to score, so that its row is never chosen.
 """
 
@@ -74,22 +74,18 @@ def _messages(row: Row, turns: Any) -> tuple[str, str]:
 
 
 def load_splits(config: DataConfig) -> Splits:
+    """All rows as the pool, with their responses; there is no test."""
     rows = _rows(config)
-    questions = [
-        Question(_uid(config, n, row), config.domain, "instructions", _turns(config, row)[0])
-        for n, row in enumerate(rows, 1)
-    ]
+    uids = [_uid(config, n, row) for n, row in enumerate(rows, 1)]
+    turns = [_turns(config, row) for row in rows]
+    questions = [Question(uid, config.domain, "instructions", turn[0]) for uid, turn in zip(uids, turns, strict=True)]
     check_unique(questions, [row.place for row in rows])
-    return Splits(questions, {})
+    responses = {uid: turn[1] for uid, turn in zip(uids, turns, strict=True)}
+    return Splits(questions, {}, responses=responses)
 
 
 def load_answers(config: DataConfig) -> AnswerKey:
     return {}
-
-
-def load_responses(config: DataConfig) -> dict[str, str]:
-    """uid -> the given response."""
-    return {_uid(config, n, row): _turns(config, row)[1] for n, row in enumerate(_rows(config), 1)}
 
 
 def load_lines(config: DataConfig) -> dict[str, str]:
