@@ -172,7 +172,7 @@ def columns_of(engine, rollouts, columns, *args, **more):
 
 def fill(session):
     data, rollout, neurons = (session.run.begin(name, {}) for name in ("data", "rollout", "neurons"))
-    prepare_data(session.config, session.model, session.renderer, session.splits, session.given_responses, data)
+    prepare_data(session.config, session.model, session.renderer, session.splits, data)
     uids = sorted(q.uid for q in session.pool)
     rollouts = [
         Rollout(uid, s, [5, 6], [7, 8, s], f"so {s} <answer>{'A' if s <= i % 4 else 'BCD'[s - 1]}</answer>", "stop", 0)

@@ -61,7 +61,7 @@ def open_session(tmp_path, monkeypatch):
 def fill(session):
     """Stages data, rollout and neurons: 4 answers a question, of which i % 4 + 1 are A, and sets of their own."""
     data, rollout, neurons = (session.run.begin(name, {}) for name in ("data", "rollout", "neurons"))
-    prepare_data(session.config, session.model, session.renderer, session.splits, session.given_responses, data)
+    prepare_data(session.config, session.model, session.renderer, session.splits, data)
     uids = sorted(q.uid for q in session.pool)
     rollouts = [
         Rollout(uid, s, [5, 6], [7, 8, 9], f"so <answer>{'A' if s <= i % 4 else 'BCD'[s - 1]}</answer>", "stop", 0)
