@@ -76,7 +76,7 @@ pip_once() {
     "$PYTHON_IN" -m pip --disable-pip-version-check --no-input install --progress-bar off --timeout 60 "$@" 2>&1 | counted
 }
 
-pip_install() { # pip install "$@": tried again after a time-out; with PyTorch's CPU index where pip knows no CPU torch
+pip_install() { # pip install "$@": tried again after a timeout; with PyTorch's CPU index where pip knows no CPU torch
     local try index=()
     for try in 1 2 3 4; do
         : >"$LOG"
@@ -100,12 +100,12 @@ pip_install() { # pip install "$@": tried again after a time-out; with PyTorch's
         fail "$(grep -o 'No matching distribution found for.*' "$LOG" | head -n 1) ($("$PYTHON_IN" -V))" \
             "try another Python (rm -r $VENV; NOPSD_PYTHON=python3.11), or look at pip's index settings (pip config list)"
     fi
-    fail "pip could not install it; its whole output is in $LOG" "mend what it says above and run this again; what is done is kept"
+    fail "pip could not install it; its whole output is in $LOG" "correct what it reports above and run this again; what is done is kept"
 }
 
 forget_other_device() { # an environment that this script made for the other device holds the other torch and vLLM
     if [ -f "$STAMP" ] && [ "$(cut -d' ' -f1 "$STAMP")" != "$DEVICE" ]; then
-        say "the environment was made for another device: starting afresh"
+        say "the environment was made for another device: starting again from nothing"
         clear_first=--clear
     fi
 }

@@ -193,7 +193,7 @@ class Timed:
 
 
 def on_link(rate: str, argv: Sequence[str]) -> None:
-    """Start this tool anew in a network namespace whose loopback has this rate; returns if it runs there already."""
+    """Start this tool again in a network namespace whose loopback has this rate; returns if it runs there already."""
     if os.environ.get(LINK_VARIABLE) == rate:
         return
     os.environ[LINK_VARIABLE] = rate

@@ -1,4 +1,4 @@
-"""How a run scales: measured here at a few ranks, reckoned for 8 to 512 GPUs (issue 5).
+"""How a run scales: measured here at a few ranks, computed for 8 to 512 GPUs.
 
     python tools/scaling.py                                   # the table, from nopsd.cluster.doctor.scaling; no GPU
     python tools/scaling.py --set network_rate=25e9 efficiency=0.3 --work sequences=1024

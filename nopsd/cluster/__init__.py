@@ -1,1 +1,1 @@
-"""Several hosts: hostfile, commands, checks before the start, watchdog, rollout servers elsewhere (issue 5)."""
+"""Launching over one host or several: hostfile, commands, checks before the start, watchdog, rollout servers."""

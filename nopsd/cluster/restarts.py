@@ -49,7 +49,7 @@ def should_restart(error: UserError) -> bool:
 
 def is_transient(failure: Failure) -> bool:
     """Whether a failure need not come again: a rank's own error does, unless it is of the network or of a server.
-    Servers that the command started are started anew with it."""
+    Servers that the command started are started again with it."""
     message = failure.message
     return failure.kind != "raised" or bool(CONSEQUENCE.search(message)) or bool(SERVER_LOST.search(message))
 

@@ -47,7 +47,7 @@ class Sentinel:
         self.settings = settings
         self.heard_rank = self.heard_coordinator = time.monotonic()
         self.at, self.disconnected, self.rank_open = "", False, True
-        self.ending: float | None = None  # since when the rank has been told to end
+        self.ending: float | None = None  # since when the rank has been asked to end
         self._reported = False  # the rank's failure has been reported
         self._cpu = (0.0, self.heard_rank)
         self._from_rank, self._from_coordinator = Lines(), Lines()

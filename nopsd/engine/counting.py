@@ -1,4 +1,4 @@
-"""Collectives that count what they send, so that an exchange's size can be compared with its formula (SPEC §13).
+"""Collectives that count what they send, so that an exchange's size can be compared with its formula.
 
 In: `Ranks`. Out: `CountingRanks`, usable in their place; `Traffic` holds the bytes that this rank has contributed to
 collectives, under the names that callers give them. A group of one sends nothing.

@@ -178,7 +178,7 @@ def _refuse_unfilled(config: Mapping[str, Any], file: Path, prefix: str = "") ->
 
 
 def _refuse_what_cannot_start(config: Mapping[str, Any], file: Path, device: str) -> None:
-    """DeepSpeed itself would fail late, and in other words: while the model's weights are read."""
+    """DeepSpeed itself would fail later, while the model's weights are read, and with a less helpful message."""
     zero = config.get("zero_optimization", {})
     for key, value in zero.items():
         if device == "cpu" and key.startswith("zero_quantized_") and value:

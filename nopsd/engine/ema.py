@@ -1,4 +1,4 @@
-"""The slowly following teacher θ̄ ← (1−ρ)·θ̄ + ρ·θ (SPEC §6.2, §6.5; T-EMA).
+"""The teacher as an exponential moving average of the student: θ̄ ← (1−ρ)·θ̄ + ρ·θ.
 
 The float32 master of θ̄ is kept in shards, cut exactly as DeepSpeed ZeRO-3 cuts the student, so the
 average and the write into the teacher's own shards need no communication. A bfloat16 average would
@@ -18,7 +18,7 @@ from nopsd.errors import ConfigError
 SLICE = 1 << 20  # elements compared at a time
 
 
-@torch.no_grad()
+@torch.no_grad()  # type: ignore[untyped-decorator]
 def ema_update(master: Sequence[Tensor], current: Sequence[Tensor], rate: float) -> None:
     """master ← (1−rate)·master + rate·current, in place. `rate` is the fraction of new weight."""
     for kept, new in zip(master, current, strict=True):
@@ -71,11 +71,11 @@ def student_shards(parameters: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]
 
 def own_elements(parameter: Any, rank: int) -> int:
     """How many elements of this rank's shard are real: the last shards are padded with noise."""
-    size = parameter.ds_tensor.numel()
-    return max(0, min(size, parameter.ds_numel - rank * size))
+    size = int(parameter.ds_tensor.numel())
+    return max(0, min(size, int(parameter.ds_numel) - rank * size))
 
 
-@torch.no_grad()
+@torch.no_grad()  # type: ignore[untyped-decorator]
 def squared_distance(student: Mapping[str, Any], teacher: Mapping[str, Any], rank: int) -> float:
     """This rank's share of ‖θ − θ̄‖², from the shards both hold; the sum over ranks is the whole."""
     total = 0.0
@@ -88,7 +88,7 @@ def squared_distance(student: Mapping[str, Any], teacher: Mapping[str, Any], ran
     return total
 
 
-@torch.no_grad()
+@torch.no_grad()  # type: ignore[untyped-decorator]
 def write_shard(parameter: Any, shard: Tensor) -> None:
     """`shard`, cast, as this rank's part of a frozen ZeRO-3 parameter.
 

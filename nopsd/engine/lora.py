@@ -1,4 +1,4 @@
-"""Low-rank adapters by PEFT inside the student's engine (Hu et al. 2021, arXiv 2106.09685; SPEC §6.5, §10).
+"""Low-rank adapters by PEFT inside the student's engine (Hu et al. 2021, arXiv 2106.09685).
 
 In: the Hugging Face model, its parameters sharded or not, before `deepspeed.initialize`. Out: the same object with
 PEFT's layers injected, so that it keeps its class and its output head. Adapter `default` is trained; adapter
@@ -37,7 +37,7 @@ def add_lora(lm: nn.Module, config: LoraConfig, seed: int, with_teacher: bool = 
         torch.manual_seed(seed)
         for name in (STUDENT, TEACHER) if with_teacher else (STUDENT,):
             try:
-                inject_adapter_in_model(peft_config(config), lm, adapter_name=name)  # type: ignore[arg-type]
+                inject_adapter_in_model(peft_config(config), lm, adapter_name=name)
             except ValueError as error:
                 raise ConfigError(f"train.lora.targets={config.targets}: {str(error).splitlines()[0]}") from error
     _refuse_embeddings(lm)
@@ -150,7 +150,7 @@ def plain_weights(module: nn.Module) -> list[PlainWeight]:
     ]
 
 
-@torch.no_grad()
+@torch.no_grad()  # type: ignore[untyped-decorator]
 def squared_change(lm: nn.Module) -> float:
     """‖W + (α/r)·B·A − W‖² summed over the adapted layers, from r×r products. Collective under ZeRO-3."""
     total = 0.0

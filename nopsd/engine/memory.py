@@ -1,4 +1,4 @@
-"""Less activation memory for the trained model, by DeepSpeed's and Transformers' own means (issue 4).
+"""Less activation memory for the trained model, by DeepSpeed's and Transformers' own means.
 
 In: the loaded model, before `deepspeed.initialize`, and `TrainConfig`. Out: the same model, changed in place; losses
 and gradients stay what they were. Where weights, gradients and optimizer states live is the DeepSpeed JSON's
@@ -54,7 +54,7 @@ def tile_mlps(model: nn.Module, tile: int) -> int:
     if any(isinstance(m, nn.Dropout) and m.p for mlp in mlps for m in mlp.modules()):
         raise ConfigError("train.mlp_tile computes an MLP twice, and dropout in it would differ: set one of both to 0")
     for mlp in mlps:
-        mlp.forward = types.MethodType(_tiled(type(mlp).forward, tile), mlp)  # type: ignore[method-assign]
+        mlp.forward = types.MethodType(_tiled(type(mlp).forward, tile), mlp)
     return len(mlps)
 
 

@@ -1,4 +1,4 @@
-"""Attention over sequences laid end to end in one row, each behind its own stored context (issue 4).
+"""Attention over sequences laid end to end in one row, each behind its own stored context.
 
 In: a causal language model of Hugging Face's form, before `deepspeed.initialize`. Out: the same model, whose layers
 take a keyword `segments`; without it they compute as before. A sequence sees itself and its stored context alone, so
@@ -106,10 +106,10 @@ def packed_attention(
     if segments is None:
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-        return sdpa_attention_forward(
+        return sdpa_attention_forward(  # type: ignore[no-any-return]
             module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **options
         )
-    layer = int(module.layer_idx)  # type: ignore[arg-type]
+    layer = int(module.layer_idx)
     _record(segments, layer, key[0], value[0])
     if not dropout and has_varlen(query):
         keys_KTD, values_KTD = key[0], value[0]
@@ -130,7 +130,7 @@ def has_varlen(query: Tensor) -> bool:
     width = query.shape[-1]
     if not query.is_cuda or query.dtype not in (torch.bfloat16, torch.float16) or width % 8 or width > 256:
         return False
-    return torch.cuda.get_device_capability(query.device) >= (8, 0)
+    return bool(torch.cuda.get_device_capability(query.device) >= (8, 0))
 
 
 def _record(segments: Segments, layer: int, key_KSD: Tensor, value_KSD: Tensor) -> None:
@@ -144,7 +144,7 @@ def _record(segments: Segments, layer: int, key_KSD: Tensor, value_KSD: Tensor) 
 
 def _behind_contexts(segments: Segments, layer: int, own_KSD: Tensor, which: int = 0) -> Sequence[Tensor]:
     """Each sequence's keys (`which` 0) or values (1), those of its context first."""
-    own = own_KSD.split(segments.lengths, 1)
+    own: Sequence[Tensor] = own_KSD.split(segments.lengths, 1)
     if not segments.contexts:
         return own
     return [torch.cat([c.layers[layer][which], o], 1) if c else o for c, o in zip(segments.contexts, own, strict=True)]

@@ -34,11 +34,11 @@ def project(hidden_nH: Tensor, weight_VH: Tensor, out_nV: Tensor) -> None:
         torch.mm(hidden_nH, part.t(), out=out_nV[:, rows])
 
 
-def pull_back(grad_nV: Tensor, weight_VH: Tensor, out_nH: Tensor) -> None:
-    """out = grad · weight (the gradient of the hidden states), reckoned in grad's dtype whatever out's is."""
+def grad_input(grad_nV: Tensor, weight_VH: Tensor, out_nH: Tensor) -> None:
+    """out = grad · weight (the gradient of the hidden states), computed in grad's dtype, whatever out's is."""
     if out_nH.dtype != grad_nV.dtype:
         wide_nH = out_nH.new_empty(out_nH.shape, dtype=grad_nV.dtype)
-        pull_back(grad_nV, weight_VH, wide_nH)
+        grad_input(grad_nV, weight_VH, wide_nH)
         out_nH.copy_(wide_nH)
         return
     if _tensor_cores(weight_VH, grad_nV):

@@ -1,8 +1,8 @@
-"""Rows of a ZeRO-3-sharded matrix without gathering it whole (SPEC §3.2's e_y = E[y], §13.2's last line).
+"""Rows of a ZeRO-3-sharded matrix without gathering it whole (the embeddings e_y = E[y] of the response tokens).
 
 In: a 2-D parameter, sharded or not, and the row numbers this rank wants. Out: those rows, exact.
-Each rank fills in what its own shard holds of the rows any rank wants; one sum over ranks completes them.
-Traffic: unique rows wanted by all ranks x row length, once.
+Each rank fills in what its own shard holds of the rows that any rank wants; one all-reduce completes them.
+Traffic: unique rows wanted by all ranks × row length, once.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ def gather_rows(parameter: torch.Tensor, rows: torch.Tensor, ranks: Ranks) -> to
 
 def _own_part(parameter: torch.Tensor, wanted: torch.Tensor, ranks: Ranks) -> torch.Tensor:
     """Shape [len(wanted), H]: what this rank's flat shard holds of the rows, zero elsewhere."""
-    width = parameter.ds_shape[1]  # type: ignore[attr-defined]
-    shard = parameter.ds_tensor.detach()  # type: ignore[attr-defined]
+    width = parameter.ds_shape[1]
+    shard = parameter.ds_tensor.detach()
     low = ranks.rank * shard.numel()  # shards are equal pieces of the flat matrix, the last one padded
-    high = min(low + shard.numel(), parameter.ds_numel)  # type: ignore[attr-defined]
+    high = min(low + shard.numel(), parameter.ds_numel)
     part = torch.zeros(wanted.numel(), width, dtype=shard.dtype, device=ranks.device)
     first, last = -(-low // width), high // width  # whole rows first..last-1 lie in the shard
     if last > first:

@@ -1,4 +1,4 @@
-"""One sequence over several ranks: Ulysses sequence parallelism by DeepSpeed (arXiv 2309.14509, 2506.13996; issue 4).
+"""One sequence over several ranks: Ulysses sequence parallelism by DeepSpeed (arXiv 2309.14509, 2506.13996).
 
 In: a causal language model, before `deepspeed.initialize`, whose ranks r·P … r·P+P−1 are given the same batch.
 Out: the same model; each rank computes 1/P of the positions of every layer, and 1/P of the heads of every attention
@@ -164,7 +164,7 @@ def _with_padding(segments: Segments, missing: int) -> Segments:
     )
 
 
-class _Gather(torch.autograd.Function):
+class _Gather(torch.autograd.Function):  # type: ignore[misc]
     """[B, t, H] of each rank to [B, P·t, H] on all; the gradient of a part is the sum over ranks."""
 
     @staticmethod
@@ -175,7 +175,7 @@ class _Gather(torch.autograd.Function):
         return torch.cat(parts, dim=1)
 
     @staticmethod
-    def backward(ctx: Any, grad_BTH: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad_BTH: Tensor) -> tuple[Tensor, None]:
         parallel = ctx.parallel
         parts_PBtH = torch.stack(grad_BTH.chunk(parallel.size, dim=1))
         received_PBtH = torch.empty_like(parts_PBtH)

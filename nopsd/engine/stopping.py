@@ -1,8 +1,8 @@
-"""A scheduler's notice to end: SIGTERM, on which training finishes its step, saves and ends (issue 4).
+"""A scheduler's request to stop: on SIGTERM training finishes its step, saves and ends.
 
 In: SIGTERM to any rank, or a file that the command which launched the ranks leaves (`STOP_VARIABLE` names it;
-nopsd.cluster.stage_launcher). Out: at each step's end, one answer for all ranks. The file reaches ranks on other hosts
-too, and passes by DeepSpeed's launchers, which would kill their ranks on a signal.
+nopsd.cluster.rank_files). Out: at each step's end, one answer for all ranks. The file reaches ranks on other hosts
+too, and is not intercepted by DeepSpeed's launchers, which would kill their ranks on a signal.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ class StopRequest:
         return cls(Path(file) if file else None, NOTICE)
 
     def made(self, ranks: Ranks) -> bool:
-        """True on every rank if any has been told to end. Collective."""
+        """True on every rank if any has received the request. Collective."""
         import torch
 
-        told = self.notice.came_at is not None or (ranks.is_main and self.file is not None and self.file.exists())
-        return bool(ranks.all_max(torch.tensor([float(told)])))
+        asked = self.notice.came_at is not None or (ranks.is_main and self.file is not None and self.file.exists())
+        return bool(ranks.all_max(torch.tensor([float(asked)])))

@@ -1,6 +1,6 @@
-"""The trained model θ as a DeepSpeed ZeRO-3 engine: all weights, or LoRA's alone, with AdamW (SPEC §6.2, §10).
+"""The trained model θ as a DeepSpeed ZeRO-3 engine: all weights, or LoRA's alone, with AdamW.
 
-The weights are cut into shards while they are loaded; no rank ever holds the whole model. The learning rate
+The weights are sharded while they are loaded; no rank ever holds the whole model. The learning rate
 is a pure function of the step, set before each step, so that a resumed run needs no scheduler state.
 """
 

@@ -1,7 +1,7 @@
-"""Talks to a rollout server: token ids in, token ids out, each response stamped with the policy version.
+"""Client of one rollout server: token ids in, token ids out, each response stamped with the policy version.
 
-Input: prompt ids and sampling settings; output: `Rollout`s, or log-probs of given responses. The same
-client serves the CPU and the GPU build, started by us or by others. SPEC §3.1, §6 and F10, F16.
+In: prompt ids and sampling settings. Out: `Rollout`s, or log-probs of given responses. The same client works with the
+CPU and the GPU build of vLLM, whoever started it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 
 class UnansweredError(ServerError):
-    """No answer came, so that the same request may be sent again, and elsewhere."""
+    """No answer came: the same request may be sent again, to this server or another."""
 
 
 class DeadlineError(UnansweredError):
@@ -83,7 +83,7 @@ class RolloutClient(RolloutService):
     # ------------------------------------------------------------------ state
 
     def check(self) -> None:
-        """ServerError unless the server is healthy, takes our key and can tell its policy version."""
+        """ServerError unless the server is healthy, accepts our key and reports its policy version."""
         self.request("GET", "/health", retry=True)
         self._model = None
         self._served()
@@ -122,7 +122,7 @@ class RolloutClient(RolloutService):
 
         On a GPU of all weights; the CPU build packs its linear layers away, and gives those of the rest.
         """
-        return self.request("POST", "/weight_checker", {"action": "checksum"}, retry=True)["checksums"]
+        return dict(self.request("POST", "/weight_checker", {"action": "checksum"}, retry=True)["checksums"])
 
     def tokens_done(self, timeout_s: float) -> float:
         """Tokens read and written since the server's start: stands still only if the server does."""

@@ -1,14 +1,12 @@
-"""Weights over gloo, to one server or to several at once, each through a group of its own with the plug-in's engine.
+"""Weights over gloo, to one server or to several at once, with one process group per server.
 
-In: the parameters' metas, then a stream of whole tensors. Out: every server that is still there holds them all. A
-group a server, and not one for all, so that a server's death breaks no other's transfer (issue 5): the price is that
-the trainer's link carries the bytes once a server. While a bucket travels the next one is gathered and packed, and on
-the other side the one before is loaded.
+In: the parameters' metas, then a stream of whole tensors. Out: every server that still runs holds them all. One group
+per server, so that a server that dies breaks no other's transfer; the cost is that the trainer's link carries the bytes
+once per server. While a bucket is sent the next one is gathered and packed, and the server loads the one before.
 """
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
 from urllib.parse import urlsplit
@@ -17,6 +15,7 @@ import torch
 import torch.distributed as dist
 
 from nopsd.errors import ServerError
+from nopsd.keys import new_key
 from nopsd.network import address_towards
 from nopsd.rollout.background import Background, all_at_once
 from nopsd.rollout.client import RolloutClient
@@ -40,12 +39,12 @@ class Channel:
     """The group with one server's workers, and the update under way there."""
 
     def __init__(self, client: RolloutClient, bucket_bytes: int, timeout_s: float) -> None:
-        """Meets the workers; ServerError if the server, or the meeting, takes longer than `timeout_s`."""
+        """Connects to the workers; ServerError if the server, or the rendezvous, takes longer than `timeout_s`."""
         self.client, self._timeout_s = client, timeout_s
         world = 1 + client.world_size()
         address = address_towards(urlsplit(client.url).hostname or "127.0.0.1")
-        meeting = open_store(address, timeout_s)
-        port, name = meeting.port, secrets.token_urlsafe(32)
+        store = open_store(address, timeout_s)
+        port, name = store.port, new_key()
         info = {
             "master_address": address,
             "master_port": port,
@@ -55,12 +54,12 @@ class Channel:
             "timeout_s": timeout_s,
         }
         joining = Background(
-            # A connection of its own: the group keeps it, and `meeting` can close.
+            # Its own connection: the group keeps it, and `store` can close.
             lambda: gloo_group(join_store(address, port, timeout_s), name, address, 0, world, timeout_s)
         )
         client.request("POST", "/init_weight_transfer_engine", {"init_info": info}, timeout_s)
         self._group: dist.ProcessGroupGloo = joining.result(timeout_s)
-        del meeting
+        del store  # the workers have read it: the request above has been answered
         self._works: list[dist.Work] = []
 
     def begin(self, metas: Sequence[WeightMeta]) -> None:
@@ -114,7 +113,7 @@ class GlooSender:
         self._buffers = [torch.empty(largest, dtype=torch.uint8) for _ in range(2)]
 
     def connect(self, clients: Sequence[RolloutClient]) -> Failures:
-        """Meet these servers' workers, at the same time; the errors of those that can't be met."""
+        """Connect to these servers' workers, at the same time; the errors of those that fail."""
         made, failures = all_at_once(
             lambda client: Channel(client, self._bucket_bytes, self._timeout_s), clients, 2 * self._timeout_s
         )
@@ -139,7 +138,7 @@ class GlooSender:
                 try:
                     channel.start(buffer)
                     channel.finish_all_but(0 if last else 1, last)
-                except Exception as error:  # this server's alone; the caller is told
+                except Exception as error:  # this server's alone, returned to the caller
                     self._lose(channel, error, failures)
         self._each(lambda channel: channel.end(version), failures)
         return failures

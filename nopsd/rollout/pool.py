@@ -1,8 +1,8 @@
-"""Rollout servers behind one client (issue 5): least-loaded routing, and the loss of one of several outlived.
+"""Several rollout servers behind one client: least-loaded routing, and going on when one of several is lost.
 
 In: clients of servers with the same model. Out: what a single client gives, every sample exactly once. A request whose
-server dies is sent again, to another; seeds make its answer the same. A lost server is used again only when it is
-found healthy, at the others' policy version and with their weights; or when a weight sync has reached it.
+server dies is sent again, to another; seeds make its answer the same. A lost server is used again only once it is
+healthy and holds the others' policy version and weights, or a weight sync has reached it.
 """
 
 from __future__ import annotations
@@ -20,16 +20,15 @@ from nopsd.errors import ServerError, StaleWeightsError, UserError
 from nopsd.keys import server_key
 from nopsd.rollout.background import Background, all_at_once
 from nopsd.rollout.client import DeadlineError, FailedError, RolloutClient, UnansweredError
+from nopsd.rollout.served_weights import check_same_weights
 from nopsd.rollout.service import SEQUENCES_IN_FLIGHT, Progress, RolloutService
 from nopsd.rollout.types import Rollout
 from nopsd.rollout.watch import PROBE_TIMEOUT_S, Watch
 
 RETRY_DELAYS_S = (0.5,)  # at one server; then the request goes to another
-CALL_AGAIN = 3  # servers that may fail one request before it is held to be the cause
-CHECK_WAIT_S = 5.0  # for a server that has come back to prove its weights; longer, and it is the next call's
-VERSION_S = 60.0  # for telling a version, where server.stall_timeout_s is 0
-PROBE_IDS = (1, 2, 3, 5, 8, 13, 21, 34)
-PROBE_TOLERANCE = 0.25  # nats: above what dtype and device make, far below what other weights do
+CALL_AGAIN = 3  # servers that may fail one request before the request is taken as the cause
+CHECK_WAIT_S = 5.0  # for checking the weights of a server that has come back; after that the next call asks again
+VERSION_S = 60.0  # for reporting a version, where server.stall_timeout_s is 0
 URL_VARIABLE = "NOPSD_SERVER_URL"  # the servers that ranks use, joined by commas
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -91,7 +90,7 @@ class RolloutPool(RolloutService):
         self.policy_version()
         first, *others = self.servers()
         for other in others:
-            refuse_difference(first, other)
+            check_same_weights(first, other)
 
     # ------------------------------------------------------------------ the service of several
 
@@ -100,11 +99,11 @@ class RolloutPool(RolloutService):
             return [m.client for m in self._members if m.lost is None]
 
     def policy_versions(self) -> dict[str, int]:
-        """Of the servers in use. One that fails to tell is lost."""
+        """Of the servers in use. One that does not answer is lost."""
         if not self.servers():
             raise self._none_left()
         timeout_s = self._stall_timeout_s or VERSION_S
-        # The requests' own deadline comes first: it names the server, and tells of one that hangs.
+        # The requests' own deadline comes first: its error names the server.
         versions, failures = all_at_once(lambda c: c.held_version(timeout_s), self.servers(), 2 * timeout_s + VERSION_S)
         for server, error in failures:
             if not isinstance(error, (UnansweredError, FailedError)):
@@ -115,14 +114,16 @@ class RolloutPool(RolloutService):
     def call(self, ask: Callable[[RolloutClient], T], sequences: int = 1) -> T:
         """`ask` of the least loaded server, and of another if it fails to answer.
 
-        ServerError naming each lost server if none is left, or what CALL_AGAIN servers said.
+        ServerError naming each lost server if none is left, or the errors of CALL_AGAIN servers.
         """
         for attempt in range(1, CALL_AGAIN + 1):
             member = self._take(sequences)
             try:
                 return self._ask(member, ask, sequences)
             except (UnansweredError, FailedError) as error:
-                if not self._is_to_blame(member, error) and (attempt == CALL_AGAIN or isinstance(error, FailedError)):
+                if not self._is_server_fault(member, error) and (
+                    attempt == CALL_AGAIN or isinstance(error, FailedError)
+                ):
                     raise
                 failure = error
             finally:
@@ -199,8 +200,8 @@ class RolloutPool(RolloutService):
             self._changed.notify_all()
 
     def _ask(self, member: _Member, ask: Callable[[RolloutClient], T], sequences: int) -> T:
-        """On a thread of its own, which is left alone if the server is found dead meanwhile, or if a second one, asked
-        for the same after `hedge_s`, answers first: seeds make it the same answer, and one of the two is returned."""
+        """In a thread, which is abandoned if the server is found dead meanwhile, or if a second server, asked for the
+        same after `hedge_s`, answers first: seeds make both answers the same, and one of them is returned."""
         answer = Background(lambda: ask(member.client))
         second: Background | None = None
         began, hedge_s = time.monotonic(), self._hedge_s
@@ -210,8 +211,10 @@ class RolloutPool(RolloutService):
             if hedge_s is not None and second is None and time.monotonic() - began > hedge_s:
                 second = self._ask_another(member, ask, sequences)
             if second is not None and second.succeeded():
-                return second.result(0)
-        return answer.result(0)
+                answered: T = second.result(0)
+                return answered
+        value: T = answer.result(0)
+        return value
 
     def _ask_another(self, member: _Member, ask: Callable[[RolloutClient], T], sequences: int) -> Background | None:
         """The least loaded of the other servers, if it has room at once."""
@@ -230,7 +233,7 @@ class RolloutPool(RolloutService):
 
         return Background(run)
 
-    def _is_to_blame(self, member: _Member, error: ServerError) -> bool:
+    def _is_server_fault(self, member: _Member, error: ServerError) -> bool:
         """Whether a failure was the server's; if so it is used no more."""
         hangs = isinstance(error, DeadlineError)  # /health may well be answered while the engine hangs
         if member.lost is None and (hangs or not member.client.is_healthy(PROBE_TIMEOUT_S)):
@@ -272,7 +275,7 @@ class RolloutPool(RolloutService):
         version = first.held_version()
         if server.held_version() != version:
             raise StaleWeightsError(f"the server at {server.url} holds another version than {version}")
-        refuse_difference(first, server)
+        check_same_weights(first, server)
         return version
 
     def _still_holds(self, server: RolloutClient, check: Background) -> bool:
@@ -283,25 +286,3 @@ class RolloutPool(RolloutService):
         except ServerError as error:
             log.warning("the rollout server at %s answers again and isn't used: %s", server.url, error)
             return False
-
-
-def refuse_difference(one: RolloutClient, other: RolloutClient) -> None:
-    """StaleWeightsError unless both serve the same weights: by checksums, and by log-probs of a probe.
-
-    The CPU build gives no checksums of its packed linear layers, which the log-probs speak for.
-    """
-    digests, others = one.weight_digests(), other.weight_digests()
-    differing = sorted(name for name in digests.keys() & others.keys() if digests[name] != others[name])
-    if differing:
-        raise StaleWeightsError(
-            f"the servers at {one.url} and {other.url} hold other weights ({differing[0]} and {len(differing) - 1} "
-            "more differ): start both on the same model, revision and dtype"
-        )
-    prompt, response = list(PROBE_IDS[:2]), list(PROBE_IDS[2:])
-    pairs = zip(one.score_one(prompt, response), other.score_one(prompt, response), strict=True)
-    gaps = [abs(a - b) for a, b in pairs]
-    if not all(gap <= PROBE_TOLERANCE for gap in gaps):  # a NaN isn't
-        raise StaleWeightsError(
-            f"the servers at {one.url} and {other.url} give log-probs that differ by up to {max(gaps):.3g} nats: "
-            "start both on the same model, revision and dtype"
-        )

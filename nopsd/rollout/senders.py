@@ -120,7 +120,7 @@ class NcclSender:
             return dict.fromkeys(clients, reason)
         sender, source = self, self._source
 
-        class Source(VllmSource):
+        class Source(VllmSource):  # type: ignore[misc]
             def metadata(self) -> list[ParamMeta]:
                 return [ParamMeta(m.name, getattr(torch, m.dtype_name), m.shape) for m in source.metas()]
 

@@ -1,8 +1,8 @@
-"""Sampling and scoring, whatever serves: one server (client.py) or several alike (pool.py).
+"""Sampling and scoring by one server (client.py) or by several with the same weights (pool.py).
 
 In: prompts (ids), question uids, sampling settings, a seed. Out: `Rollout`s stamped with the policy version, or
 log-probs of given responses. Seeds derive from (seed, uid, sample) alone, so that a response depends neither on what
-it was batched with nor on the server that gave it. SPEC §3.1, §6 and F10, F16; issue 5.
+it was batched with nor on the server that gave it.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class RolloutService:
     ) -> None:
         self.close()
 
-    # ------------------------------------------------------------------ what a client and a pool do each in their way
+    # ------------------------------------------------------------------ implemented by client and pool
 
     def servers(self) -> list[RolloutClient]:
         """Those in use."""

@@ -1,11 +1,11 @@
-"""How weights travel to a server over gloo: shared by the trainer and by vLLM's workers.
+"""How weights are sent to a server over gloo: used by the trainer and by vLLM's workers.
 
 A group of 1 trainer process and all of one server's workers; each bucket of parameters is one broadcast of bytes.
 Both sides compute the same buckets, and the same places in them, from the parameters' sizes. Needs torch alone.
 
-Who can reach it: the meeting point listens on the one address that the server is reached from (a TCPStore left to
-itself listens on all), under a name that only the server is told, and closes once the group stands; gloo's own
-listening sockets are on that address too. What travels is neither encrypted nor signed: the hosts' network is trusted.
+Who can reach it: the rendezvous store listens only on the address from which the server is reached (by default a
+TCPStore listens on all), under a name that only the server receives, and is closed once the group is connected; gloo's
+own sockets listen on that address too. The data is neither encrypted nor signed: the hosts' network is trusted.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ BACKLOG = 128
 def nbytes(dtype_name: str, shape: Sequence[int]) -> int:
     """Bytes of a dense tensor; `dtype_name` as in "float32"."""
     dtype: torch.dtype = getattr(torch, dtype_name)
-    return dtype.itemsize * math.prod(shape)
+    return int(dtype.itemsize) * math.prod(shape)
 
 
 def plan_buckets(sizes: Sequence[int], cap: int) -> list[list[int]]:
@@ -54,7 +54,10 @@ def places(sizes: Sequence[int]) -> tuple[list[int], int]:
 
 
 def open_store(address: str, timeout_s: float) -> dist.TCPStore:
-    """The meeting point, on the trainer's side, at a free port (`.port`) of `address` alone; closed when let go."""
+    """The rendezvous store, on the trainer's side, at a free port (`.port`) of `address` alone; closed when deleted.
+
+    Keep a reference until every member has read it.
+    """
     with socket.socket(family_of(address), socket.SOCK_STREAM) as listening:
         listening.bind((address, 0))
         listening.listen(BACKLOG)
@@ -71,6 +74,7 @@ def open_store(address: str, timeout_s: float) -> dist.TCPStore:
 
 
 def join_store(address: str, port: int, timeout_s: float) -> dist.TCPStore:
+    """A connection to the store that `open_store` made."""
     return dist.TCPStore(address, port, None, is_master=False, timeout=timedelta(seconds=timeout_s))
 
 

@@ -1,4 +1,4 @@
-"""A sampled response and its file form (SPEC §3.1): parquet, one row each.
+"""A sampled response and its file form: parquet, one row each.
 
 Response ids are what the server sampled; nothing re-tokenises them from text.
 """
@@ -6,9 +6,10 @@ Response ids are what the server sampled; nothing re-tokenises them from text.
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -75,7 +76,7 @@ def read_header(path: str | Path) -> str | None:
     return metadata[b"nopsd"].decode() if b"nopsd" in metadata else None
 
 
-def _open(path: Path, read):
+def _open(path: Path, read: Callable[[Path], Any]) -> Any:
     try:
         return read(path)
     except FileNotFoundError as error:

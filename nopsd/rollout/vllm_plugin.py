@@ -3,7 +3,7 @@
 1. A weight-transfer backend "gloo" for vLLM's own update protocol (/init_weight_transfer_engine,
    /start_weight_update, /update_weights, /finish_weight_update), for CPU and for devices shared
    with the trainer, where NCCL won't do.
-2. After each reload, the CPU build's packed copies of embedding and head matrices are made anew:
+2. After each reload, the CPU build's packed copies of embedding and head matrices are made again:
    vLLM 0.32 leaves a tied head's copy stale and serves old logits under new weights.
 3. Reloads and transfers that leave a parameter unset are errors, not log lines.
 4. The CPU build's processes sleep soon after their last message.
@@ -37,7 +37,7 @@ BUSY_LOOP_S = 0.002  # shorter than a decoding step of the smallest model
 
 
 def refresh_packed_heads(model: torch.nn.Module) -> int:
-    """Pack anew every embedding and head matrix that the CPU build keeps a packed copy of; how many."""
+    """Pack again every embedding and head matrix that the CPU build keeps a packed copy of; how many."""
     from vllm.model_executor.layers.vocab_parallel_embedding import UnquantizedEmbeddingMethod
 
     count = 0
@@ -82,8 +82,8 @@ class WorkerExtension:
         return refresh_packed_heads(model)
 
 
-def rest_soon() -> None:
-    """Have vLLM's processes sleep once no message has come for BUSY_LOOP_S.
+def shorten_polling() -> None:
+    """Let vLLM's processes sleep once no message has come for BUSY_LOOP_S.
 
     They poll for a second otherwise, on a core that the CPU build takes from the training step beside it: 0.95 s of CPU
     time after each step's rollouts, 0.02 so.
@@ -109,7 +109,7 @@ if importlib.util.find_spec("vllm") is not None:
     from vllm.platforms import current_platform
 
     @dataclass
-    class GlooInitInfo(WeightTransferInitInfo):
+    class GlooInitInfo(WeightTransferInitInfo):  # type: ignore[misc]
         """Where the trainer waits. `group`: a name that is new for each connection."""
 
         master_address: str
@@ -121,14 +121,14 @@ if importlib.util.find_spec("vllm") is not None:
         rank_offset: int = 1
 
     @dataclass
-    class GlooUpdateInfo(WeightTransferUpdateInfo):
+    class GlooUpdateInfo(WeightTransferUpdateInfo):  # type: ignore[misc]
         """The parameters in the order in which they come."""
 
         names: list[str]
         dtype_names: list[str]
         shapes: list[list[int]]
 
-    class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo]):
+    class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo]):  # type: ignore[misc]
         """The receiving side: one broadcast a bucket, then vLLM's own loader."""
 
         init_info_cls = GlooInitInfo
@@ -199,4 +199,4 @@ if importlib.util.find_spec("vllm") is not None:
         WeightTransferEngineFactory.register_engine(BACKEND, GlooWeightTransferEngine)
 
     if current_platform.is_cpu():
-        rest_soon()
+        shorten_polling()

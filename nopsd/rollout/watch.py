@@ -1,4 +1,4 @@
-"""Whether servers at work are alive: a thread asks them while requests wait for their answers (issue 5).
+"""Whether servers at work are alive: a thread asks them while requests wait for their answers .
 
 A killed server breaks its connections, and is noticed by the requests themselves. One that hangs (stopped, swapped
 out, its host gone without a word) leaves them waiting: here it is noticed by a /health that isn't answered, and one

@@ -2,7 +2,7 @@
 
 Input: an nn.Module in the Hugging Face layout, with LoRA's adapters or without. Output: for each weight its name,
 dtype, shape, and, while it is gathered, its data on the sender, adapters merged in: the server holds a plain model.
-Never more than one weight (and its adapter) is whole (SPEC §13.4).
+Never more than one weight (and its adapter) is whole.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Keeps the rollout servers' weights equal to the trainer's, version by version (SPEC Alg. 1, F16; issue 5).
+"""Keeps the rollout servers' weights equal to the trainer's, version by version (Algorithm 1).
 
 `open_weight_sync(...)` on all ranks, then `.push(version)` after each optimizer step: pause, transfer, reset of the
 prefix cache, resume, version read back; at every server at the same time, each phase with a deadline. Of several
 servers one that fails is dropped with a warning, and taken up again by a later push once it answers. `load_folder`
-serves a checkpoint from disk. `verify_served` compares served with trained log-probs, the proof that a sync took.
+serves a checkpoint from disk.
 """
 
 from __future__ import annotations
@@ -31,7 +31,6 @@ from nopsd.rollout.weight_source import WeightSource
 HALF_UPDATED = -1  # the version of a server whose weights are being replaced, or were left so
 BUCKET_MIB = {"gloo": 8, "nccl": 256, "disk": 256}  # gloo: measured by tools/bench_sync.py
 HEALTH_S = 20.0
-SCORE_S = 600.0
 log = logging.getLogger(__name__)
 
 
@@ -39,7 +38,7 @@ def choose_backend(config: ServerConfig, device: str, hosts: Sequence[str]) -> s
     """gloo|nccl|disk. `auto` is nccl only between GPUs of different hosts.
 
     A server on the trainer's own host shares its devices by default, and NCCL refuses two ranks on
-    one device. With devices of its own, ask for server.weight_sync=nccl.
+    one device. If the server has devices of its own, set server.weight_sync=nccl.
     """
     if config.weight_sync != "auto":
         return config.weight_sync
@@ -76,7 +75,7 @@ class WeightSync:
             try:
                 self._sender = self._make_sender()
                 self._go_on_without(self._sender.connect(self._client.servers()))
-            except Exception as error:  # told to all ranks, then raised
+            except Exception as error:  # raised on all ranks
                 failure = error
         self._raise_together(failure, "")
 
@@ -103,7 +102,7 @@ class WeightSync:
         if self._rank == 0:
             try:
                 self._serve(stream, version)
-            except Exception as error:  # told to all ranks, then raised
+            except Exception as error:  # raised on all ranks
                 failure = error
         for _ in stream:  # the others', or the rest after a failure: every gather is a collective
             pass
@@ -125,7 +124,7 @@ class WeightSync:
             self._client.readmit(server)
 
     def _take_back(self) -> list[RolloutClient]:
-        """Servers that were lost and answer again, connected anew."""
+        """Servers that were lost and answer again, connected again."""
         assert self._sender is not None
         back = self._client.returning()
         failures = self._sender.connect(back) if back else {}
@@ -151,20 +150,20 @@ class WeightSync:
                 self._client.drop(server, error)
 
     def _raise_together(self, failure: Exception | None, what: str) -> None:
-        """Raise on all ranks if rank 0 failed, so that none waits for it in vain."""
+        """Raise on all ranks if rank 0 failed, so that no rank waits for it."""
         failed = torch.tensor([int(failure is not None)], device=self._device)
         if dist.is_initialized() and dist.get_world_size() > 1:
             dist.broadcast(failed, src=0)
         if failure is not None:
             raise ServerError(
                 f"weight sync{what}: rank 0 on {socket.gethostname()} failed in phase {self._phase!r}: {failure}; "
-                f"the server at {self._client.url} can't be used further: restart it and resume the run"
+                f"the server at {self._client.url} can't be used any more: restart it and resume the run"
             ) from failure
         if failed.item():
             raise ServerError(f"weight sync{what}: rank {self._rank} on {socket.gethostname()} ends, for rank 0 failed")
 
     def close(self) -> None:
-        """Let go of the connections; the servers aren't told, they may have ended."""
+        """Close the connections without a request to the servers, which may have ended."""
         if self._sender is not None:
             self._sender.close()
             self._sender = None
@@ -193,36 +192,3 @@ def load_folder(client: RolloutService, folder: str | Path, version: int, timeou
     _, failures = all_at_once(load, client.servers(), 6 * timeout_s)
     for server, error in failures:
         client.drop(server, error)
-
-
-def verify_served(
-    client: RolloutService,
-    prompts: Sequence[list[int]],
-    responses: Sequence[list[int]],
-    trainer_logprobs: Sequence[Sequence[float]],
-    tolerance: float,
-) -> float:
-    """Largest difference between served and trained log-probs of the response ids (nats), over all servers.
-
-    Responses are cut to what fits the servers' window less one position. Raises StaleWeightsError
-    naming the server if it exceeds `tolerance` (or isn't a number).
-    """
-    room = client.max_model_len() - 1
-    cut = [list(r[: max(0, room - len(p))]) for p, r in zip(prompts, responses, strict=True)]
-    values, failures = all_at_once(lambda server: server.score(prompts, cut), client.servers(), SCORE_S)
-    for server, error in failures:
-        client.drop(server, error)
-    return max(_gap(server, served, trainer_logprobs, tolerance) for server, served in values)
-
-
-def _gap(
-    server: RolloutClient, served: Sequence[list[float]], trained: Sequence[Sequence[float]], tolerance: float
-) -> float:
-    deltas = [abs(a - b) for row, own in zip(served, trained, strict=True) for a, b in zip(row, own)]
-    worst = max(deltas, key=lambda d: float("inf") if d != d else d, default=0.0)
-    if not worst <= tolerance:
-        raise StaleWeightsError(
-            f"served and trained log-probs differ by up to {worst:.3g} (tolerance {tolerance:g}) over {len(deltas)} "
-            f"tokens at {server.url}: the server doesn't hold the trainer's weights, or another dtype"
-        )
-    return worst

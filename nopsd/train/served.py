@@ -58,7 +58,7 @@ def check_probe(d: TrainingRun, rollout: Rollout, version: int) -> None:
     response = rollout.response_ids[:PROBE_TOKENS]
     if covered(d.config, version) or not due(d.config, version) or not response:
         return
-    from nopsd.rollout.weight_sync import verify_served
+    from nopsd.rollout.served_weights import verify_served
 
     logits_TV = probe_logits(d.student.module.lm, rollout.prompt_ids + response)
     rows_TV = logits_TV[len(rollout.prompt_ids) - 1 : -1].log_softmax(-1)

@@ -109,7 +109,7 @@ def test_a_cut_link_ends_the_ranks_on_both_sides(two_hosts, start_group):
     try:
         told = group.told()
         noticed = told["at"] - cut_at
-        assert (told["kind"], told["rank"]) == ("silent", 1) and "rank 1 on node2" in told["words"]
+        assert (told["kind"], told["rank"]) == ("silent", 1) and "rank 1 on node2" in told["message"]
         print(f"link cut: noticed after {noticed:.1f} s, all gone after {group.ended_after(began, 20):.1f} s")
     finally:
         two_hosts.mend("node2")

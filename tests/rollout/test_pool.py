@@ -17,7 +17,8 @@ from nopsd.errors import ConfigError, ServerError, StaleWeightsError
 from nopsd.rollout import pool as pool_module
 from nopsd.rollout import watch
 from nopsd.rollout.client import RolloutClient
-from nopsd.rollout.pool import RolloutPool, connect, refuse_difference, server_urls
+from nopsd.rollout.pool import RolloutPool, connect, server_urls
+from nopsd.rollout.served_weights import check_same_weights
 
 TWO = SamplingConfig(n=2, max_new=4)
 UIDS = [f"q{i}" for i in range(40)]
@@ -224,7 +225,7 @@ def test_servers_of_unlike_models_are_refused_at_the_start(two: Any) -> None:
     b.client.weight_digests = dict  # type: ignore[method-assign]
     b.weights = "other"
     with pytest.raises(StaleWeightsError, match="differ by up to 2.5 nats"):
-        refuse_difference(a.client, b.client)
+        check_same_weights(a.client, b.client)
 
 
 def test_the_window_is_the_smallest(two: Any) -> None:

@@ -20,7 +20,8 @@ import torch
 
 from nopsd.config import SamplingConfig, ServerConfig
 from nopsd.rollout.pool import RolloutPool, connect
-from nopsd.rollout.weight_sync import open_weight_sync, verify_served
+from nopsd.rollout.served_weights import verify_served
+from nopsd.rollout.weight_sync import open_weight_sync
 
 pytestmark = [pytest.mark.soak, pytest.mark.engine]
 KEY = "the-key-of-both"

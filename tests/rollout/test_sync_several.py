@@ -20,8 +20,9 @@ from nopsd.errors import ServerError, StaleWeightsError
 from nopsd.rollout import gloo_sender
 from nopsd.rollout.client import RolloutClient, UnansweredError
 from nopsd.rollout.pool import RolloutPool
+from nopsd.rollout.served_weights import verify_served
 from nopsd.rollout.transport import finish, gloo_group, join_store, open_store, places, start_broadcast
-from nopsd.rollout.weight_sync import HALF_UPDATED, WeightSync, load_folder, open_weight_sync, verify_served
+from nopsd.rollout.weight_sync import HALF_UPDATED, WeightSync, load_folder, open_weight_sync
 
 RESPONSES = [[40, 41, 42, 43, 44], [300, 7], [500, 501, 502]]
 

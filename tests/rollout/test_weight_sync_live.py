@@ -15,10 +15,11 @@ from nopsd.config import LoraConfig, ServerConfig
 from nopsd.engine.lora import STUDENT, adapter_parameters, add_lora
 from nopsd.errors import ServerError, StaleWeightsError, UserError
 from nopsd.rollout.client import RolloutClient
+from nopsd.rollout.served_weights import verify_served
 from nopsd.rollout.transport import plan_buckets
 from nopsd.rollout.vllm_plugin import refuse_missing
 from nopsd.rollout.weight_source import WeightSource
-from nopsd.rollout.weight_sync import WeightSync, choose_backend, load_folder, open_weight_sync, verify_served
+from nopsd.rollout.weight_sync import WeightSync, choose_backend, load_folder, open_weight_sync
 
 RESPONSES = [[40, 41, 42, 43, 44, 45, 46, 47], [300, 7], [500, 501, 502]]
 TOLERANCE = 1e-4

@@ -19,7 +19,8 @@ from nopsd.config import DistConfig, ServerConfig
 from nopsd.engine.distributed import init_distributed, shutdown_distributed
 from nopsd.errors import StaleWeightsError
 from nopsd.rollout.client import RolloutClient
-from nopsd.rollout.weight_sync import open_weight_sync, verify_served
+from nopsd.rollout.served_weights import verify_served
+from nopsd.rollout.weight_sync import open_weight_sync
 
 DS_CONFIG = {
     "train_micro_batch_size_per_gpu": 1,

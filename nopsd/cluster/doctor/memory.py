@@ -153,7 +153,7 @@ def _zero(ds_config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _gradient_bytes(ds_config: Mapping[str, Any], b: int) -> int:
-    """Per gradient: DeepSpeed gathers them in the model's type unless told."""
+    """Per gradient: DeepSpeed gathers them in the model's type unless set otherwise."""
     return FLOAT if ds_config.get("data_types", {}).get("grad_accum_dtype") == "fp32" else b
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from nopsd.config import DistillConfig
-from nopsd.engine.products import add_weight_gradient, project, pull_back, tile_rows
+from nopsd.engine.products import add_weight_gradient, grad_input, project, tile_rows
 from nopsd.train.losses.full_support import block_rows, kernel_of
 from nopsd.train.losses.objective import TileLoss, tile_loss
 from nopsd.train.losses.targets import auxiliaries
@@ -145,7 +145,7 @@ class _FusedLinearDivergence(torch.autograd.Function):
                 loss += part.loss
                 found.append(part.found)
             if grad_hidden_NH is not None:
-                pull_back(logits["student"], student_VH, grad_hidden_NH[rows])
+                grad_input(logits["student"], student_VH, grad_hidden_NH[rows])
             if grad_weight_VH is not None:
                 add_weight_gradient(logits["student"], hidden_NH[rows], grad_weight_VH[:vocab_size])
 

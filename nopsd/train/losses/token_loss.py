@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from nopsd.engine.products import add_weight_gradient, project, pull_back, tile_rows
+from nopsd.engine.products import add_weight_gradient, grad_input, project, tile_rows
 
 BLOCK_ELEMENTS = 1 << 18  # logits of a block of rows that stays in a CPU's caches
 
@@ -104,7 +104,7 @@ class _FusedTokenLoss(torch.autograd.Function):
                     entropy_N[rows],
                 )
             if grad_hidden_NH is not None:
-                pull_back(tile_nV, weight_VH, grad_hidden_NH[tile])
+                grad_input(tile_nV, weight_VH, grad_hidden_NH[tile])
             if grad_weight_VH is not None:
                 add_weight_gradient(tile_nV, hidden_NH[tile], grad_weight_VH)
 
