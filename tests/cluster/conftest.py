@@ -59,7 +59,7 @@ class Group:
     def pid(self, rank: int) -> int:
         return self.ranks[rank].pid
 
-    def told(self, timeout: float = 60.0) -> dict:
+    def result(self, timeout: float = 60.0) -> dict:
         """The head's last line; the test fails if the head doesn't end in time."""
         output, _ = self.head.communicate(timeout=timeout)
         return json.loads(output.splitlines()[-1])

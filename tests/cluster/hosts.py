@@ -1,7 +1,7 @@
 """Separate hosts on one machine, by Linux namespaces: each its own network, addresses, processes, hostname, sshd and
 keys.
 
-In: a folder, a number of hosts. Out: `Hosts` (issue 5, "Proof on real hosts"). Needs root, util-linux, iproute2,
+In: a folder, a number of hosts. Out: `Hosts`. Needs root, util-linux, iproute2,
 OpenSSH's server and pdsh; `lacking()` says what isn't there. The bridge lies in a namespace of its own, so that
 nothing of this machine's network is touched and several sets of hosts can be up at once. Whatever ends this process
 ends the hosts.
@@ -179,7 +179,7 @@ class Hosts:
         """Take the host's link down."""
         self._on_switch("ip", "link", "set", f"to-{name}", "down")
 
-    def mend(self, name: str) -> None:
+    def reconnect(self, name: str) -> None:
         self._on_switch("ip", "link", "set", f"to-{name}", "up")
 
     def stop(self) -> None:
@@ -245,7 +245,7 @@ class Hosts:
         while not true():
             if time.monotonic() > deadline:
                 logs = "".join((self.folder / f"{n}.log").read_text() for n in self.names)
-                raise RuntimeError(f"no {what} after {UP_S:g} s; the hosts said: {logs}")
+                raise RuntimeError(f"no {what} after {UP_S:g} s; their logs: {logs}")
             time.sleep(0.05)
 
     def _inner(self, name: str) -> int:

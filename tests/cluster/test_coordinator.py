@@ -13,7 +13,7 @@ from nopsd.cluster.coordinator import Coordinator
 from nopsd.cluster.wire import proof
 
 
-def test_strangers_are_not_listened_to():
+def test_a_connection_without_the_key_is_ignored():
     """Without the key nobody can report a failure; if this fails, anyone on the network can end the run."""
     coordinator = Coordinator("127.0.0.1", 2, "the key", 5.0).start()
     try:
@@ -47,13 +47,13 @@ def sentinel(coordinator, rank, host):
         yield send
 
 
-@pytest.mark.parametrize("how", ["told", "torn"])
-def test_the_rank_whose_trouble_it_is_is_named(how):
-    """Rank 0 speaks to the servers; what it tells the others they may report before it does, it has files to close."""
+@pytest.mark.parametrize("how", ["received", "broken"])
+def test_the_rank_that_failed_is_named(how):
+    """Rank 0 calls the servers; the other ranks may report its error before it does, since it has files to close."""
     coordinator = Coordinator("127.0.0.1", 2, "the key", 20.0).start()
     try:
         with sentinel(coordinator, 0, "head") as zero, sentinel(coordinator, 1, "other") as one:
-            if how == "told":
+            if how == "received":
                 one(failed="user_error", message="no server is left", of_rank=0)
             else:
                 one(failed="user_error", message="weight sync: rank 1 on other ends, for rank 0 failed")

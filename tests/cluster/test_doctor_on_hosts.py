@@ -37,7 +37,7 @@ def errors(found: dict) -> dict[str, str]:
     return {f"{f['check']} {f['host']}": f["message"] for f in found["findings"] if f["level"] == "error"}
 
 
-def test_two_sound_hosts(two_hosts, tmp_path):
+def test_two_healthy_hosts(two_hosts, tmp_path):
     """Else a user can't believe `doctor` of a cluster: every check green, and a measured link."""
     found, code = diagnosis(two_hosts, tmp_path)
     assert code == 0, errors(found)
@@ -52,7 +52,7 @@ def test_a_host_behind_a_cut_wire_is_named(two_hosts, tmp_path):
     try:
         found, code = diagnosis(two_hosts, tmp_path)
     finally:
-        two_hosts.mend("node2")
+        two_hosts.reconnect("node2")
     assert code == 1 and "ssh" in errors(found)["hosts node2"] and set(found["hosts"]) == {"node1"}
 
 

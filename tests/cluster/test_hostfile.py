@@ -20,7 +20,7 @@ def test_the_hosts_are_those_that_deepspeed_reads(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "line", "said"),
+    ("text", "line", "message"),
     [
         ("a slots=1\nb 2\n", 2, "HOST slots=N"),
         ("a slots=1\n\na slots=2\n", 3, "twice"),
@@ -29,11 +29,11 @@ def test_the_hosts_are_those_that_deepspeed_reads(tmp_path):
         ("a slots=1 extra\n", 1, "HOST slots=N"),
     ],
 )
-def test_mistakes_name_their_line(tmp_path, text, line, said):
+def test_mistakes_name_their_line(tmp_path, text, line, message):
     """A hostfile of 512 lines has one bad one; a name that ssh would take for an option is refused."""
     file = tmp_path / "hosts"
     file.write_text(text)
-    with pytest.raises(ConfigError, match=said) as error:
+    with pytest.raises(ConfigError, match=message) as error:
         read_hostfile(file)
     assert f"{file}:{line}" in str(error.value)
 

@@ -17,9 +17,9 @@ RANK = """
 import json, os, sys
 from nopsd.cluster import rank
 rank.setup("train")
-told = {k: os.environ[k] for k in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")}
-print(json.dumps(told | {"torch": "torch" in sys.modules}), flush=True)
-if told["RANK"] == sys.argv[1]: raise ValueError("a bug")
+result = {k: os.environ[k] for k in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")}
+print(json.dumps(result | {"torch": "torch" in sys.modules}), flush=True)
+if result["RANK"] == sys.argv[1]: raise ValueError("a bug")
 """
 
 
@@ -63,10 +63,10 @@ def test_two_ranks_of_mpirun_find_each_other():
         [*words, sys.executable, "-c", RANK, "1"], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
     )
     lines = re.findall(r"\{.*?\}", done.stdout)  # mpirun may put both on one line
-    told = sorted((json.loads(line) for line in lines), key=lambda one: one["RANK"])
-    assert [(t["RANK"], t["LOCAL_RANK"], t["WORLD_SIZE"], t["torch"]) for t in told] == [
+    result = sorted((json.loads(line) for line in lines), key=lambda one: one["RANK"])
+    assert [(t["RANK"], t["LOCAL_RANK"], t["WORLD_SIZE"], t["torch"]) for t in result] == [
         ("0", "0", "2", False),
         ("1", "1", "2", False),
     ], done.stderr
-    assert len({(t["MASTER_ADDR"], t["MASTER_PORT"]) for t in told}) == 1 and int(told[0]["MASTER_PORT"]) > 0
+    assert len({(t["MASTER_ADDR"], t["MASTER_PORT"]) for t in result}) == 1 and int(result[0]["MASTER_PORT"]) > 0
     assert done.returncode != 0 and "a bug" in done.stderr

@@ -23,7 +23,7 @@ def test_ranks_know_their_number_from_mpi_and_slurm(launcher, given):
     assert numbered(given) == {} and numbered({**given, "NOPSD_LAUNCHER": launcher, "RANK": "0"}) == {}
 
 
-MEET = """
+RENDEZVOUS = """
 import sys, time
 from nopsd.cluster import rank
 rank.RENDEZVOUS_S = 0.0
@@ -34,10 +34,10 @@ print("met")
 
 
 @pytest.mark.parametrize(("wait", "code"), [("0", 0), ("60", 1)])
-def test_who_meets_a_stranger_does_not_wait_for_ever(wait, code):
-    """PyTorch's store has no time-out for one who listens and says nothing: on 29500, a left-over process."""
+def test_a_rendezvous_with_another_process_is_given_up(wait, code):
+    """PyTorch's store has no timeout for a process that listens and never answers: on 29500, a left-over one."""
     environment = {**os.environ, "RANK": "1", "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29500"}
-    words = [sys.executable, "-c", MEET, wait]
+    words = [sys.executable, "-c", RENDEZVOUS, wait]
     done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=50, check=False)
     assert done.returncode == code and (done.stdout == "met\n") == (code == 0), done.stderr
     assert ("rank 1 on" in done.stderr and "10.0.0.1:29500" in done.stderr) == (code == 1)

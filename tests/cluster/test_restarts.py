@@ -12,12 +12,12 @@ from nopsd.config import Config, DistConfig, RolloutConfig
 from nopsd.errors import ServerError, UserError
 
 
-def test_only_chance_is_worth_another_start():
-    """--restarts must not run a bug again and again; a torn connection, or a lost rank, is another matter."""
+def test_only_transient_failures_restart():
+    """--restarts must not run a bug again and again; a broken connection, or a lost rank, may not come again."""
     assert is_transient(Failure("vanished", 1, "a")) and is_transient(Failure("silent", 1, "a"))
     assert is_transient(Failure("raised", 1, "a", message="RuntimeError: [gloo] Connection closed by peer"))
     lost = "no rollout server is left: http://a (no answer to 3 calls of /health in a row): see their logs"
-    assert is_transient(Failure("raised", 0, "a", message=lost)), "the command's servers are started anew with it"
+    assert is_transient(Failure("raised", 0, "a", message=lost)), "the command's servers are started again with it"
     assert not is_transient(Failure("raised", 1, "a", message="ValueError: bad row"))
     assert should_restart(ServerError(lost)) and should_restart(HostsError(["a"], "host a can't be reached"))
     assert not should_restart(ServerError("the server at http://a refuses our API key: set server.api_key"))

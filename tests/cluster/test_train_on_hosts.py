@@ -1,4 +1,4 @@
-"""Training on two real hosts, and what breaks in the middle (issue 5, "When things break").
+"""Training on two real hosts, and what breaks in the middle.
 
 What needs no rollout server is shown on fine-tuning (method=lmsi on a stand-in's answers), whose loop ends its steps,
 checkpoints and restarts as every method's does. Minutes each: --soak. Times are from the fault to the command's end,
@@ -97,12 +97,12 @@ class Job:
     def until_step(self, step: int) -> Job:
         deadline = time.monotonic() + PATIENCE_S
         while not any(row["step"] >= step for row in self.steps()):
-            assert self.process.poll() is None, self.said()[-3000:]
+            assert self.process.poll() is None, self.printed()[-3000:]
             assert time.monotonic() < deadline, "training did not get so far"
             time.sleep(0.2)
         return self
 
-    def said(self) -> str:
+    def printed(self) -> str:
         return self.log.read_text(errors="replace")
 
     def end(self) -> int:
@@ -110,7 +110,7 @@ class Job:
             return self.process.wait(PATIENCE_S)
         except subprocess.TimeoutExpired:
             self.process.kill()
-            raise AssertionError(f"still running: {self.said()[-3000:]}") from None
+            raise AssertionError(f"still running: {self.printed()[-3000:]}") from None
 
 
 def alive(hosts) -> list[tuple[str, int]]:
@@ -146,9 +146,9 @@ def served(two_hosts, tmp_path_factory) -> Prepared:
 
 
 def losses_of(hosts, made: Prepared) -> list[float]:
-    """Of a run on both hosts that nothing befalls."""
+    """Of an undisturbed run on both hosts."""
     job = Job(hosts, made)
-    assert job.end() == 0, job.said()[-3000:]
+    assert job.end() == 0, job.printed()[-3000:]
     return job.losses()
 
 
@@ -167,24 +167,24 @@ def test_a_rank_killed_in_training_is_started_again(two_hosts, given, undisturbe
     job = Job(two_hosts, given.copied(tmp_path), "--restarts", "1").until_step(3)
     began = time.monotonic()
     os.kill(two_hosts.pids("node2", RANK)[0], signal.SIGKILL)
-    assert job.end() == 0, job.said()[-3000:]
+    assert job.end() == 0, job.printed()[-3000:]
     print(f"rank killed: done {time.monotonic() - began:.0f} s later")
-    assert "rank 1 on node2 was killed" in job.said() and "starting again from what is done" in job.said()
+    assert "rank 1 on node2 was killed" in job.printed() and "starting again from what is done" in job.printed()
     assert job.losses() == pytest.approx(undisturbed, rel=1e-6)
     without_orphans(two_hosts, time.monotonic())
 
 
 def test_training_goes_on_without_a_lost_host(two_hosts, given, undisturbed, tmp_path):
-    """--min-nodes 1: the checkpoint of two ranks is cut anew for the one that is left."""
+    """--min-nodes 1: the checkpoint of two ranks is resharded for the one that is left."""
     job = Job(two_hosts, given.copied(tmp_path), "--restarts", "1", "--min-nodes", "1").until_step(3)
     began = time.monotonic()
     two_hosts.cut("node2")
     try:
-        assert job.end() == 0, job.said()[-3000:]
+        assert job.end() == 0, job.printed()[-3000:]
     finally:
-        two_hosts.mend("node2")
+        two_hosts.reconnect("node2")
     print(f"host lost: done {time.monotonic() - began:.0f} s later")
-    assert "going on without node2" in job.said()
+    assert "going on without node2" in job.printed()
     assert job.losses() == pytest.approx(undisturbed, rel=1e-4)
 
 
@@ -205,11 +205,11 @@ def test_the_only_server_fails_in_training(two_hosts, served, undisturbed_served
     code, ended = job.end(), time.monotonic() - began
     last = without_orphans(two_hosts, began)
     print(f"server {fault}: the command ended after {ended:.1f} s, the last process after {last:.1f} s")
-    print(job.said()[-900:])
-    assert code != 0 and "rank 0 on node1 failed (in train" in job.said()
-    assert "no rollout server is left: http://127.0.0.1:" in job.said() and "run the command again" in job.said()
+    print(job.printed()[-900:])
+    assert code != 0 and "rank 0 on node1 failed (in train" in job.printed()
+    assert "no rollout server is left: http://127.0.0.1:" in job.printed() and "run the command again" in job.printed()
     again = Job(two_hosts, made)
-    assert again.end() == 0, again.said()[-3000:]
+    assert again.end() == 0, again.printed()[-3000:]
     assert again.losses() == pytest.approx(undisturbed_served, rel=1e-6)
 
 
@@ -218,7 +218,7 @@ def test_one_of_two_servers_killed_costs_nothing(two_hosts, served, undisturbed_
     job = Job(two_hosts, served.copied(tmp_path), "rollout.servers_per_host=2").until_step(3)
     began = time.monotonic()
     os.kill(servers_of(two_hosts, SERVER[0])[-1], signal.SIGKILL)
-    assert job.end() == 0, job.said()[-3000:]
+    assert job.end() == 0, job.printed()[-3000:]
     print(f"one of two servers killed: done {time.monotonic() - began:.0f} s later")
     assert "is lost" in (job.run / "logs" / "train.log").read_text()
     assert job.losses() == pytest.approx(undisturbed_served, rel=1e-6)
@@ -246,8 +246,8 @@ def test_a_server_that_somebody_restarts_is_noticed(two_hosts, served, tmp_path)
     try:
         began = time.monotonic()
         code = job.end()
-        print(f"server restarted: ended {time.monotonic() - began:.1f} s after it\n{job.said()[-900:]}")
-        assert code != 0 and "rank 0 on node1 failed (in train" in job.said() and "127.0.0.1:8765" in job.said()
+        print(f"server restarted: ended {time.monotonic() - began:.1f} s after it\n{job.printed()[-900:]}")
+        assert code != 0 and "rank 0 on node1 failed (in train" in job.printed() and "127.0.0.1:8765" in job.printed()
     finally:
         server.stdin.close()
         server.wait(60)
@@ -264,10 +264,10 @@ def test_a_full_disk_on_one_host(two_hosts, given, undisturbed, tmp_path):
     code, ended = job.end(), time.monotonic() - began
     last = without_orphans(two_hosts, began)
     print(f"disk full: the command ended after {ended:.1f} s, the last process after {last:.1f} s")
-    print(job.said()[-900:])
-    assert code != 0 and "failed (in train" in job.said()
-    assert "can't be written (rank 1 on node2: " in job.said()
-    assert "is the disk full, or a quota reached? Make room" in job.said()
+    print(job.printed()[-900:])
+    assert code != 0 and "failed (in train" in job.printed()
+    assert "can't be written (rank 1 on node2: " in job.printed()
+    assert "is the disk full, or a quota reached? Make room" in job.printed()
     again = Job(two_hosts, made)
-    assert again.end() == 0, again.said()[-3000:]
+    assert again.end() == 0, again.printed()[-3000:]
     assert again.losses() == pytest.approx(undisturbed, rel=1e-6)

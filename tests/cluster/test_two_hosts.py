@@ -51,9 +51,12 @@ def given_answers(folder: Path, count: int) -> list[str]:
 
 def test_the_hosts_are_separate(two_hosts):
     """If this fails, none of the tests here shows anything about several hosts."""
-    said = two_hosts.run("node1", ["pdsh", "-R", "ssh", "-S", "-w", "node1,node2", "hostname; hostname -I; echo $$"])
-    assert said.returncode == 0
-    assert {line for line in said.stdout.splitlines() if "10.77" in line} == {"node1: 10.77.0.1 ", "node2: 10.77.0.2 "}
+    printed = two_hosts.run("node1", ["pdsh", "-R", "ssh", "-S", "-w", "node1,node2", "hostname; hostname -I; echo $$"])
+    assert printed.returncode == 0
+    assert {line for line in printed.stdout.splitlines() if "10.77" in line} == {
+        "node1: 10.77.0.1 ",
+        "node2: 10.77.0.2 ",
+    }
     own = [f"/proc/{two_hosts._inner(name)}/ns/{kind}" for name in two_hosts.names for kind in ("net", "pid")]
     assert len({os.stat(path).st_ino for path in own}) == 4
 
@@ -91,10 +94,10 @@ def test_hosts_are_checked_before_anything_starts(two_hosts, tmp_path):
         return two_hosts.run("node1", command, 120, environment()).stdout
 
     assert look(tmp_path / "run", "node1", "node2").startswith("fine 10.77.0.1 2")
-    said = look(tmp_path / "run", "node1", "node9", "node2")
-    assert said.startswith("refused node9\n") and "ssh -o BatchMode=yes node9 true" in said
-    said = look(two_hosts.local / "run", "node1", "node2")
-    assert said.startswith("refused node2\n") and "a disk that all hosts share" in said
+    printed = look(tmp_path / "run", "node1", "node9", "node2")
+    assert printed.startswith("refused node9\n") and "ssh -o BatchMode=yes node9 true" in printed
+    printed = look(two_hosts.local / "run", "node1", "node2")
+    assert printed.startswith("refused node2\n") and "a disk that all hosts share" in printed
 
 
 def start_ranks(start_group, two_hosts):
@@ -102,17 +105,17 @@ def start_ranks(start_group, two_hosts):
 
 
 def test_a_cut_link_ends_the_ranks_on_both_sides(two_hosts, start_group):
-    """Nobody is told that the other is gone: silence alone must do. Else a cut-off host computes on for nobody."""
+    """No message says that the other host is gone: silence must be enough. Else a cut-off host computes on for nobody."""
     group = start_ranks(start_group, two_hosts)
     began, cut_at = time.monotonic(), time.time()
     two_hosts.cut("node2")
     try:
-        told = group.told()
-        noticed = told["at"] - cut_at
-        assert (told["kind"], told["rank"]) == ("silent", 1) and "rank 1 on node2" in told["message"]
+        result = group.result()
+        noticed = result["at"] - cut_at
+        assert (result["kind"], result["rank"]) == ("silent", 1) and "rank 1 on node2" in result["message"]
         print(f"link cut: noticed after {noticed:.1f} s, all gone after {group.ended_after(began, 20):.1f} s")
     finally:
-        two_hosts.mend("node2")
+        two_hosts.reconnect("node2")
 
 
 # ------------------------------------------------------------------ the real stage, with a real fault (by hand: --soak)
@@ -129,7 +132,7 @@ FAULTS = {
     "launching command killed": lambda hosts, job: os.kill(_command(hosts), signal.SIGKILL),
     "Ctrl-C": lambda hosts, job: os.kill(_command(hosts), signal.SIGINT),
 }
-SAID = {
+PRINTED = {
     "rank killed": "rank 1 on node2 was killed",
     "rank stopped": "rank 1 on node2 has not run",
     "rank 0 stopped": "rank 0 on node1 has not run",
@@ -188,11 +191,11 @@ def test_a_fault_ends_everything_and_says_so(two_hosts, before_neurons, fault):
         print(f"{fault}: the command ended after {ended:.1f} s, the last process after {last:.1f} s")
         print(output[-700:])
         assert job.returncode != 0
-        assert SAID.get(fault, "") in output
+        assert PRINTED.get(fault, "") in output
         assert fault in ("Ctrl-C", "launching command killed", "runner killed") or "neurons, " in output
         assert stranger.poll() is None, "somebody else's process was ended"
     finally:
-        two_hosts.mend("node2")
+        two_hosts.reconnect("node2")
         stranger.kill()
         stranger.wait()
         if job.poll() is None:
@@ -209,13 +212,13 @@ def _ours(two_hosts, name) -> list[int]:
 def test_the_printed_command_works_typed_by_hand(two_hosts, before_neurons, tmp_path):
     """--dry-run's line, given to a shell as it stands; its ranks watch each other too."""
     run, config = before_neurons
-    told = two_hosts.run(
+    result = two_hosts.run(
         "node1",
         [*NOPSD, "launch", "--hostfile", str(two_hosts.hostfile), "--dry-run", "neurons", *config],
         120,
         environment(),
     ).stdout
-    line = next(text for text in told.splitlines() if " deepspeed --hostfile " in text)
+    line = next(text for text in result.splitlines() if " deepspeed --hostfile " in text)
     if (run / "neurons").exists():
         (run / "neurons").rename(tmp_path / "neurons")
     done = two_hosts.run("node1", ["bash", "-c", line], 400, environment())
@@ -245,8 +248,8 @@ def test_without_ssh_each_node_starts_its_own(two_hosts, tmp_path):
     for number, name in enumerate(two_hosts.names):
         command = [*NOPSD, "launch", "--hostfile", str(two_hosts.hostfile), "--node-rank", str(number), "neurons"]
         nodes.append(two_hosts.popen(name, [*command, *config], environment(), stdout=subprocess.PIPE, text=True))
-    said = [node.communicate(timeout=400)[0] for node in nodes]
-    assert [node.returncode for node in nodes] == [0, 0], said
+    printed = [node.communicate(timeout=400)[0] for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], printed
     assert (tmp_path / "run" / "neurons" / "manifest.json").exists()
 
 
@@ -273,7 +276,7 @@ def test_a_lost_host_is_gone_on_without(two_hosts, tmp_path):
         output, _ = job.communicate(timeout=500)
         assert job.returncode == 0 and "going on without node2" in output, output[-3000:]
     finally:
-        two_hosts.mend("node2")
+        two_hosts.reconnect("node2")
     assert list(read_json(tmp_path / "run" / "neurons" / "manifest.json")["files"]).count("neurons.rank00001.npz") == 0
 
 

@@ -80,8 +80,8 @@ def test_another_clock_on_one_host(two_hosts, tmp_path):
 
 
 def test_a_stale_process_on_the_ranks_port(two_hosts, tmp_path):
-    """Without ssh the port is 29500 on every node. A left-over listener on it is told as such on its host, with what to
-    do; the other node, which meets it in rank 0's stead, ends too."""
+    """Without ssh the port is 29500 on every node. A left-over listener on it is reported on its host, with what to do;
+    the other node, which connects to it instead of rank 0, ends too."""
     held = two_hosts.popen(
         "node1",
         [
@@ -103,11 +103,13 @@ def test_a_stale_process_on_the_ranks_port(two_hosts, tmp_path):
                     name, [*words, *config], environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
                 )
             )
-        said = [node.communicate(timeout=400)[0] for node in nodes]
+        printed = [node.communicate(timeout=400)[0] for node in nodes]
     finally:
         held.kill()
         held.wait()
-    print(f"stale port: both ended after {time.monotonic() - began:.1f} s\n{said[0][-600:]}\n---\n{said[1][-600:]}")
+    print(
+        f"stale port: both ended after {time.monotonic() - began:.1f} s\n{printed[0][-600:]}\n---\n{printed[1][-600:]}"
+    )
     assert all(node.returncode != 0 for node in nodes)
-    assert "10.77.0.1:29500" in said[0] and "listens on the ranks' port already" in said[0]
+    assert "10.77.0.1:29500" in printed[0] and "listens on the ranks' port already" in printed[0]
     assert not [pid for name in two_hosts.names for pid in two_hosts.pids(name, "-m nopsd neurons")]

@@ -14,14 +14,14 @@ from nopsd.cluster.launch_files import read_launch_file
 from nopsd.cluster.watchdog import innermost
 
 HEARTBEAT_S = 3.0
-BOUND_S = 12.0  # of a heartbeat, the settling and the last words, and of a busy machine
+BOUND_S = 12.0  # for a heartbeat, the decision, the last messages, and a busy machine
 
 
 def test_orderly_ranks_leave_no_trace(start_group):
     """If this fails, a run that went well is called a failure, or leaves processes behind."""
     group = start_group()
-    (group.folder / "leave").touch()
-    assert "kind" not in group.told()
+    (group.folder / "disconnect").touch()
+    assert "kind" not in group.result()
     group.ended_after(time.monotonic(), BOUND_S)
     assert [process.returncode for process in group.ranks] == [0, 0]
     left = read_launch_file(group.folder / "launch.json")
@@ -29,7 +29,7 @@ def test_orderly_ranks_leave_no_trace(start_group):
 
 
 @pytest.mark.parametrize(
-    ("how", "kind", "words"),
+    ("how", "kind", "message"),
     [
         (lambda g: os.kill(g.pid(1), signal.SIGKILL), "vanished", "rank 1 on"),
         (lambda g: os.kill(g.pid(0), signal.SIGSTOP), "hung", "it is stopped"),
@@ -39,26 +39,26 @@ def test_orderly_ranks_leave_no_trace(start_group):
     ],
     ids=["killed", "stopped", "raised"],
 )
-def test_a_lost_rank_ends_all(start_group, how, kind, words):
-    """If this fails, a dead or hung rank leaves the others waiting, on paid devices, until a time-out of minutes."""
+def test_a_lost_rank_ends_all(start_group, how, kind, message):
+    """If this fails, a dead or hung rank leaves the others waiting, on paid devices, until a timeout of minutes."""
     group = start_group(HEARTBEAT_S)
     began = time.monotonic()
     how(group)
-    told = group.told()
-    assert told["kind"] == kind and words in told["message"] and socket.gethostname() in told["message"]
+    result = group.result()
+    assert result["kind"] == kind and message in result["message"] and socket.gethostname() in result["message"]
     assert group.ended_after(began, BOUND_S) < BOUND_S
     assert all(process.returncode != 0 for process in group.ranks)
 
 
 @pytest.mark.soak
 def test_the_consequence_is_not_taken_for_the_cause(start_group):
-    """Rank 1's words come first, but it only noticed that rank 0 had gone: the sentence must name rank 0."""
+    """Rank 1's error comes first, but it only noticed that rank 0 had ended: the message must name rank 0."""
     group = start_group(HEARTBEAT_S)
     (group.folder / "raise.all").touch()
     time.sleep(0.2)
     os.kill(group.pid(0), signal.SIGKILL)
-    told = group.told()
-    assert told["rank"] == 0 and told["kind"] == "vanished"
+    result = group.result()
+    assert result["rank"] == 0 and result["kind"] == "vanished"
 
 
 def test_ranks_do_not_outlive_what_launched_them(start_group):
@@ -75,12 +75,12 @@ def test_a_rank_does_not_outlive_its_sentinel(start_group):
     group = start_group(HEARTBEAT_S)
     (sentinel,) = [pid for pid in _sentinels(group) if _parent(pid) == group.pid(1)]
     os.kill(sentinel, signal.SIGKILL)
-    assert group.told()["rank"] == 1
+    assert group.result()["rank"] == 1
     group.ended_after(time.monotonic(), BOUND_S)
 
 
 def test_ranks_started_by_hand_watch_each_other(tmp_path):
-    """Without a launching command of ours rank 0's sentinel judges; if this fails, typed commands hang for ever."""
+    """Without a launching command rank 0's sentinel coordinates; if this fails, typed commands hang for ever."""
     code = (
         "import os, sys, time, json; from nopsd.cluster import rank; rank.setup('hand'); p = sys.argv[1]\n"
         "if os.environ['RANK'] == '0': json.dump(rank.run_coordinator(2.0, 'hand'), open(p + '.part', 'w')); "
@@ -105,8 +105,8 @@ def test_ranks_started_by_hand_watch_each_other(tmp_path):
             time.sleep(0.05)
         began = time.monotonic()
         ranks[1].kill()
-        _, said = ranks[0].communicate(timeout=BOUND_S)
-        assert ranks[0].returncode != 0 and "rank 1 on" in said and "was killed" in said
+        _, printed = ranks[0].communicate(timeout=BOUND_S)
+        assert ranks[0].returncode != 0 and "rank 1 on" in printed and "was killed" in printed
         assert time.monotonic() - began < BOUND_S
     finally:
         for process in ranks:
@@ -115,7 +115,7 @@ def test_ranks_started_by_hand_watch_each_other(tmp_path):
 
 
 def test_the_place_is_nopsds_own(lab_model_dir):
-    """A sign of life names our code, not the library that it waits in; if this fails, phases are meaningless."""
+    """A heartbeat names our code, not the library that it waits in; if this fails, phases are meaningless."""
     from nopsd.files import sha256_file
 
     seen = []

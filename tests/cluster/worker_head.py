@@ -1,7 +1,6 @@
 """What launches ranks, without the ranks: python worker_head.py FOLDER HEARTBEAT_S HOST…
 
-Writes FOLDER/launch.json, waits for ranks that others start, and ends with a JSON line: who failed, how, and what is
-said.
+Writes FOLDER/launch.json, waits for ranks that others start, and ends with a JSON line: who failed, how, and why.
 """
 
 import json
@@ -27,12 +26,12 @@ def main() -> None:
         while not launching.failure() and launching.unfinished:
             time.sleep(0.05)
         failure = launching.failure()
-        told = (
+        result = (
             {"kind": failure.kind, "rank": failure.rank, "message": describe(failure, launching.heartbeat_s)}
             if failure
             else {}
         )
-        print(json.dumps({**told, "at": time.time()}), flush=True)
+        print(json.dumps({**result, "at": time.time()}), flush=True)
         while failure and not launching.lost():
             time.sleep(0.05)
 

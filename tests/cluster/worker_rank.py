@@ -1,5 +1,4 @@
-"""A rank that does nothing but live: python worker_rank.py FOLDER. It raises, leaves or speaks when a file there says
-so."""
+"""A rank that only runs: python worker_rank.py FOLDER. It raises, disconnects or reports when a file there asks it."""
 
 import os
 import sys
@@ -13,7 +12,7 @@ def main() -> None:
     folder, number = Path(sys.argv[1]), os.environ["RANK"]
     rank.setup("test")
     (folder / f"pid.{number}").write_text(str(os.getpid()))
-    while not (folder / "leave").exists():
+    while not (folder / "disconnect").exists():
         if (folder / f"raise.{number}").exists():
             rank.report("ValueError: of its own")
             os._exit(1)

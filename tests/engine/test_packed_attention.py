@@ -1,4 +1,4 @@
-"""Packed rows against one sequence at a time, and sequences behind a stored context against whole ones (issue 4)."""
+"""Packed rows against one sequence at a time, and sequences behind a stored context against whole ones."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def test_a_notice_that_came_before_anyone_listened_is_heard_and_a_second_one_int
 
 
 class OtherRanks(Ranks):
-    """Some other rank has been told."""
+    """Another rank has received SIGTERM."""
 
     def all_max(self, tensor: torch.Tensor) -> torch.Tensor:
         return torch.ones_like(tensor)

@@ -87,7 +87,7 @@ def run_teacher(ranks, job, folder, name):
 
 def run_case(ranks, job, folder, name, keys, shared_by=1):
     train = TrainConfig(lr=1e-2, warmup=0, **{**keys, "lora": LoraConfig(**keys.get("lora", {}))})
-    lanes = ranks.world // shared_by  # batches computed at a time
+    groups = ranks.world // shared_by  # batches computed at a time
     config = ds_config_of(name, ranks.world, 1, job["nvme"], folder)
     parallel = join(ranks, shared_by)
 
@@ -103,7 +103,7 @@ def run_case(ranks, job, folder, name, keys, shared_by=1):
     losses, gradients, secondary = [], {}, []
     for step in range(2):
         total = torch.zeros(())
-        mine = micro_batches(batches[ranks.rank // shared_by :: lanes], train.packing, step == 1)
+        mine = micro_batches(batches[ranks.rank // shared_by :: groups], train.packing, step == 1)
         for index, (ids_BT, rows_N, segments) in enumerate(mine):
             engine.set_gradient_accumulation_boundary(index == len(mine) - 1)
             loss = engine(ids_BT, rows_N, parallel.own, segments)

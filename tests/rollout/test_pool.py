@@ -244,22 +244,22 @@ def test_connect_takes_each_server_once(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.parametrize(
-    ("how", "said"),
+    ("how", "reason"),
     [("hung", "no answer to .* of /health"), ("engine hung", "no token in"), ("dead", "can't be reached")],
 )
-def test_the_loss_of_a_lone_server_ends_with_its_name(two: Any, how: str, said: str) -> None:
+def test_the_loss_of_a_lone_server_ends_with_its_name(two: Any, how: str, reason: str) -> None:
     """Within stall_timeout_s; without the watch a stopped server is waited for until request_timeout_s, 10 minutes."""
     _, a, _ = two
     pool = RolloutPool([a.client], 0.5)
     a.dies_after, a.dies_as = 5, how
     start = time.monotonic()
-    with pytest.raises(ServerError, match=rf"no rollout server is left: http://a \(.*{said}.*restart them and run"):
+    with pytest.raises(ServerError, match=rf"no rollout server is left: http://a \(.*{reason}.*restart them and run"):
         sample(pool)
     assert time.monotonic() - start < 8
 
 
 def test_a_server_that_hangs_between_two_calls_is_named(two: Any) -> None:
-    """The next call begins with its version: unless that has a deadline and a name, all that is said is 'no end'."""
+    """The next call begins with its version: unless that has a deadline and a name, the only error is 'no end'."""
     pool, a, b = two
     pool._stall_timeout_s = 0.5
     assert pool.max_model_len() == 64  # remembered from then on

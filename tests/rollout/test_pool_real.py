@@ -31,7 +31,7 @@ RESPONSES = [[40, 41, 42, 43, 44], [300, 7], [500, 501, 502]]
 
 
 class Serving:
-    """`nopsd serve` of two servers; `servers`: what it said of each."""
+    """`nopsd serve` of two servers; `servers`: its JSON line for each."""
 
     def __init__(self, folder: Path) -> None:
         arguments = ["rollout.servers_per_host=2", "server.max_model_len=512", "server.kv_cache_mib=64"]

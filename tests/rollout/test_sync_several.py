@@ -193,7 +193,7 @@ def test_nothing_of_a_sync_listens_on_other_interfaces(client: RolloutClient, mo
     opened = listening() - before
     sync.close()
     assert opened and {address for address, _ in opened} == {"0100007F"}
-    assert len(opened) <= 1, "gloo's own; the meeting point is closed"
+    assert len(opened) <= 1, "gloo's own; the rendezvous store is closed"
 
 
 def listening() -> set[tuple[str, str]]:
@@ -252,8 +252,8 @@ def test_items_of_a_bucket_stand_apart_and_aligned() -> None:
 
 def test_a_group_stands_after_its_meeting_point_has_closed() -> None:
     """It is closed as soon as the server is met, so that no stranger finds it."""
-    meeting = open_store("127.0.0.1", 10)
-    port, made = meeting.port, {}
+    store = open_store("127.0.0.1", 10)
+    port, made = store.port, {}
 
     def join(rank: int) -> None:
         made[rank] = gloo_group(join_store("127.0.0.1", port, 10), "n", "127.0.0.1", rank, 2, 10)
@@ -263,7 +263,7 @@ def test_a_group_stands_after_its_meeting_point_has_closed() -> None:
         thread.start()
     for thread in threads:
         thread.join(20)
-    del meeting
+    del store
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port), 2)
     buffers = [torch.full((4,), 9, dtype=torch.uint8), torch.zeros(4, dtype=torch.uint8)]

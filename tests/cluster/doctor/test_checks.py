@@ -1,4 +1,4 @@
-"""Each planted fault is found, on the host it was planted on, with a remedy; sound hosts give no finding."""
+"""Each planted fault is found, on the host it was planted on, with a remedy; healthy hosts give no finding."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nopsd.cluster.findings import ERROR, OK, WARNING, Finding
 
 GIB = 2**30
 GPU = {"name": "H200", "total": 140 * GIB, "free": 139 * GIB}
-SOUND: dict[str, Any] = {
+HEALTHY: dict[str, Any] = {
     "host": "node1",
     "clock": 1000.0,
     "python": "3.11.7",
@@ -64,20 +64,20 @@ FAULTS: list[tuple[str, str, dict[str, Any], str]] = [  # the check that finds i
 
 
 def hosts(**changed: Any) -> dict[str, dict[str, Any]]:
-    return {"node1": copy.deepcopy(SOUND), "node2": {**copy.deepcopy(SOUND), "host": "node2", **changed}}
+    return {"node1": copy.deepcopy(HEALTHY), "node2": {**copy.deepcopy(HEALTHY), "host": "node2", **changed}}
 
 
 @pytest.mark.parametrize("check", CHECKS)
-def test_sound_hosts_give_one_row_that_says_so(check: str) -> None:
+def test_healthy_hosts_give_one_row_that_says_so(check: str) -> None:
     """Else `doctor` cries wolf, and nobody reads it."""
-    facts = hosts() if check != "clock" else {**hosts(), "node3": SOUND}
+    facts = hosts() if check != "clock" else {**hosts(), "node3": HEALTHY}
     assert [(f.level, f.host) for f in CHECKS[check](facts)] == [(OK, "all")]
 
 
 @pytest.mark.parametrize(("check", "level", "changed", "words"), FAULTS)
 def test_a_planted_fault_is_found_where_it_is(check: str, level: str, changed: dict[str, Any], words: str) -> None:
     """Else the run starts on it and dies hours later."""
-    facts = hosts(**changed) if check != "clock" else {**hosts(**changed), "node3": SOUND}
+    facts = hosts(**changed) if check != "clock" else {**hosts(**changed), "node3": HEALTHY}
     found = CHECKS[check](facts)
     assert [(f.check, f.host, f.level) for f in found] == [(check, "node2", level)]
     assert words in found[0].message

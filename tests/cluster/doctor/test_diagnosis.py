@@ -1,4 +1,4 @@
-"""`nopsd doctor` on this host: what it says of a sound configuration, and that it finds planted faults."""
+"""`nopsd doctor` on this host: what it says of a healthy configuration, and that it finds planted faults."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def errors(found: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 @pytest.mark.slow
-def test_a_sound_configuration_passes_and_is_explained(tmp_path: Path) -> None:
+def test_a_working_configuration_passes_and_is_explained(tmp_path: Path) -> None:
     """Else nobody can start by what `doctor` says; both prompts and the memory must be there to be read."""
     config = load_config("lab", [f"run_dir={tmp_path / 'run'}"])
     text, code = doctor(config)
@@ -50,11 +50,11 @@ def test_planted_faults_are_found_together(tmp_path: Path) -> None:
             "train.mlp_tile=0",
             "server.request_timeout_s=2",
         )
-    said = dict(errors(found))
+    printed = dict(errors(found))
     assert code == 1
-    assert "fit context.max_prompt" in said["prompts"]
-    assert str(port) in said["ports"] and str(port) in said["server"]
-    assert "train.micro" in said["memory"]
+    assert "fit context.max_prompt" in printed["prompts"]
+    assert str(port) in printed["ports"] and str(port) in printed["server"]
+    assert "train.micro" in printed["memory"]
     assert found["memory"]["total"] > found["hosts"]["localhost"]["memory"]["available"]
 
 

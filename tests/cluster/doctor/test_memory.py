@@ -1,4 +1,4 @@
-"""Reckoned memory against real ZeRO-3 engines, and against the released models' known sizes."""
+"""Estimated memory against real ZeRO-3 engines, and against the released models' known sizes."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.engine
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", [pytest.param("float32", marks=pytest.mark.soak), "bfloat16"])
-def test_states_are_as_large_as_reckoned(model: Path, tmp_path: Path, dtype: str) -> None:
+def test_states_are_as_large_as_estimated(model: Path, tmp_path: Path, dtype: str) -> None:
     """Else `doctor` says that a model fits, and the run dies of memory hours later (or a user buys twice the GPUs)."""
     overrides = [f"model.dtype={dtype}", "teacher.kind=ema"]
     job = tmp_path / "job.json"

@@ -31,7 +31,7 @@ def test_both_prompts_are_shown_with_their_ids(pair: Pair) -> None:
 
 
 def test_equal_questions_pass_and_other_endings_do_not(pair: Pair) -> None:
-    """A teacher that is asked differently scores other tokens than the student's (F10)."""
+    """A teacher that is asked differently scores other tokens than the student's."""
     assert [f.level for f in check_pair(pair, 4)] == [OK]
     assert [f.level for f in check_pair(replace(pair, teacher=pair.teacher[:-1]), 4)] == [ERROR]
     assert "demonstrations fit" in check_pair(replace(pair, kept=3), 4)[0].message
