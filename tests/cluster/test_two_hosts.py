@@ -105,7 +105,7 @@ def start_ranks(start_group, two_hosts):
 
 
 def test_a_cut_link_ends_the_ranks_on_both_sides(two_hosts, start_group):
-    """No message says that the other host is gone: silence must be enough. Else a cut-off host computes on for nobody."""
+    """No message says that the other host is gone: silence must be enough. Else a cut-off host computes on."""
     group = start_ranks(start_group, two_hosts)
     began, cut_at = time.monotonic(), time.time()
     two_hosts.cut("node2")

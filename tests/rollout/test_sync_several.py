@@ -250,7 +250,7 @@ def test_items_of_a_bucket_stand_apart_and_aligned() -> None:
     assert places([]) == ([], 0)
 
 
-def test_a_group_stands_after_its_meeting_point_has_closed() -> None:
+def test_a_group_works_after_its_store_has_closed() -> None:
     """It is closed as soon as the server is met, so that no stranger finds it."""
     store = open_store("127.0.0.1", 10)
     port, made = store.port, {}
