@@ -18,7 +18,6 @@ os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 
 import json
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -28,6 +27,8 @@ from pathlib import Path
 
 import psutil
 import pytest
+
+from nopsd import network
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -75,14 +76,7 @@ def shared_data() -> Path:
 
 @pytest.fixture
 def free_port() -> int:
-    return find_free_port()
-
-
-def find_free_port() -> int:
-    """A TCP port of 127.0.0.1 that nothing listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return network.free_port()
 
 
 @dataclass(frozen=True)
@@ -170,7 +164,7 @@ def deepspeed_run() -> Callable[..., Finished]:
         launcher = Path(sys.executable).with_name("deepspeed")
         target = ["--module", str(script)[7:]] if str(script).startswith("module:") else [str(script)]
         command = [sys.executable, str(launcher), "--num_gpus", str(ranks), "--master_addr", "127.0.0.1"]
-        command += ["--master_port", str(find_free_port()), *target, *map(str, args)]
+        command += ["--master_port", str(network.free_port()), *target, *map(str, args)]
         return run_to_end(command, timeout, env, check)
 
     return run

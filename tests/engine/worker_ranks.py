@@ -11,7 +11,6 @@ import json
 import multiprocessing
 import os
 import signal
-import socket
 import sys
 
 import deepspeed  # noqa: F401 (imported before forking)
@@ -20,6 +19,7 @@ import transformers  # noqa: F401
 
 from nopsd.config import DistConfig
 from nopsd.engine.distributed import init_distributed, shutdown_distributed
+from nopsd.network import free_port
 
 
 def load_worker(path):
@@ -46,9 +46,7 @@ def main():
         job = json.load(file)
     context = multiprocessing.get_context("fork")
     for size in map(int, sizes):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = free_port()
         children = [context.Process(target=run_rank, args=(worker, job, r, size, port)) for r in range(size)]
         for child in children:
             child.start()

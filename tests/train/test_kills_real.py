@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ import pytest
 
 from nopsd.cluster.servers.local import VllmServer, start_server
 from nopsd.config import ServerConfig
+from nopsd.network import free_port
 from nopsd.train.metrics_log import read_metrics
 
 pytestmark = [pytest.mark.slow, pytest.mark.soak, pytest.mark.engine]
@@ -34,9 +34,7 @@ def server(lab_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 def launch(action: str, out: Path, model: Path, server: VllmServer) -> subprocess.Popen[bytes]:
     root, binaries = WORKER.parents[2], Path(sys.executable).parent
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
+    port = str(free_port())
     command = [sys.executable, str(binaries / "deepspeed"), "--num_gpus", "2", "--master_port", port]
     env = {
         **os.environ,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ import torch
 
 from nopsd.cluster.servers.local import VllmServer, start_server
 from nopsd.config import ServerConfig
+from nopsd.network import free_port
 from nopsd.train.checkpoint import COMMITTED, tag_of
 from nopsd.train.metrics_log import read_metrics
 
@@ -51,9 +51,7 @@ def trained(
 def kill_when_held(out: Path, model: Path, env: dict[str, str]) -> None:
     """Run `whole lying hold`; once the checkpoint of step 2 is committed, SIGKILL launcher and ranks, by id."""
     root, binaries = WORKER.parents[2], Path(sys.executable).parent
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
+    port = str(free_port())
     launch = [sys.executable, str(binaries / "deepspeed"), "--num_gpus", "2", "--master_port", port]
     path = f"{binaries}{os.pathsep}{os.environ.get('PATH', '')}"
     with open(out / "killed.log", "w") as log:

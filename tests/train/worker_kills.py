@@ -37,9 +37,10 @@ from deepspeed.runtime.checkpoint_engine.torch_checkpoint_engine import TorchChe
 from worker_engines import STUDENT_PROMPTS, TEACHER_PROMPTS, UIDS, config_of, ids
 
 from nopsd.config import DistConfig
-from nopsd.engine.distributed import Ranks, _free_port, init_distributed, shutdown_distributed
+from nopsd.engine.distributed import Ranks, init_distributed, shutdown_distributed
 from nopsd.errors import ServerError
 from nopsd.files import read_json, write_json
+from nopsd.network import free_port
 from nopsd.rollout.types import Rollout
 from nopsd.train import checkpoint, checkpoint_files, closing, export, sampling
 from nopsd.train.algorithms import distill as algorithm
@@ -174,7 +175,7 @@ def start(job: dict[str, Any], folder: Path, kill: dict[str, Any] | None) -> dic
     asked = folder / "server.asked"
     asked.parent.mkdir(parents=True, exist_ok=True)
     asked.write_text("")
-    context, port = multiprocessing.get_context("fork"), _free_port()
+    context, port = multiprocessing.get_context("fork"), free_port()
     children = [context.Process(target=run_rank, args=(job, folder, kill, r, port)) for r in range(RANKS)]
     for child in children:
         child.start()
