@@ -1,1 +1,1 @@
-"""Rollouts from a separate vLLM server, and the weights it serves them from."""
+"""Sampling from rollout servers, and keeping their weights equal to the trainer's."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import socket
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,6 @@ from nopsd.rollout import gloo_sender
 from nopsd.rollout.client import RolloutClient, UnansweredError
 from nopsd.rollout.pool import RolloutPool
 from nopsd.rollout.served_weights import verify_served
-from nopsd.rollout.transport import finish, gloo_group, join_store, open_store, places, start_broadcast
 from nopsd.rollout.weight_sync import HALF_UPDATED, WeightSync, load_folder, open_weight_sync
 
 RESPONSES = [[40, 41, 42, 43, 44], [300, 7], [500, 501, 502]]
@@ -238,36 +236,3 @@ def test_a_shared_prefix_is_computed_once(client: RolloutClient) -> None:
     client.generate([[*prompt, 7]], ["a"], SamplingConfig(n=4, max_new=2), seed=0)
     client.generate([[*prompt, 8]], ["b"], SamplingConfig(n=1, max_new=2), seed=0)
     assert hits() - before >= 128
-
-
-# ---- the parts
-
-
-def test_items_of_a_bucket_stand_apart_and_aligned() -> None:
-    """A float64 view of a place that isn't a multiple of 8 bytes is refused by torch."""
-    starts, total = places([3, 64, 1, 130])
-    assert starts == [0, 64, 128, 192] and total == 192 + 192
-    assert places([]) == ([], 0)
-
-
-def test_a_group_works_after_its_store_has_closed() -> None:
-    """It is closed as soon as the server is met, so that no stranger finds it."""
-    store = open_store("127.0.0.1", 10)
-    port, made = store.port, {}
-
-    def join(rank: int) -> None:
-        made[rank] = gloo_group(join_store("127.0.0.1", port, 10), "n", "127.0.0.1", rank, 2, 10)
-
-    threads = [threading.Thread(target=join, args=(rank,)) for rank in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(20)
-    del store
-    with pytest.raises(ConnectionRefusedError):
-        socket.create_connection(("127.0.0.1", port), 2)
-    buffers = [torch.full((4,), 9, dtype=torch.uint8), torch.zeros(4, dtype=torch.uint8)]
-    works = [start_broadcast(made[rank], buffers[rank]) for rank in range(2)]
-    for work in works:
-        finish(work)
-    assert buffers[1].tolist() == [9] * 4

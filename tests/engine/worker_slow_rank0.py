@@ -1,4 +1,4 @@
-"""Two gloo ranks whose rank 0 works for longer than the process group's timeout: python worker_slow_main.py PORT"""
+"""Two gloo ranks whose rank 0 works for longer than the process group's timeout: python worker_slow_rank0.py PORT"""
 
 import multiprocessing
 import os

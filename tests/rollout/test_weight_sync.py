@@ -16,7 +16,6 @@ from nopsd.engine.lora import STUDENT, adapter_parameters, add_lora
 from nopsd.errors import ServerError, StaleWeightsError, UserError
 from nopsd.rollout.client import RolloutClient
 from nopsd.rollout.served_weights import verify_served
-from nopsd.rollout.transport import plan_buckets
 from nopsd.rollout.vllm_plugin import refuse_missing
 from nopsd.rollout.weight_source import WeightSource
 from nopsd.rollout.weight_sync import WeightSync, choose_backend, load_folder, open_weight_sync
@@ -121,11 +120,6 @@ def test_zero3_student_on_two_ranks_serves_what_it_trained(
 
 
 # ---- the parts
-
-
-def test_buckets_keep_order_and_cap() -> None:
-    assert plan_buckets([3, 3, 3, 9, 1, 8], cap=8) == [[0, 1], [2], [3], [4], [5]]
-    assert plan_buckets([], 8) == []
 
 
 def test_a_tied_head_is_not_sent(model: torch.nn.Module) -> None:
