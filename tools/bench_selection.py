@@ -31,9 +31,9 @@ from scipy.spatial.distance import cdist
 from nopsd.config import SelectConfig
 from nopsd.engine.distributed import Ranks
 from nopsd.selection import jaccard
-from nopsd.selection.exchange import Shard
+from nopsd.selection.exchange import RankSets
 from nopsd.selection.jaccard import MIB, jaccard_distances, mean_pairwise
-from nopsd.selection.neighbours import Neighbours, Table, make_table, nearest_sets
+from nopsd.selection.neighbors import Neighbors, Table, make_table, nearest_sets
 from nopsd.selection.pool import make_pool
 from nopsd.selection.selectors import select
 
@@ -98,8 +98,8 @@ def by_membership(ids: np.ndarray, query: int, m: int) -> tuple[np.ndarray, np.n
     return order, distances[order]
 
 
-def differing(ids: np.ndarray, queries: np.ndarray, found: Neighbours, sample: int, seed: int) -> int:
-    """How many of a random sample of queries have other neighbours or distances than `by_membership`."""
+def differing(ids: np.ndarray, queries: np.ndarray, found: Neighbors, sample: int, seed: int) -> int:
+    """How many of a random sample of queries have other neighbors or distances than `by_membership`."""
     rows = np.random.default_rng(seed).choice(len(queries), min(sample, len(queries)), replace=False)
     wrong = 0
     for row in rows:
@@ -185,10 +185,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     clock.step("diversity", f"mean J of random pairs {mean_pairwise(ids[np.sort(sample)], options.neurons):.3f}")
     table, queries = selected(options.sets, options.fraction, options.seed)
     clock.step("selection", f"{len(queries)} selected by neuron count")
-    shard = Shard(np.arange(options.sets), ids, options.neurons)
+    sets = RankSets(np.arange(options.sets), ids, options.neurons)
     alone = Ranks(0, 1, torch.device("cpu"))
     cpu = time.process_time()
-    found = nearest_sets(table, queries, shard, options.m, True, alone, block_mib=options.block_mib)
+    found = nearest_sets(table, queries, sets, options.m, True, alone, block_mib=options.block_mib)
     cpu = time.process_time() - cpu
     pairs = len(queries) * options.sets
     took = clock.step("context search", f"{pairs:.3g} pairs, mean J of the nearest {found.distances[:, 0].mean():.3f}")
@@ -226,7 +226,7 @@ def _options() -> argparse.ArgumentParser:
     parser.add_argument("--k", type=int, default=5_000, help="neurons of a set")
     parser.add_argument("--neurons", type=int, default=350_208, help="M, all layers' neurons (Qwen3-4B: 36 x 9,728)")
     parser.add_argument("--fraction", type=float, default=0.2, help="selected")
-    parser.add_argument("--m", type=int, default=10, help="neighbours of each")
+    parser.add_argument("--m", type=int, default=10, help="neighbors of each")
     parser.add_argument("--topics", type=int, default=200)
     parser.add_argument("--alike", type=float, default=0.65)
     parser.add_argument("--seed", type=int, default=0)

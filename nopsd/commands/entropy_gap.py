@@ -18,9 +18,9 @@ from nopsd.config import Config
 from nopsd.evaluation.entropy import ESTIMATORS, EntropyGap, entropy_gap, question_means, token_entropies
 from nopsd.files import read_json, sha256_json, write_json
 from nopsd.neurons.batches import Batch, input_ids
-from nopsd.neurons.parts import PartFolder
+from nopsd.neurons.finished_shards import ShardFolder
 from nopsd.rollout.types import FILE as FILE_OF_ROLLOUTS
-from nopsd.rollout.types import Rollout, read_rollouts
+from nopsd.rollout.types import Rollout, read_rollouts, rollouts_hash
 from nopsd.run import folder as names
 from nopsd.run import runner
 from nopsd.run.progress import StageProgress
@@ -28,7 +28,7 @@ from nopsd.run.session import Session
 from nopsd.run.stage import Progress, Stage, Stages
 from nopsd.signals.belief import from_main_showing_signs, sample_demonstrated
 from nopsd.signals.observer import Columns, Observer, watch_outputs
-from nopsd.signals.sharing import share
+from nopsd.signals.sharing import Measuring, share
 from nopsd.stages.base_model import base_engine
 from nopsd.stages.contexts import teacher_prompts
 from nopsd.stages.registry import STAGES
@@ -114,7 +114,7 @@ def work(session: Session, folder: Path, progress: Progress) -> None:
             rows[name] = as_row(entropy_gap(means["student"], means["teacher"], config.eval.bootstrap, config.seed))
         write_json(folder / FILE, rows)
     ranks.barrier()
-    PartFolder(folder, "").clear()
+    ShardFolder(folder, "").clear()
 
 
 def sample_teacher(
@@ -148,20 +148,21 @@ def entropies(
     """By estimator, one mean a rollout, in the order of `rollouts`, on every rank. Collective."""
     assert session.ranks is not None
     signal = session.config.signal
-    tokens = [[r.uid, r.sample, r.prompt_ids, r.response_ids] for r in rollouts]
     made_from = {
         "model": session.model.hash,
-        "tokens": tokens,
+        "rollouts": rollouts_hash(rollouts),
         "batch": signal.max_batch_tokens,
         "chunk": signal.logit_chunk,
     }
     shared = share(
         rollouts,
         signal.max_batch_tokens,
-        PartFolder(folder, sha256_json(made_from)),
-        lambda batch: observer.entropies(rollouts, batch),
-        observer.idle,
-        {name: np.zeros(0, dtype=np.float32) for name in ESTIMATORS},
+        ShardFolder(folder, sha256_json(made_from)),
+        Measuring(
+            lambda batch: observer.entropies(rollouts, batch),
+            observer.idle,
+            {name: np.zeros(0, dtype=np.float32) for name in ESTIMATORS},
+        ),
         session.ranks,
         None if progress is None else lambda done: progress(done, len(rollouts)),
     )

@@ -1,8 +1,8 @@
-"""Which responses are scored together, and on which rank (SPEC §13.1).
+"""Which responses share a forward pass, and on which rank.
 
-In: the prompt and response lengths of all rollouts. Out: bundles of batches, the same on every rank and for
-every number of ranks, so that a sample's scores don't depend on how many ranks share the work. A bundle holds
-whole questions and is what a restart takes up again; a batch is one forward pass.
+In: the prompt and response lengths of all rollouts. Out: shards of batches, the same on every rank and for every
+number of ranks, so that a sample's scores don't depend on how many ranks share the work. A shard holds whole
+questions and is what a restart resumes from; a batch is one forward pass.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Span:
 
 
 Batch = tuple[int, ...]  # indices of rollouts
-Bundle = tuple[Batch, ...]
+Shard = tuple[Batch, ...]
 
 
 def scored_span(rollout: Rollout, index: int, think_ids: tuple[int, int] | None, drop_last: bool) -> Span:
@@ -37,7 +37,7 @@ def scored_span(rollout: Rollout, index: int, think_ids: tuple[int, int] | None,
     return Span(index, min(start, max(stop, 0)), max(stop, 0))
 
 
-def plan_bundles(rollouts: Sequence[Rollout], max_tokens: int) -> list[Bundle]:
+def plan_shards(rollouts: Sequence[Rollout], max_tokens: int) -> list[Shard]:
     """Longest first, so that running out of memory shows at once. A batch's padded tokens stay within `max_tokens`
     unless one sequence alone exceeds it."""
     questions: dict[str, list[int]] = {}
@@ -45,67 +45,56 @@ def plan_bundles(rollouts: Sequence[Rollout], max_tokens: int) -> list[Bundle]:
         questions.setdefault(rollouts[index].uid, []).append(index)
     length = [len(r.prompt_ids) + len(r.response_ids) for r in rollouts]
     longest = {uid: max(length[i] for i in members) for uid, members in questions.items()}
-    bundles: list[Bundle] = []
+    shards: list[Shard] = []
     filling: list[int] = []
     for uid in sorted(questions, key=lambda u: (-longest[u], u)):
         members = questions[uid]
         # Questions come longest first, so the first one's length pads them all.
         pad_to = longest[rollouts[filling[0]].uid] if filling else longest[uid]
         if filling and pad_to * (len(filling) + len(members)) > max_tokens:
-            bundles.append((tuple(filling),))
+            shards.append((tuple(filling),))
             filling = []
         if longest[uid] * len(members) > max_tokens and len(members) > 1:
-            bundles.append(_split(members, max_tokens // longest[uid]))
+            shards.append(_split(members, max_tokens // longest[uid]))
         else:
             filling += members
     if filling:
-        bundles.append((tuple(filling),))
-    return bundles
+        shards.append((tuple(filling),))
+    return shards
 
 
-def deal(bundles: Sequence[Bundle], open_bundles: Sequence[int], world: int) -> list[list[int]]:
-    """The bundles each rank scores: in turn to the rank with the fewest forward passes so far."""
-    hands: list[list[int]] = [[] for _ in range(world)]
+def assign_shards(shards: Sequence[Shard], unfinished: Sequence[int], world: int) -> list[list[int]]:
+    """The shards that each rank computes: the next one to the rank with the fewest forward passes so far."""
+    assigned: list[list[int]] = [[] for _ in range(world)]
     forwards = [0] * world
-    for number in open_bundles:
+    for number in unfinished:
         rank = forwards.index(min(forwards))
-        hands[rank].append(number)
-        forwards[rank] += len(bundles[number])
-    return hands
+        assigned[rank].append(number)
+        forwards[rank] += len(shards[number])
+    return assigned
 
 
 @dataclass(frozen=True)
-class Turn:
-    """One forward pass of a rank: a batch, or none where only others have one."""
+class ForwardPass:
+    """One forward pass of a rank: a batch, or none where only other ranks have one."""
 
-    bundle: int
+    shard: int
     batch: Batch  # () to idle
-    keep: bool  # the batch's sets are this rank's to write
-    ends: bool  # the bundle is complete after it
-    rollouts: int  # scored in this turn on all ranks together
+    ends_shard: bool  # the shard is complete after it
+    rollouts: int  # in this pass on all ranks together
 
 
-def dealt_turns(bundles: Sequence[Bundle], hands: Sequence[Sequence[int]], rank: int) -> list[Turn]:
-    """This rank's turns if each rank scores its hand: as many as the busiest rank has."""
+def schedule(shards: Sequence[Shard], assigned: Sequence[Sequence[int]], rank: int) -> list[ForwardPass]:
+    """This rank's passes: as many as the busiest rank has, since a pass is collective under ZeRO-3."""
     each = [
-        [(number, batch, batch == bundles[number][-1]) for number in hand for batch in bundles[number]]
-        for hand in hands
+        [(number, batch, batch == shards[number][-1]) for number in own for batch in shards[number]] for own in assigned
     ]
-    turns = []
+    passes = []
     for step in range(max(map(len, each))):
         rollouts = sum(len(steps[step][1]) for steps in each if step < len(steps))
         number, batch, ends = each[rank][step] if step < len(each[rank]) else (-1, (), False)
-        turns.append(Turn(number, batch, bool(batch), ends, rollouts))
-    return turns
-
-
-def common_turns(bundles: Sequence[Bundle], open_bundles: Sequence[int], kept: Sequence[int]) -> list[Turn]:
-    """Turns if all ranks score every open bundle together, and this one keeps the sets of `kept`."""
-    return [
-        Turn(number, batch, number in kept, batch == bundles[number][-1], len(batch))
-        for number in open_bundles
-        for batch in bundles[number]
-    ]
+        passes.append(ForwardPass(number, batch, ends, rollouts))
+    return passes
 
 
 def input_ids(rollouts: Sequence[Rollout], batch: Batch) -> torch.Tensor:
@@ -117,7 +106,7 @@ def input_ids(rollouts: Sequence[Rollout], batch: Batch) -> torch.Tensor:
     return ids
 
 
-def _split(members: list[int], size: int) -> Bundle:
+def _split(members: list[int], size: int) -> Shard:
     size = max(1, size)
     return tuple(tuple(members[i : i + size]) for i in range(0, len(members), size))
 

@@ -1,7 +1,6 @@
-"""What is kept of every layer's contributions while a forward pass runs (SPEC §3.3): the first cut of each reading.
+"""What is kept of every layer's contributions while a forward pass runs (the paper's Eqs. 4 and 5): the first top-n.
 
-In: contributions S [C, W] of a response's positions in one layer, from `layer_scores`. Out: `Entries`, in rows that are
-numbered alike on every rank:
+In: contributions S [C, W] of a response's positions in one layer, from `layer_scores`. Out: `Entries` in numbered rows:
 * `pairs`, `chunk_topk`: the n greatest (position, neuron) pairs of each layer and chunk; with `chunk_merge: exact` of
   each layer, as a running list. Row: layer * G + group, where the G groups are all responses' chunks (or responses).
 * `token_topk`: the K greatest neurons of each position over all layers, as a running list. Row: the position among all
@@ -24,8 +23,6 @@ from nopsd.neurons.top import top_flat, top_mask
 class Collector(Protocol):
     """Takes each layer's S once, pieces of a response by ascending position."""
 
-    rows: int  # how many there are
-    limit: int  # greater than every key
     samples: torch.Tensor  # [G] the response of each group
 
     def add(
@@ -42,7 +39,7 @@ class Collector(Protocol):
 
 
 def collector(sizes: SetSizes, lengths: Sequence[int], device: torch.device) -> Collector:
-    """For responses of so many scored positions, the collector of the configured reading (G1, G2)."""
+    """For responses of so many scored positions, the collector of `sizes.mode`."""
     kind = _Positions if sizes.mode == "token_topk" else _Pairs
     return kind(sizes, lengths, device)
 
@@ -54,8 +51,6 @@ class _Pairs:
         groups = [1 if self.running else -(-length // sizes.chunk) for length in lengths]
         self.bases = (0, *accumulate(groups))
         self.samples = torch.arange(len(lengths), device=device).repeat_interleave(torch.tensor(groups, device=device))
-        self.rows = sizes.layers * len(self.samples)
-        self.limit = max([1, *lengths]) * max(sizes.widths)
         self.lists: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # by row: keys, scores; keys ascend
 
     def add(
@@ -93,7 +88,6 @@ class _Positions:
         self.sizes, self.device = sizes, device
         self.bases = (0, *accumulate(lengths))
         self.samples = torch.arange(len(lengths), device=device)
-        self.rows, self.limit = sum(lengths), sizes.neurons
         self.positions = self.samples.repeat_interleave(torch.tensor(lengths, device=device))
         self.lists: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # by first row: ids [C, <=K] ascending, scores
 

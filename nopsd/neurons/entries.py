@@ -1,4 +1,4 @@
-"""Ragged rows of scored candidates: what is collected from a forward pass, cut, and merged over ranks (SPEC §3.3).
+"""Ragged rows of scored candidates: what is collected from a forward pass, and its top-n.
 
 A row is what one top-n is taken of: a layer and chunk of a response, a position, a response. An entry's key is its
 place in the row, which breaks ties: position * F + neuron among pairs, the neuron's global id among neurons.

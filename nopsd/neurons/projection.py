@@ -1,7 +1,7 @@
-"""One block of neurons projected on the tokens it is scored on, on a fixed grid (SPEC §3.2, §13.1).
+"""One block of neurons projected on the tokens it is scored on, on a fixed grid.
 
 In: a `Block`, the spans of flat positions to score, directions [U, H]. Out: contributions, written chunk by chunk.
-Everything here is shaped by the batch and the layer, never by a share of them; see nopsd.neurons.layer_scores.
+Everything here is shaped by the batch and the layer; see nopsd.neurons.layer_scores.
 """
 
 from __future__ import annotations
@@ -41,78 +41,61 @@ def tile_width(block: Block) -> int:
     return min(grid.neurons, max(NARROWEST, -(-even // NARROWEST) * NARROWEST))
 
 
-def edge(neuron: int, block: Block) -> int:
-    """The last edge of the layer's neuron grid at or before `neuron`; all blocks are as wide as this one."""
-    which, inside = divmod(neuron, block.width)
-    return which * block.width + inside // tile_width(block) * tile_width(block)
-
-
 @dataclass(frozen=True)
 class BlockScores:
-    """A block's neurons low <= i < high (numbers in the layer), projected on its U_b tokens."""
+    """A block's neurons, projected on its U_b tokens."""
 
     block: Block
-    low: int
-    high: int
-    cuts: list[int]  # four for each piece: rows of its chunk's start and stop, and of its own
+    cuts: list[int]  # two for each chunk: how many of the block's rows precede its start and its stop
     places_P: torch.Tensor
     found_U: torch.Tensor | None  # [U_b] ascending: places of the projection's rows; None: all places in order
-    projected_UW: torch.Tensor  # [U_b, high - low] float32; rows that no piece needs are not filled in
+    projected_UW: torch.Tensor  # [U_b, F_b] float32; rows that no chunk needs are not filled in
 
     @property
     def width(self) -> int:
-        return self.high - self.low
+        """F_b."""
+        return self.block.width
 
     def count(self, number: int) -> int:
-        """How many of the block's rows lie in piece `number`."""
-        return self.cuts[4 * number + 3] - self.cuts[4 * number + 2]
+        """How many of the block's rows lie in chunk `number`."""
+        return self.cuts[2 * number + 1] - self.cuts[2 * number]
 
     def positions(self, number: int) -> torch.Tensor:
         """[count] int64: the flat positions of those rows."""
         assert self.block.tokens is not None
-        return self.block.tokens[self.cuts[4 * number + 2] : self.cuts[4 * number + 3]]
+        return self.block.tokens[self.cuts[2 * number] : self.cuts[2 * number + 1]]
 
-    def fill(self, number: int, out_RW: torch.Tensor) -> None:
-        """Write the contributions of piece `number` into `out_RW` [count, width] float32."""
-        chunk_start, chunk_stop, start, stop = self.cuts[4 * number : 4 * number + 4]
-        step, neurons = grid_of(self.block).positions, slice(self.low - self.block.first, self.high - self.block.first)
-        for tile_start in range(chunk_start, chunk_stop, step):
-            tile_stop = min(tile_start + step, chunk_stop)
-            low, high = max(tile_start, start), min(tile_stop, stop)
-            if low >= high:
-                continue
-            values_RF = self.block.values(slice(tile_start, tile_stop))[low - tile_start : high - tile_start].float()
-            places_R = _rows_of(self.block, self.places_P, low, high, self.found_U)
-            torch.mul(values_RF[:, neurons], self.projected_UW[places_R], out=out_RW[low - start : high - start])
+    def fill(self, number: int, out_CW: torch.Tensor) -> None:
+        """Write the contributions of chunk `number` into `out_CW` [count, F_b] float32."""
+        start, stop = self.cuts[2 * number : 2 * number + 2]
+        step = grid_of(self.block).positions
+        for low in range(start, stop, step):
+            high = min(low + step, stop)
+            values_CF = self.block.values(slice(low, high)).float()
+            places_C = _rows_of(self.block, self.places_P, low, high, self.found_U)
+            torch.mul(values_CF, self.projected_UW[places_C], out=out_CW[low - start : high - start])
 
 
-def project(
-    block: Block, spans: Sequence[int], places_P: torch.Tensor, directions_UH: torch.Tensor, low: int, high: int
-) -> BlockScores | None:
-    """Project the tokens scored at this block's positions on its neurons; None if low <= i < high has none of them.
+def project(block: Block, spans: Sequence[int], places_P: torch.Tensor, directions_UH: torch.Tensor) -> BlockScores:
+    """Project the tokens scored at this block's positions on its neurons.
 
-    `spans`: four flat positions for each piece, start and stop of its chunk and of itself. Tiles of tokens that no
-    piece needs stay unmade.
+    `spans`: start and stop of each chunk, flat positions. Tiles of tokens that no chunk needs stay unmade.
     """
-    low, high = max(low, block.first), min(high, block.first + block.width)
-    if low >= high:
-        return None
     found_U = None if block.tokens is None else _found(places_P[block.tokens])
     count = len(directions_UH) if found_U is None else len(found_U)
     cuts = block.cuts(spans)
     needed = _needed(block, cuts, places_P, found_U, grid_of(block).tokens)
     directions = _as_exact(directions_UH, block.down_HF)
-    projected_UW = directions_UH.new_empty(count, high - low)
+    projected_UW = directions_UH.new_empty(count, block.width)
     step = tile_width(block)
-    for first in range(low - block.first, high - block.first, step):
+    for first in range(0, block.width, step):
         last = min(first + step, block.width)
-        into_UW = projected_UW[:, first + block.first - low : last + block.first - low]
         down_HW = block.down_HF[:, first:last].to(directions.dtype)
         for start in needed:
             rows = slice(start, start + grid_of(block).tokens)
             part_UH = directions[rows] if found_U is None else directions[found_U[rows]]
-            into_UW[rows] = _product(part_UH, down_HW)
-    return BlockScores(block, low, high, cuts, places_P, found_U, projected_UW)
+            projected_UW[rows, first:last] = _product(part_UH, down_HW)
+    return BlockScores(block, cuts, places_P, found_U, projected_UW)
 
 
 def _as_exact(directions_UH: torch.Tensor, down_HF: torch.Tensor) -> torch.Tensor:
@@ -145,6 +128,6 @@ def _rows_of(block: Block, places_P: torch.Tensor, low: int, high: int, found_U:
 def _needed(
     block: Block, cuts: Sequence[int], places_P: torch.Tensor, found_U: torch.Tensor | None, step: int
 ) -> list[int]:
-    """Starts of the token tiles that the pieces reach."""
-    reached = [_rows_of(block, places_P, low, high, found_U) for low, high in zip(cuts[2::4], cuts[3::4])]
+    """Starts of the token tiles that the chunks reach."""
+    reached = [_rows_of(block, places_P, low, high, found_U) for low, high in zip(cuts[0::2], cuts[1::2])]
     return (torch.unique(torch.cat(reached) // step) * step).tolist()

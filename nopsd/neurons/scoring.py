@@ -1,12 +1,7 @@
-"""One forward pass over a batch of rollouts, with every layer's contributions formed in its hooks (SPEC §3.2-3.4).
+"""One forward pass over a batch of rollouts, every layer's contributions formed in its hooks (the paper's Eqs. 2 to 5).
 
 In: a (ZeRO-3) engine, rollouts and the spans to score. Out: `SampleSets` of each rollout of the batch.
 A layer's contributions live only inside its hook, a chunk of positions at a time.
-
-With `shard` other than `sample` every rank runs the same forward pass on the same batch, forms the contributions of
-its share of layers, neurons or positions alone, and the ranks merge what they found. That divides scoring's work and
-memory, not the forward's: an engine whose ranks hold slices of layers or sequences would hand its slice to the same
-`Share`.
 """
 
 from __future__ import annotations
@@ -16,54 +11,28 @@ from typing import Any
 
 import torch
 
-from nopsd.engine.counting import CountingRanks, Traffic
 from nopsd.engine.distributed import Ranks
 from nopsd.engine.rows import gather_rows
 from nopsd.neurons.activity import LayerActivity
 from nopsd.neurons.adapters import NeuronSites, watch
 from nopsd.neurons.batches import Batch, Span, input_ids
 from nopsd.neurons.collect import collector
-from nopsd.neurons.layer_scores import EVERYTHING, ScoredRow, Share, layer_scores
-from nopsd.neurons.reduce import Merger, reduce_sets
+from nopsd.neurons.layer_scores import ScoredRow, layer_scores
+from nopsd.neurons.reduce import reduce_sets
 from nopsd.neurons.sets import SampleSets, SetSizes
 from nopsd.rollout.types import Rollout
 
 
 class Scorer:
-    """Scores batches; every method is collective under ZeRO-3 (all ranks together, an idle one with `idle`).
+    """Scores batches; every method is collective under ZeRO-3 (all ranks together, an idle one with `idle`)."""
 
-    `shard`: sample|layer|neuron|position; with one rank there is nothing to share. `traffic` counts what this rank
-    sends, the unembedding's rows included.
-    """
-
-    def __init__(
-        self,
-        engine: Any,
-        sites: NeuronSites,
-        sizes: SetSizes,
-        value: str,
-        align: str,
-        ranks: Ranks,
-        *,
-        shard: str = "sample",
-        topk_search: str = "bisect",
-        traffic: Traffic | None = None,
-    ) -> None:
-        self.engine, self.sites, self.sizes = engine, sites, sizes
-        self.ranks = CountingRanks.over(ranks, Traffic() if traffic is None else traffic)
+    def __init__(self, engine: Any, sites: NeuronSites, sizes: SetSizes, value: str, align: str, ranks: Ranks) -> None:
+        self.engine, self.sites, self.sizes, self.ranks = engine, sites, sizes, ranks
         self.value = value
-        self.shift = 1 if align == "predict" else 0  # the position that predicts y_t, or y_t's own (G9)
-        self.shard = shard if ranks.world > 1 else "sample"
-        self.share = share_of(self.shard, ranks, sizes.layers)
-        self.merger = Merger(self.ranks, self.shard, topk_search)
+        self.shift = 1 if align == "predict" else 0  # score at the position that predicts y_t, or at y_t's own
 
-    def score(
-        self, rollouts: Sequence[Rollout], batch: Batch, spans: Sequence[Span], wanted: bool = True
-    ) -> list[SampleSets]:
-        """The sets of the batch's rollouts, on the CPU; `spans` by rollout index.
-
-        Unless `shard` is `sample`, all ranks give the same batch; those where it is not `wanted` get [].
-        """
+    def score(self, rollouts: Sequence[Rollout], batch: Batch, spans: Sequence[Span]) -> list[SampleSets]:
+        """The sets of the batch's rollouts, on the CPU; `spans` by rollout index."""
         scored = [spans[i] for i in batch]
         targets = [torch.tensor(rollouts[s.index].response_ids[s.start : s.stop], dtype=torch.long) for s in scored]
         tokens, places = torch.unique(torch.cat(targets), return_inverse=True)
@@ -76,34 +45,23 @@ class Scorer:
         kept = collector(self.sizes, lengths, self.ranks.device)
 
         def consume(activity: LayerActivity) -> None:
-            for sample, first, S_CW, columns in layer_scores(
-                activity, rows, directions_UH, self.sizes.chunk, self.share
-            ):
+            for sample, first, S_CW, columns in layer_scores(activity, rows, directions_UH, self.sizes.chunk):
                 kept.add(sample, activity.layer, first, S_CW, columns)
 
         with watch(self.sites, self.value, consume):
             self._forward(input_ids(rollouts, batch))
-        return reduce_sets(kept, self.sizes, len(batch), self.merger, wanted)
+        return reduce_sets(kept, self.sizes, len(batch))
 
     def idle(self) -> None:
-        """Take part in the others' collectives without scoring anything (§13.1)."""
+        """Take part in the others' collectives without scoring anything."""
         self._token_rows(torch.zeros(0, dtype=torch.long))
         self._forward(torch.zeros(1, 2, dtype=torch.long))
 
     def _token_rows(self, tokens: torch.Tensor) -> torch.Tensor:
-        return gather_rows(self.sites.unembedding, tokens, self.ranks.named("token_rows")).float()
+        return gather_rows(self.sites.unembedding, tokens, self.ranks).float()
 
     @torch.no_grad()
     def _forward(self, ids_BT: torch.Tensor) -> None:
         # Through the engine's root, where ZeRO-3 starts its trace of the modules; of the logits only the last
         # position's are computed. No mask: padding is on the right, and a causal model does not look there.
         self.engine(input_ids=ids_BT.to(self.ranks.device), use_cache=False, logits_to_keep=1)
-
-
-def share_of(shard: str, ranks: Ranks, layers: int) -> Share:
-    """This rank's part of every batch's contributions: contiguous and near-equal, lower numbers on lower ranks."""
-    if shard == "layer":
-        return Share(layers=range(layers * ranks.rank // ranks.world, layers * (ranks.rank + 1) // ranks.world))
-    if shard == "neuron":
-        return Share(neurons=(ranks.rank, ranks.world))
-    return Share(positions=(ranks.rank, ranks.world)) if shard == "position" else EVERYTHING

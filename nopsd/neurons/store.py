@@ -1,12 +1,12 @@
-"""The neuron artefact: `neurons.rank{r:05d}.npz`, one file a rank (SPEC §3.4).
+"""The neuron artefact: `neurons.rank{r:05d}.npz`, one file a rank.
 
 | array | type | what |
 |---|---|---|
 | uid | str [N] | questions, in ascending order |
-| s | float32 [N] | neuron count, a mean if a question has several rollouts |
+| counts | float32 [N] | neuron count, a mean if a question has several rollouts |
 | ids | int32 [N, K] | N_K by (-score, id), padded with -1 |
 | scores | float16 [N, K] | their scores, padded with 0 |
-| len | int32 [N] | scored response positions, rounded mean over rollouts |
+| lengths | int32 [N] | scored response positions, rounded mean over rollouts |
 | truncated | bool [N] | some rollout met the length limit |
 | histogram | int32 [N, L] | members of N_K in each layer |
 | agreement | float32 [N] | mean pairwise Jaccard similarity of the rollouts' N_K before merging; NaN with one rollout |
@@ -28,7 +28,7 @@ import numpy as np
 from nopsd.errors import ArtefactError
 from nopsd.files import write_atomic
 
-_ARRAYS = ("uid", "s", "ids", "scores", "len", "truncated", "histogram", "agreement")
+_ARRAYS = ("uid", "counts", "ids", "scores", "lengths", "truncated", "histogram", "agreement")
 _FLOAT16_MAX = float(np.finfo(np.float16).max)
 
 
@@ -50,6 +50,11 @@ class NeuronSets:
         if not len(self.agreement):
             object.__setattr__(self, "agreement", np.full(len(self.uids), np.nan, np.float32))
 
+    def rows(self, rows: slice) -> NeuronSets:
+        """The questions at these places."""
+        taken = {name: getattr(self, name)[rows] for name in ("uids", *_ARRAYS[1:])}
+        return NeuronSets(header=self.header, **taken)
+
 
 def pack_ids(rows: Sequence[np.ndarray], width: int = 0) -> np.ndarray:
     """Rows of neuron ids as int32 [N, K], padded with -1; K is the longest row's length, at least `width`."""
@@ -63,6 +68,7 @@ def pack_scores(rows: Sequence[np.ndarray], width: int = 0) -> np.ndarray:
 
 
 def rank_file(folder: Path, rank: int) -> Path:
+    """The file that a rank writes."""
     return folder / f"neurons.rank{rank:05d}.npz"
 
 
@@ -73,10 +79,10 @@ def write_neurons(path: Path, neurons: NeuronSets) -> None:
         neurons.header,
         {
             "uid": np.array(neurons.uids, dtype=np.str_),
-            "s": neurons.counts,
+            "counts": neurons.counts,
             "ids": neurons.ids,
             "scores": neurons.scores,
-            "len": neurons.lengths,
+            "lengths": neurons.lengths,
             "truncated": neurons.truncated,
             "histogram": neurons.histogram,
             "agreement": neurons.agreement,
@@ -84,16 +90,25 @@ def write_neurons(path: Path, neurons: NeuronSets) -> None:
     )
 
 
-def read_neurons(path: Path) -> NeuronSets:
-    """One rank's file; ArtefactError if it is missing or damaged."""
+def rank_files(folder: Path) -> list[Path]:
+    """All ranks' files of a folder; ArtefactError if there is none."""
+    paths = sorted(folder.glob("neurons.rank*.npz"))
+    if not paths:
+        raise ArtefactError(f"{folder} has no neurons.rank*.npz: run the neurons stage first")
+    return paths
+
+
+def read_neurons(path: Path, files: int | None = None) -> NeuronSets:
+    """One rank's file; ArtefactError if it is missing or damaged, or not one of `files`."""
     header, a = read_arrays(path)
     missing = sorted(set(_ARRAYS) - set(a))
     if missing:
         raise ArtefactError(
             f"{path} has no {', '.join(missing)} (another version wrote it): delete it and run the neurons stage again"
         )
-    uid, counts, ids, scores, lengths, truncated, histogram, agreement = (a[name] for name in _ARRAYS)
-    return NeuronSets([str(u) for u in uid], counts, ids, scores, lengths, truncated, histogram, header, agreement)
+    if files is not None and header.get("ranks", files) != files:
+        raise ArtefactError(f"{path.parent} has {files} of {header['ranks']} neurons.rank*.npz files")
+    return NeuronSets([str(uid) for uid in a["uid"]], header=header, **{name: a[name] for name in _ARRAYS[1:]})
 
 
 def load_neurons(folder: str | Path) -> NeuronSets:
@@ -101,12 +116,10 @@ def load_neurons(folder: str | Path) -> NeuronSets:
 
     Raises ArtefactError if one is missing or damaged, a uid stands twice, or headers differ (naming the keys).
     """
-    paths = sorted(Path(folder).glob("neurons.rank*.npz"))
-    if not paths:
-        raise ArtefactError(f"{folder} has no neurons.rank*.npz: run the neurons stage first")
+    paths = rank_files(Path(folder))
     parts = [read_neurons(path) for path in paths]
     for path, part in zip(paths, parts):
-        _refuse_other_header(paths[0], parts[0].header, path, part.header)
+        check_same_making(paths[0], parts[0].header, path, part.header)
     if parts[0].header.get("ranks", len(paths)) != len(paths):
         raise ArtefactError(f"{folder} has {len(paths)} of {parts[0].header['ranks']} neurons.rank*.npz files")
     return join(parts, str(folder))
@@ -169,7 +182,8 @@ def _widen(array: np.ndarray, width: int, fill: int) -> np.ndarray:
     return np.pad(array, ((0, 0), (0, width - array.shape[1])), constant_values=fill)
 
 
-def _refuse_other_header(first: Path, wanted: dict[str, Any], path: Path, found: dict[str, Any]) -> None:
+def check_same_making(first: Path, wanted: dict[str, Any], path: Path, found: dict[str, Any]) -> None:
+    """ArtefactError, naming the keys, if two files' headers differ."""
     differing = sorted(k for k in {*wanted, *found} if wanted.get(k) != found.get(k))
     if differing:
         shown = "; ".join(f"{k}: {wanted.get(k)} and {found.get(k)}" for k in differing[:4])

@@ -5,12 +5,16 @@ Response ids are what the server sampled; nothing re-tokenises them from text.
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Callable, Sequence
+import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -84,3 +88,12 @@ def _open(path: Path, read: Callable[[Path], Any]) -> Any:
     except (pa.ArrowInvalid, OSError) as error:
         reason = str(error).splitlines()[0]
         raise ArtefactError(f"{path} is damaged ({reason}): delete it and run the stage again") from error
+
+
+def rollouts_hash(rollouts: Sequence[Rollout]) -> str:
+    """SHA-256 of the tokens, in the order given: what a forward pass over these rollouts depends on."""
+    digest = hashlib.sha256()
+    for r in rollouts:
+        digest.update(json.dumps([r.uid, r.sample, r.finish_reason, len(r.prompt_ids)]).encode())
+        digest.update(np.array(r.prompt_ids + r.response_ids, dtype=np.int64).tobytes())
+    return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""Files of the select stage. Out: equal on every rank, written by rank 0.
+"""Files of a selection. Out: equal on every rank, written by rank 0.
 
 selected.json   {uids (best first), threshold, selector, stats}
 contexts.json   {uid: [{uid, sample, distance}, ...] nearest first}; distance null where the retriever has none
@@ -21,7 +21,7 @@ SELECTED, CONTEXTS, SCORES = "selected.json", "contexts.json", "scores.jsonl"
 
 
 @dataclass(frozen=True)
-class Neighbour:
+class Neighbor:
     """A demonstration: its question, its distance (None: chosen without one) and which of the responses is shown."""
 
     uid: str
@@ -29,7 +29,7 @@ class Neighbour:
     sample: int = 0
 
 
-Contexts = dict[str, list[Neighbour]]
+Contexts = dict[str, list[Neighbor]]
 
 
 def write_selection(
@@ -38,8 +38,7 @@ def write_selection(
     contexts: Contexts,
     pool: Sequence[str],
     ranks: Ranks,
-    folder_selected: Path,
-    folder_contexts: Path,
+    folder: Path,
 ) -> None:
     """Write all files once all ranks hold the same content; RuntimeError if they do not. Collective.
 
@@ -58,9 +57,9 @@ def write_selection(
     scores = [{"uid": uid, "score": selection.scores.get(uid), "selected": uid in kept} for uid in pool]
     ranks.check_equal(sha256_json([selected, found, scores]), "the selection and contexts")
     if ranks.is_main:
-        write_json(folder_selected / SELECTED, selected)
-        write_jsonl(folder_selected / SCORES, scores)
-        write_json(folder_contexts / CONTEXTS, found)
+        write_json(folder / SELECTED, selected)
+        write_jsonl(folder / SCORES, scores)
+        write_json(folder / CONTEXTS, found)
     ranks.barrier()
 
 
@@ -79,7 +78,7 @@ def read_contexts(folder: str | Path) -> Contexts:
     path = Path(folder) / CONTEXTS
     try:
         return {
-            uid: [Neighbour(n["uid"], n["distance"], n.get("sample", 0)) for n in found]
+            uid: [Neighbor(n["uid"], n["distance"], n.get("sample", 0)) for n in found]
             for uid, found in read_json(path).items()
         }
     except (KeyError, TypeError, AttributeError) as error:

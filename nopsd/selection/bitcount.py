@@ -1,6 +1,6 @@
 """Intersection sizes of sets with up to LANES pool sets at a time, by bit-sliced counting. Pure; compiled by numba.
 
-The product X_q X_p^T of SPEC §13.1 with X_q sparse and X_p dense, one bit an entry: a pool block's columns are bit
+The product X_q X_p^T with X_q sparse and X_p dense, one bit an entry: a pool block's columns are bit
 vectors, and |N(q) & N(p)| for all p of the block is the sum of the columns that q names. Carry-save adders
 (Harley-Seal) add 16 columns at a time into counters of which plane j holds bit j, so that the work for a pair does
 not grow with how many neurons the two share, as a sparse product's does.
@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
@@ -23,7 +24,7 @@ logging.getLogger("numba").setLevel(logging.WARNING)  # it logs its bytecode whe
 WORDS = 16  # 64-bit words of a column: long enough for vector instructions, short enough for a tile to stay in cache
 LANES = 64 * WORDS  # pool sets counted at once
 GROUP = 16  # columns added at a time
-NOBODY = -1  # in place of a neighbour that is not there
+NO_NEIGHBOR = -1  # in place of a neighbor that is not there
 _PLANES = (8, 13, 20, 31)  # counter widths there is code for: sets of up to 2^planes - 1 members
 
 
@@ -143,63 +144,79 @@ def unpack(counters, planes, common):  # pragma: no cover (compiled)
             common[q, p] = _lane(counters[q], planes, p)
 
 
+class SetInfo(NamedTuple):
+    """Of queries or pool sets: their numbers among all questions, how many members, and their texts' numbers."""
+
+    numbers: np.ndarray
+    sizes: np.ndarray
+    texts: np.ndarray
+
+
+class Best(NamedTuple):
+    """The queries' lists of their m nearest [queries, m]: numbers, intersections, unions."""
+
+    numbers: np.ndarray
+    common: np.ndarray
+    union: np.ndarray
+
+
+@njit(inline="always")
+def _with_at_least(count, planes, w, least):  # pragma: no cover (compiled)
+    """A word's pool sets, one bit each, that have at least `least` members in common with the query."""
+    if least >> planes:
+        return np.uint64(0)
+    more, same = np.uint64(0), ~np.uint64(0)
+    for j in range(planes - 1, -1, -1):
+        if (least >> j) & 1:
+            same &= count[j * WORDS + w]
+        else:
+            more |= same & count[j * WORDS + w]
+            same &= ~count[j * WORDS + w]
+    return more | same
+
+
+@njit(inline="always")
+def _insert(best, q, number, shared, whole):  # pragma: no cover (compiled)
+    """Put a pool set into query q's list, behind those as near as it. Distances are fractions of integers."""
+    numbers, common, union = best.numbers, best.common, best.union
+    m = numbers.shape[1]
+    at = m
+    while at > 0 and (
+        numbers[q, at - 1] == NO_NEIGHBOR or shared * max(union[q, at - 1], 1) > common[q, at - 1] * max(whole, 1)
+    ):
+        at -= 1
+    if at < m:
+        for k in range(m - 1, at, -1):
+            numbers[q, k], common[q, k], union[q, k] = numbers[q, k - 1], common[q, k - 1], union[q, k - 1]
+        numbers[q, at], common[q, at], union[q, at] = number, shared, whole
+
+
 @njit(nogil=True)
-def offer(
-    counters,
-    planes,
-    query_numbers,
-    query_sizes,
-    query_texts,
-    pool_numbers,
-    pool_sizes,
-    pool_texts,
-    numbers,
-    common,
-    union,
-):  # pragma: no cover (compiled)
-    """Put the block's pool sets into the queries' lists of their m nearest: numbers, common, union [queries, m].
+def offer(counters, planes, queries, pool, best):  # pragma: no cover (compiled)
+    """Put the block's pool sets (`SetInfo`) into the queries' lists (`Best`).
 
     Pool numbers must ascend from call to call: of two equally near the earlier stays ahead. Not offered are the
     query itself and pool sets whose text number equals the query's.
-    Distances are compared as fractions common / union of integers, without rounding.
     """
-    m, lanes = numbers.shape[1], len(pool_sizes)
+    m, lanes = best.numbers.shape[1], len(pool.sizes)
     smallest = np.empty((lanes + 63) // 64, np.int64)  # of each word's sets: a few short ones slow down few others
     for w in range(len(smallest)):
-        smallest[w] = pool_sizes[64 * w : 64 * w + 64].min()
+        smallest[w] = pool.sizes[64 * w : 64 * w + 64].min()
     for q in range(counters.shape[0]):
         count = counters[q]
         for w in range(len(smallest)):
             # All nearer than the last of the list have at least this many in common: most words have none.
             least = 0
-            if numbers[q, m - 1] != NOBODY:
-                worst, of = common[q, m - 1], max(union[q, m - 1], 1)
-                least = worst * (query_sizes[q] + smallest[w]) // (of + worst) + 1
-            more, same = np.uint64(0), ~np.uint64(0)
-            for j in range(planes - 1, -1, -1):
-                if (least >> j) & 1:
-                    same &= count[j * WORDS + w]
-                else:
-                    more |= same & count[j * WORDS + w]
-                    same &= ~count[j * WORDS + w]
-            hits = more | same
-            if hits == 0 or least >> planes:
+            if best.numbers[q, m - 1] != NO_NEIGHBOR:
+                worst, of = best.common[q, m - 1], max(best.union[q, m - 1], 1)
+                least = worst * (queries.sizes[q] + smallest[w]) // (of + worst) + 1
+            hits = _with_at_least(count, planes, w, least)
+            if hits == 0:
                 continue
             for p in range(64 * w, min(64 * w + 64, lanes)):
                 if not (hits >> np.uint64(p & 63)) & np.uint64(1):
                     continue
-                if pool_numbers[p] == query_numbers[q] or pool_texts[p] == query_texts[q]:
+                if pool.numbers[p] == queries.numbers[q] or pool.texts[p] == queries.texts[q]:
                     continue
                 shared = _lane(count, planes, p)
-                whole = query_sizes[q] + pool_sizes[p] - shared
-                at = m
-                while at > 0 and (
-                    numbers[q, at - 1] == NOBODY
-                    or shared * max(union[q, at - 1], 1) > common[q, at - 1] * max(whole, 1)
-                ):
-                    at -= 1
-                if at == m:
-                    continue
-                for k in range(m - 1, at, -1):
-                    numbers[q, k], common[q, k], union[q, k] = numbers[q, k - 1], common[q, k - 1], union[q, k - 1]
-                numbers[q, at], common[q, at], union[q, at] = pool_numbers[p], shared, whole
+                _insert(best, q, pool.numbers[p], shared, queries.sizes[q] + pool.sizes[p] - shared)

@@ -1,6 +1,6 @@
 """What ranks tell each other so that each sees the same whole (SPEC §13.1): counts, and neuron sets asked for.
 
-In: this rank's shard; questions are named by number, their place in the ascending list of uids, which all ranks
+In: this rank's sets; questions are named by number, their place in the ascending list of uids, which all ranks
 hold. Out: the same arrays on every rank, in ascending order of number, whatever the sharding. Collective.
 """
 
@@ -18,7 +18,7 @@ GATHER_ALL_LIMIT = 10**9  # bytes of all sets on every rank (SPEC §13.1: "fine 
 
 
 @dataclass(frozen=True)
-class Shard:
+class RankSets:
     """Neuron sets at hand: ids [n, K] (padded -1) of the questions with these numbers, of `neurons` = M in all."""
 
     numbers: np.ndarray
@@ -48,17 +48,17 @@ def gather_counts(
     )
 
 
-def gather_sets(shard: Shard, wanted: np.ndarray, ranks: Ranks) -> Shard:
+def gather_sets(sets: RankSets, wanted: np.ndarray, ranks: Ranks) -> RankSets:
     """The sets that ranks hold and `wanted` [n] marks, from all ranks: 4 K bytes a set."""
-    directory = list_sets(shard, ranks)
-    everywhere = np.sort(torch.cat(ranks.all_gather_ragged(torch.from_numpy(shard.numbers[wanted]))).numpy())
-    whole = fetch_sets(shard, everywhere, directory, ranks)
+    directory = list_sets(sets, ranks)
+    everywhere = np.sort(torch.cat(ranks.all_gather_ragged(torch.from_numpy(sets.numbers[wanted]))).numpy())
+    whole = fetch_sets(sets, everywhere, directory, ranks)
     return take(whole, everywhere)
 
 
-def take(shard: Shard, numbers: np.ndarray) -> Shard:
-    """The sets of these questions, in this order; the shard must hold them."""
-    return Shard(numbers, shard.ids[places(shard.numbers, numbers)], shard.neurons)
+def take(sets: RankSets, numbers: np.ndarray) -> RankSets:
+    """The sets of these questions, in this order; the sets must hold them."""
+    return RankSets(numbers, sets.ids[places(sets.numbers, numbers)], sets.neurons)
 
 
 def places(held: np.ndarray, numbers: np.ndarray) -> np.ndarray:
@@ -73,7 +73,7 @@ class Directory:
 
     numbers: list[np.ndarray]
     sizes: list[np.ndarray]
-    width: int  # K of the widest shard
+    width: int  # K of the widest sets
 
     def sizes_by_number(self, questions: int) -> np.ndarray:
         """Members of every question's set, int64 [questions]; 0 where no rank holds one."""
@@ -82,30 +82,30 @@ class Directory:
         return sizes
 
 
-def list_sets(shard: Shard, ranks: Ranks) -> Directory:
+def list_sets(sets: RankSets, ranks: Ranks) -> Directory:
     """Tell all ranks which sets this one holds: 8 bytes a set (numbers and sizes as int32), and 16 a rank."""
-    own = np.stack([shard.numbers, set_sizes(shard.ids)], axis=1).astype(np.int32)
-    shapes = torch.stack(ranks.gather(torch.tensor(shard.ids.shape, dtype=torch.int64))).tolist()
+    own = np.stack([sets.numbers, set_sizes(sets.ids)], axis=1).astype(np.int32)
+    shapes = torch.stack(ranks.gather(torch.tensor(sets.ids.shape, dtype=torch.int64))).tolist()
     parts = ranks.gather(torch.from_numpy(_filled_up(own, max(count for count, _ in shapes), own.shape[1])))
     rows = [part.numpy()[:count].astype(np.int64) for part, (count, _) in zip(parts, shapes)]
     return Directory([part[:, 0] for part in rows], [part[:, 1] for part in rows], max(width for _, width in shapes))
 
 
-def fetch_sets(shard: Shard, numbers: np.ndarray, directory: Directory, ranks: Ranks) -> Shard:
+def fetch_sets(sets: RankSets, numbers: np.ndarray, directory: Directory, ranks: Ranks) -> RankSets:
     """The sets of these questions from the ranks that hold them, on every rank, in any order: 4 K bytes a set.
 
-    A rank sends as many rows as the one with the most. A group of one gets its own shard back.
+    A rank sends as many rows as the one with the most. A group of one gets its own sets back.
     """
     if ranks.world == 1:
-        return shard
+        return sets
     wanted = [np.isin(held, numbers) for held in directory.numbers]
     rows = max(int(asked.sum()) for asked in wanted)
-    own = _filled_up(shard.ids[wanted[ranks.rank]], rows, directory.width)
+    own = _filled_up(sets.ids[wanted[ranks.rank]], rows, directory.width)
     parts = ranks.gather(torch.from_numpy(own))
     del own
     ids = torch.cat([part[: int(asked.sum())] for part, asked in zip(parts, wanted)]).numpy()
     held = np.concatenate([held[asked] for held, asked in zip(directory.numbers, wanted)])
-    return Shard(held, ids, shard.neurons)
+    return RankSets(held, ids, sets.neurons)
 
 
 @dataclass(frozen=True)

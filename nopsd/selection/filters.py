@@ -16,31 +16,31 @@ from nopsd.selection.pool import Pool
 
 
 @dataclass(frozen=True)
-class Showable:
+class Eligible:
     """allowed [N] bool: may be a demonstration; samples [N]: the response that is shown."""
 
     allowed: np.ndarray
     samples: np.ndarray
 
 
-def showable(name: str, pool: Pool) -> Showable:
+def eligible(name: str, pool: Pool) -> Eligible:
     """What context.filter=`name` leaves of the pool."""
     return _FILTERS[name](pool)
 
 
-def _none(pool: Pool) -> Showable:
-    return Showable(np.ones(len(pool.uids), dtype=bool), np.zeros(len(pool.uids), dtype=np.int64))
+def _none(pool: Pool) -> Eligible:
+    return Eligible(np.ones(len(pool.uids), dtype=bool), np.zeros(len(pool.uids), dtype=np.int64))
 
 
-def _majority(pool: Pool) -> Showable:
+def _majority(pool: Pool) -> Eligible:
     """Questions with a response that agrees with maj@n: the first such response."""
     if "agrees" not in pool.columns:
         raise DataError("context.filter=majority: there is no column agrees: run the signals stage again")
     agrees = np.greater(pool.columns["agrees"], 0)  # NaN: no such response
-    return Showable(agrees.any(axis=1), np.argmax(agrees, axis=1))
+    return Eligible(agrees.any(axis=1), np.argmax(agrees, axis=1))
 
 
-def _s_below_median(pool: Pool) -> Showable:
+def _s_below_median(pool: Pool) -> Eligible:
     """Questions with a neuron count at most the median of their domain's scored questions."""
     allowed = np.zeros(len(pool.uids), dtype=bool)
     domains, scored = np.array(pool.domains, dtype=np.str_), pool.lengths > 0
@@ -49,10 +49,10 @@ def _s_below_median(pool: Pool) -> Showable:
         if len(rows):
             counts = pool.counts[rows].astype(np.float64)
             allowed[rows] = counts <= np.median(counts)
-    return Showable(allowed, np.zeros(len(pool.uids), dtype=np.int64))
+    return Eligible(allowed, np.zeros(len(pool.uids), dtype=np.int64))
 
 
-_FILTERS: Mapping[str, Callable[[Pool], Showable]] = {
+_FILTERS: Mapping[str, Callable[[Pool], Eligible]] = {
     "none": _none,
     "majority": _majority,
     "s_below_median": _s_below_median,

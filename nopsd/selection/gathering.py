@@ -1,7 +1,6 @@
-"""One view of all questions from the ranks' shares of the neurons artefact and the signals (SPEC §13.1). Collective.
+"""One view of all questions from the ranks' shares of the neuron artefact and the signals. Collective.
 
-In: this rank's neuron sets, the signals (all of them on every rank), every question's text and domain. Out: `Gathered`,
-equal on every rank but for its shard.
+In: `PoolData`. Out: `Gathered`, equal on every rank but for its sets.
 """
 
 from __future__ import annotations
@@ -17,8 +16,8 @@ from nopsd.engine.distributed import Ranks
 from nopsd.errors import DataError
 from nopsd.files import sha256_json
 from nopsd.neurons.store import NeuronSets
-from nopsd.selection.exchange import Counts, Shard, gather_counts
-from nopsd.selection.neighbours import Table, make_table
+from nopsd.selection.exchange import Counts, RankSets, gather_counts
+from nopsd.selection.neighbors import Table, make_table
 from nopsd.selection.pair_distances import pair_distances
 from nopsd.selection.pool import Pool, make_pool
 
@@ -34,30 +33,38 @@ class Columns(Protocol):
 
 
 @dataclass(frozen=True)
+class PoolData:
+    """What selection goes by: this rank's share of the neuron artefact (may be empty) and, on all ranks alike, every
+    pool question's text and domain (None: one domain) by uid, and the signals artefact (None: nothing needs it)."""
+
+    neurons: NeuronSets
+    texts: Mapping[str, str]
+    domains: Mapping[str, str] | None = None
+    signals: Columns | None = None
+
+
+@dataclass(frozen=True)
 class Gathered:
     """All questions: their table, what selectors see of them, and this rank's neuron sets."""
 
     table: Table
     pool: Pool
-    shard: Shard
+    sets: RankSets
 
 
-def gather_pool(
-    neurons: NeuronSets,
-    texts: Mapping[str, str],
-    domains: Mapping[str, str] | None,
-    signals: Columns | None,
-    ranks: Ranks,
-    block_mib: int,
-) -> Gathered:
+def gather_pool(data: PoolData, ranks: Ranks, block_mib: int) -> Gathered:
     """DataError if a question has no neuron set or no signals, or a neuron set no question."""
-    table = make_table(texts, domains)
+    neurons, domains = data.neurons, data.domains
+    table = make_table(data.texts, domains)
     ranks.check_equal(sha256_json([table.uids, table.texts.tolist(), table.domains.tolist()]), "the pool's questions")
-    _refuse_unknown(neurons.uids, texts)
-    shard = Shard(table.numbers(neurons.uids), neurons.ids, sum(neurons.header["widths"]))
-    counts = gather_counts(shard.numbers, neurons.counts, neurons.lengths, neurons.truncated, ranks)
+    _refuse_unknown(neurons.uids, data.texts)
+    sets = RankSets(table.numbers(neurons.uids), neurons.ids, sum(neurons.header["widths"]))
+    counts = gather_counts(sets.numbers, neurons.counts, neurons.lengths, neurons.truncated, ranks)
     _refuse_missing(table.uids, counts)
-    columns = {"agreement": gather_column(shard.numbers, neurons.agreement, ranks), **_signals_of(table.uids, signals)}
+    columns = {
+        "agreement": gather_column(sets.numbers, neurons.agreement, ranks),
+        **_signals_of(table.uids, data.signals),
+    }
     pool = make_pool(
         table.uids,
         counts.counts,
@@ -65,9 +72,9 @@ def gather_pool(
         counts.truncated,
         [domains[uid] for uid in table.uids] if domains else None,
         columns,
-        pair_distances(table.uids, shard, ranks, block_mib),
+        pair_distances(table.uids, sets, ranks, block_mib),
     )
-    return Gathered(table, pool, shard)
+    return Gathered(table, pool, sets)
 
 
 def gather_column(numbers: np.ndarray, values: np.ndarray, ranks: Ranks) -> np.ndarray:

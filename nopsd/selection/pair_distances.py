@@ -1,6 +1,6 @@
 """Jaccard distances of all pairs of a domain's neuron sets, for selectors that cluster (SPEC §4 dual_neufs, §13.1).
 
-In: each rank's shard of the sets. Out: the same float32 matrix on every rank: each rank makes a slice of its rows, from
+In: each rank's sets of the sets. Out: the same float32 matrix on every rank: each rank makes a slice of its rows, from
 exact integers, and all are gathered. Collective. What is gathered is held within dist.block_mib, known before it is;
 what compares the sets takes as much again while it does.
 """
@@ -14,20 +14,20 @@ import torch
 
 from nopsd.engine.distributed import Ranks
 from nopsd.errors import ConfigError
-from nopsd.selection.exchange import Shard, gather_sets, take
+from nopsd.selection.exchange import RankSets, gather_sets, take
 from nopsd.selection.jaccard import distance_blocks
 from nopsd.selection.pool import Distances
 
 MIB = 1 << 20
 
 
-def pair_distances(uids: Sequence[str], shard: Shard, ranks: Ranks, block_mib: int) -> Distances:
+def pair_distances(uids: Sequence[str], sets: RankSets, ranks: Ranks, block_mib: int) -> Distances:
     """A callable for `Pool.pairs`. `uids`: of all questions, by number."""
 
     def distances(numbers: np.ndarray, clusters: int) -> np.ndarray:
-        width = int(ranks.all_max(torch.tensor([shard.ids.shape[1]])))
+        width = int(ranks.all_max(torch.tensor([sets.ids.shape[1]])))
         refuse_too_many(len(numbers), clusters, width, block_mib)
-        whole = take(gather_sets(shard, np.isin(shard.numbers, numbers), ranks), numbers)
+        whole = take(gather_sets(sets, np.isin(sets.numbers, numbers), ranks), numbers)
         edges = np.linspace(0, len(numbers), ranks.world + 1).astype(np.int64)
         own = slice(edges[ranks.rank], edges[ranks.rank + 1])
         rows = np.zeros((own.stop - own.start, len(numbers)), dtype=np.float32)

@@ -7,7 +7,7 @@ import hashlib
 import numpy as np
 
 
-def uniform(seed: int, *names: str) -> float:
+def hash_uniform(seed: int, *names: str) -> float:
     """A number in [0, 1) from a seed and names."""
     digest = hashlib.sha256("\0".join([str(seed), *names]).encode()).digest()
     return int.from_bytes(digest[:7], "big") / 2**56

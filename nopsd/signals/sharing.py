@@ -1,8 +1,7 @@
-"""Forward passes over many rollouts, shared by all ranks, resumable (SPEC §13.1).
+"""Columns of many rollouts, measured by forward passes that all ranks share, resumable.
 
 In: rollouts (the same on every rank) and a function that measures a batch. Out: columns by rollout, in the order of
-the rollouts, on every rank. Batches are planned over all rollouts, so a row has the same bits on any number of ranks.
-A finished bundle of batches is an npz file, which a restart reads instead of measuring again.
+the rollouts, on every rank, with the same bits on any number of ranks.
 """
 
 from __future__ import annotations
@@ -14,13 +13,22 @@ import numpy as np
 import torch
 
 from nopsd.engine.distributed import Ranks
-from nopsd.neurons.batches import Batch, Turn, deal, dealt_turns, plan_bundles
-from nopsd.neurons.parts import PartFolder
+from nopsd.neurons.batches import Batch
+from nopsd.neurons.finished_shards import ShardFolder
+from nopsd.neurons.shared_passes import PassWork, run_shared_passes
 from nopsd.neurons.store import read_arrays, write_arrays
 from nopsd.rollout.types import Rollout
 
 Columns = dict[str, np.ndarray]
-Measure = Callable[[Batch], Columns]
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """`measure` a batch, `idle` where only other ranks have one; `empty`: the columns with no row."""
+
+    measure: Callable[[Batch], Columns]
+    idle: Callable[[], None]
+    empty: Columns
 
 
 @dataclass(frozen=True)
@@ -42,58 +50,27 @@ class Shared:
 def share(
     rollouts: Sequence[Rollout],
     max_tokens: int,
-    parts: PartFolder,
-    measure: Measure,
-    idle: Callable[[], None],
-    empty: Columns,
+    folder: ShardFolder,
+    measuring: Measuring,
     ranks: Ranks,
     progress: Callable[[int], None] | None = None,
 ) -> Shared:
-    """Measure all rollouts. Collective; every rank calls `measure` or `idle` equally often.
+    """Measure all rollouts. Collective; every rank measures or idles equally often.
 
-    `parts`: of all that the values depend on. `empty`: the columns with no row, for a rank that has none.
-    `progress(done)` counts rollouts over all ranks.
+    `folder`: named by all that the values depend on. `progress(done)` counts rollouts over all ranks.
     """
-    bundles = plan_bundles(rollouts, max_tokens)
-    owners = parts.owners(len(bundles), ranks)
-    unfinished = [b for b, owner in enumerate(owners) if owner is None]
-    hands = deal(bundles, unfinished, ranks.world)
-    done = len(rollouts) - sum(len(batch) for b in unfinished for batch in bundles[b])
-    _take_turns(dealt_turns(bundles, hands, ranks.rank), parts, measure, idle, progress, done)
-    mine = sorted(hands[ranks.rank] + [b for b, owner in enumerate(owners) if owner == ranks.rank])
-    finished = [read_arrays(parts.path(bundle))[1] for bundle in mine]
+
+    def write(shard: int, batches: Sequence[tuple[Batch, Columns]]) -> None:
+        index = np.array([i for batch, _ in batches for i in batch], dtype=np.int64)
+        columns = {f"column.{name}": np.concatenate([rows[name] for _, rows in batches]) for name in measuring.empty}
+        write_arrays(folder.path(shard), {}, {"index": index, **columns})
+
+    work = PassWork(measuring.measure, measuring.idle, write)
+    mine = run_shared_passes(rollouts, max_tokens, folder, work, ranks, progress)
+    finished = [read_arrays(folder.path(shard))[1] for shard in mine]
     columns = {
-        name: np.concatenate([none, *(part[f"column.{name}"] for part in finished)]) for name, none in empty.items()
+        name: np.concatenate([none, *(shard[f"column.{name}"] for shard in finished)])
+        for name, none in measuring.empty.items()
     }
-    index = np.concatenate([np.zeros(0, dtype=np.int64), *(part["index"] for part in finished)])
+    index = np.concatenate([np.zeros(0, dtype=np.int64), *(shard["index"] for shard in finished)])
     return Shared(index, columns, ranks)
-
-
-def _take_turns(
-    turns: Sequence[Turn],
-    parts: PartFolder,
-    measure: Measure,
-    idle: Callable[[], None],
-    progress: Callable[[int], None] | None,
-    done: int,
-) -> None:
-    """As many forward passes on every rank, whatever each has to measure."""
-    filling: list[tuple[Batch, Columns]] = []
-    for turn in turns:
-        if turn.batch:
-            filling.append((turn.batch, measure(turn.batch)))
-        else:
-            idle()
-        if turn.keep and turn.ends:
-            _write(parts, turn.bundle, filling)
-            filling = []
-        done += turn.rollouts
-        if progress is not None:
-            progress(done)
-
-
-def _write(parts: PartFolder, bundle: int, batches: Sequence[tuple[Batch, Columns]]) -> None:
-    index = np.array([i for batch, _ in batches for i in batch], dtype=np.int64)
-    names = batches[0][1]
-    columns = {f"column.{name}": np.concatenate([rows[name] for _, rows in batches]) for name in names}
-    write_arrays(parts.path(bundle), {}, {"index": index, **columns})

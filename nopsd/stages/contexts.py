@@ -9,14 +9,15 @@ from nopsd.data.demonstrations import demonstrations_for, display_order
 from nopsd.data.prompts import TeacherPrompt
 from nopsd.data.wording import question_text
 from nopsd.engine.distributed import Ranks
-from nopsd.neurons.stage import load_rank_neurons
+from nopsd.neurons.rank_share import load_rank_neurons
 from nopsd.neurons.store import NeuronSets
 from nopsd.run import folder as names
 from nopsd.run.session import Session
 from nopsd.selection.artefacts import Contexts
+from nopsd.selection.gathering import PoolData
 from nopsd.selection.names import needs_neurons
-from nopsd.selection.stage import contexts_for
-from nopsd.selection.unscored import unscored
+from nopsd.selection.select_pool import Sharing, find_contexts
+from nopsd.selection.without_neurons import without_neurons
 from nopsd.signals.store import Signals
 
 
@@ -31,28 +32,29 @@ def domains_of(session: Session) -> dict[str, str]:
 
 
 def rank_neurons(session: Session, ranks: Ranks) -> NeuronSets:
-    """This rank's share of the pool: the neurons artefact, or, where selection needs none, the lengths alone."""
+    """This rank's share of the pool: the neuron artefact, or, where selection needs none, the lengths alone. Collective."""
     if needs_neurons(session.config):
         return load_rank_neurons(session.run.stage_dir(names.NEURONS), ranks)
-    return unscored(session.rollouts, ranks)
+    return without_neurons(session.rollouts, ranks)
+
+
+def pool_data(session: Session, ranks: Ranks, signals: Signals) -> PoolData:
+    """What selection goes by. Collective."""
+    used = signals if signals.columns else None
+    return PoolData(rank_neurons(session, ranks), texts_of(session), domains_of(session), used)
+
+
+def sharing(session: Session, ranks: Ranks) -> Sharing:
+    """How the ranks work together, by `dist`."""
+    dist = session.config.dist
+    return Sharing(ranks, dist.context_exchange, dist.block_mib)
 
 
 def contexts_without_selection(
     session: Session, ranks: Ranks, uids: Sequence[str], context: ContextConfig, signals: Signals
 ) -> Contexts:
     """Demonstrations of these pool questions by `context`, whatever was selected. Collective."""
-    dist = session.config.dist
-    return contexts_for(
-        uids,
-        rank_neurons(session, ranks),
-        texts_of(session),
-        context,
-        ranks,
-        exchange=dist.context_exchange,
-        domains=domains_of(session),
-        signals=signals if signals.columns else None,
-        block_mib=dist.block_mib,
-    )
+    return find_contexts(uids, pool_data(session, ranks, signals), context, sharing(session, ranks))
 
 
 def teacher_prompts(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from nopsd.config import Config
 from nopsd.data.prompts import think_ids
-from nopsd.neurons.stage import score_rollouts
+from nopsd.neurons.score_pool import ScoredModel, score_pool
 from nopsd.run import folder as names
 from nopsd.run.session import Session
 from nopsd.run.stage import Counts, Progress, Stage
@@ -38,15 +38,5 @@ class Neurons(Stage):
         """Score on all ranks, each its share."""
         config, ranks = session.config, session.ranks
         assert ranks is not None
-        score_rollouts(
-            base_engine(session),
-            session.rollouts,
-            config.neuron,
-            ranks,
-            folder,
-            progress,
-            model_hash=session.model.hash,
-            think_ids=think_ids(session.tokenizer),
-            shard=config.dist.shard,
-            topk_search=config.dist.topk_search,
-        )
+        model = ScoredModel(base_engine(session), session.model.hash, think_ids(session.tokenizer))
+        score_pool(model, session.rollouts, config.neuron, ranks, folder, progress)

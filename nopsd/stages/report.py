@@ -21,7 +21,7 @@ from nopsd.run.stage import Progress, Stage
 from nopsd.selection.artefacts import Contexts
 from nopsd.selection.names import needs_neurons
 from nopsd.selection.selectors import Selection
-from nopsd.selection.unscored import unscored
+from nopsd.selection.without_neurons import without_neurons
 from nopsd.train.artefacts import stop_note
 
 UNLABELLED = "The questions have no answers, so there is nothing to measure the models on: no before/after table."
@@ -110,7 +110,7 @@ def pool_view(session: Session, selected: Selection) -> PoolView:
     if scored:
         neurons = session.run.neurons()
     else:
-        neurons = unscored(session.rollouts, Ranks(0, 1, torch.device("cpu")))
+        neurons = without_neurons(session.rollouts, Ranks(0, 1, torch.device("cpu")))
     correct = session.run.pool_correct()
     chosen = set(selected.uids)
     return PoolView(

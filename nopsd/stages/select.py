@@ -17,8 +17,8 @@ from nopsd.run import folder as names
 from nopsd.run.session import Session
 from nopsd.run.stage import Counts, Progress, Stage
 from nopsd.selection.names import check_names, needs_neurons, source_hashes
-from nopsd.selection.stage import select_and_retrieve
-from nopsd.stages.contexts import domains_of, rank_neurons, texts_of
+from nopsd.selection.select_pool import select_pool
+from nopsd.stages.contexts import pool_data, sharing
 from nopsd.stages.workload import chosen, number
 
 SELECTED_ROWS = "selected.jsonl"
@@ -57,19 +57,8 @@ class Select(Stage):
         """Select on all ranks alike; rank 0 writes."""
         config, signals = session.config, session.run.signals()
         ranks = session.ranks or Ranks(0, 1, torch.device("cpu"))  # alone where there is too little to share
-        select_and_retrieve(
-            rank_neurons(session, ranks),
-            texts_of(session),
-            config.select,
-            config.context,
-            ranks,
-            folder,
-            folder,
-            exchange=config.dist.context_exchange,
-            domains=domains_of(session),
-            signals=signals if signals.columns else None,
-            block_mib=config.dist.block_mib,
-        )
+        data = pool_data(session, ranks, signals)
+        select_pool(data, config.select, config.context, sharing(session, ranks), folder)
 
     def finish(self, session: Session) -> str | None:
         """The selected rows, for use elsewhere."""

@@ -22,7 +22,7 @@ from nopsd.signals.agreement import Answers, agreement, answers_of
 from nopsd.signals.belief import belief_shift, from_main_showing_signs, sample_demonstrated
 from nopsd.signals.needs import FROM_FORWARD, FROM_TEXT, needed, shaping_keys
 from nopsd.signals.reference import read_reference
-from nopsd.signals.stage import forward_columns, leave_signals
+from nopsd.signals.forward_columns import MeasuredModel, forward_columns, write_shared_signals
 from nopsd.signals.store import Signals as Columns
 from nopsd.signals.store import write_signals
 from nopsd.stages.base_model import base_engine
@@ -102,23 +102,14 @@ def compute_signals(session: Session, columns: frozenset[str], folder: Path, pro
     answers = answers_of(rollouts, session.questions, session.think_open) if columns - FROM_FORWARD else {}
     found = agreement(answers) if columns & FROM_TEXT else {}
     if columns & FROM_FORWARD:
-        found |= forward_columns(
-            base_engine(session),
-            rollouts,
-            columns,
-            config.signal,
-            ranks,
-            folder,
-            progress,
-            model_hash=session.model.hash,
-            value=config.neuron.value,
-            reference=reference_examples(session) if "nait" in columns else [],
-        )
+        reference = reference_examples(session) if "nait" in columns else []
+        model = MeasuredModel(base_engine(session), session.model.hash, config.neuron.value)
+        found |= forward_columns(model, rollouts, columns, config.signal, ranks, folder, progress, reference)
     uids = sorted({r.uid for r in rollouts}) if columns else []
     signals = Columns(uids, found, {"format": 1, "columns": sorted(columns)})
     if BELIEF in columns:
         found[BELIEF] = belief_shift(answers, demonstrated_answers(session, signals, ranks, folder, progress))
-    leave_signals(folder, signals, ranks)
+    write_shared_signals(folder, signals, ranks)
 
 
 def reference_examples(session: Session) -> list[Rollout]:

@@ -7,7 +7,7 @@ import pytest
 
 from nopsd.config import ContextConfig, SelectConfig
 from nopsd.errors import ArtefactError, ConfigError, DataError
-from nopsd.selection.stage import read_contexts, read_selected, select_and_retrieve
+from nopsd.selection.select_pool import read_contexts, read_selected, select_and_retrieve
 
 
 def texts_of(neurons):

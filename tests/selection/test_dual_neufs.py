@@ -7,7 +7,7 @@ import pytest
 
 from nopsd.config import SelectConfig
 from nopsd.errors import ConfigError
-from nopsd.selection.exchange import Shard
+from nopsd.selection.exchange import RankSets
 from nopsd.selection.k_medoids import assign, k_medoids
 from nopsd.selection.pair_distances import needed_mib, pair_distances, refuse_too_many
 from nopsd.selection.pool import make_pool
@@ -78,13 +78,13 @@ def sets_of(groups, each, alone):
 
 def run(ids, counts, alone, fraction, block_mib=64, **settings):
     uids = [f"q{i:02d}" for i in range(len(ids))]
-    shard = Shard(np.arange(len(ids)), ids, 1000)
+    sets = RankSets(np.arange(len(ids)), ids, 1000)
     pool = make_pool(
         uids,
         counts,
         settings.pop("lengths", np.full(len(ids), 5)),
         np.zeros(len(ids), bool),
-        pairs=pair_distances(uids, shard, alone, block_mib),
+        pairs=pair_distances(uids, sets, alone, block_mib),
     )
     return select(pool, SelectConfig(selector="dual_neufs", fraction=fraction, **settings))
 

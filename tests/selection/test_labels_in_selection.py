@@ -16,7 +16,7 @@ from nopsd.data.wording import question_text
 from nopsd.selection.pool import Pool
 from nopsd.selection.retrievers import RETRIEVERS, Request
 from nopsd.selection.selectors import SELECTORS
-from nopsd.selection.stage import select_and_retrieve
+from nopsd.selection.select_pool import select_and_retrieve
 from nopsd.signals.store import Signals
 
 LABELS = {"answer", "answers", "gold", "label", "labels", "correct", "key", "target", "accuracy"}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from nopsd.config import SelectConfig
-from nopsd.selection.exchange import Shard
+from nopsd.selection.exchange import RankSets
 from nopsd.selection.pair_distances import pair_distances
 from nopsd.selection.pool import make_pool
 from nopsd.selection.selectors import select
@@ -19,7 +19,7 @@ def jaccard(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def test_a_score_is_the_mean_distance_to_the_budgets_nearest_others(alone):
-    """Itself counted, or one neighbour too many, shows; so does an empty set's distance of 1."""
+    """Itself counted, or one neighbor too many, shows; so does an empty set's distance of 1."""
     draw = np.random.default_rng(4)
     ids = np.full((14, 9), -1, dtype=np.int32)
     for row in range(13):  # the last set is empty
@@ -31,7 +31,7 @@ def test_a_score_is_the_mean_distance_to_the_budgets_nearest_others(alone):
         np.ones(14),
         np.full(14, 5),
         np.zeros(14, bool),
-        pairs=pair_distances(uids, Shard(np.arange(14), ids, 40), alone, 64),
+        pairs=pair_distances(uids, RankSets(np.arange(14), ids, 40), alone, 64),
     )
     found = select(pool, SelectConfig(selector="neuron_density", fraction=0.25, ties="exact"))
     wanted = {

@@ -18,11 +18,11 @@ HERE = Path(__file__).parent
 EXAMPLE = (HERE / "my_selector.py").read_text()
 RETRIEVER = """
 import numpy as np
-from nopsd.selection.retrievers import Neighbours, retriever
+from nopsd.selection.retrievers import Neighbors, retriever
 
 @retriever(needs=("embedding",))
 def next_in_line(request):
-    return Neighbours(request.queries[:, None] + 1, np.full((len(request.queries), 1), np.nan))
+    return Neighbors(request.queries[:, None] + 1, np.full((len(request.queries), 1), np.nan))
 """
 
 

@@ -9,11 +9,11 @@ import pytest
 
 from nopsd.config import CHOICES, ContextConfig, SelectConfig
 from nopsd.errors import ConfigError, DataError, UserError
-from nopsd.selection.filters import showable
+from nopsd.selection.filters import eligible
 from nopsd.selection.pool import make_pool
-from nopsd.selection.retrievers import RETRIEVERS, Neighbours, Retriever
+from nopsd.selection.retrievers import RETRIEVERS, Neighbors, Retriever
 from nopsd.selection.retrievers.embedding_cos import GRID, cosine_distances, on_grid, smallest
-from nopsd.selection.stage import contexts_for, read_contexts, select_and_retrieve
+from nopsd.selection.select_pool import contexts_for, read_contexts, select_and_retrieve
 from nopsd.signals.store import Signals
 
 
@@ -89,7 +89,7 @@ def test_embedding_cos_is_the_nearest_by_cosine_with_ties_by_uid(make_neurons, a
 
 
 def test_cosines_on_the_grid_are_exact_whatever_the_blocks():
-    """Else two ranks with other blocks could differ in the last bit, and then in who is a neighbour."""
+    """Else two ranks with other blocks could differ in the last bit, and then in who is a neighbor."""
     draw = np.random.default_rng(1)
     grid = on_grid(draw.normal(size=(40, 300)).astype(np.float32), [str(i) for i in range(40)])
     assert np.abs(grid).max() <= GRID and np.array_equal(grid, np.rint(grid))
@@ -163,7 +163,7 @@ def test_the_median_is_the_domains_own():
         np.zeros(6, bool),
         ["x"] * 3 + ["y"] * 3,
     )
-    assert showable("s_below_median", pool).allowed.tolist() == [True, True, False, True, True, False]
+    assert eligible("s_below_median", pool).allowed.tolist() == [True, True, False, True, True, False]
 
 
 def test_a_pool_too_small_after_filtering_is_refused(make_neurons, alone, tmp_path):
@@ -211,10 +211,10 @@ def test_contexts_of_before_samples_were_named_are_still_read(make_neurons, alon
 @pytest.mark.parametrize(
     ("find", "words"),
     [
-        (lambda r: 3, "returned a int: return Neighbours"),
-        (lambda r: Neighbours(np.zeros((2, 1), int), np.zeros((2, 1))), r"must return \[11, m\] arrays"),
-        (lambda r: Neighbours(np.full((11, 1), 12), np.zeros((11, 1))), "no questions"),
-        (lambda r: Neighbours(r.queries[:, None], np.zeros((11, 1))), "shows a question its own response"),
+        (lambda r: 3, "returned a int: return Neighbors"),
+        (lambda r: Neighbors(np.zeros((2, 1), int), np.zeros((2, 1))), r"must return \[11, m\] arrays"),
+        (lambda r: Neighbors(np.full((11, 1), 12), np.zeros((11, 1))), "no questions"),
+        (lambda r: Neighbors(r.queries[:, None], np.zeros((11, 1))), "shows a question its own response"),
     ],
 )
 def test_what_a_users_retriever_returns_is_checked(make_neurons, alone, tmp_path, monkeypatch, find, words):

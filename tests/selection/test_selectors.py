@@ -6,7 +6,7 @@ import pytest
 from nopsd.config import CHOICES, SelectConfig
 from nopsd.errors import ConfigError, DataError, UserError
 from nopsd.selection.pool import make_pool
-from nopsd.selection.seeded import uniform
+from nopsd.selection.seeded import hash_uniform
 from nopsd.selection.selectors import SELECTORS, Selector, select, selector
 
 UIDS = ["q0", "q1", "q2", "q3", "q4"]
@@ -61,7 +61,7 @@ def test_selectors_of_counts_and_lengths_keep_the_right_end():
 
 
 def test_random_follows_the_seeded_draw_of_each_uid():
-    draws = {uid: uniform(3, "select", uid) for uid in UIDS}
+    draws = {uid: hash_uniform(3, "select", uid) for uid in UIDS}
     assert chosen("random", seed=3).uids == sorted(UIDS, key=draws.get)[:2]
 
 

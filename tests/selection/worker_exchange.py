@@ -12,9 +12,9 @@ from nopsd.engine.counting import CountingRanks, Traffic
 from nopsd.engine.distributed import Ranks
 from nopsd.neurons.store import NeuronSets, load_neurons
 from nopsd.selection import jaccard
-from nopsd.selection.exchange import Shard, list_sets, plan_exchange
-from nopsd.selection.neighbours import make_table, nearest_sets
-from nopsd.selection.stage import select_and_retrieve
+from nopsd.selection.exchange import RankSets, list_sets, plan_exchange
+from nopsd.selection.neighbors import make_table, nearest_sets
+from nopsd.selection.select_pool import select_and_retrieve
 
 SELECTS = {"paper": {"fraction": 0.25}, "exact": {"fraction": 0.25, "ties": "exact"}, "random": {"selector": "random"}}
 CONTEXTS = {"paper": {"m": 4}, "selected": {"m": 4, "pool": "selected"}, "random": {"m": 4, "retriever": "random"}}
@@ -73,7 +73,7 @@ def main(ranks, job):
 def count_bytes(ranks, job, whole, texts):
     """What a search sends, by our count and by what torch.distributed is handed, for a quarter and for all."""
     mine = rows_of(len(whole.uids), ranks.rank, job["size"])
-    shard = Shard(np.array(mine, dtype=np.int64), whole.ids[mine], 40)
+    sets = RankSets(np.array(mine, dtype=np.int64), whole.ids[mine], 40)
     table, found = make_table(texts), {}
     for queries in (np.arange(0, len(whole.uids), 4), np.arange(len(whole.uids))):
         for exchange in EXCHANGES:
@@ -81,10 +81,10 @@ def count_bytes(ranks, job, whole, texts):
             all_gather = dist.all_gather
             dist.all_gather = lambda out, own: (handed.append(own.nbytes), all_gather(out, own))  # noqa: B023
             try:
-                nearest_sets(table, queries, shard, M, True, CountingRanks.over(ranks, traffic), exchange)
+                nearest_sets(table, queries, sets, M, True, CountingRanks.over(ranks, traffic), exchange)
             finally:
                 dist.all_gather = all_gather
-            plan = plan_exchange(exchange, list_sets(shard, ranks), queries, M)
+            plan = plan_exchange(exchange, list_sets(sets, ranks), queries, M)
             found[f"{exchange} {len(queries)}"] = {
                 "counted": sum(traffic.sent.values()),
                 "handed": sum(handed),
@@ -100,9 +100,9 @@ def count_bytes(ranks, job, whole, texts):
 def compile_kernel():
     """Once, before the ranks are forked."""
     alone, small, jaccard.SMALL = Ranks(0, 1, torch.device("cpu")), jaccard.SMALL, 0
-    shard = Shard(np.arange(2), np.arange(4, dtype=np.int32).reshape(2, 2), 4)
-    nearest_sets(make_table({"a": "a", "b": "b"}), np.arange(2), shard, 1, True, alone)
-    jaccard.jaccard_distances(shard.ids, shard.ids, 4)
+    sets = RankSets(np.arange(2), np.arange(4, dtype=np.int32).reshape(2, 2), 4)
+    nearest_sets(make_table({"a": "a", "b": "b"}), np.arange(2), sets, 1, True, alone)
+    jaccard.jaccard_distances(sets.ids, sets.ids, 4)
     jaccard.SMALL = small
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from nopsd.config import ContextConfig, SelectConfig
 from nopsd.neurons.store import NeuronSets, load_neurons
-from nopsd.selection.stage import select_and_retrieve
+from nopsd.selection.select_pool import select_and_retrieve
 from nopsd.signals.store import read_signals
 
 # What only one of the cases would show, spread over them.

@@ -39,7 +39,7 @@ def test_the_check_finds_a_wrong_neighbour(bench):
     """A check that cannot fail would let a wrong search pass."""
     ids = bench.make_sets(50, 30, 500, 3, 0.65, 0, 1)
     queries = np.arange(10)
-    found = bench.Neighbours(*map(np.stack, zip(*(bench.by_membership(ids, q, 4) for q in queries))))
+    found = bench.Neighbors(*map(np.stack, zip(*(bench.by_membership(ids, q, 4) for q in queries))))
     assert bench.differing(ids, queries, found, 10, 0) == 0
     found.numbers[3, 2] += 1
     assert bench.differing(ids, queries, found, 10, 0) == 1

@@ -153,8 +153,6 @@ class DistConfig:
         1, "ranks that compute one sequence together (Ulysses, arXiv 2309.14509); 1: none", ge=1
     )
     nvme_path: Optional[str] = key(None, "folder on a local NVMe disk, for a DeepSpeed JSON that offloads to it")
-    shard: str = key("sample", "how scoring is shared", choices=("sample", "layer", "neuron", "position"))
-    topk_search: str = key("bisect", "the global top-K of sharded neurons", choices=("bisect", "gather"))
     context_exchange: str = key(
         "auto",
         "which neuron sets the ranks exchange to find nearest questions; auto: by size",

@@ -18,15 +18,15 @@ import numpy as np
 from nopsd.config import ContextConfig
 from nopsd.engine.distributed import Ranks
 from nopsd.errors import DataError
-from nopsd.selection.exchange import Shard
-from nopsd.selection.neighbours import NOBODY, Neighbours, Table, permitted_pairs
+from nopsd.selection.exchange import RankSets
+from nopsd.selection.neighbors import NO_NEIGHBOR, Neighbors, Table, permitted_pairs
 
-__all__ = ["NOBODY", "Neighbours", "Picked", "Request", "Retriever", "retriever"]
+__all__ = ["NO_NEIGHBOR", "Neighbors", "NeighborsWithSamples", "Request", "Retriever", "retriever"]
 
 
 @dataclass(frozen=True)
-class Picked(Neighbours):
-    """Neighbours of which a certain response is shown: `samples` [Q, m]. Plain `Neighbours` show each question's
+class NeighborsWithSamples(Neighbors):
+    """Neighbors of which a certain response is shown: `samples` [Q, m]. Plain `Neighbors` show each question's
     own: sample 0, or with context.filter=majority the first that agrees with the majority."""
 
     samples: np.ndarray
@@ -39,7 +39,7 @@ class Request:
     table: Table  # all questions: texts, domains, which may be demonstrations
     queries: np.ndarray  # [Q] the questions that get demonstrations
     config: ContextConfig
-    shard: Shard  # this rank's neuron sets
+    sets: RankSets  # this rank's neuron sets
     columns: Mapping[str, np.ndarray]  # [N, …] by number: what the retriever `needs`
     ranks: Ranks
     exchange: str = "auto"  # dist.context_exchange
@@ -60,7 +60,7 @@ class Request:
         return permitted_pairs(self.table, queries, np.arange(len(self.table.uids)), self.config.dedup_text)
 
 
-Find = Callable[[Request], Neighbours]
+Find = Callable[[Request], Neighbors]
 
 
 @dataclass(frozen=True)
@@ -78,5 +78,5 @@ class Retriever:
 def retriever(
     *, needs: Sequence[str] = (), name: str | None = None, from_pool: bool = True, neurons: bool = True
 ) -> Callable[[Find], Retriever]:
-    """Make a retriever of a function Request -> Neighbours; its name is the function's, unless given."""
+    """Make a retriever of a function Request -> Neighbors; its name is the function's, unless given."""
     return lambda find: Retriever(name or find.__name__, find, tuple(needs), from_pool, neurons)

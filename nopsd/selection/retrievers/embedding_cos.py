@@ -1,6 +1,6 @@
 """`embedding_cos`: the m questions of nearest mean last hidden state, 1 − cos as distance (SPEC §5).
 
-In: column `embedding` [N, H]. Out: neighbours by (distance, uid), the same on every machine, for every number of ranks
+In: column `embedding` [N, H]. Out: neighbors by (distance, uid), the same on every machine, for every number of ranks
 and every size of block: unit vectors are rounded to a grid of 2^-25, so that products and their sums are integers
 below 2^53, which float64 holds exactly in whatever order they are added. Rounding is finer than float32's own.
 """
@@ -11,14 +11,14 @@ import numpy as np
 import torch
 
 from nopsd.errors import DataError
-from nopsd.selection.retrievers.base import NOBODY, Neighbours, Request, retriever
+from nopsd.selection.retrievers.base import NO_NEIGHBOR, Neighbors, Request, retriever
 
 GRID = 1 << 25
 TEMPORARIES = 6  # arrays of the block's size that are alive at once, in float64
 
 
 @retriever(needs=("embedding",), neurons=False)
-def embedding_cos(request: Request) -> Neighbours:
+def embedding_cos(request: Request) -> Neighbors:
     grid_NH = on_grid(np.asarray(request.column("embedding")), request.table.uids)
     edges = np.linspace(0, len(request.queries), request.ranks.world + 1).astype(np.int64)
     own = request.queries[edges[request.ranks.rank] : edges[request.ranks.rank + 1]]
@@ -27,7 +27,7 @@ def embedding_cos(request: Request) -> Neighbours:
         torch.cat(request.ranks.all_gather_ragged(torch.from_numpy(part))).numpy()
         for part in (found.numbers, found.distances)
     )
-    return Neighbours(numbers, distances)
+    return Neighbors(numbers, distances)
 
 
 def on_grid(embedding_NH: np.ndarray, uids: list[str]) -> np.ndarray:
@@ -48,9 +48,9 @@ def cosine_distances(queries_QH: np.ndarray, pool_NH: np.ndarray) -> np.ndarray:
     return 1.0 - np.clip(cosine, -1, 1)
 
 
-def _nearest(request: Request, grid_NH: np.ndarray, queries: np.ndarray) -> Neighbours:
+def _nearest(request: Request, grid_NH: np.ndarray, queries: np.ndarray) -> Neighbors:
     m = request.config.m
-    numbers = np.full((len(queries), m), NOBODY, dtype=np.int64)
+    numbers = np.full((len(queries), m), NO_NEIGHBOR, dtype=np.int64)
     distances = np.full(numbers.shape, np.inf)
     rows = max(1, request.block_mib * (1 << 20) // (8 * TEMPORARIES * max(len(grid_NH), 1)))
     for first in range(0, len(queries), rows):
@@ -61,7 +61,7 @@ def _nearest(request: Request, grid_NH: np.ndarray, queries: np.ndarray) -> Neig
             nearest = smallest(values, m)
             numbers[row, : len(nearest)] = nearest
             distances[row, : len(nearest)] = values[nearest]
-    return Neighbours(numbers, distances)
+    return Neighbors(numbers, distances)
 
 
 def smallest(values: np.ndarray, m: int) -> np.ndarray:

@@ -6,10 +6,7 @@ from nopsd.config import ENTRY_POINTS, ContextConfig
 from nopsd.plugins import resolve
 from nopsd.selection.retrievers.base import Retriever
 from nopsd.selection.retrievers.embedding_cos import embedding_cos
-from nopsd.selection.retrievers.neuron_jaccard import neuron_jaccard
-from nopsd.selection.retrievers.none import nothing
-from nopsd.selection.retrievers.random import random_draw
-from nopsd.selection.retrievers.same_prompt_rollout import same_prompt_rollout
+from nopsd.selection.retrievers.standard import neuron_jaccard, nothing, random_draw, same_prompt_rollout
 
 GROUP = ENTRY_POINTS["context.retriever"]  # of entry points
 RETRIEVERS = {r.name: r for r in (neuron_jaccard, random_draw, embedding_cos, same_prompt_rollout, nothing)}

@@ -1,4 +1,4 @@
-"""Which questions are trained on (SPEC §4): one small module a selector, one interface, users' own beside them.
+"""Which questions are trained on: one interface for ours and users' own.
 
 from nopsd.selection.selectors import selector      # the decorator that makes one of a function
 """

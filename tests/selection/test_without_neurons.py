@@ -12,8 +12,8 @@ from nopsd.errors import DataError
 from nopsd.neurons.store import NeuronSets
 from nopsd.rollout.types import Rollout
 from nopsd.selection.names import needs_neurons
-from nopsd.selection.stage import select_and_retrieve
-from nopsd.selection.unscored import unscored
+from nopsd.selection.select_pool import select_and_retrieve
+from nopsd.selection.without_neurons import without_neurons
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
 LENGTHS = {"qa": (3, 4), "qb": (1, 1), "qc": (9, 2), "qd": (5, 5), "qe": (0, 0)}
@@ -52,7 +52,7 @@ def test_the_same_questions_and_demonstrations_as_with_neurons(selector, retriev
     texts = {uid: f"what is {uid}" for uid in LENGTHS}
     select, context = SelectConfig(selector, 0.5, exclude_truncated=True), ContextConfig(retriever, m=2)
     found = []
-    for name, neurons in (("with", scored()), ("without", unscored(rollouts(), ALONE))):
+    for name, neurons in (("with", scored()), ("without", without_neurons(rollouts(), ALONE))):
         selection, contexts = select_and_retrieve(
             neurons, texts, select, context, ALONE, tmp_path / name, tmp_path / name
         )
@@ -64,7 +64,7 @@ def test_the_same_questions_and_demonstrations_as_with_neurons(selector, retriev
 
 
 def test_ranks_share_the_questions():
-    parts = [unscored(rollouts(), Ranks(rank, 2, torch.device("cpu"))) for rank in range(2)]
+    parts = [without_neurons(rollouts(), Ranks(rank, 2, torch.device("cpu"))) for rank in range(2)]
     assert [part.uids for part in parts] == [["qa", "qc", "qe"], ["qb", "qd"]]
 
 
@@ -73,7 +73,7 @@ def test_what_goes_by_counts_is_refused_without_them(tmp_path):
     texts = {uid: uid for uid in LENGTHS}
     with pytest.raises(DataError, match="no score"):
         select_and_retrieve(
-            unscored(rollouts(), ALONE),
+            without_neurons(rollouts(), ALONE),
             texts,
             SelectConfig("neuron_count", 0.5),
             ContextConfig("none"),

@@ -8,8 +8,8 @@ import pytest
 
 from nopsd.errors import ConfigError
 from nopsd.selection import jaccard
-from nopsd.selection.exchange import Shard
-from nopsd.selection.neighbours import NOBODY, make_table, nearest_sets
+from nopsd.selection.exchange import RankSets
+from nopsd.selection.neighbors import NO_NEIGHBOR, make_table, nearest_sets
 
 NEURONS, M = 30, 6
 
@@ -54,12 +54,12 @@ def test_nearest_of_the_same_domain_but_not_of_the_same_text(alone, count, kinds
     table = make_table(texts, dict(zip(uids, domain)), uids[: count - count // 4])
     order = np.random.default_rng(0).permutation(count)
     queries = np.arange(0, count, max(1, count // 40))
-    found = nearest_sets(table, queries, Shard(order, ids[order], NEURONS), M, True, alone)
+    found = nearest_sets(table, queries, RankSets(order, ids[order], NEURONS), M, True, alone)
     for row, query in enumerate(queries):
         others = [i for i in range(count - count // 4) if i // 2 != query // 2 and domain[i] == domain[query]]
         numbers, distances = by_fractions(ids, query, others, M)
         missing = M - len(numbers)
-        assert found.numbers[row].tolist() == numbers + [NOBODY] * missing
+        assert found.numbers[row].tolist() == numbers + [NO_NEIGHBOR] * missing
         assert found.distances[row][: len(numbers)].tolist() == distances
         assert np.isinf(found.distances[row][len(numbers) :]).all()
 
@@ -67,16 +67,16 @@ def test_nearest_of_the_same_domain_but_not_of_the_same_text(alone, count, kinds
 def test_equal_texts_may_be_shown_where_they_are_not_refused(alone):
     ids = pool(20, 1)
     table = make_table({f"q{i:02d}": "same" for i in range(20)})
-    shard = Shard(np.arange(20), ids, NEURONS)
-    assert (nearest_sets(table, np.array([3]), shard, M, True, alone).numbers == NOBODY).all()
-    found = nearest_sets(table, np.array([3]), shard, M, False, alone).numbers[0].tolist()
+    sets = RankSets(np.arange(20), ids, NEURONS)
+    assert (nearest_sets(table, np.array([3]), sets, M, True, alone).numbers == NO_NEIGHBOR).all()
+    found = nearest_sets(table, np.array([3]), sets, M, False, alone).numbers[0].tolist()
     assert found == by_fractions(ids, 3, [i for i in range(20) if i != 3], M)[0]
 
 
 def test_all_sets_equal_gives_the_lowest_uids(alone):
     ids = np.tile(np.arange(8, dtype=np.int32), (70, 1))
     table = make_table({f"q{i:02d}": str(i) for i in range(70)})
-    found = nearest_sets(table, np.array([2, 69]), Shard(np.arange(70), ids, NEURONS), 4, True, alone)
+    found = nearest_sets(table, np.array([2, 69]), RankSets(np.arange(70), ids, NEURONS), 4, True, alone)
     assert found.numbers.tolist() == [[0, 1, 3, 4], [0, 1, 2, 3]] and not found.distances.any()
 
 
@@ -84,10 +84,10 @@ def test_block_mib_changes_nothing_and_too_little_is_refused(alone, search, requ
     draw = np.random.default_rng(2)
     ids = np.stack([draw.choice(9_000, 600, replace=False) for _ in range(300)]).astype(np.int32)
     table, queries = make_table({f"q{i:03d}": str(i) for i in range(300)}), np.arange(0, 300, 3)
-    shard = Shard(np.arange(300), ids, 9_000)
-    found = [nearest_sets(table, queries, shard, M, True, alone, block_mib=mib) for mib in (5, 512)]
+    sets = RankSets(np.arange(300), ids, 9_000)
+    found = [nearest_sets(table, queries, sets, M, True, alone, block_mib=mib) for mib in (5, 512)]
     assert np.array_equal(found[0].numbers, found[1].numbers)
     assert np.array_equal(found[0].distances, found[1].distances)
     if "offering" in request.node.name:
         with pytest.raises(ConfigError, match="dist.block_mib=1 is too little"):
-            nearest_sets(table, queries, shard, M, True, alone, block_mib=1)
+            nearest_sets(table, queries, sets, M, True, alone, block_mib=1)

@@ -15,7 +15,7 @@ from nopsd.neurons.store import NeuronSets
 from nopsd.rollout.types import Rollout
 
 
-def unscored(rollouts: Sequence[Rollout], ranks: Ranks) -> NeuronSets:
+def without_neurons(rollouts: Sequence[Rollout], ranks: Ranks) -> NeuronSets:
     """Every `world`-th question by ascending uid. `lengths`: response tokens, the rounded mean over rollouts;
     `truncated`: some rollout met the length limit."""
     by_uid: dict[str, list[Rollout]] = {}

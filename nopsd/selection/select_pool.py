@@ -1,13 +1,13 @@
-"""Stages `select` and `context`: the training questions and their demonstrations (SPEC §4, §5, §13.1).
+"""The training questions and their demonstrations (the paper's Algorithm 1 and Eq. 6).
 
 In: each rank's neuron sets, the signals that the chosen selector, retriever and filter need, every question's text.
-Out: the files of nopsd.selection.artefacts, written by rank 0 once all ranks hold the same content.
+Out: the same selection and contexts on every rank; nopsd.selection.artefacts writes them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,121 +15,79 @@ import numpy as np
 from nopsd.config import ContextConfig, SelectConfig
 from nopsd.engine.distributed import Ranks
 from nopsd.errors import ConfigError, DataError, UserError
-from nopsd.neurons.store import NeuronSets
-from nopsd.selection.artefacts import (
-    CONTEXTS,
-    SCORES,
-    SELECTED,
-    Contexts,
-    Neighbour,
-    read_contexts,
-    read_scores,
-    read_selected,
-    write_selection,
-)
-from nopsd.selection.exchange import Shard, gather_sets
-from nopsd.selection.filters import showable
-from nopsd.selection.gathering import Columns, Gathered, gather_pool
+from nopsd.selection.artefacts import Contexts, Neighbor, write_selection
+from nopsd.selection.exchange import RankSets, gather_sets
+from nopsd.selection.filters import eligible
+from nopsd.selection.gathering import Gathered, PoolData, gather_pool
 from nopsd.selection.jaccard import mean_pairwise
-from nopsd.selection.neighbours import Table
-from nopsd.selection.retrievers import NOBODY, Neighbours, Picked, Request, Retriever, find_retriever
-from nopsd.selection.seeded import uniform
+from nopsd.selection.neighbors import Table
+from nopsd.selection.retrievers import (
+    NO_NEIGHBOR,
+    Neighbors,
+    NeighborsWithSamples,
+    Request,
+    Retriever,
+    find_retriever,
+)
+from nopsd.selection.seeded import hash_uniform
 from nopsd.selection.selectors import Selection, select
 from nopsd.selection.statistics import count_statistics, score_statistics
-
-__all__ = [
-    "CONTEXTS",
-    "SCORES",
-    "SELECTED",
-    "Contexts",
-    "Neighbour",
-    "contexts_for",
-    "read_contexts",
-    "read_scores",
-    "read_selected",
-    "select_and_retrieve",
-]
 
 DIVERSITY_SAMPLE = 200  # questions whose pairwise distances are averaged
 
 
-def select_and_retrieve(
-    neurons: NeuronSets,
-    texts: Mapping[str, str],
+@dataclass(frozen=True)
+class Sharing:
+    """How ranks work together: dist.context_exchange and dist.block_mib. No result depends on it."""
+
+    ranks: Ranks
+    exchange: str = "auto"
+    block_mib: int = 512
+
+
+def select_pool(
+    data: PoolData,
     select_config: SelectConfig,
     context_config: ContextConfig,
-    ranks: Ranks,
-    folder_selected: str | Path,
-    folder_contexts: str | Path,
-    *,
-    exchange: str = "auto",
-    domains: Mapping[str, str] | None = None,
-    signals: Columns | None = None,
-    block_mib: int = 512,
+    sharing: Sharing,
+    folder: str | Path,
 ) -> tuple[Selection, Contexts]:
-    """Select questions and find their demonstrations, equal on every rank. Collective.
+    """Select questions and find their demonstrations, equal on every rank; rank 0 writes them. Collective.
 
-    `neurons`: this rank's share (may be empty); `texts` and `domains`: of every pool question by uid, on all ranks;
-    `signals`: the whole artefact, on all ranks. `exchange`: dist.context_exchange; `block_mib`: dist.block_mib (§13.1).
     Raises ConfigError if the pool is smaller than the demonstrations asked for, DataError if a question has no neuron
     set or a set no question, or a column that is needed is missing or not a number.
     """
-    gathered = gather_pool(neurons, texts, domains, signals, ranks, block_mib)
+    gathered = gather_pool(data, sharing.ranks, sharing.block_mib)
     selection = select(gathered.pool, select_config)
     selection.stats.update(
         count_statistics(gathered.pool),
         scores=score_statistics(gathered.pool, selection.scores),
-        mean_pairwise_jaccard=_diversity(gathered.table.uids, gathered.shard, ranks, block_mib),
+        mean_pairwise_jaccard=_diversity(gathered.table.uids, gathered.sets, sharing),
     )
-    contexts, width = _retrieve(gathered, selection.uids, selection, context_config, ranks, exchange, block_mib)
+    contexts, width = _retrieve(gathered, selection.uids, selection, context_config, sharing)
     selection.stats["short_contexts"] = sum(len(near) < width for near in contexts.values())
     selection.stats["empty_contexts"] = sum(not near for near in contexts.values())
-    write_selection(
-        selection,
-        select_config.selector,
-        contexts,
-        gathered.table.uids,
-        ranks,
-        Path(folder_selected),
-        Path(folder_contexts),
-    )
+    write_selection(selection, select_config.selector, contexts, gathered.table.uids, sharing.ranks, Path(folder))
     return selection, contexts
 
 
-def contexts_for(
-    uids: Sequence[str],
-    neurons: NeuronSets,
-    texts: Mapping[str, str],
-    config: ContextConfig,
-    ranks: Ranks,
-    *,
-    exchange: str = "auto",
-    domains: Mapping[str, str] | None = None,
-    signals: Columns | None = None,
-    block_mib: int = 512,
-) -> Contexts:
+def find_contexts(uids: Sequence[str], data: PoolData, config: ContextConfig, sharing: Sharing) -> Contexts:
     """Demonstrations of any pool questions, without a selection and without files. Collective; as above."""
     if config.pool == "selected":
         raise ConfigError(
             "context.pool=selected: demonstrations are wanted before there is a selection (select.selector="
             "belief_shift compares answers with and without them): set context.pool=all"
         )
-    gathered = gather_pool(neurons, texts, domains, signals, ranks, block_mib)
-    return _retrieve(gathered, uids, None, config, ranks, exchange, block_mib)[0]
+    gathered = gather_pool(data, sharing.ranks, sharing.block_mib)
+    return _retrieve(gathered, uids, None, config, sharing)[0]
 
 
 def _retrieve(
-    gathered: Gathered,
-    uids: Sequence[str],
-    selection: Selection | None,
-    config: ContextConfig,
-    ranks: Ranks,
-    exchange: str,
-    block_mib: int,
+    gathered: Gathered, uids: Sequence[str], selection: Selection | None, config: ContextConfig, sharing: Sharing
 ) -> tuple[Contexts, int]:
     """Contexts, and how many demonstrations one has where nothing is lacking."""
     chosen = find_retriever(config)
-    shown = showable(config.filter, gathered.pool)
+    shown = eligible(config.filter, gathered.pool)
     allowed = gathered.table.allowed & shown.allowed
     if config.pool == "selected" and selection is not None:
         allowed &= np.isin(np.arange(len(allowed)), gathered.table.numbers(selection.uids))
@@ -137,50 +95,59 @@ def _retrieve(
     queries = table.numbers(sorted(uids))
     if chosen.from_pool:
         _refuse_small_pool(config, table, queries, gathered.pool.domains)
-    request = Request(table, queries, config, gathered.shard, gathered.pool.columns, ranks, exchange, block_mib)
+    request = Request(
+        table,
+        queries,
+        config,
+        gathered.sets,
+        gathered.pool.columns,
+        sharing.ranks,
+        sharing.exchange,
+        sharing.block_mib,
+    )
     found = chosen.find(request)
     _check_found(found, request, chosen)
-    samples = found.samples if isinstance(found, Picked) else shown.samples[found.numbers]
+    samples = found.samples if isinstance(found, NeighborsWithSamples) else shown.samples[found.numbers]
     return _contexts(table.uids, queries, found, samples), found.numbers.shape[1]
 
 
-def _contexts(uids: Sequence[str], queries: np.ndarray, found: Neighbours, samples: np.ndarray) -> Contexts:
+def _contexts(uids: Sequence[str], queries: np.ndarray, found: Neighbors, samples: np.ndarray) -> Contexts:
     return {
         uids[query]: [
-            Neighbour(uids[n], float(d) if np.isfinite(d) else None, int(s))
+            Neighbor(uids[n], float(d) if np.isfinite(d) else None, int(s))
             for n, d, s in zip(numbers, distances, shown)
-            if n != NOBODY
+            if n != NO_NEIGHBOR
         ]
         for query, numbers, distances, shown in zip(queries, found.numbers, found.distances, samples)
     }
 
 
-def _check_found(found: Neighbours, request: Request, chosen: Retriever) -> None:
+def _check_found(found: Neighbors, request: Request, chosen: Retriever) -> None:
     """A user's retriever may hand back anything; what later stages could not use is refused here."""
-    if not isinstance(found, Neighbours):
+    if not isinstance(found, Neighbors):
         raise UserError(
-            f"context.retriever={request.config.retriever} returned a {type(found).__name__}: return Neighbours("
+            f"context.retriever={request.config.retriever} returned a {type(found).__name__}: return Neighbors("
             "numbers, distances)"
         )
     shapes = {np.shape(found.numbers), np.shape(found.distances)}
-    if isinstance(found, Picked):
+    if isinstance(found, NeighborsWithSamples):
         shapes.add(np.shape(found.samples))
     numbers, shape = np.asarray(found.numbers), np.shape(found.numbers)
     if len(shapes) != 1 or len(shape) != 2 or shape[0] != len(request.queries):
         raise UserError(f"context.retriever={request.config.retriever} must return [{len(request.queries)}, m] arrays")
-    if numbers.size and not (NOBODY <= numbers.min() and numbers.max() < len(request.table.uids)):
+    if numbers.size and not (NO_NEIGHBOR <= numbers.min() and numbers.max() < len(request.table.uids)):
         raise UserError(f"context.retriever={request.config.retriever} returned numbers that are no questions")
     if chosen.from_pool and (numbers == request.queries[:, None]).any():
         raise DataError(f"context.retriever={request.config.retriever} shows a question its own response")
 
 
-def _diversity(uids: Sequence[str], shard: Shard, ranks: Ranks, block_mib: int) -> float | None:
-    """Mean pairwise J of a seeded sample of the pool (SPEC §1); None where there are no neuron sets."""
-    if not shard.neurons:
+def _diversity(uids: Sequence[str], sets: RankSets, sharing: Sharing) -> float | None:
+    """Mean pairwise J of a seeded sample of the pool; None where there are no neuron sets."""
+    if not sets.neurons:
         return None
-    drawn = sorted(range(len(uids)), key=lambda i: uniform(0, "diversity", uids[i]))[:DIVERSITY_SAMPLE]
-    sample = gather_sets(shard, np.isin(shard.numbers, drawn), ranks)
-    return mean_pairwise(sample.ids, sample.neurons, block_mib)
+    drawn = sorted(range(len(uids)), key=lambda i: hash_uniform(0, "diversity", uids[i]))[:DIVERSITY_SAMPLE]
+    sample = gather_sets(sets, np.isin(sets.numbers, drawn), sharing.ranks)
+    return mean_pairwise(sample.ids, sample.neurons, sharing.block_mib)
 
 
 def _refuse_small_pool(config: ContextConfig, table: Table, queries: np.ndarray, domains: Sequence[str]) -> None:

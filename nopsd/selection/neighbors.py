@@ -14,11 +14,11 @@ import numpy as np
 import torch
 
 from nopsd.engine.distributed import Ranks
-from nopsd.selection.exchange import Shard, fetch_sets, list_sets, places, plan_exchange
+from nopsd.selection.exchange import RankSets, fetch_sets, list_sets, places, plan_exchange
 from nopsd.selection.jaccard import MIB, blocks, distances_of, is_small
 from nopsd.selection.sets import Sets
 
-NOBODY = -1  # in place of a neighbour that is not there
+NO_NEIGHBOR = -1  # in place of a neighbor that is not there
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Neighbours:
-    """For each query m pool numbers, nearest first, padded with NOBODY; distances [Q, m] float64, NaN: none."""
+class Neighbors:
+    """For each query m pool numbers, nearest first, padded with NO_NEIGHBOR; distances [Q, m] float64, NaN: none."""
 
     numbers: np.ndarray
     distances: np.ndarray
@@ -74,110 +74,102 @@ def permitted_pairs(table: Table, queries: np.ndarray, pool: np.ndarray, dedup_t
 def nearest_sets(
     table: Table,
     queries: np.ndarray,
-    shard: Shard,
+    sets: RankSets,
     m: int,
     dedup_text: bool,
     ranks: Ranks,
     exchange: str = "auto",
     block_mib: int = 512,
-) -> Neighbours:
+) -> Neighbors:
     """The m nearest of all ranks' shards for each question numbered in `queries`, on every rank. Collective.
 
     `exchange`: auto|queries_only|gather_all, what the ranks send each other (nopsd.selection.exchange.plan_exchange);
     `block_mib`: memory of the search's blocks. ConfigError if it is too little for any. The result depends on neither.
     """
-    directory = list_sets(shard, ranks)
+    directory = list_sets(sets, ranks)
     sizes = directory.sizes_by_number(len(table.uids))
     if plan_exchange(exchange, directory, queries, m).kind == "gather_all":
-        whole = fetch_sets(shard, np.concatenate(directory.numbers), directory, ranks)
+        whole = fetch_sets(sets, np.concatenate(directory.numbers), directory, ranks)
         share = -(-len(queries) // ranks.world)
         own = queries[share * ranks.rank : share * (ranks.rank + 1)]
         found = _gathered(nearest(table, own, whole, whole, m, dedup_text, block_mib), share, ranks)
         return _by_distance(np.concatenate(found)[: len(queries)], queries, sizes, m)
-    asked = fetch_sets(shard, queries, directory, ranks)
-    found = _gathered(nearest(table, queries, asked, shard, m, dedup_text, block_mib), len(queries), ranks)
+    asked = fetch_sets(sets, queries, directory, ranks)
+    found = _gathered(nearest(table, queries, asked, sets, m, dedup_text, block_mib), len(queries), ranks)
     return _by_distance(np.concatenate(found, axis=1), queries, sizes, m)
 
 
 def nearest(
-    table: Table, queries: np.ndarray, asked: Shard, pool: Shard, m: int, dedup_text: bool, block_mib: int = 512
+    table: Table, queries: np.ndarray, asked: RankSets, pool: RankSets, m: int, dedup_text: bool, block_mib: int = 512
 ) -> np.ndarray:
     """[Q, m, 2] int64: numbers of the m nearest of `pool` by (J, uid), and what they share with the query.
 
     `asked` holds the queries' sets. A query meets its own domain's allowed sets alone.
     """
     found = np.zeros((len(queries), m, 2), dtype=np.int64)
-    found[..., 0] = NOBODY
+    found[..., 0] = NO_NEIGHBOR
     rows = places(asked.numbers, queries)
     for domain in np.unique(table.domains[queries]):
         members = np.flatnonzero(table.domains[queries] == domain)
         usable = np.flatnonzero(table.allowed[pool.numbers] & (table.domains[pool.numbers] == domain))
         usable = usable[np.argsort(pool.numbers[usable], kind="stable")]
         if m and len(usable):
-            found[members] = _nearest_of_domain(
-                table.texts if dedup_text else np.arange(len(table.uids)),
-                Sets(asked.ids, rows[members]),
-                queries[members],
-                Sets(pool.ids, usable),
-                pool.numbers[usable],
+            found[members] = _search(
+                _Search(
+                    table.texts if dedup_text else np.arange(len(table.uids)),
+                    Sets(asked.ids, rows[members]),
+                    queries[members],
+                    Sets(pool.ids, usable),
+                    pool.numbers[usable],
+                    pool.neurons,
+                    block_mib * MIB,
+                ),
                 m,
-                pool.neurons,
-                block_mib * MIB,
             )
     return found
 
 
-def _nearest_of_domain(
-    texts: np.ndarray,
-    asked: Sets,
-    queries: np.ndarray,
-    pool: Sets,
-    numbers: np.ndarray,
-    m: int,
-    neurons: int,
-    budget: int,
-) -> np.ndarray:
-    """As `nearest`; `numbers` of the pool ascend; questions of equal `texts` are not shown to each other."""
-    search = _by_sorting if is_small(asked, pool) else _by_offering
-    return search(texts, asked, queries, pool, numbers, m, neurons, budget)
+@dataclass(frozen=True)
+class _Search:
+    """One domain's search: the queries' sets and numbers, the pool's sets and numbers (ascending), bytes at hand.
+
+    Questions of equal `texts` are not shown to each other.
+    """
+
+    texts: np.ndarray
+    asked: Sets
+    queries: np.ndarray
+    pool: Sets
+    numbers: np.ndarray
+    neurons: int
+    budget: int
 
 
-def _by_sorting(
-    texts: np.ndarray,
-    asked: Sets,
-    queries: np.ndarray,
-    pool: Sets,
-    numbers: np.ndarray,
-    m: int,
-    neurons: int,
-    budget: int,
-) -> np.ndarray:
-    found = np.zeros((len(queries), m, 2), dtype=np.int64)
-    found[..., 0] = NOBODY
-    for first, common, distances in blocks(asked, pool, neurons, budget):
-        rows = queries[first : first + len(common)]
-        distances[(rows[:, None] == numbers[None]) | (texts[rows][:, None] == texts[numbers][None])] = np.inf
+def _search(s: _Search, m: int) -> np.ndarray:
+    """As `nearest`."""
+    return _by_sorting(s, m) if is_small(s.asked, s.pool) else _by_offering(s, m)
+
+
+def _by_sorting(s: _Search, m: int) -> np.ndarray:
+    found = np.zeros((len(s.queries), m, 2), dtype=np.int64)
+    found[..., 0] = NO_NEIGHBOR
+    for first, common, distances in blocks(s.asked, s.pool, s.neurons, s.budget):
+        rows = s.queries[first : first + len(common)]
+        same_text = s.texts[rows][:, None] == s.texts[s.numbers][None]
+        distances[(rows[:, None] == s.numbers[None]) | same_text] = np.inf
         order = np.argsort(distances, axis=1, kind="stable")[:, :m]  # stable: ties stay by uid
-        near = np.where(np.isinf(np.take_along_axis(distances, order, 1)), NOBODY, numbers[order])
+        near = np.where(np.isinf(np.take_along_axis(distances, order, 1)), NO_NEIGHBOR, s.numbers[order])
         found[first : first + len(common), : order.shape[1], 0] = near
         found[first : first + len(common), : order.shape[1], 1] = np.take_along_axis(common, order, 1)
     return found
 
 
-def _by_offering(
-    texts: np.ndarray,
-    asked: Sets,
-    queries: np.ndarray,
-    pool: Sets,
-    numbers: np.ndarray,
-    m: int,
-    neurons: int,
-    budget: int,
-) -> np.ndarray:
-    from nopsd.selection.bitcount import offer  # compiles at its first use
+def _by_offering(s: _Search, m: int) -> np.ndarray:
+    from nopsd.selection.bitcount import Best, SetInfo, offer  # compiles at its first use
     from nopsd.selection.tiles import sweep
 
-    best = np.full((3, len(queries), m), NOBODY, dtype=np.int64)  # numbers, intersections, unions
+    best = np.full((3, len(s.queries), m), NO_NEIGHBOR, dtype=np.int64)  # numbers, intersections, unions
+    query_texts, pool_texts = s.texts[s.queries], s.texts[s.numbers]
 
     def visit(
         rows: slice, columns: slice, counters: np.ndarray, planes: int, row_sizes: np.ndarray, column_sizes: np.ndarray
@@ -185,35 +177,29 @@ def _by_offering(
         offer(
             counters,
             planes,
-            queries[rows],
-            row_sizes,
-            texts[queries[rows]],
-            numbers[columns],
-            column_sizes,
-            texts[numbers[columns]],
-            best[0, rows],
-            best[1, rows],
-            best[2, rows],
+            SetInfo(s.queries[rows], row_sizes, query_texts[rows]),
+            SetInfo(s.numbers[columns], column_sizes, pool_texts[columns]),
+            Best(*best[:, rows]),
         )
 
-    sweep(asked, pool, neurons, budget, visit)
+    sweep(s.asked, s.pool, s.neurons, s.budget, visit)
     return np.stack([best[0], np.maximum(best[1], 0)], axis=-1)
 
 
 def _gathered(found: np.ndarray, rows: int, ranks: Ranks) -> list[np.ndarray]:
     """Every rank's [rows, m, 2]: 8 bytes a candidate, number and intersection as int32."""
-    sent = np.full((rows, *found.shape[1:]), NOBODY, dtype=np.int32)
+    sent = np.full((rows, *found.shape[1:]), NO_NEIGHBOR, dtype=np.int32)
     sent[: len(found)] = found
     return [part.numpy() for part in ranks.gather(torch.from_numpy(sent))]
 
 
-def _by_distance(candidates: np.ndarray, queries: np.ndarray, sizes: np.ndarray, m: int) -> Neighbours:
+def _by_distance(candidates: np.ndarray, queries: np.ndarray, sizes: np.ndarray, m: int) -> Neighbors:
     """The m nearest of the candidates [Q, c, 2], by (J, uid)."""
     numbers, common = candidates[..., 0].astype(np.int64), candidates[..., 1].astype(np.int64)
     distances = distances_of(common, sizes[queries][:, None] + sizes[numbers] - common)
-    distances[numbers == NOBODY] = np.inf
+    distances[numbers == NO_NEIGHBOR] = np.inf
     order = np.lexsort((numbers, distances), axis=1)[:, :m]
-    return Neighbours(np.take_along_axis(numbers, order, 1), np.take_along_axis(distances, order, 1))
+    return Neighbors(np.take_along_axis(numbers, order, 1), np.take_along_axis(distances, order, 1))
 
 
 def _numbered(names: Sequence[str]) -> np.ndarray:
