@@ -8,7 +8,7 @@ Random weights of a real model's shape, responses with a text's repetition (Zipf
 so that neither the order nor another load favours one; peak memory is that of a process of its own for each arm.
 
     forward     the decoder alone over the same tokens: no head, no logits, nothing watched
-    nopsd       the stage's `score_rollouts`, its files included
+    nopsd       the stage's `score_pool`, its files included
     stored      every layer's activations kept by hooks, scored after the forward with plain torch
     vocabulary  each neuron projected on every entry of the vocabulary, then the token's column taken; of
                 `--vocabulary-layers` layers only, its extra time scaled to all of them

@@ -185,7 +185,7 @@ def score(config: Config, wanted: Sequence[Reading], folder: Path, extract: int)
     from nopsd.engine.distributed import init_distributed, shutdown_distributed
     from nopsd.engine.ds_config import role_config
     from nopsd.engine.frozen import load_frozen
-    from nopsd.neurons.stage import score_rollouts
+    from nopsd.neurons.score_pool import ScoredModel, score_pool
     from nopsd.stages.base_model import ds_device
 
     ranks = init_distributed(config.dist)
@@ -197,17 +197,7 @@ def score(config: Config, wanted: Sequence[Reading], folder: Path, extract: int)
         for place, reading in enumerate(wanted, start=1):
             if ranks.is_main:
                 print(f"[{place}/{len(wanted)}] {reading.name}: scoring {len(rollouts)} responses", flush=True)
-            score_rollouts(
-                engine,
-                rollouts,
-                reading.config,
-                ranks,
-                folder / reading.name,
-                model_hash=session.model.hash,
-                think_ids=think_ids(session.tokenizer),
-                shard=config.dist.shard,
-                topk_search=config.dist.topk_search,
-            )
+            score_pool(ScoredModel(engine, session.model.hash, think_ids(session.tokenizer)), rollouts, reading.config, ranks, folder / reading.name)
     shutdown_distributed()
 
 

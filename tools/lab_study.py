@@ -39,11 +39,11 @@ from nopsd.evaluation.bootstrap import paired_differences
 from nopsd.evaluation.evaluate import DomainResult, QuestionRow, evaluate_domain, result_from_rows
 from nopsd.evaluation.stage import group_by_question
 from nopsd.files import read_jsonl
-from nopsd.neurons.stage import score_rollouts
+from nopsd.neurons.score_pool import ScoredModel, score_pool
 from nopsd.rollout.stage import run_rollouts
 from nopsd.rollout.types import Rollout
 from nopsd.run.session import Session, eval_sampling
-from nopsd.selection.stage import read_contexts, read_selected
+from nopsd.selection.artefacts import read_contexts, read_selected
 from nopsd.signals.store import Signals, write_signals
 from nopsd.stages.data import prepare_data
 from nopsd.stages.registry import STAGES
@@ -164,15 +164,8 @@ def made(config: Config) -> Session:
     prompts = [session.renderer.student(q) for q in session.pool]
     rollouts = run_rollouts(session.pool, prompts, client, config.rollout_zs, config.seed, folders["rollout"], 0, None)
     if not list(folders["neurons"].glob("neurons.rank*.npz")):
-        score_rollouts(
-            PlainEngine(lm, config.train, 1),
-            rollouts,
-            config.neuron,
-            ALONE,
-            folders["neurons"],
-            model_hash=session.model.hash,
-            think_ids=think_ids(session.tokenizer),
-        )
+        model = ScoredModel(PlainEngine(lm, config.train, 1), session.model.hash, think_ids(session.tokenizer))
+        score_pool(model, rollouts, config.neuron, ALONE, folders["neurons"])
     session.judge.judge_pool(session.pool, rollouts, folders["evaluate_base"], session.think_open)
     return session
 

@@ -4,7 +4,7 @@
     python tools/measure_bf16_sets.py --only lab --questions 100
     python tools/measure_bf16_sets.py --only lab --model FOLDER --rollouts RUN/.../rollouts.parquet --paper-sizes
 
-The same responses are scored by `score_rollouts` three times; contributions are float32 sums in all of them:
+The same responses are scored by `score_pool` three times; contributions are float32 sums in all of them:
 
     float32        the reference
     bf16 weights   each weight rounded to bf16, activations float32: what the rounding of the weights does
@@ -35,7 +35,8 @@ from nopsd.data.prompts import PromptRenderer, load_tokenizer
 from nopsd.engine.distributed import Ranks
 from nopsd.lab.world import DOMAIN_BY_NAME, make_split
 from nopsd.models import LAB_MODEL
-from nopsd.neurons.stage import NeuronSets, score_rollouts
+from nopsd.neurons.score_pool import ScoredModel, score_pool
+from nopsd.neurons.store import NeuronSets
 from nopsd.rollout.types import Rollout, read_rollouts
 
 LAB_SIZES = NeuronConfig(per_layer=200, k=150, chunk=64)  # of the lab's preset
@@ -94,7 +95,7 @@ def _rollout(uid: str, prompt: list[int], response: list[int], eos: int) -> Roll
 def score(model: Any, rollouts: Sequence[Rollout], config: NeuronConfig) -> NeuronSets:
     with tempfile.TemporaryDirectory() as folder:
         alone = Ranks(0, 1, torch.device("cpu"))
-        return score_rollouts(Plain(model), rollouts, config, alone, folder, model_hash="measured")
+        return score_pool(ScoredModel(Plain(model), "measured"), rollouts, config, alone, folder)
 
 
 @torch.no_grad()

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from nopsd.config import DistConfig, NeuronConfig
 from nopsd.engine.distributed import Ranks, init_distributed
-from nopsd.neurons.stage import NeuronSets, score_rollouts
+from nopsd.neurons.score_pool import ScoredModel, score_pool
+from nopsd.neurons.store import NeuronSets
 from nopsd.rollout.types import Rollout
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -145,7 +146,7 @@ def forward(bench: Bench) -> None:
 
 def score(bench: Bench) -> NeuronSets:
     with tempfile.TemporaryDirectory() as folder:
-        return score_rollouts(bench.engine, bench.rollouts, bench.neuron, bench.ranks, folder, model_hash="bench")
+        return score_pool(ScoredModel(bench.engine, "bench"), bench.rollouts, bench.neuron, bench.ranks, folder)
 
 
 def nopsd(bench: Bench) -> list[set[int]]:

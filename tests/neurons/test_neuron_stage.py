@@ -5,7 +5,8 @@ import pytest
 
 from nopsd.config import NeuronConfig
 from nopsd.errors import ArtefactError, ConfigError, DataError
-from nopsd.neurons.stage import load_neurons, score_rollouts
+from nopsd.neurons.score_pool import ScoredModel, score_pool
+from nopsd.neurons.store import load_neurons
 from nopsd.neurons.store import rank_file, read_arrays, read_neurons, write_arrays, write_neurons
 
 CONFIG = NeuronConfig(per_layer=12, k=20, chunk=5, max_batch_tokens=40)
@@ -20,7 +21,7 @@ def assert_equal(a, b):
 
 def test_a_killed_run_scores_no_finished_batch_again(engine, unsharded, alone, make_rollouts, tmp_path):
     rollouts = make_rollouts(12)
-    whole = score_rollouts(engine, rollouts, CONFIG, alone, tmp_path / "whole", model_hash="m")
+    whole = score_pool(ScoredModel(engine, "m"), rollouts, CONFIG, alone, tmp_path / "whole")
     assert engine.forwards > 5
 
     seen = []
@@ -32,18 +33,16 @@ def test_a_killed_run_scores_no_finished_batch_again(engine, unsharded, alone, m
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        score_rollouts(first, rollouts, CONFIG, alone, tmp_path / "cut", progress, model_hash="m")
+        score_pool(ScoredModel(first, "m"), rollouts, CONFIG, alone, tmp_path / "cut", progress)
     assert first.forwards == 3
     second, reports = unsharded(engine.module), []
-    resumed = score_rollouts(
-        second, rollouts, CONFIG, alone, tmp_path / "cut", lambda d, t: reports.append((d, t)), model_hash="m"
-    )
+    resumed = score_pool(ScoredModel(second, "m"), rollouts, CONFIG, alone, tmp_path / "cut", lambda d, t: reports.append((d, t)))
     assert second.forwards == engine.forwards - 3
     assert_equal(resumed, whole)
     assert reports[0][0] > seen[-1][0] and reports[-1] == (12, 12)
     # A third run finds the files whole, and only they are left.
     third = unsharded(engine.module)
-    assert_equal(score_rollouts(third, rollouts, CONFIG, alone, tmp_path / "cut", model_hash="m"), whole)
+    assert_equal(score_pool(ScoredModel(third, "m"), rollouts, CONFIG, alone, tmp_path / "cut"), whole)
     assert third.forwards == 0
     assert [p.name for p in (tmp_path / "cut").iterdir()] == ["neurons.rank00000.npz"]
 
@@ -51,13 +50,11 @@ def test_a_killed_run_scores_no_finished_batch_again(engine, unsharded, alone, m
 def test_other_work_is_not_taken_up(engine, alone, make_rollouts, tmp_path):
     """Parts and files of another model, config or rollouts must not be mistaken for this work's."""
     rollouts = make_rollouts(6)
-    score_rollouts(engine, rollouts, CONFIG, alone, tmp_path, model_hash="m")
+    score_pool(ScoredModel(engine, "m"), rollouts, CONFIG, alone, tmp_path)
     once = engine.forwards
     for changed in ({"model_hash": "n"}, {"rollouts": make_rollouts(6, seed=1)}, {"config": NeuronConfig(k=3)}):
         arguments = {"rollouts": rollouts, "config": CONFIG, "model_hash": "m", **changed}
-        score_rollouts(
-            engine, arguments["rollouts"], arguments["config"], alone, tmp_path, model_hash=arguments["model_hash"]
-        )
+        score_pool(ScoredModel(engine, arguments["model_hash"]), arguments["rollouts"], arguments["config"], alone, tmp_path)
         assert engine.forwards > once
         once = engine.forwards
 
@@ -65,18 +62,18 @@ def test_other_work_is_not_taken_up(engine, alone, make_rollouts, tmp_path):
 def test_batch_composition_does_not_change_the_sets(engine, alone, make_rollouts, tmp_path):
     """T-SETS: deterministic under batch re-ordering; padding must not leak into the scores."""
     rollouts = make_rollouts(12)
-    together = score_rollouts(engine, rollouts, CONFIG, alone, tmp_path / "a", model_hash="m")
+    together = score_pool(ScoredModel(engine, "m"), rollouts, CONFIG, alone, tmp_path / "a")
     one_by_one = NeuronConfig(per_layer=12, k=20, chunk=5, max_batch_tokens=1)
-    single = score_rollouts(engine, rollouts[::-1], one_by_one, alone, tmp_path / "b", model_hash="m")
+    single = score_pool(ScoredModel(engine, "m"), rollouts[::-1], one_by_one, alone, tmp_path / "b")
     assert np.array_equal(together.counts, single.counts) and np.array_equal(together.ids, single.ids)
     assert np.allclose(together.scores, single.scores, rtol=2e-3)
 
 
 def test_several_rollouts_a_question_make_one_row(engine, alone, make_rollouts, tmp_path):
     rollouts = make_rollouts(4, samples=3)
-    merged = score_rollouts(engine, rollouts, CONFIG, alone, tmp_path / "all", model_hash="m")
+    merged = score_pool(ScoredModel(engine, "m"), rollouts, CONFIG, alone, tmp_path / "all")
     each = [
-        score_rollouts(engine, [r for r in rollouts if r.sample == s], CONFIG, alone, tmp_path / str(s), model_hash="m")
+        score_pool(ScoredModel(engine, "m"), [r for r in rollouts if r.sample == s], CONFIG, alone, tmp_path / str(s))
         for s in range(3)
     ]
     assert merged.uids == each[0].uids and len(merged.uids) == 4
@@ -90,10 +87,10 @@ def test_several_rollouts_a_question_make_one_row(engine, alone, make_rollouts, 
 def test_agreement_of_a_questions_rollouts_is_taken_before_they_are_merged(engine, alone, make_rollouts, tmp_path):
     """The nad_agreement selector reads it (SPEC §4); NaN says that a question has one rollout."""
     rollouts = make_rollouts(3, samples=3) + make_rollouts(4)[3:]
-    found = score_rollouts(engine, rollouts, CONFIG, alone, tmp_path / "all", model_hash="m")
+    found = score_pool(ScoredModel(engine, "m"), rollouts, CONFIG, alone, tmp_path / "all")
     assert np.array_equal(load_neurons(tmp_path / "all").agreement, found.agreement, equal_nan=True)
     each = [
-        score_rollouts(engine, [r for r in rollouts if r.sample == s], CONFIG, alone, tmp_path / str(s), model_hash="m")
+        score_pool(ScoredModel(engine, "m"), [r for r in rollouts if r.sample == s], CONFIG, alone, tmp_path / str(s))
         for s in range(3)
     ]
     for row in range(3):
@@ -105,7 +102,7 @@ def test_agreement_of_a_questions_rollouts_is_taken_before_they_are_merged(engin
 
 def test_a_file_of_an_older_version_is_refused_by_what_it_lacks(engine, alone, make_rollouts, tmp_path):
     """Else a selector would read a column that is not there and end in a KeyError."""
-    score_rollouts(engine, make_rollouts(2), CONFIG, alone, tmp_path, model_hash="m")
+    score_pool(ScoredModel(engine, "m"), make_rollouts(2), CONFIG, alone, tmp_path)
     header, arrays = read_arrays(rank_file(tmp_path, 0))
     del arrays["agreement"]
     write_arrays(rank_file(tmp_path, 0), header, arrays)
@@ -117,19 +114,19 @@ def test_without_thinking_only_the_visible_answer_is_scored(engine, alone, make_
     rollouts = make_rollouts(3)
     config = NeuronConfig(per_layer=12, k=20, chunk=5, include_thinking=False)
     with pytest.raises(ConfigError, match="neuron.include_thinking=false needs"):
-        score_rollouts(engine, rollouts, config, alone, tmp_path, model_hash="m")
+        score_pool(ScoredModel(engine, "m"), rollouts, config, alone, tmp_path)
     tagged = [type(r)(r.uid, 0, [*r.prompt_ids, 60], [5, 61, 7, 8], "", "stop", 0) for r in rollouts]
-    found = score_rollouts(engine, tagged, config, alone, tmp_path, model_hash="m", think_ids=(60, 61))
+    found = score_pool(ScoredModel(engine, "m", (60, 61)), tagged, config, alone, tmp_path)
     assert found.lengths.tolist() == [2, 2, 2]
 
 
 def test_no_rollouts_are_refused(engine, alone, tmp_path):
     with pytest.raises(DataError, match="no rollouts to score"):
-        score_rollouts(engine, [], CONFIG, alone, tmp_path, model_hash="m")
+        score_pool(ScoredModel(engine, "m"), [], CONFIG, alone, tmp_path)
 
 
 def test_files_of_different_making_are_refused_together(engine, alone, make_rollouts, tmp_path):
-    found = score_rollouts(engine, make_rollouts(4), CONFIG, alone, tmp_path, model_hash="m")
+    found = score_pool(ScoredModel(engine, "m"), make_rollouts(4), CONFIG, alone, tmp_path)
     assert_equal(load_neurons(tmp_path), found)
     other = type(found)(**{**vars(found), "uids": [u + "x" for u in found.uids], "header": {**found.header, "k": 7}})
     write_neurons(rank_file(tmp_path, 1), other)
@@ -147,7 +144,7 @@ def test_files_of_different_making_are_refused_together(engine, alone, make_roll
 def test_damaged_and_missing_files_are_named(engine, alone, make_rollouts, tmp_path):
     with pytest.raises(ArtefactError, match="has no neurons.rank"):
         load_neurons(tmp_path)
-    score_rollouts(engine, make_rollouts(2), CONFIG, alone, tmp_path, model_hash="m")
+    score_pool(ScoredModel(engine, "m"), make_rollouts(2), CONFIG, alone, tmp_path)
     path = rank_file(tmp_path, 0)
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(ArtefactError, match="neurons.rank00000.npz is damaged"):

@@ -12,7 +12,8 @@ import pytest
 
 from nopsd.config import NeuronConfig
 from nopsd.neurons.batches import plan_bundles
-from nopsd.neurons.stage import load_neurons, score_rollouts
+from nopsd.neurons.score_pool import ScoredModel, score_pool
+from nopsd.neurons.store import load_neurons
 from nopsd.rollout.types import write_rollouts
 
 HERE = Path(__file__).parent
@@ -101,7 +102,7 @@ def test_t_dist_sharded_equals_an_unsharded_model(on_1_2_4_ranks, unsharded, alo
     for name in names(out):
         questions, samples, config, _ = CASES[name]
         rollouts, settings = make_rollouts(questions, samples, seed=2), NeuronConfig(**config)
-        plain = score_rollouts(unsharded(model), rollouts, settings, alone, tmp_path / name, model_hash="m")
+        plain = score_pool(ScoredModel(unsharded(model), "m"), rollouts, settings, alone, tmp_path / name)
         assert_same_sets(load_neurons(out / "4" / name), plain)
 
 
@@ -134,7 +135,7 @@ def test_a_run_killed_on_2_ranks_goes_on_with_other_ranks_and_another_sharding(
         assert len(left) == finished
         shutil.copytree(out / "2" / f"killed-{shard}", tmp_path / shard)
         engine = unsharded(model)
-        assert_same_sets(score_rollouts(engine, rollouts, config, alone, tmp_path / shard, model_hash="m"), whole)
+        assert_same_sets(score_pool(ScoredModel(engine, "m"), rollouts, config, alone, tmp_path / shard), whole)
         assert engine.forwards == total - finished
         assert_same_sets(load_neurons(out / "4" / f"killed-{shard}"), whole)
         logs = [json.loads((out / "4" / f"killed-{shard}" / f"forwards.{r}.json").read_text()) for r in range(4)]
@@ -162,5 +163,5 @@ def test_t_dist_under_deepspeeds_launcher(job, deepspeed_run, unsharded, alone, 
     deepspeed_run(HERE / "worker_scoring.py", folder / "job.json", ranks=2)
     for name, (questions, samples, config, _) in CASES.items():
         rollouts, settings = make_rollouts(questions, samples, seed=2), NeuronConfig(**config)
-        plain = score_rollouts(unsharded(model), rollouts, settings, alone, tmp_path / name, model_hash="m")
+        plain = score_pool(ScoredModel(unsharded(model), "m"), rollouts, settings, alone, tmp_path / name)
         assert_same_sets(load_neurons(folder / "out" / "deepspeed2" / name), plain)

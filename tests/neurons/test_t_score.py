@@ -10,7 +10,7 @@ import torch
 from nopsd.config import NeuronConfig
 from nopsd.neurons.adapters import find_sites, watch
 from nopsd.neurons.layer_scores import ScoredRow, layer_scores
-from nopsd.neurons.stage import score_rollouts
+from nopsd.neurons.score_pool import ScoredModel, score_pool
 
 
 def loops(model, rollout, config):
@@ -58,7 +58,7 @@ def test_t_score_equals_loops_in_float64(engine, alone, make_rollouts, tmp_path,
     """Scores to 1e-5, and the same counts and sets, with responses of uneven length batched together."""
     config = NeuronConfig(**{"per_layer": 12, "k": 20, "chunk": 5, "max_batch_tokens": 64, **changed})
     rollouts = make_rollouts(7)
-    found = score_rollouts(engine, rollouts, config, alone, tmp_path, model_hash="m")
+    found = score_pool(ScoredModel(engine, "m"), rollouts, config, alone, tmp_path)
     assert found.uids == [r.uid for r in rollouts]
     assert found.truncated.tolist() == [r.truncated for r in rollouts]
     for row, rollout in enumerate(rollouts):

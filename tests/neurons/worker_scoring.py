@@ -17,9 +17,11 @@ from nopsd.config import ContextConfig, DistConfig, NeuronConfig, SelectConfig
 from nopsd.engine.distributed import init_distributed, shutdown_distributed
 from nopsd.engine.frozen import load_frozen
 from nopsd.files import write_json
-from nopsd.neurons.stage import load_rank_neurons, score_rollouts
+from nopsd.neurons.score_pool import ScoredModel, score_pool
+from nopsd.neurons.rank_share import load_rank_neurons
 from nopsd.rollout.types import read_rollouts
-from nopsd.selection.stage import select_and_retrieve
+from nopsd.selection.gathering import PoolData
+from nopsd.selection.select_pool import Sharing, select_pool
 
 
 def sharded_config(tight):
@@ -57,7 +59,7 @@ def kill_and_go_on(engine, ranks, case, out, size):
         begun, taken_up = out / "2" / f"killed-{shard}", out / "4" / f"killed-{shard}"
         if size == 2:
             try:
-                score_rollouts(Counted(engine, 1), rollouts, config, ranks, begun, model_hash="m", shard=shard)
+                score_pool(ScoredModel(Counted(engine, 1), "m"), rollouts, config, ranks, begun)
             except Killed:
                 continue
             raise AssertionError("it ended by itself")
@@ -66,7 +68,7 @@ def kill_and_go_on(engine, ranks, case, out, size):
                 shutil.copytree(begun, taken_up)
             ranks.barrier()
             counted = Counted(engine)
-            score_rollouts(counted, rollouts, config, ranks, taken_up, model_hash="m", shard=other)
+            score_pool(ScoredModel(counted, "m"), rollouts, config, ranks, taken_up)
             write_json(taken_up / f"forwards.{ranks.rank}.json", {"forwards": counted.forwards, "shard": other})
 
 
@@ -100,9 +102,7 @@ def main(ranks, job):
     for name, case in job["cases"].items():
         rollouts, folder = read_rollouts(case["rollouts"]), Path(job["out"]) / str(job["size"]) / name
         counted, gathered = Counted(engine), Gathered(engine.module)
-        own = score_rollouts(
-            counted, rollouts, NeuronConfig(**case["config"]), ranks, folder, model_hash="m", shard=case["shard"]
-        )
+        own = score_pool(ScoredModel(counted, "m"), rollouts, NeuronConfig(**case["config"]), ranks, folder)
         log = {"forwards": counted.forwards, "rows": len(own.uids), "gathered": gathered.close()}
         write_json(folder / f"forwards.{ranks.rank}.json", log)
         ranks.barrier()
@@ -110,16 +110,7 @@ def main(ranks, job):
         for exchange in ("queries_only", "gather_all"):
             # The second time with a sharding other than scoring's.
             shard = own if exchange == "queries_only" else load_rank_neurons(folder, ranks)
-            select_and_retrieve(
-                shard,
-                texts,
-                SelectConfig(fraction=0.5),
-                ContextConfig(m=1),
-                ranks,
-                folder / exchange,
-                folder / exchange,
-                exchange=exchange,
-            )
+            select_pool(PoolData(shard, texts), SelectConfig(fraction=0.5), ContextConfig(m=1), Sharing(ranks, exchange=exchange), folder / exchange)
 
 
 if __name__ == "__main__":

@@ -83,7 +83,7 @@ def choose_again(scored, selector: str) -> list[str]:
     """The rows of another selector, after a check that what came before was left as it was."""
     lines, folder, command, _ = scored
     before = times(folder, BEFORE)
-    sharing = ("dist.block_mib=7", "dist.context_exchange=gather_all", "dist.shard=layer")
+    sharing = ("dist.block_mib=7", "dist.context_exchange=gather_all")
     said = nopsd("select", *command, f"select.selector={selector}", *sharing, "--redo", "select")
     assert said.count("up to date") >= len(BEFORE) and times(folder, BEFORE) == before
     assert read_json(folder / "select" / "selected.json")["selector"] == selector

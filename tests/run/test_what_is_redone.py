@@ -49,8 +49,6 @@ def redone(tmp_path):
 def test_how_work_is_shared_makes_nothing_again(redone):
     """Artefacts are equal to the bit for each of these: a user may change machines in the middle of a run."""
     sharing = (
-        "shard=neuron",
-        "topk_search=gather",
         "context_exchange=gather_all",
         "block_mib=7",
         "ranks=1",

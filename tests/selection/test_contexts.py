@@ -7,7 +7,9 @@ import pytest
 
 from nopsd.config import ContextConfig, SelectConfig
 from nopsd.errors import ArtefactError, ConfigError, DataError
-from nopsd.selection.select_pool import read_contexts, read_selected, select_and_retrieve
+from nopsd.selection.gathering import PoolData
+from nopsd.selection.artefacts import read_contexts, read_selected
+from nopsd.selection.select_pool import Sharing, select_pool
 
 
 def texts_of(neurons):
@@ -16,16 +18,7 @@ def texts_of(neurons):
 
 
 def run(neurons, alone, tmp_path, select=None, domains=None, texts=None, **context):
-    return select_and_retrieve(
-        neurons,
-        texts or texts_of(neurons),
-        SelectConfig(**(select or {"selector": "all"})),
-        ContextConfig(**{"m": 4, **context}),
-        alone,
-        tmp_path,
-        tmp_path,
-        domains=domains,
-    )
+    return select_pool(PoolData(neurons, texts or texts_of(neurons), domains), SelectConfig(**(select or {"selector": "all"})), ContextConfig(**{"m": 4, **context}), Sharing(alone), tmp_path)
 
 
 def sets_of(neurons):

@@ -13,7 +13,9 @@ from nopsd.selection.filters import eligible
 from nopsd.selection.pool import make_pool
 from nopsd.selection.retrievers import RETRIEVERS, Neighbors, Retriever
 from nopsd.selection.retrievers.embedding_cos import GRID, cosine_distances, on_grid, smallest
-from nopsd.selection.select_pool import contexts_for, read_contexts, select_and_retrieve
+from nopsd.selection.gathering import PoolData
+from nopsd.selection.artefacts import read_contexts
+from nopsd.selection.select_pool import Sharing, find_contexts, select_pool
 from nopsd.signals.store import Signals
 
 
@@ -28,17 +30,7 @@ def signals_of(neurons, **columns):
 
 
 def run(neurons, alone, tmp_path, signals=None, select=None, domains=None, **context):
-    return select_and_retrieve(
-        neurons,
-        texts_of(neurons),
-        SelectConfig(**(select or {"selector": "all"})),
-        ContextConfig(**{"m": 3, **context}),
-        alone,
-        tmp_path,
-        tmp_path,
-        domains=domains,
-        signals=signals,
-    )
+    return select_pool(PoolData(neurons, texts_of(neurons), domains, signals), SelectConfig(**(select or {"selector": "all"})), ContextConfig(**{"m": 3, **context}), Sharing(alone), tmp_path)
 
 
 def shown(contexts):
@@ -65,17 +57,7 @@ def test_embedding_cos_is_the_nearest_by_cosine_with_ties_by_uid(make_neurons, a
     embedding[20] = embedding[9]
     embedding[4] = 0  # a question without a token
     monkeypatch.setattr("nopsd.selection.retrievers.embedding_cos.TEMPORARIES", 6 * 700 if blocks == 1 else 6)
-    _, contexts = select_and_retrieve(
-        neurons,
-        texts_of(neurons),
-        SelectConfig("all"),
-        ContextConfig("embedding_cos", 5),
-        alone,
-        tmp_path,
-        tmp_path,
-        signals=signals_of(neurons, embedding=embedding),
-        block_mib=blocks,
-    )
+    _, contexts = select_pool(PoolData(neurons, texts_of(neurons), signals=signals_of(neurons, embedding=embedding)), SelectConfig("all"), ContextConfig("embedding_cos", 5), Sharing(alone, block_mib=blocks), tmp_path)
     unit = embedding / np.maximum(np.linalg.norm(embedding.astype(np.float64), axis=1), 1e-30)[:, None]
     for uid, near in contexts.items():
         own = neurons.uids.index(uid)
@@ -191,10 +173,10 @@ def test_contexts_for_any_questions_are_those_of_the_selection(make_neurons, alo
     neurons = make_neurons(30)
     _, contexts = run(neurons, alone, tmp_path, select={"fraction": 0.3})
     asked = sorted(contexts)[:4]
-    found = contexts_for(asked, neurons, texts_of(neurons), ContextConfig(m=3), alone)
+    found = find_contexts(asked, PoolData(neurons, texts_of(neurons)), ContextConfig(m=3), Sharing(alone))
     assert found == {uid: contexts[uid] for uid in asked}
     with pytest.raises(ConfigError, match="context.pool=selected.*set context.pool=all"):
-        contexts_for(asked, neurons, texts_of(neurons), ContextConfig(m=3, pool="selected"), alone)
+        find_contexts(asked, PoolData(neurons, texts_of(neurons)), ContextConfig(m=3, pool="selected"), Sharing(alone))
 
 
 def test_contexts_of_before_samples_were_named_are_still_read(make_neurons, alone, tmp_path):

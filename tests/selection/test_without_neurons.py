@@ -12,7 +12,8 @@ from nopsd.errors import DataError
 from nopsd.neurons.store import NeuronSets
 from nopsd.rollout.types import Rollout
 from nopsd.selection.names import needs_neurons
-from nopsd.selection.select_pool import select_and_retrieve
+from nopsd.selection.gathering import PoolData
+from nopsd.selection.select_pool import Sharing, select_pool
 from nopsd.selection.without_neurons import without_neurons
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
@@ -53,9 +54,7 @@ def test_the_same_questions_and_demonstrations_as_with_neurons(selector, retriev
     select, context = SelectConfig(selector, 0.5, exclude_truncated=True), ContextConfig(retriever, m=2)
     found = []
     for name, neurons in (("with", scored()), ("without", without_neurons(rollouts(), ALONE))):
-        selection, contexts = select_and_retrieve(
-            neurons, texts, select, context, ALONE, tmp_path / name, tmp_path / name
-        )
+        selection, contexts = select_pool(PoolData(neurons, texts), select, context, Sharing(ALONE), tmp_path / name)
         found.append((selection.uids, selection.threshold, contexts))
         stats = json.loads((tmp_path / name / "selected.json").read_text())["stats"]
         assert "qe" not in selection.uids and "qc" not in selection.uids, "nothing to learn from; cut"
@@ -72,15 +71,7 @@ def test_what_goes_by_counts_is_refused_without_them(tmp_path):
     """A count that nobody made must not be taken for one."""
     texts = {uid: uid for uid in LENGTHS}
     with pytest.raises(DataError, match="no score"):
-        select_and_retrieve(
-            without_neurons(rollouts(), ALONE),
-            texts,
-            SelectConfig("neuron_count", 0.5),
-            ContextConfig("none"),
-            ALONE,
-            tmp_path,
-            tmp_path,
-        )
+        select_pool(PoolData(without_neurons(rollouts(), ALONE), texts), SelectConfig("neuron_count", 0.5), ContextConfig("none"), Sharing(ALONE), tmp_path)
 
 
 OWN = """

@@ -14,7 +14,8 @@ from nopsd.neurons.store import NeuronSets, load_neurons
 from nopsd.selection import jaccard
 from nopsd.selection.exchange import RankSets, list_sets, plan_exchange
 from nopsd.selection.neighbors import make_table, nearest_sets
-from nopsd.selection.select_pool import select_and_retrieve
+from nopsd.selection.gathering import PoolData
+from nopsd.selection.select_pool import Sharing, select_pool
 
 SELECTS = {"paper": {"fraction": 0.25}, "exact": {"fraction": 0.25, "ties": "exact"}, "random": {"selector": "random"}}
 CONTEXTS = {"paper": {"m": 4}, "selected": {"m": 4, "pool": "selected"}, "random": {"m": 4, "retriever": "random"}}
@@ -56,17 +57,7 @@ def main(ranks, job):
             for name in SELECTS:
                 for context in CONTEXTS:
                     folder = Path(job["out"]) / f"{exchange}-{search}-{job['size']}" / f"{name}-{context}"
-                    select_and_retrieve(
-                        own,
-                        texts,
-                        SelectConfig(**SELECTS[name]),
-                        ContextConfig(**CONTEXTS[context]),
-                        ranks,
-                        folder,
-                        folder,
-                        exchange=exchange,
-                        block_mib=8,
-                    )
+                    select_pool(PoolData(own, texts), SelectConfig(**SELECTS[name]), ContextConfig(**CONTEXTS[context]), Sharing(ranks, exchange=exchange, block_mib=8), folder)
     count_bytes(ranks, job, whole, texts)
 
 

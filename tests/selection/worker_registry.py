@@ -4,7 +4,8 @@ from pathlib import Path
 
 from nopsd.config import ContextConfig, SelectConfig
 from nopsd.neurons.store import NeuronSets, load_neurons
-from nopsd.selection.select_pool import select_and_retrieve
+from nopsd.selection.gathering import PoolData
+from nopsd.selection.select_pool import Sharing, select_pool
 from nopsd.signals.store import read_signals
 
 # What only one of the cases would show, spread over them.
@@ -39,15 +40,4 @@ def main(ranks, job):
     for number, (selector, retriever) in enumerate(job["cases"]):
         folder = Path(job["folder"]) / f"out-{job['size']}" / f"{selector}-{retriever}"
         ties, residual = ("exact" if number % 2 else "include"), ("residual" if number % 5 == 4 else "none")
-        select_and_retrieve(
-            own,
-            texts,
-            SelectConfig(selector, 0.25, ties, residual),
-            ContextConfig(retriever, 2, filter=FILTERS[number % 3]),
-            ranks,
-            folder,
-            folder,
-            domains=domains,
-            signals=signals,
-            block_mib=64,
-        )
+        select_pool(PoolData(own, texts, domains, signals), SelectConfig(selector, 0.25, ties, residual), ContextConfig(retriever, 2, filter=FILTERS[number % 3]), Sharing(ranks, block_mib=64), folder)

@@ -11,7 +11,7 @@ import pytest
 
 from nopsd.config import SignalConfig
 from nopsd.rollout.types import write_rollouts
-from nopsd.signals.stage import forward_columns
+from nopsd.signals.forward_columns import MeasuredModel, forward_columns
 from nopsd.signals.store import read_signals
 
 HERE = Path(__file__).parent
@@ -57,7 +57,7 @@ def test_columns_are_bit_identical_on_any_number_of_ranks(on_ranks):
             assert shared.uids == alone.uids
             for column in case["columns"]:
                 assert np.array_equal(shared.columns[column], alone.columns[column]), (name, size, column)
-            assert not list((out / size / name).glob("parts-*"))
+            assert not list((out / size / name).glob("shards-*"))
 
 
 @pytest.mark.slow
@@ -66,16 +66,7 @@ def test_a_sharded_model_gives_a_plain_models_columns(on_ranks, unsharded, alone
     out, model, sizes = on_ranks
     for name, case in CASES.items():
         rollouts = make_rollouts(5, samples=2, seed=2)[: case["rollouts"]]
-        plain = forward_columns(
-            unsharded(model),
-            rollouts,
-            case["columns"],
-            SignalConfig(**case["config"]),
-            alone,
-            tmp_path / name,
-            model_hash="m",
-            reference=make_rollouts(5, seed=9),
-        )
+        plain = forward_columns(MeasuredModel(unsharded(model), "m"), rollouts, case["columns"], SignalConfig(**case["config"]), alone, tmp_path / name, reference=make_rollouts(5, seed=9))
         for column, values in read_signals(out / sizes[-1] / name).columns.items():
             assert np.array_equal(values, plain[column]), (name, column)
 
@@ -100,15 +91,6 @@ def test_under_deepspeeds_launcher(deepspeed_run, build_model, make_rollouts, un
     deepspeed_run(HERE / "worker_signals.py", tmp_path / "job.json", ranks=2)
     for name, case in CASES.items():
         rollouts = make_rollouts(5, samples=2, seed=2)[: case["rollouts"]]
-        plain = forward_columns(
-            unsharded(build_model()),
-            rollouts,
-            case["columns"],
-            SignalConfig(**case["config"]),
-            alone,
-            tmp_path / name,
-            model_hash="m",
-            reference=make_rollouts(5, seed=9),
-        )
+        plain = forward_columns(MeasuredModel(unsharded(build_model()), "m"), rollouts, case["columns"], SignalConfig(**case["config"]), alone, tmp_path / name, reference=make_rollouts(5, seed=9))
         for column, values in read_signals(tmp_path / "out" / "deepspeed2" / name).columns.items():
             assert np.array_equal(values, plain[column]), (name, column)

@@ -14,7 +14,7 @@ from nopsd.engine.frozen import load_frozen
 from nopsd.files import write_json
 from nopsd.rollout.types import read_rollouts
 from nopsd.signals.belief import from_main_showing_signs
-from nopsd.signals.stage import forward_columns, leave_signals
+from nopsd.signals.forward_columns import MeasuredModel, forward_columns, write_shared_signals
 from nopsd.signals.store import Signals
 
 
@@ -45,17 +45,8 @@ def main(ranks, job):
         rollouts = read_rollouts(job["rollouts"])[: case["rollouts"]]
         folder = Path(job["out"]) / str(job["size"]) / name
         counted = Counted(engine)
-        columns = forward_columns(
-            counted,
-            rollouts,
-            case["columns"],
-            SignalConfig(**case["config"]),
-            ranks,
-            folder,
-            model_hash="m",
-            reference=reference,
-        )
-        leave_signals(folder, Signals(sorted({r.uid for r in rollouts}), columns, {"format": 1}), ranks)
+        columns = forward_columns(MeasuredModel(counted, "m"), rollouts, case["columns"], SignalConfig(**case["config"]), ranks, folder, reference=reference)
+        write_shared_signals(folder, Signals(sorted({r.uid for r in rollouts}), columns, {"format": 1}), ranks)
         write_json(folder / f"forwards.{ranks.rank}.json", counted.forwards)
 
     def long_work(sign):

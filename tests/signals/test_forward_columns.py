@@ -7,7 +7,7 @@ import torch
 from nopsd.config import SignalConfig
 from nopsd.engine.distributed import Ranks
 from nopsd.errors import ArtefactError
-from nopsd.signals.stage import forward_columns, leave_signals
+from nopsd.signals.forward_columns import MeasuredModel, forward_columns, write_shared_signals
 from nopsd.signals.store import FILE, Signals, question_means, read_signals, write_signals
 
 CONFIG = SignalConfig(max_batch_tokens=40, logit_chunk=3)
@@ -15,13 +15,13 @@ ALONE = Ranks(0, 1, torch.device("cpu"))
 NAMES = ["seq_nll", "nait"]
 
 
-def test_a_killed_run_measures_no_finished_bundle_again(build_model, make_rollouts, unsharded, tmp_path):
+def test_a_killed_run_measures_no_finished_shard_again(build_model, make_rollouts, unsharded, tmp_path):
     """Hours of forward passes would be lost, or a resumed run differ from a whole one."""
     rollouts, reference = make_rollouts(12), make_rollouts(6, seed=9)
 
     def run(engine, folder, progress=None):
         return forward_columns(
-            engine, rollouts, NAMES, CONFIG, ALONE, folder, progress, model_hash="m", reference=reference
+            MeasuredModel(engine, "m"), rollouts, NAMES, CONFIG, ALONE, folder, progress, reference
         )
 
     whole_engine = unsharded(build_model())
@@ -45,16 +45,24 @@ def test_a_killed_run_measures_no_finished_bundle_again(build_model, make_rollou
             assert np.array_equal(resumed[name], whole[name])
 
 
-def test_parts_of_other_work_are_not_taken_up(build_model, make_rollouts, unsharded, tmp_path):
-    """Parts of another model, reference, column or pool must not be mistaken for this work's."""
+def test_shards_of_other_work_are_not_reused(build_model, make_rollouts, unsharded, tmp_path):
+    """Shards of another model, reference, column or pool must not be mistaken for this work's."""
     rollouts, reference = make_rollouts(6), make_rollouts(4, seed=9)
     common = {"rollouts": rollouts, "columns": ["nait"], "reference": reference, "model_hash": "m", "value": "act_fn"}
 
     def run(**changes):
         arguments = {**common, **changes}
         engine = unsharded(build_model())
-        rollouts, columns = arguments.pop("rollouts"), arguments.pop("columns")
-        forward_columns(engine, rollouts, columns, CONFIG, ALONE, tmp_path, **arguments)
+        model = MeasuredModel(engine, arguments["model_hash"], arguments["value"])
+        forward_columns(
+            model,
+            arguments["rollouts"],
+            arguments["columns"],
+            CONFIG,
+            ALONE,
+            tmp_path,
+            reference=arguments["reference"],
+        )
         return engine.forwards
 
     assert run() > 0 and run() == 0
@@ -72,8 +80,8 @@ def test_parts_of_other_work_are_not_taken_up(build_model, make_rollouts, unshar
 def test_the_file_holds_what_was_written_and_nothing_else_stays(tmp_path):
     """Selection reads this file by name and column."""
     signals = Signals(["a", "b"], {"nait": np.array([1.5, -2.0]), "agrees": np.eye(2)}, {"format": 1})
-    (tmp_path / "parts-0123").mkdir()
-    leave_signals(tmp_path, signals, ALONE)
+    (tmp_path / "shards-0123").mkdir()
+    write_shared_signals(tmp_path, signals, ALONE)
     found = read_signals(tmp_path)
     assert (found.uids, found.header) == (["a", "b"], {"format": 1})
     assert {name: column.tolist() for name, column in found.columns.items()} == {
