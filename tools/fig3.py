@@ -197,7 +197,13 @@ def score(config: Config, wanted: Sequence[Reading], folder: Path, extract: int)
         for place, reading in enumerate(wanted, start=1):
             if ranks.is_main:
                 print(f"[{place}/{len(wanted)}] {reading.name}: scoring {len(rollouts)} responses", flush=True)
-            score_pool(ScoredModel(engine, session.model.hash, think_ids(session.tokenizer)), rollouts, reading.config, ranks, folder / reading.name)
+            score_pool(
+                ScoredModel(engine, session.model.hash, think_ids(session.tokenizer)),
+                rollouts,
+                reading.config,
+                ranks,
+                folder / reading.name,
+            )
     shutdown_distributed()
 
 

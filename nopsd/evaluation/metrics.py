@@ -8,22 +8,20 @@ wrong with confidence 0.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+
+from nopsd.data.majority import majority
 
 Array = NDArray[np.float64]
 
 
 def majority_answer(answers: Sequence[str | None]) -> tuple[str | None, float]:
     """(most frequent parsed answer, its share of *all* samples); ties go to the first seen, as in TTRL."""
-    counts = Counter(a for a in answers if a is not None)
-    if not counts:
-        return None, 0.0
-    answer, count = counts.most_common(1)[0]
-    return answer, count / len(answers)
+    answer, count = majority(answers)
+    return answer, count / len(answers) if answers else 0.0
 
 
 def avg_at_k(correct_Nk: NDArray) -> float:

@@ -19,7 +19,8 @@ def load_rank_neurons(folder: str | Path, ranks: Ranks) -> NeuronSets:
 
     ArtefactError, the same on every rank, if a file is missing or damaged, or the files were made differently.
     """
-    share, failure, headers = None, None, []
+    share, failure = None, None
+    headers: list[tuple[str, dict[str, Any]]] = []
     try:
         share, headers = _read_share(Path(folder), ranks)
     except ArtefactError as error:

@@ -1,4 +1,4 @@
-"""Which answers a question's rollouts give, and how far they agree (SPEC §4 `majority_conf`, §5). Pure, label-free.
+"""Which answers a question's rollouts give, and how far they agree. Pure, label-free.
 
 In: zero-shot rollouts and their questions. Out: arrays by ascending uid. An answer that can't be read counts for
 no one, but its rollout stays in n.
@@ -6,12 +6,12 @@ no one, but its rollout stays in n.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from nopsd.data.answers import extract_answer
+from nopsd.data.majority import majority
 from nopsd.data.records import Question
 from nopsd.errors import DataError
 from nopsd.rollout.types import Rollout
@@ -28,12 +28,6 @@ def answers_of(rollouts: Sequence[Rollout], questions: Mapping[str, Question], t
         answer = extract_answer(rollout.text, questions[rollout.uid], think_open=think_open)
         answers.setdefault(rollout.uid, []).append(answer)
     return answers
-
-
-def majority(answers: Sequence[str | None]) -> tuple[str | None, int]:
-    """The most frequent answer and its count; of equals the one given first, as in evaluation. None, 0: none read."""
-    counts = Counter(answer for answer in answers if answer is not None)
-    return counts.most_common(1)[0] if counts else (None, 0)
 
 
 def agreement(answers: Answers) -> dict[str, np.ndarray]:

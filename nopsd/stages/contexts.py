@@ -32,7 +32,7 @@ def domains_of(session: Session) -> dict[str, str]:
 
 
 def rank_neurons(session: Session, ranks: Ranks) -> NeuronSets:
-    """This rank's share of the pool: the neuron artefact, or, where selection needs none, the lengths alone. Collective."""
+    """This rank's share of the pool: the neuron artefact, or lengths alone where no neurons are needed. Collective."""
     if needs_neurons(session.config):
         return load_rank_neurons(session.run.stage_dir(names.NEURONS), ranks)
     return without_neurons(session.rollouts, ranks)

@@ -20,9 +20,9 @@ from nopsd.run.stage import Counts, Progress, Stage
 from nopsd.selection.names import check_names
 from nopsd.signals.agreement import Answers, agreement, answers_of
 from nopsd.signals.belief import belief_shift, from_main_showing_signs, sample_demonstrated
+from nopsd.signals.forward_columns import MeasuredModel, forward_columns, write_shared_signals
 from nopsd.signals.needs import FROM_FORWARD, FROM_TEXT, needed, shaping_keys
 from nopsd.signals.reference import read_reference
-from nopsd.signals.forward_columns import MeasuredModel, forward_columns, write_shared_signals
 from nopsd.signals.store import Signals as Columns
 from nopsd.signals.store import write_signals
 from nopsd.stages.base_model import base_engine

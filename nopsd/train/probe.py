@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from nopsd.data.answers import extract_answer
+from nopsd.data.majority import majority
 from nopsd.data.records import Question
 from nopsd.rollout.types import Rollout
 
@@ -23,7 +24,7 @@ def probe_metrics(
         parsed = [a for a in answers if a is not None]
         n = len(rollouts)
         distinct += len(set(parsed)) / n
-        share += max((parsed.count(a) for a in set(parsed)), default=0) / n
+        share += majority(answers)[1] / n
         unparsed += (n - len(parsed)) / n
         length += sum(len(r.response_ids) for r in rollouts) / n
     count = len(questions)

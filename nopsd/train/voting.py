@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from nopsd.config import SftConfig
+from nopsd.data.majority import majority
 from nopsd.errors import DataError
 from nopsd.rollout.types import Rollout
-from nopsd.signals.agreement import majority
 
 
 @dataclass

@@ -8,15 +8,11 @@ import torch
 from torch.nn.functional import pad
 
 from nopsd.config import NeuronConfig
-from nopsd.engine.counting import CountingRanks
 from nopsd.neurons.collect import collector
-from nopsd.neurons.reduce import Merger, reduce_sets
+from nopsd.neurons.reduce import reduce_sets
 from nopsd.neurons.sets import SampleSets, agreement, merge_rollouts, set_sizes
 
 L, F = 3, 11
-
-
-ALONE = Merger(CountingRanks(0, 1, torch.device("cpu")))
 
 
 def run_batch(samples, columns=False, **settings):
@@ -33,7 +29,7 @@ def run_batch(samples, columns=False, **settings):
                     kept.add(sample, layer, first, pad(piece, (0, 3), value=-torch.inf), pad(numbers, (0, 3), value=-1))
                 else:
                     kept.add(sample, layer, first, piece, None)
-    return reduce_sets(kept, sizes, len(samples), ALONE, True)
+    return reduce_sets(kept, sizes, len(samples))
 
 
 def run(scores_LTF, **settings):

@@ -1,9 +1,8 @@
 """Score rollouts over a ZeRO-3-sharded model, then select and retrieve; under worker_ranks.py or `deepspeed`.
 
-job: {model, cases: {name: {rollouts: parquet, config: {...}, shard}}, out, tight: bool, killed: a case's name or none}.
+job: {model, cases: {name: {rollouts: parquet, config: {...}}}, out, tight: bool, killed: a case's name or none}.
 Results go to out/<size>/<case>/. With `tight`, ZeRO-3 really releases every gathered weight at once, which is where
-wrong hooks fail. The case `killed` is begun on 2 ranks with each sharding and dies at its second forward pass; on 4
-ranks it goes on with another sharding.
+wrong hooks fail. The case `killed` is begun on 2 ranks and dies at its second forward pass; on 4 ranks it resumes.
 """
 
 import json
@@ -17,8 +16,8 @@ from nopsd.config import ContextConfig, DistConfig, NeuronConfig, SelectConfig
 from nopsd.engine.distributed import init_distributed, shutdown_distributed
 from nopsd.engine.frozen import load_frozen
 from nopsd.files import write_json
-from nopsd.neurons.score_pool import ScoredModel, score_pool
 from nopsd.neurons.rank_share import load_rank_neurons
+from nopsd.neurons.score_pool import ScoredModel, score_pool
 from nopsd.rollout.types import read_rollouts
 from nopsd.selection.gathering import PoolData
 from nopsd.selection.select_pool import Sharing, select_pool
@@ -50,26 +49,22 @@ class Killed(Exception):
     pass
 
 
-SHARDS = ("sample", "layer", "neuron", "position")
-
-
-def kill_and_go_on(engine, ranks, case, out, size):
+def kill_and_resume(engine, ranks, case, out, size):
     rollouts, config = read_rollouts(case["rollouts"]), NeuronConfig(**case["config"])
-    for shard, other in zip(SHARDS, (*SHARDS[1:], SHARDS[0])):
-        begun, taken_up = out / "2" / f"killed-{shard}", out / "4" / f"killed-{shard}"
-        if size == 2:
-            try:
-                score_pool(ScoredModel(Counted(engine, 1), "m"), rollouts, config, ranks, begun)
-            except Killed:
-                continue
-            raise AssertionError("it ended by itself")
-        if size == 4:
-            if ranks.is_main:
-                shutil.copytree(begun, taken_up)
-            ranks.barrier()
-            counted = Counted(engine)
-            score_pool(ScoredModel(counted, "m"), rollouts, config, ranks, taken_up)
-            write_json(taken_up / f"forwards.{ranks.rank}.json", {"forwards": counted.forwards, "shard": other})
+    begun, resumed = out / "2" / "killed", out / "4" / "killed"
+    if size == 2:
+        try:
+            score_pool(ScoredModel(Counted(engine, 1), "m"), rollouts, config, ranks, begun)
+        except Killed:
+            return
+        raise AssertionError("it ended by itself")
+    if size == 4:
+        if ranks.is_main:
+            shutil.copytree(begun, resumed)
+        ranks.barrier()
+        counted = Counted(engine)
+        score_pool(ScoredModel(counted, "m"), rollouts, config, ranks, resumed)
+        write_json(resumed / f"forwards.{ranks.rank}.json", {"forwards": counted.forwards})
 
 
 class Gathered:
@@ -98,7 +93,7 @@ class Gathered:
 def main(ranks, job):
     engine = load_frozen(job["model"], "float32", sharded_config(job["tight"]))
     if job.get("killed"):
-        kill_and_go_on(engine, ranks, job["cases"][job["killed"]], Path(job["out"]), job["size"])
+        kill_and_resume(engine, ranks, job["cases"][job["killed"]], Path(job["out"]), job["size"])
     for name, case in job["cases"].items():
         rollouts, folder = read_rollouts(case["rollouts"]), Path(job["out"]) / str(job["size"]) / name
         counted, gathered = Counted(engine), Gathered(engine.module)
@@ -108,9 +103,15 @@ def main(ranks, job):
         ranks.barrier()
         texts = {r.uid: f"question {r.uid}" for r in rollouts}
         for exchange in ("queries_only", "gather_all"):
-            # The second time with a sharding other than scoring's.
-            shard = own if exchange == "queries_only" else load_rank_neurons(folder, ranks)
-            select_pool(PoolData(shard, texts), SelectConfig(fraction=0.5), ContextConfig(m=1), Sharing(ranks, exchange=exchange), folder / exchange)
+            # The second time with the rows that a rank reads, which need not be those it scored.
+            sets = own if exchange == "queries_only" else load_rank_neurons(folder, ranks)
+            select_pool(
+                PoolData(sets, texts),
+                SelectConfig(fraction=0.5),
+                ContextConfig(m=1),
+                Sharing(ranks, exchange=exchange),
+                folder / exchange,
+            )
 
 
 if __name__ == "__main__":

@@ -7,8 +7,8 @@ import pytest
 
 from nopsd.config import ContextConfig, SelectConfig
 from nopsd.errors import ArtefactError, ConfigError, DataError
-from nopsd.selection.gathering import PoolData
 from nopsd.selection.artefacts import read_contexts, read_selected
+from nopsd.selection.gathering import PoolData
 from nopsd.selection.select_pool import Sharing, select_pool
 
 
@@ -18,7 +18,13 @@ def texts_of(neurons):
 
 
 def run(neurons, alone, tmp_path, select=None, domains=None, texts=None, **context):
-    return select_pool(PoolData(neurons, texts or texts_of(neurons), domains), SelectConfig(**(select or {"selector": "all"})), ContextConfig(**{"m": 4, **context}), Sharing(alone), tmp_path)
+    return select_pool(
+        PoolData(neurons, texts or texts_of(neurons), domains),
+        SelectConfig(**(select or {"selector": "all"})),
+        ContextConfig(**{"m": 4, **context}),
+        Sharing(alone),
+        tmp_path,
+    )
 
 
 def sets_of(neurons):

@@ -13,11 +13,11 @@ from nopsd.config import ContextConfig, SelectConfig, load_config
 from nopsd.data.records import Question
 from nopsd.data.sources import load_splits
 from nopsd.data.wording import question_text
+from nopsd.selection.gathering import PoolData
 from nopsd.selection.pool import Pool
 from nopsd.selection.retrievers import RETRIEVERS, Request
-from nopsd.selection.selectors import SELECTORS
-from nopsd.selection.gathering import PoolData
 from nopsd.selection.select_pool import Sharing, select_pool
+from nopsd.selection.selectors import SELECTORS
 from nopsd.signals.store import Signals
 
 LABELS = {"answer", "answers", "gold", "label", "labels", "correct", "key", "target", "accuracy"}
@@ -75,6 +75,12 @@ def run_all(questions, make_neurons, alone, folder):
     cases = [(s, "none") for s in sorted(SELECTORS)] + [("neuron_count", r) for r in sorted(RETRIEVERS)]
     left = []
     for selector, retriever in cases:
-        select_pool(PoolData(neurons, {q.uid: question_text(q) for q in questions}, signals=Signals(neurons.uids, columns)), SelectConfig(selector), ContextConfig(retriever, 3), Sharing(alone, block_mib=64), folder)
+        select_pool(
+            PoolData(neurons, {q.uid: question_text(q) for q in questions}, signals=Signals(neurons.uids, columns)),
+            SelectConfig(selector),
+            ContextConfig(retriever, 3),
+            Sharing(alone, block_mib=64),
+            folder,
+        )
         left.append([(folder / n).read_bytes() for n in ("selected.json", "contexts.json", "scores.jsonl")])
     return left

@@ -9,12 +9,12 @@ import pytest
 
 from nopsd.config import CHOICES, ContextConfig, SelectConfig
 from nopsd.errors import ConfigError, DataError, UserError
+from nopsd.selection.artefacts import read_contexts
 from nopsd.selection.filters import eligible
+from nopsd.selection.gathering import PoolData
 from nopsd.selection.pool import make_pool
 from nopsd.selection.retrievers import RETRIEVERS, Neighbors, Retriever
 from nopsd.selection.retrievers.embedding_cos import GRID, cosine_distances, on_grid, smallest
-from nopsd.selection.gathering import PoolData
-from nopsd.selection.artefacts import read_contexts
 from nopsd.selection.select_pool import Sharing, find_contexts, select_pool
 from nopsd.signals.store import Signals
 
@@ -30,7 +30,13 @@ def signals_of(neurons, **columns):
 
 
 def run(neurons, alone, tmp_path, signals=None, select=None, domains=None, **context):
-    return select_pool(PoolData(neurons, texts_of(neurons), domains, signals), SelectConfig(**(select or {"selector": "all"})), ContextConfig(**{"m": 3, **context}), Sharing(alone), tmp_path)
+    return select_pool(
+        PoolData(neurons, texts_of(neurons), domains, signals),
+        SelectConfig(**(select or {"selector": "all"})),
+        ContextConfig(**{"m": 3, **context}),
+        Sharing(alone),
+        tmp_path,
+    )
 
 
 def shown(contexts):
@@ -57,7 +63,13 @@ def test_embedding_cos_is_the_nearest_by_cosine_with_ties_by_uid(make_neurons, a
     embedding[20] = embedding[9]
     embedding[4] = 0  # a question without a token
     monkeypatch.setattr("nopsd.selection.retrievers.embedding_cos.TEMPORARIES", 6 * 700 if blocks == 1 else 6)
-    _, contexts = select_pool(PoolData(neurons, texts_of(neurons), signals=signals_of(neurons, embedding=embedding)), SelectConfig("all"), ContextConfig("embedding_cos", 5), Sharing(alone, block_mib=blocks), tmp_path)
+    _, contexts = select_pool(
+        PoolData(neurons, texts_of(neurons), signals=signals_of(neurons, embedding=embedding)),
+        SelectConfig("all"),
+        ContextConfig("embedding_cos", 5),
+        Sharing(alone, block_mib=blocks),
+        tmp_path,
+    )
     unit = embedding / np.maximum(np.linalg.norm(embedding.astype(np.float64), axis=1), 1e-30)[:, None]
     for uid, near in contexts.items():
         own = neurons.uids.index(uid)

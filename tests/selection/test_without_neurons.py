@@ -11,8 +11,8 @@ from nopsd.engine.distributed import Ranks
 from nopsd.errors import DataError
 from nopsd.neurons.store import NeuronSets
 from nopsd.rollout.types import Rollout
-from nopsd.selection.names import needs_neurons
 from nopsd.selection.gathering import PoolData
+from nopsd.selection.names import needs_neurons
 from nopsd.selection.select_pool import Sharing, select_pool
 from nopsd.selection.without_neurons import without_neurons
 
@@ -71,7 +71,13 @@ def test_what_goes_by_counts_is_refused_without_them(tmp_path):
     """A count that nobody made must not be taken for one."""
     texts = {uid: uid for uid in LENGTHS}
     with pytest.raises(DataError, match="no score"):
-        select_pool(PoolData(without_neurons(rollouts(), ALONE), texts), SelectConfig("neuron_count", 0.5), ContextConfig("none"), Sharing(ALONE), tmp_path)
+        select_pool(
+            PoolData(without_neurons(rollouts(), ALONE), texts),
+            SelectConfig("neuron_count", 0.5),
+            ContextConfig("none"),
+            Sharing(ALONE),
+            tmp_path,
+        )
 
 
 OWN = """

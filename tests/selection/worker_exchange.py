@@ -1,6 +1,7 @@
 """Select and retrieve with neuron sets shared unevenly over ranks. job: {neurons: folder, out}."""
 
 import json
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -8,13 +9,12 @@ import torch
 import torch.distributed as dist
 
 from nopsd.config import ContextConfig, SelectConfig
-from nopsd.engine.counting import CountingRanks, Traffic
 from nopsd.engine.distributed import Ranks
 from nopsd.neurons.store import NeuronSets, load_neurons
 from nopsd.selection import jaccard
 from nopsd.selection.exchange import RankSets, list_sets, plan_exchange
-from nopsd.selection.neighbors import make_table, nearest_sets
 from nopsd.selection.gathering import PoolData
+from nopsd.selection.neighbors import make_table, nearest_sets
 from nopsd.selection.select_pool import Sharing, select_pool
 
 SELECTS = {"paper": {"fraction": 0.25}, "exact": {"fraction": 0.25, "ties": "exact"}, "random": {"selector": "random"}}
@@ -22,6 +22,25 @@ CONTEXTS = {"paper": {"m": 4}, "selected": {"m": 4, "pool": "selected"}, "random
 EXCHANGES = ("auto", "queries_only", "gather_all")
 SMALL = {"sorting": jaccard.SMALL, "offering": 0}
 M = 4
+
+
+@dataclass(frozen=True)
+class CountingRanks(Ranks):
+    """`Ranks` that add the bytes they contribute to tensor collectives to `sent`; a group of one sends nothing."""
+
+    sent: list[int] = field(default_factory=list)
+
+    def gather(self, tensor):
+        self._count(tensor)
+        return super().gather(tensor)
+
+    def _all_reduce(self, tensor, op):
+        self._count(tensor)
+        return super()._all_reduce(tensor, op)
+
+    def _count(self, tensor):
+        if self.world > 1:
+            self.sent.append(tensor.numel() * tensor.element_size())
 
 
 def share(whole, rank, size):
@@ -57,7 +76,13 @@ def main(ranks, job):
             for name in SELECTS:
                 for context in CONTEXTS:
                     folder = Path(job["out"]) / f"{exchange}-{search}-{job['size']}" / f"{name}-{context}"
-                    select_pool(PoolData(own, texts), SelectConfig(**SELECTS[name]), ContextConfig(**CONTEXTS[context]), Sharing(ranks, exchange=exchange, block_mib=8), folder)
+                    select_pool(
+                        PoolData(own, texts),
+                        SelectConfig(**SELECTS[name]),
+                        ContextConfig(**CONTEXTS[context]),
+                        Sharing(ranks, exchange=exchange, block_mib=8),
+                        folder,
+                    )
     count_bytes(ranks, job, whole, texts)
 
 
@@ -68,16 +93,17 @@ def count_bytes(ranks, job, whole, texts):
     table, found = make_table(texts), {}
     for queries in (np.arange(0, len(whole.uids), 4), np.arange(len(whole.uids))):
         for exchange in EXCHANGES:
-            traffic, handed = Traffic(), []
+            handed = []
+            counting = CountingRanks(ranks.rank, ranks.world, ranks.device)
             all_gather = dist.all_gather
             dist.all_gather = lambda out, own: (handed.append(own.nbytes), all_gather(out, own))  # noqa: B023
             try:
-                nearest_sets(table, queries, sets, M, True, CountingRanks.over(ranks, traffic), exchange)
+                nearest_sets(table, queries, sets, M, True, counting, exchange)
             finally:
                 dist.all_gather = all_gather
             plan = plan_exchange(exchange, list_sets(sets, ranks), queries, M)
             found[f"{exchange} {len(queries)}"] = {
-                "counted": sum(traffic.sent.values()),
+                "counted": sum(counting.sent),
                 "handed": sum(handed),
                 "kind": plan.kind,
                 "queries_only": plan.queries_only,

@@ -40,4 +40,10 @@ def main(ranks, job):
     for number, (selector, retriever) in enumerate(job["cases"]):
         folder = Path(job["folder"]) / f"out-{job['size']}" / f"{selector}-{retriever}"
         ties, residual = ("exact" if number % 2 else "include"), ("residual" if number % 5 == 4 else "none")
-        select_pool(PoolData(own, texts, domains, signals), SelectConfig(selector, 0.25, ties, residual), ContextConfig(retriever, 2, filter=FILTERS[number % 3]), Sharing(ranks, block_mib=64), folder)
+        select_pool(
+            PoolData(own, texts, domains, signals),
+            SelectConfig(selector, 0.25, ties, residual),
+            ContextConfig(retriever, 2, filter=FILTERS[number % 3]),
+            Sharing(ranks, block_mib=64),
+            folder,
+        )

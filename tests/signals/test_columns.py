@@ -10,7 +10,7 @@ from nopsd.config import SignalConfig
 from nopsd.engine.distributed import Ranks
 from nopsd.errors import DataError, UserError
 from nopsd.rollout.types import Rollout
-from nopsd.signals.stage import forward_columns
+from nopsd.signals.forward_columns import MeasuredModel, forward_columns
 
 TOKEN = ["token_entropy", "self_certainty", "seq_nll"]
 CONFIG = SignalConfig(max_batch_tokens=40, logit_chunk=3)
@@ -18,7 +18,8 @@ ALONE = Ranks(0, 1, torch.device("cpu"))
 
 
 def columns_of(model, rollouts, names, folder, engine_class, **more):
-    return forward_columns(engine_class(model), rollouts, names, CONFIG, ALONE, folder, model_hash="m", **more)
+    measured = MeasuredModel(engine_class(model), "m", more.pop("value", "act_fn"))
+    return forward_columns(measured, rollouts, names, CONFIG, ALONE, folder, **more)
 
 
 @pytest.mark.parametrize("family", ["qwen3", "gemma2", "granite", "cohere2"])

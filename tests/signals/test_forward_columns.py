@@ -20,9 +20,7 @@ def test_a_killed_run_measures_no_finished_shard_again(build_model, make_rollout
     rollouts, reference = make_rollouts(12), make_rollouts(6, seed=9)
 
     def run(engine, folder, progress=None):
-        return forward_columns(
-            MeasuredModel(engine, "m"), rollouts, NAMES, CONFIG, ALONE, folder, progress, reference
-        )
+        return forward_columns(MeasuredModel(engine, "m"), rollouts, NAMES, CONFIG, ALONE, folder, progress, reference)
 
     whole_engine = unsharded(build_model())
     whole = run(whole_engine, tmp_path / "whole")

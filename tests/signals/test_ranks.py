@@ -66,7 +66,15 @@ def test_a_sharded_model_gives_a_plain_models_columns(on_ranks, unsharded, alone
     out, model, sizes = on_ranks
     for name, case in CASES.items():
         rollouts = make_rollouts(5, samples=2, seed=2)[: case["rollouts"]]
-        plain = forward_columns(MeasuredModel(unsharded(model), "m"), rollouts, case["columns"], SignalConfig(**case["config"]), alone, tmp_path / name, reference=make_rollouts(5, seed=9))
+        plain = forward_columns(
+            MeasuredModel(unsharded(model), "m"),
+            rollouts,
+            case["columns"],
+            SignalConfig(**case["config"]),
+            alone,
+            tmp_path / name,
+            reference=make_rollouts(5, seed=9),
+        )
         for column, values in read_signals(out / sizes[-1] / name).columns.items():
             assert np.array_equal(values, plain[column]), (name, column)
 
@@ -91,6 +99,14 @@ def test_under_deepspeeds_launcher(deepspeed_run, build_model, make_rollouts, un
     deepspeed_run(HERE / "worker_signals.py", tmp_path / "job.json", ranks=2)
     for name, case in CASES.items():
         rollouts = make_rollouts(5, samples=2, seed=2)[: case["rollouts"]]
-        plain = forward_columns(MeasuredModel(unsharded(build_model()), "m"), rollouts, case["columns"], SignalConfig(**case["config"]), alone, tmp_path / name, reference=make_rollouts(5, seed=9))
+        plain = forward_columns(
+            MeasuredModel(unsharded(build_model()), "m"),
+            rollouts,
+            case["columns"],
+            SignalConfig(**case["config"]),
+            alone,
+            tmp_path / name,
+            reference=make_rollouts(5, seed=9),
+        )
         for column, values in read_signals(tmp_path / "out" / "deepspeed2" / name).columns.items():
             assert np.array_equal(values, plain[column]), (name, column)

@@ -45,7 +45,15 @@ def main(ranks, job):
         rollouts = read_rollouts(job["rollouts"])[: case["rollouts"]]
         folder = Path(job["out"]) / str(job["size"]) / name
         counted = Counted(engine)
-        columns = forward_columns(MeasuredModel(counted, "m"), rollouts, case["columns"], SignalConfig(**case["config"]), ranks, folder, reference=reference)
+        columns = forward_columns(
+            MeasuredModel(counted, "m"),
+            rollouts,
+            case["columns"],
+            SignalConfig(**case["config"]),
+            ranks,
+            folder,
+            reference=reference,
+        )
         write_shared_signals(folder, Signals(sorted({r.uid for r in rollouts}), columns, {"format": 1}), ranks)
         write_json(folder / f"forwards.{ranks.rank}.json", counted.forwards)
 

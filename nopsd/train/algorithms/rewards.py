@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from nopsd.data.answers import extract_answer
+from nopsd.data.majority import majority
 from nopsd.data.records import Question
 from nopsd.engine.distributed import Ranks
 from nopsd.errors import DataError
 from nopsd.rollout.types import Rollout
-from nopsd.signals.agreement import majority
 from nopsd.signals.statistics import NAMES
 from nopsd.train.batches import MicroBatch
 

@@ -1,4 +1,4 @@
-"""The stage: resuming, refusing, merging rollouts, and its files."""
+"""Scoring a pool: resuming, refusing, merging rollouts, and its files."""
 
 import numpy as np
 import pytest
@@ -6,8 +6,7 @@ import pytest
 from nopsd.config import NeuronConfig
 from nopsd.errors import ArtefactError, ConfigError, DataError
 from nopsd.neurons.score_pool import ScoredModel, score_pool
-from nopsd.neurons.store import load_neurons
-from nopsd.neurons.store import rank_file, read_arrays, read_neurons, write_arrays, write_neurons
+from nopsd.neurons.store import load_neurons, rank_file, read_arrays, read_neurons, write_arrays, write_neurons
 
 CONFIG = NeuronConfig(per_layer=12, k=20, chunk=5, max_batch_tokens=40)
 
@@ -36,7 +35,9 @@ def test_a_killed_run_scores_no_finished_batch_again(engine, unsharded, alone, m
         score_pool(ScoredModel(first, "m"), rollouts, CONFIG, alone, tmp_path / "cut", progress)
     assert first.forwards == 3
     second, reports = unsharded(engine.module), []
-    resumed = score_pool(ScoredModel(second, "m"), rollouts, CONFIG, alone, tmp_path / "cut", lambda d, t: reports.append((d, t)))
+    resumed = score_pool(
+        ScoredModel(second, "m"), rollouts, CONFIG, alone, tmp_path / "cut", lambda d, t: reports.append((d, t))
+    )
     assert second.forwards == engine.forwards - 3
     assert_equal(resumed, whole)
     assert reports[0][0] > seen[-1][0] and reports[-1] == (12, 12)
@@ -47,20 +48,22 @@ def test_a_killed_run_scores_no_finished_batch_again(engine, unsharded, alone, m
     assert [p.name for p in (tmp_path / "cut").iterdir()] == ["neurons.rank00000.npz"]
 
 
-def test_other_work_is_not_taken_up(engine, alone, make_rollouts, tmp_path):
-    """Parts and files of another model, config or rollouts must not be mistaken for this work's."""
+def test_other_work_is_not_reused(engine, alone, make_rollouts, tmp_path):
+    """Shards and files of another model, config or rollouts must not be mistaken for this work's."""
     rollouts = make_rollouts(6)
     score_pool(ScoredModel(engine, "m"), rollouts, CONFIG, alone, tmp_path)
     once = engine.forwards
     for changed in ({"model_hash": "n"}, {"rollouts": make_rollouts(6, seed=1)}, {"config": NeuronConfig(k=3)}):
         arguments = {"rollouts": rollouts, "config": CONFIG, "model_hash": "m", **changed}
-        score_pool(ScoredModel(engine, arguments["model_hash"]), arguments["rollouts"], arguments["config"], alone, tmp_path)
+        score_pool(
+            ScoredModel(engine, arguments["model_hash"]), arguments["rollouts"], arguments["config"], alone, tmp_path
+        )
         assert engine.forwards > once
         once = engine.forwards
 
 
 def test_batch_composition_does_not_change_the_sets(engine, alone, make_rollouts, tmp_path):
-    """T-SETS: deterministic under batch re-ordering; padding must not leak into the scores."""
+    """Padding must not leak into the scores."""
     rollouts = make_rollouts(12)
     together = score_pool(ScoredModel(engine, "m"), rollouts, CONFIG, alone, tmp_path / "a")
     one_by_one = NeuronConfig(per_layer=12, k=20, chunk=5, max_batch_tokens=1)
@@ -85,7 +88,7 @@ def test_several_rollouts_a_question_make_one_row(engine, alone, make_rollouts, 
 
 
 def test_agreement_of_a_questions_rollouts_is_taken_before_they_are_merged(engine, alone, make_rollouts, tmp_path):
-    """The nad_agreement selector reads it (SPEC §4); NaN says that a question has one rollout."""
+    """The nad_agreement selector reads it; NaN says that a question has one rollout."""
     rollouts = make_rollouts(3, samples=3) + make_rollouts(4)[3:]
     found = score_pool(ScoredModel(engine, "m"), rollouts, CONFIG, alone, tmp_path / "all")
     assert np.array_equal(load_neurons(tmp_path / "all").agreement, found.agreement, equal_nan=True)

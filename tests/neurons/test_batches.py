@@ -1,6 +1,6 @@
 """Which rollouts go together: budgets, whole questions, thinking cut off, even shares."""
 
-from nopsd.neurons.batches import common_turns, deal, dealt_turns, input_ids, plan_bundles, scored_span
+from nopsd.neurons.batches import assign_shards, input_ids, plan_shards, schedule, scored_span
 from nopsd.rollout.types import Rollout
 
 
@@ -10,15 +10,15 @@ def rollout(prompt, response, uid="a", sample=0):
 
 def test_batches_keep_the_budget_and_every_rollout_once(make_rollouts):
     rollouts = make_rollouts(30, samples=3)
-    bundles = plan_bundles(rollouts, 60)
-    batches = [batch for bundle in bundles for batch in bundle]
+    shards = plan_shards(rollouts, 60)
+    batches = [batch for shard in shards for batch in shard]
     assert sorted(i for batch in batches for i in batch) == list(range(90))
     for batch in batches:
         padded = len(batch) * max(len(rollouts[i].prompt_ids + rollouts[i].response_ids) for i in batch)
         assert padded <= 60 or len(batch) == 1
     homes = {}
-    for number, bundle in enumerate(bundles):
-        for batch in bundle:
+    for number, shard in enumerate(shards):
+        for batch in shard:
             for i in batch:
                 assert homes.setdefault(rollouts[i].uid, number) == number  # a question stays whole
     assert len(batches) < 60  # and they do share batches
@@ -28,32 +28,24 @@ def test_the_plan_depends_on_the_rollouts_alone_not_on_their_order(make_rollouts
     """Else scores could differ in the last bit between two equal runs."""
     rollouts = make_rollouts(20)
     shuffled = rollouts[::-1]
-    plan = [[[rollouts[i].uid for i in b] for b in bundle] for bundle in plan_bundles(rollouts, 60)]
-    assert plan == [[[shuffled[i].uid for i in b] for b in bundle] for bundle in plan_bundles(shuffled, 60)]
+    plan = [[[rollouts[i].uid for i in b] for b in shard] for shard in plan_shards(rollouts, 60)]
+    assert plan == [[[shuffled[i].uid for i in b] for b in shard] for shard in plan_shards(shuffled, 60)]
 
 
-def test_deal_gives_even_shares_and_an_idle_rank_an_empty_hand():
-    bundles = [((0,), (1,), (2,)), ((3,),), ((4,),), ((5,),)]
-    assert deal(bundles, [0, 1, 2, 3], 2) == [[0], [1, 2, 3]]
-    assert deal(bundles, [1, 3], 3) == [[1], [3], []]
+def test_shards_are_assigned_evenly_and_an_idle_rank_gets_none():
+    shards = [((0,), (1,), (2,)), ((3,),), ((4,),), ((5,),)]
+    assert assign_shards(shards, [0, 1, 2, 3], 2) == [[0], [1, 2, 3]]
+    assert assign_shards(shards, [1, 3], 3) == [[1], [3], []]
 
 
-def test_every_rank_has_as_many_turns_and_all_know_how_far_they_are():
-    """A rank with one forward pass fewer hangs the others under ZeRO-3 (§13.1)."""
-    bundles = [((0, 4), (1,), (2,)), ((3,),), ((5,),)]
-    hands = [[0], [1], []]
-    turns = [dealt_turns(bundles, hands, rank) for rank in range(3)]
-    assert [[t.batch for t in own] for own in turns] == [[(0, 4), (1,), (2,)], [(3,), (), ()], [(), (), ()]]
-    assert [[t.rollouts for t in own] for own in turns] == [[3, 1, 1]] * 3
-    assert [(t.keep, t.ends) for t in turns[0]] == [(True, False), (True, False), (True, True)]
-    assert [(t.keep, t.ends) for t in turns[1]] == [(True, True), (False, False), (False, False)]
-    shared = common_turns(bundles, [0, 2], [2])
-    assert [(t.bundle, t.batch, t.keep, t.ends) for t in shared] == [
-        (0, (0, 4), False, False),
-        (0, (1,), False, False),
-        (0, (2,), False, True),
-        (2, (5,), True, True),
-    ]
+def test_every_rank_has_as_many_passes_and_all_know_how_far_they_are():
+    """A rank with one forward pass fewer hangs the others under ZeRO-3."""
+    shards = [((0, 4), (1,), (2,)), ((3,),), ((5,),)]
+    passes = [schedule(shards, [[0], [1], []], rank) for rank in range(3)]
+    assert [[p.batch for p in own] for own in passes] == [[(0, 4), (1,), (2,)], [(3,), (), ()], [(), (), ()]]
+    assert [[p.rollouts for p in own] for own in passes] == [[3, 1, 1]] * 3
+    assert [p.ends_shard for p in passes[0]] == [False, False, True]
+    assert [p.ends_shard for p in passes[1]] == [True, False, False]
 
 
 def test_padding_is_on_the_right():

@@ -1,4 +1,4 @@
-"""T-DIST (SPEC §12, §13.1): scoring a ZeRO-3-sharded model gives the same bits on 1, 2 and 4 ranks, and never hangs."""
+"""Scoring a ZeRO-3-sharded model gives the same bits on 1, 2 and 4 ranks, and never hangs."""
 
 import json
 import os
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from nopsd.config import NeuronConfig
-from nopsd.neurons.batches import plan_bundles
+from nopsd.neurons.batches import plan_shards
 from nopsd.neurons.score_pool import ScoredModel, score_pool
 from nopsd.neurons.store import load_neurons
 from nopsd.rollout.types import write_rollouts
@@ -19,16 +19,12 @@ from nopsd.rollout.types import write_rollouts
 HERE = Path(__file__).parent
 BASE = {"per_layer": 12, "k": 20, "chunk": 5, "max_batch_tokens": 40}
 CASES = {
-    "even": (12, 1, BASE, "sample"),
-    "few": (2, 1, {**BASE, "max_batch_tokens": 1}, "sample"),  # of 4 ranks two have nothing to score
-    "several": (5, 3, {**BASE, "chunk_merge": "exact"}, "sample"),
-    "gated": (7, 1, {**BASE, "value": "gated", "align": "self", "count_mode": "token_topk"}, "sample"),
-    # The three ways for all ranks to score each batch together; of 4 ranks one has none of the 3 layers.
-    "layer": (3, 2, BASE, "layer"),
-    "neuron": (3, 1, {**BASE, "count_mode": "chunk_topk"}, "neuron"),
-    "position": (3, 1, {**BASE, "chunk_merge": "exact"}, "position"),
+    "even": (12, 1, BASE),
+    "few": (2, 1, {**BASE, "max_batch_tokens": 1}),  # of 4 ranks two have nothing to score
+    "several": (5, 3, {**BASE, "chunk_merge": "exact"}),
+    "gated": (7, 1, {**BASE, "value": "gated", "align": "self", "count_mode": "token_topk"}),
 }
-TIED = ("several", "gated", "position")  # what a tied unembedding, read from other shards, is tried with
+TIED = ("several", "gated")  # what a tied unembedding, read from other shards, is tried with
 COLUMNS = ("counts", "ids", "scores", "lengths", "truncated", "histogram", "agreement")
 
 
@@ -39,11 +35,11 @@ def job(request, tmp_path_factory, build_model, make_rollouts):
     model = build_model(tied=request.param == "tied")
     model.save_pretrained(folder / "model")
     cases = {}
-    for name, (questions, samples, config, shard) in CASES.items():
+    for name, (questions, samples, config) in CASES.items():
         if request.param == "tied" and name not in TIED:
             continue
         write_rollouts(folder / f"{name}.parquet", make_rollouts(questions, samples, seed=2))
-        cases[name] = {"rollouts": str(folder / f"{name}.parquet"), "config": config, "shard": shard}
+        cases[name] = {"rollouts": str(folder / f"{name}.parquet"), "config": config}
     untied = request.param == "untied"
     work = {
         "model": str(folder / "model"),
@@ -80,7 +76,7 @@ def assert_same_sets(a, b):
 
 
 @pytest.mark.slow
-def test_t_dist_bit_identical_counts_sets_selection_contexts(on_1_2_4_ranks):
+def test_counts_sets_selection_and_contexts_are_bit_identical(on_1_2_4_ranks):
     out, _ = on_1_2_4_ranks
     for name in names(out):
         alone = load_neurons(out / "1" / name)
@@ -96,11 +92,11 @@ def test_t_dist_bit_identical_counts_sets_selection_contexts(on_1_2_4_ranks):
 
 
 @pytest.mark.slow
-def test_t_dist_sharded_equals_an_unsharded_model(on_1_2_4_ranks, unsharded, alone, make_rollouts, tmp_path):
+def test_sharded_equals_an_unsharded_model(on_1_2_4_ranks, unsharded, alone, make_rollouts, tmp_path):
     """Weights read in hooks and rows gathered from shards are the model's own."""
     out, model = on_1_2_4_ranks
     for name in names(out):
-        questions, samples, config, _ = CASES[name]
+        questions, samples, config = CASES[name]
         rollouts, settings = make_rollouts(questions, samples, seed=2), NeuronConfig(**config)
         plain = score_pool(ScoredModel(unsharded(model), "m"), rollouts, settings, alone, tmp_path / name)
         assert_same_sets(load_neurons(out / "4" / name), plain)
@@ -108,7 +104,7 @@ def test_t_dist_sharded_equals_an_unsharded_model(on_1_2_4_ranks, unsharded, alo
 
 @pytest.mark.slow
 def test_no_deadlock_every_rank_runs_as_many_forwards(on_1_2_4_ranks):
-    """Uneven shards, and ranks without any sample: one forward less on a rank would hang the others (§13.1)."""
+    """Uneven shards, and ranks without any sample: one forward less on a rank would hang the others."""
     out, _ = on_1_2_4_ranks
     for name in names(out):
         for size in (1, 2, 4):
@@ -120,28 +116,22 @@ def test_no_deadlock_every_rank_runs_as_many_forwards(on_1_2_4_ranks):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("job", ["untied"], indirect=True)
-def test_a_run_killed_on_2_ranks_goes_on_with_other_ranks_and_another_sharding(
-    on_1_2_4_ranks, unsharded, alone, make_rollouts, tmp_path
-):
-    """No finished bundle is scored again, whoever finished it and whoever goes on: on 4 ranks, or here on one."""
+def test_a_run_killed_on_2_ranks_resumes_with_another_number(on_1_2_4_ranks, unsharded, alone, make_rollouts, tmp_path):
+    """No finished shard is scored again, whoever finished it and whoever resumes: on 4 ranks, or here on one."""
     out, model = on_1_2_4_ranks
     config, whole = NeuronConfig(**BASE), load_neurons(out / "1" / "even")
     rollouts = make_rollouts(12, seed=2)
-    total = len(plan_bundles(rollouts, config.max_batch_tokens))
+    total, finished = len(plan_shards(rollouts, config.max_batch_tokens)), 2  # one forward pass of each rank
     assert total > 3
-    for shard in ("sample", "layer", "neuron", "position"):
-        finished = 2 if shard == "sample" else 1  # one forward pass of each rank, or of both together
-        left = sorted((out / "2" / f"killed-{shard}").glob("parts-*/*.npz"))
-        assert len(left) == finished
-        shutil.copytree(out / "2" / f"killed-{shard}", tmp_path / shard)
-        engine = unsharded(model)
-        assert_same_sets(score_pool(ScoredModel(engine, "m"), rollouts, config, alone, tmp_path / shard), whole)
-        assert engine.forwards == total - finished
-        assert_same_sets(load_neurons(out / "4" / f"killed-{shard}"), whole)
-        logs = [json.loads((out / "4" / f"killed-{shard}" / f"forwards.{r}.json").read_text()) for r in range(4)]
-        assert logs[0]["shard"] != shard
-        wanted = -(-(total - finished) // 4) if logs[0]["shard"] == "sample" else total - finished
-        assert [log["forwards"] for log in logs] == [wanted] * 4
+    assert len(list((out / "2" / "killed").glob("shards-*/*.npz"))) == finished
+    shutil.copytree(out / "2" / "killed", tmp_path / "killed")
+    engine = unsharded(model)
+    resumed = score_pool(ScoredModel(engine, "m"), rollouts, config, alone, tmp_path / "killed")
+    assert_same_sets(resumed, whole)
+    assert engine.forwards == total - finished
+    assert_same_sets(load_neurons(out / "4" / "killed"), whole)
+    logs = [json.loads((out / "4" / "killed" / f"forwards.{r}.json").read_text()) for r in range(4)]
+    assert [log["forwards"] for log in logs] == [-(-(total - finished) // 4)] * 4
 
 
 @pytest.mark.slow
@@ -157,11 +147,11 @@ def test_nothing_gathers_the_whole_model(on_1_2_4_ranks):
 
 @pytest.mark.soak  # tests/run/test_run_real.py starts the stage by the launcher too
 @pytest.mark.parametrize("job", ["untied"], indirect=True)  # one start is enough
-def test_t_dist_under_deepspeeds_launcher(job, deepspeed_run, unsharded, alone, make_rollouts, tmp_path):
+def test_under_deepspeeds_launcher(job, deepspeed_run, unsharded, alone, make_rollouts, tmp_path):
     """`deepspeed --num_gpus 2` with real ZeRO-3 gives the sets of one plain process."""
     folder, model = job
     deepspeed_run(HERE / "worker_scoring.py", folder / "job.json", ranks=2)
-    for name, (questions, samples, config, _) in CASES.items():
+    for name, (questions, samples, config) in CASES.items():
         rollouts, settings = make_rollouts(questions, samples, seed=2), NeuronConfig(**config)
         plain = score_pool(ScoredModel(unsharded(model), "m"), rollouts, settings, alone, tmp_path / name)
         assert_same_sets(load_neurons(folder / "out" / "deepspeed2" / name), plain)
