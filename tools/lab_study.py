@@ -164,20 +164,9 @@ def made(config: Config) -> Session:
     prompts = [session.renderer.student(q) for q in session.pool]
     rollouts = run_rollouts(session.pool, prompts, client, config.rollout_zs, config.seed, folders["rollout"], 0, None)
     if not list(folders["neurons"].glob("neurons.rank*.npz")):
-<<<<<<< HEAD
         model = ScoredModel(PlainEngine(lm, config.train, 1), session.model.hash, think_ids(session.tokenizer))
         score_pool(model, rollouts, config.neuron, ALONE, folders["neurons"])
     session.judge.judge_pool(session.pool, rollouts, folders["evaluate_base"], session.think_open)
-=======
-        score_pool(
-            ScoredModel(PlainEngine(lm, config.train, 1), session.model.hash, think_ids(session.tokenizer)),
-            rollouts,
-            config.neuron,
-            ALONE,
-            folders["neurons"],
-        )
-    judge_pool(config, session.pool, rollouts, folders["evaluate_base"], session.think_open)
->>>>>>> ad4af4f (The majority vote written once; tests beside their modules; a rank's share of the neuron artefact is tested at 1, 2 and 4 ranks)
     return session
 
 
