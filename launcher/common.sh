@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by the other scripts: where things are, and which device there is.
 # Sets NOPSD_ROOT, VENV and DEVICE (cpu|gpu). NOPSD_VENV and NOPSD_DEVICE in the environment override the findings.
 

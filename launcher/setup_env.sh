@@ -136,7 +136,7 @@ install_cpu() {
 
 install_gpu() {
     say "installing with the extras gpu and test (torch with CUDA, vLLM: about 12 GB, 5 to 15 minutes)"
-    pip_install -e "$NOPSD_ROOT[gpu,test]"
+    pip_install -e "${NOPSD_ROOT}[gpu,test]"
 }
 
 check_imports() {
@@ -173,7 +173,7 @@ main() {
         check_space 14
         install_gpu
     else
-        [ -d "$VENV"/lib/python3.*/site-packages/torch ] || check_space 6
+        compgen -G "$VENV/lib/python3.*/site-packages/torch" >/dev/null || check_space 6
         install_cpu
     fi
     check_imports

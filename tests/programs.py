@@ -6,15 +6,17 @@ there, a skip would hide for good that nothing is compared any more.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
+import sys
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
 
 SYSTEM_FOLDERS = ("/usr/sbin", "/sbin")  # sshd lies there, and an ordinary user's PATH lacks them
-# What a peer is: the variable that names its interpreter, and what must be importable there.
+# By importable name, the variable that names an interpreter which has it.
 PEERS = {
     "trl": "NOPSD_TRL_PYTHON",
     "triton": "NOPSD_TRITON_PYTHON",
@@ -42,12 +44,16 @@ def require_program(program: str, package: str) -> str:
 
 
 def find_peer(peer: str) -> str | None:
-    """The interpreter that has `peer`, a key of PEERS: the variable's, else that of tests/setup_peers.sh."""
-    named = os.environ.get(PEERS[peer])
-    return named if named and Path(named).is_file() else None
+    """An interpreter that has `peer`, a key of PEERS: the named one, this one, or that of tests/setup_peers.sh."""
+    if named := os.environ.get(PEERS[peer]):
+        return named
+    if importlib.util.find_spec(peer):
+        return sys.executable
+    made = Path(f"{sys.prefix}-peers", "bin", "python")
+    return str(made) if made.parents[1].joinpath("nopsd-environment").is_file() else None
 
 
 def require_peer(peer: str) -> str:
-    """The interpreter that has `peer`; where there is none the test ends, naming the script that makes one."""
+    """An interpreter that has `peer`; where there is none the test ends, naming the script that makes one."""
     found = find_peer(peer)
-    return found or missing(f"no interpreter with {peer}: run tests/setup_peers.sh, or set {PEERS[peer]}")
+    return found or missing(f"no interpreter with {peer}: run bash tests/setup_peers.sh, or set {PEERS[peer]}")

@@ -1,22 +1,17 @@
 """ECE against torchmetrics' on the same (share, vote) pairs.
 
-torchmetrics is no dependency: it runs in the interpreter that NOPSD_TORCHMETRICS_PYTHON names, or in this one if it
-happens to be here; otherwise the tests are skipped.
+torchmetrics is no dependency: it lies in the peers' environment (tests/setup_peers.sh).
 """
 
-import importlib.util
 import json
-import os
 import subprocess
-import sys
 
 import numpy as np
 import pytest
 
 from nopsd.evaluation.metrics import ece
+from tests.programs import require_peer
 
-HERE = sys.executable if importlib.util.find_spec("torchmetrics") else None
-PYTHON = os.environ.get("NOPSD_TORCHMETRICS_PYTHON") or HERE
 PEER = """
 import json, sys, torch
 from torchmetrics.functional.classification import binary_calibration_error
@@ -35,17 +30,17 @@ def pairs(k, n, seed):
     return share, rng.random(n) < 0.85 * share
 
 
-@pytest.mark.skipif(PYTHON is None, reason="no interpreter with torchmetrics: set NOPSD_TORCHMETRICS_PYTHON")
 def test_ece_is_torchmetrics():
     """Breaks if our bins, weights or norm are not those of the library that others report ECE by. k = 8 and 4, 15 bins:
     no share lies on an edge of a bin, where the two conventions would differ (0 and 1 apart, which fall alike)."""
+    python = require_peer("torchmetrics")
     cases = [
         (*pairs(k, n, seed), bins)
         for k, n, seed, bins in ((8, 400, 0, 15), (8, 37, 1, 15), (4, 250, 2, 15), (8, 120, 3, 10), (16, 500, 4, 15))
     ]
     sent = [{"share": s.tolist(), "vote": v.astype(int).tolist(), "bins": b} for s, v, b in cases]
     done = subprocess.run(
-        [PYTHON, "-c", PEER], input=json.dumps(sent), capture_output=True, text=True, timeout=300, check=False
+        [python, "-c", PEER], input=json.dumps(sent), capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, done.stderr[-2000:]
     ours = [ece(share, vote, bins) for share, vote, bins in cases]

@@ -1,14 +1,11 @@
 """Our logs and extraction against lm-evaluation-harness 0.4.
 
-It is no dependency: it runs in the interpreter that NOPSD_LM_EVAL_PYTHON names (an environment of its own with
-`pip install lm_eval==0.4.13`), or in this one if it happens to be here; the tests that need it are skipped otherwise.
+It is no dependency: it lies in the peers' environment (tests/setup_peers.sh).
 """
 
-import importlib.util
 import json
 import os
 import subprocess
-import sys
 
 import pytest
 
@@ -20,10 +17,8 @@ from nopsd.evaluation.harness import Evaluated, task_name, write_harness_logs
 from nopsd.evaluation.mmlu_pro import harness_answer, harness_match, rule_gap
 from nopsd.files import read_json, read_jsonl
 from nopsd.rollout.types import Rollout
+from tests.programs import require_peer
 
-HERE = sys.executable if importlib.util.find_spec("lm_eval") else None
-PYTHON = os.environ.get("NOPSD_LM_EVAL_PYTHON") or HERE
-needs_harness = pytest.mark.skipif(PYTHON is None, reason="no interpreter with lm_eval: set NOPSD_LM_EVAL_PYTHON")
 # response, gold, what the harness takes, what we take (options A to E)
 CANNED = [
     ("The answer is (B).", "B", "B", "B"),
@@ -97,7 +92,7 @@ print(json.dumps({
 
 def peer(script, *arguments, sent=None):
     done = subprocess.run(
-        [PYTHON, "-c", script, *map(str, arguments)],
+        [require_peer("lm_eval"), "-c", script, *map(str, arguments)],
         input=sent,
         capture_output=True,
         text=True,
@@ -135,7 +130,6 @@ def test_where_and_by_how_much_they_differ():
         rule_gap([], [], [])
 
 
-@needs_harness
 def test_the_rule_is_the_harnesss_own():
     """Its own filter and metric, read from its own task file, on the same outputs."""
     said = peer(PEER, sent=json.dumps([[r, g] for r, g, *_ in CANNED]))
@@ -184,7 +178,6 @@ def test_writing_again_leaves_one_set_of_logs(tmp_path):
     assert task_name("computer science/AI") == "nopsd_computer-science-AI"
 
 
-@needs_harness
 def test_the_harness_reads_our_logs(tmp_path):
     """Its own readers find files, task, date and hashes, print our results, and its own writer has no field that ours
     lacks."""

@@ -1,15 +1,12 @@
 """GRPO's loss against TRL's trainer on the same tokens: loss, gradients and clip share to 1e-5; the group's deviation.
 
-TRL is no dependency: it runs in the interpreter that NOPSD_TRL_PYTHON names (an environment of its own with
-`pip install trl==1.16.0`), or in this one if it happens to be here; otherwise the tests are skipped.
+TRL is no dependency: it lies in the peers' environment (tests/setup_peers.sh).
 """
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +16,9 @@ import torch
 from nopsd.train.algorithms.advantages import group_advantages
 from nopsd.train.losses.grpo import GrpoLoss
 from nopsd.train.losses.token_loss import fused_linear_token_loss
+from tests.programs import require_peer
 
 VERSION = "1.16.0"
-PYTHON = os.environ.get("NOPSD_TRL_PYTHON") or (sys.executable if importlib.util.find_spec("trl") else None)
 LENGTHS, H, V, N_GROUP = (9, 14, 5, 7), 16, 500, 4
 REWARDS = [[1.0, 0.0, 0.0, 1.0], [3.5, 3.25, 4.0, 1.0]]
 CASES = [
@@ -59,8 +56,7 @@ def rectangle(rows: torch.Tensor) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def trl(tokens: dict[str, torch.Tensor], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    if PYTHON is None:
-        pytest.skip("TRL isn't installed here: set NOPSD_TRL_PYTHON to an interpreter that has trl==1.16.0")
+    python = require_peer("trl")
     folder = tmp_path_factory.mktemp("trl")
     given = {
         "logits": rectangle(tokens["hidden"].double() @ tokens["weight"].double().t()),
@@ -75,7 +71,7 @@ def trl(tokens: dict[str, torch.Tensor], tmp_path_factory: pytest.TempPathFactor
     torch.save(given, folder / "in.pt")
     script = Path(__file__).with_name("grpo_trl_reference.py")
     finished = subprocess.run(
-        [PYTHON, str(script), str(folder / "in.pt"), str(folder / "out.pt")],
+        [python, str(script), str(folder / "in.pt"), str(folder / "out.pt")],
         timeout=300,
         text=True,
         env=os.environ | {"DS_ACCELERATOR": "cpu"},

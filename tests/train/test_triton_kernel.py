@@ -1,16 +1,13 @@
 """The Triton kernels against the torch path on the same tokens, under Triton's interpreter: no GPU is needed.
 
-Triton is no dependency of a CPU install: the kernels run in the interpreter that NOPSD_TRITON_PYTHON names (it needs
-triton, torch, numpy and omegaconf), or in this one if triton is here; otherwise these tests are skipped. They show that
-the formulas are right, and nothing of a GPU: what compiles there, and how fast.
+Triton is no dependency of a CPU install: it lies in the peers' environment (tests/setup_peers.sh). They show that the
+formulas are right, and nothing of a GPU: what compiles there, and how fast.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +18,8 @@ from nopsd.config import Config, DistillConfig
 from nopsd.config.distill_rules import check_distill
 from nopsd.errors import ConfigError
 from nopsd.train.losses.full_support import kernel_of
+from tests.programs import require_peer
 
-HERE = sys.executable if importlib.util.find_spec("triton") else None
-PYTHON = os.environ.get("NOPSD_TRITON_PYTHON") or HERE
 KINDS = [{"divergence": "reverse_kl"}, {"divergence": "forward_kl"}, {"divergence": "jsd", "beta": 0.3}]
 CLIPS = {"token_clip": 8.0, "is_clip": 1.5, "mask_high_entropy": 5.0}
 # keys, tokens, vocabulary, its padding, dtype: less than a block, just over one, odd sizes, no tokens
@@ -63,14 +59,13 @@ def given(n: int, size: int, pad: int, dtype: torch.dtype) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, torch.Tensor]]]:
-    if PYTHON is None:
-        pytest.skip("triton isn't installed here: set NOPSD_TRITON_PYTHON to an interpreter that has it")
+    python = require_peer("triton")
     folder = tmp_path_factory.mktemp("triton")
     torch.save([(keys, given(*shape)) for keys, *shape in CASES], folder / "in.pt")
     script, root = Path(__file__).with_name("triton_reference.py"), Path(__file__).parents[2]
     environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": str(root), "DS_ACCELERATOR": "cpu"}
     finished = subprocess.run(
-        [PYTHON, str(script), str(folder / "in.pt"), str(folder / "out.pt")],
+        [python, str(script), str(folder / "in.pt"), str(folder / "out.pt")],
         env=environment,
         text=True,
         stdout=subprocess.PIPE,

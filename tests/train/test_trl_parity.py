@@ -1,17 +1,14 @@
 """The fused loss in float32 against TRL's SDFT trainer on the same tokens: loss and gradients to 1e-5.
 
 TRL is given float64: in float32 its tail bucket, log(1 − Σ top-k), is itself off by 3e-5 of the gradient here.
-TRL is no dependency: it runs in the interpreter that NOPSD_TRL_PYTHON names (an environment of its own with
-`pip install trl==1.16.0`), or in this one if it happens to be here; otherwise the tests are skipped.
+TRL is no dependency: it lies in the peers' environment (tests/setup_peers.sh).
 """
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +18,9 @@ import torch
 from nopsd.config import DistillConfig
 from nopsd.train.batches import sequence_weights
 from nopsd.train.losses.fused_linear import fused_linear_divergence
+from tests.programs import require_peer
 
 VERSION = "1.16.0"
-PYTHON = os.environ.get("NOPSD_TRL_PYTHON") or (sys.executable if importlib.util.find_spec("trl") else None)
 LENGTHS, H, V = (9, 14, 5), 16, 500
 TOPK = {"distillation_mode": "topk_logits", "distillation_topk": 20}
 KINDS = {0.0: {"divergence": "forward_kl"}, 0.5: {"divergence": "jsd"}, 1.0: {"divergence": "reverse_kl"}}
@@ -69,8 +66,7 @@ def rectangle(rows: torch.Tensor) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def trl(tokens: dict[str, torch.Tensor], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    if PYTHON is None:
-        pytest.skip("TRL isn't installed here: set NOPSD_TRL_PYTHON to an interpreter that has trl==1.16.0")
+    python = require_peer("trl")
     folder = tmp_path_factory.mktemp("trl")
     plain = {"distillation_is_clip": None, "distillation_topk": None, "distillation_add_tail": False}
     given = {
@@ -85,7 +81,7 @@ def trl(tokens: dict[str, torch.Tensor], tmp_path_factory: pytest.TempPathFactor
     script = Path(__file__).with_name("trl_reference.py")
     environment = os.environ | {"TRL_EXPERIMENTAL_SILENCE": "1", "DS_ACCELERATOR": "cpu"}
     finished = subprocess.run(
-        [PYTHON, str(script), str(folder / "in.pt"), str(folder / "out.pt")],
+        [python, str(script), str(folder / "in.pt"), str(folder / "out.pt")],
         env=environment,
         text=True,
         stdout=subprocess.PIPE,
