@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from nopsd.config import ModelConfig
 from nopsd.errors import UserError
-from nopsd.files import read_json, sha256_file
+from nopsd.files import read_json, sha256_files
 
 LAB_MODEL = Path(__file__).parent / "lab" / "model"
 
@@ -32,7 +31,7 @@ def resolve_model(config: ModelConfig) -> ModelFiles:
         raise UserError(f"model.path={config.path}: no *.safetensors in {path}; nopsd loads no pickled weights")
     fields = read_json(path / "config.json")
     return ModelFiles(
-        path, _hash([path / "config.json", *weights]), int(fields.get("max_position_embeddings") or 1 << 30)
+        path, sha256_files([path / "config.json", *weights]), int(fields.get("max_position_embeddings") or 1 << 30)
     )
 
 
@@ -67,10 +66,3 @@ def _download(config: ModelConfig) -> Path:
             f"model.path={config.path} can't be fetched from the hub ({type(error).__name__}: "
             f"{str(error).splitlines()[0][:120]}): check the name and the network, or give a local folder"
         ) from error
-
-
-def _hash(files: list[Path]) -> str:
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(f"{file.name} {sha256_file(file)}\n".encode())
-    return digest.hexdigest()

