@@ -29,6 +29,7 @@ setup(
         "nopsd.config": ["presets/*.yaml", "presets/*/*.yaml"],
         "nopsd.cluster": ["*.sbatch"],
         "nopsd.lab": ["model/*"],
+        "nopsd.reporting": ["templates/*.jinja"],
         "nopsd.ds_configs": ["*.json", "README.md"],
     },
     install_requires=[
@@ -38,12 +39,14 @@ setup(
         "accelerate",
         "datasets",
         "httpx",
+        "jinja2",
         "markdown",
         "matplotlib",
         "mpi4py",
         "numba",  # context search counts intersections in compiled code
         "numpy",
         "omegaconf",
+        "pandas",
         "peft>=0.21.2,<0.22",  # adapters are switched by its layers' own attributes (nopsd/engine/lora.py)
         "psutil",
         "pyarrow",

@@ -28,15 +28,16 @@ import numpy as np
 
 from nopsd.config import Config, NeuronConfig, load_config
 from nopsd.errors import ConfigError, DataError, UserError
+from nopsd.evaluation.artefacts import write_pool_correct
 from nopsd.evaluation.bootstrap import Interval
-from nopsd.evaluation.tables import markdown_table
 from nopsd.files import read_json, write_atomic, write_json
 from nopsd.network import free_port
 from nopsd.neurons.store import NeuronSets, load_neurons
 from nopsd.reporting.correlations import Correlation, correlation
-from nopsd.reporting.figures import panels, png
-from nopsd.reporting.figures_pool import binned
-from nopsd.reporting.inspect_report import interval_text
+from nopsd.reporting.table import markdown_table
+from nopsd.reporting.figures.pool import binned
+from nopsd.reporting.figures.style import panels, png
+from nopsd.reporting.inspect.report import interval_text
 from nopsd.rollout.types import Rollout
 from nopsd.run.session import Session
 from nopsd.selection.jaccard import mean_pairwise
@@ -238,7 +239,8 @@ def launch(config: Config, arguments: Sequence[str]) -> None:
 def report(config: Config, wanted: Sequence[Reading], folder: Path) -> str:
     """Judge the pool's answers, compare the readings, write the files; returns the text."""
     with Session(config) as session:
-        session.judge.judge_pool(session.pool, pool_rollouts(session), folder, session.think_open)
+        shares = session.judge.pool_correctness(session.pool, pool_rollouts(session), session.think_open)
+        write_pool_correct(folder, shares)
         answers = config.rollout_zs.n
     correct = read_json(folder / "pool_correct.json")
     if len(correct) < 3:

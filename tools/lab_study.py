@@ -35,9 +35,10 @@ from nopsd.config import Config, SamplingConfig, load_config
 from nopsd.data.prompts import think_ids
 from nopsd.data.sources import load_answer_key
 from nopsd.engine.distributed import Ranks
+from nopsd.evaluation.artefacts import write_pool_correct
 from nopsd.evaluation.bootstrap import paired_differences
-from nopsd.evaluation.evaluate import DomainResult, QuestionRow, evaluate_domain, result_from_rows
-from nopsd.evaluation.stage import group_by_question
+from nopsd.evaluation.evaluate import evaluate_domain, group_by_question
+from nopsd.evaluation.results import DomainResult, QuestionRow, result_from_rows
 from nopsd.files import read_jsonl
 from nopsd.neurons.score_pool import ScoredModel, score_pool
 from nopsd.rollout.stage import run_rollouts
@@ -166,7 +167,8 @@ def made(config: Config) -> Session:
     if not list(folders["neurons"].glob("neurons.rank*.npz")):
         model = ScoredModel(PlainEngine(lm, config.train, 1), session.model.hash, think_ids(session.tokenizer))
         score_pool(model, rollouts, config.neuron, ALONE, folders["neurons"])
-    session.judge.judge_pool(session.pool, rollouts, folders["evaluate_base"], session.think_open)
+    shares = session.judge.pool_correctness(session.pool, rollouts, session.think_open)
+    write_pool_correct(folders["evaluate_base"], shares)
     return session
 
 

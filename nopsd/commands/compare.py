@@ -22,13 +22,13 @@ from nopsd.commands.extra_evaluations import further, tests_key, tests_of
 from nopsd.config import METHODS, Config
 from nopsd.data.sources import load_splits
 from nopsd.errors import Stopped, UserError
-from nopsd.evaluation.stage import Judge
-from nopsd.evaluation.table import Table, markdown
+from nopsd.evaluation.judge import Judge
 from nopsd.files import flatten, write_atomic
 from nopsd.reporting.compare.gathering import view_of
 from nopsd.reporting.compare.plan import Member, Plan, as_tree, members, read_plan, read_plan_file, target_config
 from nopsd.reporting.compare.report import write_comparison
 from nopsd.reporting.compare.sharing import adopt
+from nopsd.reporting.table import Table, markdown
 from nopsd.run import folder as names
 from nopsd.run import runner
 from nopsd.run.folder import RunFolder

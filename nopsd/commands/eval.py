@@ -19,11 +19,12 @@ from nopsd.data.answers import leaves_think_open
 from nopsd.data.records import Question, questions_hash
 from nopsd.data.wording import answer_kind
 from nopsd.errors import UserError
-from nopsd.evaluation.evaluate import DomainResult, read_result
-from nopsd.evaluation.harness import Evaluated, write_harness_logs
-from nopsd.evaluation.mmlu_pro import rule_gap
-from nopsd.evaluation.stage import group_by_question
-from nopsd.evaluation.table import Cell, Entry, Table, plain
+from nopsd.evaluation.artefacts import METRICS, read_result, write_results
+from nopsd.evaluation.evaluate import group_by_question
+from nopsd.evaluation.lm_eval_answers import rule_gap
+from nopsd.evaluation.lm_eval_logs import Evaluated, write_harness_logs
+from nopsd.evaluation.results import DomainResult
+from nopsd.reporting.table import Cell, Entry, Table, plain
 from nopsd.rollout.pool import server_urls
 from nopsd.rollout.service import RolloutService
 from nopsd.rollout.stage import run_rollouts
@@ -109,7 +110,8 @@ def evaluate_model(
             progress,
         )
         think_open = leaves_think_open(session.tokenizer.decode(session.renderer.suffix(questions[0])))
-        results = session.judge.evaluate(NAME, tests, rollouts, folder, think_open)
+        results = session.judge.evaluate(tests, rollouts, think_open)
+        write_results(folder, NAME, results)
         write_harness_logs(
             folder / "lm_eval",
             config.model.path,
@@ -165,7 +167,7 @@ def said(done: Evaluation, session: Session, tests: Tests) -> str:
     for domain, questions in tests.items():
         if answer_kind(questions[0]) == "letter":
             lines.append(f"{domain}: {gap_of(done.results[domain], by_uid)}")
-    places = (("rows", done.folder / "metrics.json"), ("lm-eval", done.folder / "lm_eval"))
+    places = (("rows", done.folder / METRICS), ("lm-eval", done.folder / "lm_eval"))
     return "\n".join(["", *lines, *(f"{name:9} {path}" for name, path in places)])
 
 

@@ -14,7 +14,8 @@ from nopsd.commands.eval import VERSION, evaluate_model
 from nopsd.config import METHODS, Config, to_plain
 from nopsd.data.records import Question
 from nopsd.data.sources import load_splits
-from nopsd.files import read_json, sha256_json
+from nopsd.evaluation.artefacts import evaluated_domains
+from nopsd.files import sha256_json
 from nopsd.reporting.compare.gathering import SELECTED, TARGETS
 from nopsd.reporting.compare.plan import Member, Plan, domains, target_config
 from nopsd.reporting.compare.views import OWN
@@ -63,7 +64,7 @@ def elsewhere(plan: Plan, member: Member, keeper: Keeper) -> None:
 
 def targets_of(member: Member, stage: str, name: str) -> list[str]:
     run = RunFolder(member.config.run_dir)
-    return list(read_json(run.stage_dir(stage) / "metrics.json").get(name, {})) if run.manifest(stage) else []
+    return evaluated_domains(run.stage_dir(stage), name) if run.manifest(stage) else []
 
 
 def on_groups(

@@ -17,14 +17,15 @@ from nopsd.data.answers import extract_answer
 from nopsd.data.records import Question
 from nopsd.data.wording import question_text
 from nopsd.errors import DataError, UserError
+from nopsd.evaluation.artefacts import POOL_CORRECT
+from nopsd.evaluation.evaluate import group_by_question
 from nopsd.evaluation.metrics import Array, majority_answer
-from nopsd.evaluation.stage import POOL_CORRECT, group_by_question
 from nopsd.files import read_json, read_jsonl
 from nopsd.neurons.store import NeuronSets
-from nopsd.reporting.inspect_board import write_board
-from nopsd.reporting.inspect_report import console_text, write_inspection
-from nopsd.reporting.inspect_view import InspectView, Neighbourhood, Told, correlation_rows
-from nopsd.reporting.overlap import nearest_of, overlap
+from nopsd.reporting.inspect.overlap import nearest_of, overlap
+from nopsd.reporting.inspect.report import console_text, write_inspection
+from nopsd.reporting.inspect.tensorboard import write_board
+from nopsd.reporting.inspect.view import InspectView, Neighbourhood, Told, correlation_rows
 from nopsd.rollout.types import Rollout
 from nopsd.run import folder as names
 from nopsd.run.folder import RunFolder

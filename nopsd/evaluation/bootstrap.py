@@ -1,4 +1,4 @@
-"""Percentile bootstrap over questions (SPEC §9.3): intervals of Avg@k, maj@k, ECE and pass@k, and of
+"""Percentile bootstrap over questions: intervals of Avg@k, maj@k, ECE and pass@k, and of
 paired before/after differences.
 
 Resampling N questions with replacement is drawing counts w (summing to N); each headline metric is a
@@ -11,26 +11,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from nopsd.evaluation.metrics import Array, calibration_gaps, pass_per_question
+from nopsd.evaluation.metrics import Array, Booleans, calibration_gaps, pass_per_question
 
 LEVEL = 0.95
-HEADLINE = ("avg", "maj", "ece")
 
 
 @dataclass(frozen=True)
 class Outcomes:
     """What the metrics need of a domain's evaluation. N questions, k samples; same order of questions throughout."""
 
-    correct_Nk: NDArray  # bool
-    vote_N: NDArray  # bool: majority answer right
+    correct_Nk: Booleans
+    vote_N: Booleans  # majority answer right
     share_N: Array  # majority answer's share
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A value with its percentile interval; the ends are None if no resampling was asked for."""
+    """A value with its percentile interval; the ends are None without resampling."""
 
     value: float
     low: float | None = None
@@ -66,6 +64,7 @@ def pass_ks(k: int) -> list[int]:
 
 
 def interval(value: float, resampled_B: Array, level: float = LEVEL) -> Interval:
+    """The value with the resampled values' central quantiles."""
     if len(resampled_B) == 0:
         return Interval(float(value))
     low, high = np.quantile(resampled_B, [(1 - level) / 2, (1 + level) / 2])

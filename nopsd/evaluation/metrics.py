@@ -1,4 +1,4 @@
-"""Evaluation metrics as pure functions (SPEC §9.3). All are fractions in [0, 1] unless a docstring says else.
+"""Evaluation metrics as pure functions. All are fractions in [0, 1] unless a docstring says else.
 
 Shapes: N questions, k samples a question. `correct_Nk` is boolean, a sample right or not;
 `vote_N` boolean, the majority answer right or not; `share_N` the majority answer's share of the k
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from nopsd.data.majority import majority
 
 Array = NDArray[np.float64]
+Booleans = NDArray[np.bool_]
 
 
 def majority_answer(answers: Sequence[str | None]) -> tuple[str | None, float]:
@@ -24,22 +25,22 @@ def majority_answer(answers: Sequence[str | None]) -> tuple[str | None, float]:
     return answer, count / len(answers) if answers else 0.0
 
 
-def avg_at_k(correct_Nk: NDArray) -> float:
+def avg_at_k(correct_Nk: Booleans) -> float:
     """Avg@k: the mean over questions of the share of right samples."""
     return float(np.asarray(correct_Nk, dtype=float).mean(axis=1).mean())
 
 
-def maj_at_k(vote_N: NDArray) -> float:
+def maj_at_k(vote_N: Booleans) -> float:
     """maj@k: the share of questions whose majority answer is right."""
     return float(np.asarray(vote_N, dtype=float).mean())
 
 
-def pass_at_k(correct_Nk: NDArray, k: int) -> float:
+def pass_at_k(correct_Nk: Booleans, k: int) -> float:
     """pass@k, unbiased: mean over questions of 1 - C(n-c, k) / C(n, k), c of n samples right. k <= n."""
     return float(pass_per_question(correct_Nk, k).mean())
 
 
-def pass_per_question(correct_Nk: NDArray, k: int) -> Array:
+def pass_per_question(correct_Nk: Booleans, k: int) -> Array:
     """The questions' terms of pass@k, shape N; the product form never forms a large binomial."""
     correct = np.asarray(correct_Nk, dtype=bool)
     n = correct.shape[1]
@@ -47,9 +48,10 @@ def pass_per_question(correct_Nk: NDArray, k: int) -> Array:
         raise ValueError(f"pass@{k} needs 1 <= k <= {n} samples")
     wrong_N = n - correct.sum(axis=1)
     drawn = np.arange(k)
-    # C(w, k) / C(n, k) = prod_j (w - j) / (n - j), and nil as soon as w < k.
+    # C(w, k) / C(n, k) = prod_j (w - j) / (n - j), and 0 as soon as w < k.
     ratio_Nk = np.clip(wrong_N[:, None] - drawn, 0, None) / (n - drawn)
-    return 1.0 - ratio_Nk.prod(axis=1)
+    passed_N: Array = 1.0 - ratio_Nk.prod(axis=1)
+    return passed_N
 
 
 def calibration_bins(share_N: Sequence[float] | Array, bins: int) -> NDArray[np.intp]:
@@ -59,7 +61,7 @@ def calibration_bins(share_N: Sequence[float] | Array, bins: int) -> NDArray[np.
     return np.clip(np.ceil(edges).astype(np.intp) - 1, 0, bins - 1)
 
 
-def calibration_gaps(share_N: Sequence[float] | Array, vote_N: NDArray, bins: int) -> Array:
+def calibration_gaps(share_N: Sequence[float] | Array, vote_N: Booleans, bins: int) -> Array:
     """Shape N x bins: a question's (right - confidence) in its bin's column, 0 elsewhere.
 
     ECE is then the sum over columns of |column mean over N|, which makes resampling it a matrix product.
@@ -70,7 +72,7 @@ def calibration_gaps(share_N: Sequence[float] | Array, vote_N: NDArray, bins: in
     return gaps
 
 
-def ece(share_N: Sequence[float] | Array, vote_N: NDArray, bins: int = 15) -> float:
+def ece(share_N: Sequence[float] | Array, vote_N: Booleans, bins: int = 15) -> float:
     """Expected calibration error: sum over bins of n_b / N * |accuracy in b - mean confidence in b|."""
     return float(np.abs(calibration_gaps(share_N, vote_N, bins).mean(axis=0)).sum())
 
@@ -95,25 +97,3 @@ def distinct_answers(answers: Sequence[Sequence[str | None]]) -> float:
 def mean_length(lengths: Sequence[Sequence[int]]) -> float:
     """Mean response length, tokens."""
     return float(np.mean([length for row in lengths for length in row]))
-
-
-def pearson(x: Sequence[float] | Array, y: Sequence[float] | Array) -> float:
-    """Linear correlation; NaN if either side is constant or there are fewer than two points."""
-    x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
-    if x.shape != y.shape:
-        raise ValueError(f"correlation of {x.shape} with {y.shape}")
-    if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
-        return float("nan")
-    return float(np.corrcoef(x, y)[0, 1])
-
-
-def average_ranks(x: Sequence[float] | Array) -> Array:
-    """Ranks from 1, equal values sharing the mean of theirs."""
-    _, index, counts = np.unique(np.asarray(x, dtype=float), return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    return (last - (counts - 1) / 2)[index]
-
-
-def spearman(x: Sequence[float] | Array, y: Sequence[float] | Array) -> float:
-    """Rank correlation; NaN where `pearson` is."""
-    return pearson(average_ranks(x), average_ranks(y))

@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from nopsd.config import METHODS
-from nopsd.data.answers import extract_answer, normalize_text_answer
+from nopsd.data.answers import extract_answer
 from nopsd.data.demonstrations import solution_text
 from nopsd.data.records import AnswerKey, Question
 from nopsd.data.wording import Demonstration
 from nopsd.errors import ConfigError, DataError
-from nopsd.evaluation.stage import Judge
+from nopsd.evaluation.evaluate import comparable_gold, group_by_question
+from nopsd.evaluation.judge import Judge
 from nopsd.rollout.types import Rollout
 
 WARNING = (
@@ -45,12 +46,10 @@ def right_solutions(
 
     Raises as `pool_key`."""
     key, solution, solutions = pool_key(judge, questions), judge.config.context.solution, {}
-    own: dict[str, list[Rollout]] = {}
-    for rollout in sorted(rollouts, key=lambda r: (r.uid, r.sample)):
-        own.setdefault(rollout.uid, []).append(rollout)
+    own = group_by_question(sorted(rollouts, key=lambda r: (r.uid, r.sample)))
     for question in questions:
         gold = key[question.uid]
-        wanted = gold if question.options else normalize_text_answer(gold)
+        wanted = comparable_gold(question, gold)
         verified = (
             solution_text(r.text, question, solution, think_open)
             for r in own.get(question.uid, ())

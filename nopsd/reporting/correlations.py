@@ -1,4 +1,4 @@
-"""How two columns of the pool go together, with bootstrap intervals and with a third held fixed (SPEC §9.5, §11 F12).
+"""How two columns of the pool go together, with bootstrap intervals and with a third held fixed.
 
 In: columns over N questions, NaN where a question has no value. Out: `Correlation`. Pure.
 Partial correlation is Pearson's of what is left of both sides after their least-squares line on the control.
@@ -6,9 +6,13 @@ Partial correlation is Pearson's of what is left of both sides after their least
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
+from scipy import stats
 
 from nopsd.evaluation.bootstrap import Interval, interval, resample_counts
 from nopsd.evaluation.metrics import Array
@@ -26,6 +30,23 @@ class Correlation:
     pearson: Interval
     spearman: Interval
     partial: Interval | None  # the control held fixed; None if there is no control or nothing varies beside it
+
+
+def pearson(x_N: ArrayLike, y_N: ArrayLike) -> float:
+    """Linear correlation; NaN if either side is constant or there are fewer than two points."""
+    return _correlate(stats.pearsonr, x_N, y_N)
+
+
+def spearman(x_N: ArrayLike, y_N: ArrayLike) -> float:
+    """Rank correlation; NaN where `pearson` is."""
+    return _correlate(stats.spearmanr, x_N, y_N)
+
+
+def _correlate(test: Callable[[Array, Array], Any], x_N: ArrayLike, y_N: ArrayLike) -> float:
+    x, y = np.asarray(x_N, dtype=float), np.asarray(y_N, dtype=float)
+    if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
+        return float("nan")
+    return float(test(x, y).statistic)
 
 
 def correlation(x_N: Array, y_N: Array, control_N: Array | None = None, seed: int = 0) -> Correlation:

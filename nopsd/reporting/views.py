@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from nopsd.evaluation.evaluate import DomainResult
+from nopsd.evaluation.results import DomainResult
 
 
 @dataclass(frozen=True)

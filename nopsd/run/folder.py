@@ -21,7 +21,7 @@ from typing import Any
 from nopsd.data import artefacts as data_files
 from nopsd.data.records import Question
 from nopsd.errors import ArtefactError
-from nopsd.evaluation.stage import read_pool_correct
+from nopsd.evaluation.artefacts import read_pool_correct
 from nopsd.files import flatten, read_json, sha256_file, sha256_json, write_json
 from nopsd.neurons.store import NeuronSets, load_neurons
 from nopsd.rollout.types import FILE as ROLLOUTS

@@ -23,7 +23,7 @@ from nopsd.data.records import Question
 from nopsd.data.sources import Splits, load_splits
 from nopsd.engine.device import device
 from nopsd.engine.distributed import Ranks
-from nopsd.evaluation.stage import Judge
+from nopsd.evaluation.judge import Judge
 from nopsd.files import write_atomic
 from nopsd.keys import SERVER_KEY_VARIABLE, without_keys
 from nopsd.models import ModelFiles, resolve_model

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from nopsd.config import Config
+from nopsd.evaluation.artefacts import write_pool_correct, write_results
 from nopsd.rollout.stage import run_rollouts
 from nopsd.run import folder as names
 from nopsd.run.session import Session, eval_sampling
@@ -42,7 +43,8 @@ class EvaluateBase(_Evaluation):
         """Sample and judge; judge the pool's rollouts."""
         evaluate_weights(session, folder, progress, "base", session.model.path, 0)
         if session.tests:
-            session.judge.judge_pool(session.pool, session.rollouts, folder, session.think_open)
+            shares = session.judge.pool_correctness(session.pool, session.rollouts, session.think_open)
+            write_pool_correct(folder, shares)
 
 
 class Evaluate(_Evaluation):
@@ -64,11 +66,11 @@ def evaluate_weights(
     """Sample with the weights of a folder, as policy `version`, and judge; without tests only an empty result."""
     config = session.config
     if not session.tests:  # a user's own questions without answers: nothing to measure on
-        session.judge.evaluate(name, {}, [], folder)
+        write_results(folder, name, {})
         return
     questions = [q for tests in session.tests.values() for q in tests]
     prompts = [session.renderer.student(q) for q in questions]
     client = session.client_holding(weights, version)
     sampling, seed = eval_sampling(config.eval), config.eval.seed
     rollouts = run_rollouts(questions, prompts, client, sampling, seed, folder, version, progress)
-    session.judge.evaluate(name, session.tests, rollouts, folder, session.think_open)
+    write_results(folder, name, session.judge.evaluate(session.tests, rollouts, session.think_open))

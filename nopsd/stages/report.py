@@ -9,11 +9,12 @@ import torch
 
 from nopsd.config import METHODS, Config, to_plain
 from nopsd.engine.distributed import Ranks
-from nopsd.evaluation.closing import closing_table
-from nopsd.evaluation.evaluate import DomainResult, read_result
+from nopsd.evaluation.artefacts import read_result
 from nopsd.evaluation.oracle import WARNING
+from nopsd.evaluation.results import DomainResult
 from nopsd.files import read_json
 from nopsd.reporting.report import write_report
+from nopsd.reporting.summary import summary_table
 from nopsd.reporting.views import DemoView, PoolView, ReportInputs
 from nopsd.run import folder as names
 from nopsd.run.session import Session
@@ -135,7 +136,7 @@ def closing_words(session: Session) -> str:
     run, trained = session.run, METHODS[session.config.method].trainer is not None
     table = UNLABELLED
     if session.tests and trained:
-        table = closing_table(results(session, "base"), results(session, "final"), session.config.data.domain)
+        table = summary_table(results(session, "base"), results(session, "final"), session.config.data.domain)
     elif session.tests:
         table = base_table(results(session, "base"))
     places = [("report", run.stage_dir(names.REPORT) / "report.html", "open it in a browser")]

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from nopsd.evaluation import metrics
 from nopsd.evaluation.bootstrap import (
@@ -53,6 +54,16 @@ def test_the_interval_has_the_width_of_the_standard_error_and_is_reproducible():
     assert avg.high - avg.low == pytest.approx(2 * 1.96 * se, rel=0.1)
     assert intervals(o, 15, 2000, seed=3) == first
     assert intervals(o, 15, 2000, seed=4) != first
+
+
+def test_the_interval_is_scipys_percentile_bootstrap():
+    """Breaks if our product form draws or cuts otherwise than the well-known implementation, seed for seed."""
+    o = outcomes(7, questions=50)
+    theirs = stats.bootstrap(
+        (o.correct_Nk.mean(axis=1),), np.mean, n_resamples=300, method="percentile", rng=np.random.default_rng(3)
+    ).confidence_interval
+    ours = intervals(o, 15, 300, seed=3)["avg"]
+    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
 
 
 def test_pairing_removes_what_the_questions_share():

@@ -1,4 +1,4 @@
-"""nopsd.evaluation.metrics: the numbers every claim of the product is made of (SPEC §9.3)."""
+"""nopsd.evaluation.metrics: the numbers every claim of the product is made of."""
 
 from itertools import combinations
 
@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
 
 from nopsd.evaluation import metrics
 
@@ -26,16 +25,16 @@ def ece_by_histogram(share, right, bins):
 VOTES = st.lists(st.tuples(st.integers(0, 8), st.booleans()), min_size=1, max_size=60)
 
 
-def test_t_ece_each_eighth_has_its_own_bin():
-    """T-ECE: with n = 8 the k/8 fall in bins 0 (k = 0), 1, 3, 5, 7, 9, 11, 13 and 14."""
+def test_ece_each_eighth_has_its_own_bin():
+    """With n = 8 the k/8 fall in bins 0 (k = 0), 1, 3, 5, 7, 9, 11, 13 and 14."""
     bins = metrics.calibration_bins(np.arange(9) / 8, 15)
     assert bins.tolist() == [0, 1, 3, 5, 7, 9, 11, 13, 14]
 
 
 @QUICK
 @given(VOTES)
-def test_t_ece_is_the_sum_over_eighths(votes):
-    """T-ECE: ECE = sum_k (n_k / N) |acc_k - k/8|, and equals an independent histogram's."""
+def test_ece_is_the_sum_over_eighths(votes):
+    """ECE = sum_k (n_k / N) |acc_k - k/8|, and equals an independent histogram's."""
     eighths, right = np.array([v[0] for v in votes]), np.array([v[1] for v in votes])
     expected = sum(
         (eighths == k).mean() * abs(right[eighths == k].mean() - k / 8) for k in range(9) if (eighths == k).any()
@@ -45,8 +44,8 @@ def test_t_ece_is_the_sum_over_eighths(votes):
     assert value == pytest.approx(ece_by_histogram(eighths / 8, right, 15), abs=1e-12)
 
 
-def test_t_ece_by_hand():
-    """T-ECE: two sure and right, one sure and wrong, one at 0.5 and right: 3/4·|2/3 - 1| + 1/4·|1 - 1/2|."""
+def test_ece_by_hand():
+    """Two sure and right, one sure and wrong, one at 0.5 and right: 3/4·|2/3 - 1| + 1/4·|1 - 1/2|."""
     assert metrics.ece([1.0, 1.0, 1.0, 0.5], np.array([1, 1, 0, 1])) == pytest.approx(0.25 + 0.125)
     assert metrics.ece([0.0], np.array([0])) == 0.0  # nothing parsed: wrong, with confidence 0
 
@@ -106,15 +105,3 @@ def test_shares_of_samples_are_over_all_samples():
     assert metrics.distinct_answers(answers) == 1.0
     assert metrics.truncated_share([["stop", "length"], ["stop", "stop"]]) == 0.25
     assert metrics.mean_length([[1, 2], [3, 6]]) == 3.0
-
-
-@QUICK
-@given(st.lists(st.tuples(st.integers(-5, 5), st.integers(-5, 5)), min_size=3, max_size=40))
-def test_correlations_equal_scipys_with_ties(points):
-    x, y = np.array(points, dtype=float).T
-    if np.ptp(x) and np.ptp(y):
-        assert metrics.pearson(x, y) == pytest.approx(stats.pearsonr(x, y).statistic, abs=1e-12)
-        assert metrics.spearman(x, y) == pytest.approx(stats.spearmanr(x, y).statistic, abs=1e-12)
-    else:
-        assert np.isnan(metrics.pearson(x, y))
-        assert np.isnan(metrics.spearman(x, y))

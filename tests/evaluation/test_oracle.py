@@ -7,8 +7,8 @@ import pytest
 from nopsd.config import METHODS, load_config
 from nopsd.data.sources import load_splits
 from nopsd.errors import ConfigError, DataError
+from nopsd.evaluation.judge import Judge
 from nopsd.evaluation.oracle import pool_key, right_solutions
-from nopsd.evaluation.stage import Judge
 from nopsd.rollout.types import Rollout
 
 
@@ -49,7 +49,7 @@ def answered(uid, sample, letter, finish="stop"):
 @pytest.mark.parametrize("method", [name for name, m in METHODS.items() if not m.reads_labels])
 def test_no_other_method_is_given_an_answer(method, made, monkeypatch):
     """The guard itself: the key isn't even loaded."""
-    monkeypatch.setattr("nopsd.evaluation.stage.load_answer_key", lambda data: pytest.fail("an answer was read"))
+    monkeypatch.setattr("nopsd.evaluation.judge.load_answer_key", lambda data: pytest.fail("an answer was read"))
     with pytest.raises(ConfigError, match="must not read"):
         pool_key(*made(method))
 

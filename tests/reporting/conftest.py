@@ -1,10 +1,14 @@
-"""A small scored pool of two domains, whose neuron sets lie in two groups."""
+"""Makers of what reports are drawn from: judged domains, training logs, a scored pool of two domains."""
 
 import numpy as np
 import pytest
 
-from nopsd.reporting.inspect_view import InspectView, Neighbourhood, Told
-from nopsd.reporting.overlap import nearest_of, overlap
+from nopsd.config import EvalConfig
+from nopsd.evaluation.metrics import majority_answer
+from nopsd.evaluation.results import QuestionRow, result_from_rows
+from nopsd.reporting.inspect.overlap import nearest_of, overlap
+from nopsd.reporting.inspect.view import InspectView, Neighbourhood, Told
+from nopsd.reporting.views import PoolView
 
 WIDTHS = (40, 20, 60)
 
@@ -62,3 +66,79 @@ def make_view():
 def sets():
     ids = neuron_sets()
     return ids, histogram(ids), WIDTHS
+
+
+def judged(domain, letters, bootstrap=200):
+    """A domain's result whose questions got these letters, `letters[i][k]`; A is right."""
+    rows = []
+    for i, answers in enumerate(map(list, letters)):
+        majority, share = majority_answer(answers)
+        k, right = len(answers), [a == "A" for a in answers]
+        rows.append(QuestionRow(f"{domain}{i}", answers, "A", right, majority, share, ["stop"] * k, [20] * k))
+    return result_from_rows(domain, rows, EvalConfig(n=len(letters[0]), bootstrap=bootstrap))
+
+
+def drawn_result(domain, rate, seed, questions=30):
+    """A domain's result at about this accuracy."""
+    rng = np.random.default_rng(seed)
+    letters = [
+        ["A" if rng.random() < rate else str(rng.choice(["B", "C"])) for _ in range(8)] for _ in range(questions)
+    ]
+    return judged(domain, letters, bootstrap=50)
+
+
+def training_rows(steps, **overrides):
+    return [
+        {
+            "step": s,
+            "loss": 1 / (s + 1),
+            "kl_reverse": 0.1,
+            "kl_forward": 0.2,
+            "entropy_student": 0.3,
+            "entropy_teacher": 0.2,
+            "entropy_gap": -0.1,
+            "response_length_mean": 9.0,
+            "response_length_max": 12,
+            "truncated_share": 0.0,
+            "grad_norm": 1.0,
+            "top16_overlap": 0.9,
+            "logprob_gap": 1e-6,
+            "logprob_gap_max": 1e-5,
+            **overrides,
+        }
+        for s in range(steps)
+    ]
+
+
+def pool_view(questions=80, **overrides):
+    rng = np.random.default_rng(0)
+    counts = rng.integers(50, 90, questions)
+    view = {
+        "counts": counts,
+        "lengths": rng.integers(5, 40, questions),
+        "selected": counts <= 58,
+        "threshold": 58.0,
+        "truncated": np.zeros(questions, bool),
+        "correct": (counts < 70).astype(float),
+    }
+    return PoolView(**(view | overrides))
+
+
+@pytest.fixture(scope="session")
+def make_result():
+    return drawn_result
+
+
+@pytest.fixture(scope="session")
+def make_judged():
+    return judged
+
+
+@pytest.fixture(scope="session")
+def make_training():
+    return training_rows
+
+
+@pytest.fixture(scope="session")
+def make_pool():
+    return pool_view

@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import stats
 
 from nopsd.evaluation.bootstrap import resample_counts
 from nopsd.reporting import correlations
-from nopsd.reporting.correlations import correlation, resamples_for
+from nopsd.reporting.correlations import correlation, pearson, resamples_for, spearman
 
 
 @pytest.fixture
@@ -34,7 +36,7 @@ def test_values_are_scipys(columns):
 
 
 def test_partial_correlation_is_that_of_regression_residuals(columns):
-    """A length control that leaves length in would sell the length confound (F12) as confidence."""
+    """A length control that leaves length in would sell the length confound as confidence."""
     x, y, z = columns
     partial = correlation(x, y, z).partial
     assert partial.value == pytest.approx(np.corrcoef(residuals(x, z), residuals(y, z))[0, 1], abs=1e-10)
@@ -85,3 +87,16 @@ def test_unknown_values_are_left_out_and_constants_have_no_correlation(columns):
     assert correlation(x, y, np.ones(60)).partial is None  # nothing to hold fixed
     assert correlation(x, z, z).partial is None  # nothing left beside the control
     assert correlation(x[:2], y[:2]).questions == 2 and np.isnan(correlation(x[:2], y[:2]).pearson.value)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(st.integers(-5, 5), st.integers(-5, 5)), min_size=2, max_size=40))
+def test_coefficients_with_ties_and_constants(points):
+    """Breaks if ties get other ranks than their mean, or a constant side is called uncorrelated."""
+    x, y = np.array(points, dtype=float).T
+    ranks = [np.array([(column < v).sum() + ((column == v).sum() + 1) / 2 for v in column]) for column in (x, y)]
+    if np.ptp(x) and np.ptp(y):
+        assert pearson(x, y) == pytest.approx(np.corrcoef(x, y)[0, 1], abs=1e-12)
+        assert spearman(x, y) == pytest.approx(np.corrcoef(*ranks)[0, 1], abs=1e-12)
+    else:
+        assert np.isnan(pearson(x, y)) and np.isnan(spearman(x, y))

@@ -11,7 +11,7 @@ from nopsd.commands.names import ALIASES, COMMANDS, STAGE_NAMES
 from nopsd.data.records import Question
 from nopsd.files import read_json, write_json, write_jsonl
 from nopsd.neurons.store import NeuronSets, rank_file, write_neurons
-from nopsd.reporting import figures
+from nopsd.reporting.figures import style
 from nopsd.rollout.types import Rollout, write_rollouts
 from nopsd.run.folder import RunFolder
 from nopsd.signals.store import Signals, write_signals
@@ -75,8 +75,8 @@ def select(run):
 @pytest.fixture
 def unrendered(monkeypatch):
     """Figures are made but not rendered: that takes most of the time."""
-    pixel = figures.png(figures.panels(1, 1.5, 1.5)[0])
-    monkeypatch.setattr(figures, "png", lambda figure: pixel)
+    pixel = style.png(style.panels(1, 1.5, 1.5)[0])
+    monkeypatch.setattr(style, "png", lambda figure: pixel)
 
 
 def inspect(run, *arguments):

@@ -209,7 +209,7 @@ def test_no_method_opens_the_answer_column(method, hand_over, monkeypatch):
     for place in (
         "data.sources.load_answer_key",
         "data.sources.file.load_answers",
-        "evaluation.stage.load_answer_key",
+        "evaluation.judge.load_answer_key",
     ):
         monkeypatch.setattr(f"nopsd.{place}", forbidden)
     clean, poisoned = hand_over(method, "A"), hand_over(method, "POISON")

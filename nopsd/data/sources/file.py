@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nopsd.config import DataConfig
-from nopsd.data.original import read_original
+from nopsd.data.raw_rows import read_raw_rows
 from nopsd.data.records import AnswerKey, Option, Question
 from nopsd.data.rows import Row, read_hub, read_rows
 from nopsd.data.sources import Splits, check_unique, split_by_domain
@@ -90,4 +90,4 @@ def load_answers(config: DataConfig) -> AnswerKey:
 
 def load_lines(config: DataConfig) -> dict[str, str]:
     """uid -> the row as it stands in the file, in file order."""
-    return {_uid(config, n, row): row.line for n, row in enumerate(read_original(config.path or ""), 1)}
+    return {_uid(config, n, row): row.line for n, row in enumerate(read_raw_rows(config.path or ""), 1)}

@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import Any
 
 from nopsd.config import DataConfig
-from nopsd.data.original import OriginalRow, read_original
+from nopsd.data.raw_rows import RawRow, read_raw_rows
 from nopsd.data.records import AnswerKey, Question
 from nopsd.data.rows import Row
 from nopsd.data.sources import Splits, check_unique
@@ -24,13 +24,13 @@ from nopsd.errors import DataError
 INSTRUCTION, INPUT, MESSAGES = "instruction", "input", "messages"
 
 
-def _rows(config: DataConfig) -> list[OriginalRow]:
+def _rows(config: DataConfig) -> list[RawRow]:
     if not config.path:
         raise DataError(
             "data.name=instructions needs data.path: a .jsonl or .json file (each may be .gz), a folder of them, "
             "or a hub id"
         )
-    return read_original(config.path)
+    return read_raw_rows(config.path)
 
 
 def _uid(config: DataConfig, number: int, row: Row) -> str:

@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from nopsd.evaluation.metrics import Array
 from nopsd.reporting.compare.results import KINDS, numbers, over_questions
 from nopsd.reporting.compare.views import Pool, View
-from nopsd.reporting.figures import BLUE, GREEN, GREY, ORANGE, RED, panels
-from nopsd.reporting.figures_pool import BINS, binned, correlations
+from nopsd.reporting.figures.pool import BINS, binned, correlations
+from nopsd.reporting.figures.style import BLUE, GREEN, GREY, ORANGE, RED, panels
 
 COLOURS = (BLUE, ORANGE, GREEN, RED, GREY)
 

@@ -15,9 +15,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from nopsd.config import METHODS, Config
+from nopsd.evaluation.artefacts import evaluated_domains, read_result
 from nopsd.evaluation.bootstrap import Interval
 from nopsd.evaluation.entropy import EntropyGap
-from nopsd.evaluation.evaluate import DomainResult, read_result
+from nopsd.evaluation.results import DomainResult
 from nopsd.files import read_json
 from nopsd.reporting.compare.plan import Member, Plan, domains
 from nopsd.reporting.compare.results import Results, check_paired
@@ -100,8 +101,7 @@ def _fill(found: dict[str, DomainResult], more: dict[str, DomainResult]) -> None
 def evaluated(folder: Path, name: str, config: Config) -> dict[str, DomainResult]:
     """By target, without intervals: tables make their own."""
     plain = replace(config.eval, bootstrap=0)
-    targets = read_json(folder / "metrics.json").get(name, {})
-    return {target: read_result(folder, name, target, plain) for target in targets}
+    return {target: read_result(folder, name, target, plain) for target in evaluated_domains(folder, name)}
 
 
 def cost_of(run: RunFolder, config: Config) -> Cost:

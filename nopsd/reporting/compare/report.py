@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nopsd.evaluation.table import Table, as_csv, latex, markdown, picture
 from nopsd.files import write_atomic
 from nopsd.reporting.compare.figures import FIGURES
 from nopsd.reporting.compare.tables import all_tables
 from nopsd.reporting.compare.views import View
-from nopsd.reporting.figures import png
-from nopsd.reporting.report import Draft, write_draft
+from nopsd.reporting.figures.style import png
+from nopsd.reporting.page import Page
+from nopsd.reporting.table import Table, as_csv, latex, markdown, picture
 
 PAPERS = {
     "table1": "Table 1 (which questions): needs a row that differs from nopsd in the selector alone.",
@@ -33,19 +33,19 @@ def write_comparison(folder: Path, view: View) -> list[Table]:
     tables = all_tables(view)
     for table in tables:
         write_table(folder / "tables", table)
-    draft = Draft()
-    draft.text(f"# Comparison\n\n{' '.join(view.about)}")
+    page = Page("Comparison")
+    page.text(f"# Comparison\n\n{' '.join(view.about)}")
     if view.missing:
-        draft.text("## Not there\n\n" + "\n".join(f"- {said}" for said in view.missing))
-    draft.text("## Tables", *(markdown(table) for table in tables))
+        page.text("## Not there\n\n" + "\n".join(f"- {said}" for said in view.missing))
+    page.text("## Tables", *(markdown(table) for table in tables))
     made = {table.name for table in tables}
     gaps = [why for name, why in PAPERS.items() if name not in made]
     if gaps:
-        draft.text("\n".join(f"- {why}" for why in gaps))
-    draft.text("## Figures")
+        page.text("\n".join(f"- {why}" for why in gaps))
+    page.text("## Figures")
     for name, (draw, caption) in FIGURES.items():
-        draft.figure(name, caption, draw(view), f"{caption}: no data.")
-    write_draft(draft, folder, "compare", "Comparison")
+        page.text(page.figure(name, caption, draw(view), f"{caption}: no data."))
+    page.write(folder, "compare")
     return tables
 
 

@@ -14,8 +14,8 @@ import numpy as np
 from scipy import stats
 
 from nopsd.evaluation.bootstrap import LEVEL, Interval, headline, interval, resample_counts
-from nopsd.evaluation.evaluate import DomainResult, check_same_questions
-from nopsd.evaluation.tables import Cell, Grid, Layout, Scores, average, cross_domain, in_domain
+from nopsd.evaluation.results import DomainResult, check_same_questions
+from nopsd.reporting.cross_domain import Cell, Grid, Layout, Scores, average, cross_domain, in_domain
 
 Run = tuple[str, str, int]  # label, source, seed
 ByTarget = Mapping[str, DomainResult]

@@ -12,10 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from nopsd.evaluation.bootstrap import Interval
-from nopsd.evaluation.table import Cell, Entry, Table, signed
-from nopsd.evaluation.tables import full_grid, summary
 from nopsd.reporting.compare.results import ALL, KINDS, SCIENCE, Numbers, cells_of, numbers, over_questions, over_seeds
 from nopsd.reporting.compare.views import OWN, RowFacts, View
+from nopsd.reporting.cross_domain import full_grid, summary
+from nopsd.reporting.table import Cell, Entry, Table, signed
 
 METRICS = {"avg": ("accuracy", 2), "ece": ("ECE", 3)}
 DIRECTION = {"neuron_count": "bottom {b:.0f} % (fewest neurons)", "neuron_count_top": "top {b:.0f} % (most neurons)"}

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from nopsd.evaluation.entropy import EntropyGap
-from nopsd.evaluation.evaluate import DomainResult
-from nopsd.evaluation.tables import PAPER, Layout
+from nopsd.evaluation.results import DomainResult
 from nopsd.reporting.compare.results import Results
+from nopsd.reporting.cross_domain import PAPER, Layout
 
 OWN = "nopsd"  # the row that the ablations are set against, and whose first run the diagnostics are of
 

@@ -9,8 +9,8 @@ import pytest
 
 from nopsd.config import Config
 from nopsd.data.records import Option, Question
-from nopsd.evaluation.evaluate import evaluate_domain, write_metrics, write_rows
-from nopsd.evaluation.stage import group_by_question
+from nopsd.evaluation.artefacts import write_metrics, write_rows
+from nopsd.evaluation.evaluate import evaluate_domain, group_by_question
 from nopsd.files import write_json, write_jsonl
 from nopsd.reporting.compare.plan import Member, members, read_plan
 from nopsd.rollout.types import Rollout, write_rollouts

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from nopsd.evaluation.table import as_csv
 from nopsd.files import write_json
 from nopsd.reporting.compare.figures import pooled_points
 from nopsd.reporting.compare.gathering import material_of, view_of
@@ -13,6 +12,7 @@ from nopsd.reporting.compare.plan import members
 from nopsd.reporting.compare.report import write_comparison
 from nopsd.reporting.compare.tables import all_tables, calibration, cost
 from nopsd.reporting.compare.views import Material, Pool
+from nopsd.reporting.table import as_csv
 from nopsd.run.folder import RunFolder
 
 

@@ -16,9 +16,9 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from nopsd.evaluation.bootstrap import Interval
-from nopsd.reporting.figures import BLUE, GREEN, GREY, ORANGE, RED, panels
-from nopsd.reporting.figures_pool import bin_edges, binned, correlations, jitter
-from nopsd.reporting.inspect_view import InspectView, Row, signal_label
+from nopsd.reporting.figures.pool import bin_edges, binned, correlations, jitter
+from nopsd.reporting.figures.style import BLUE, GREEN, GREY, ORANGE, RED, panels
+from nopsd.reporting.inspect.view import InspectView, Row, signal_label
 
 DOMAIN_COLOURS = (BLUE, GREEN, ORANGE, "#CC79A7", "#56B4E9", RED)
 OTHERS = "other domains"

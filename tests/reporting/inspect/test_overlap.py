@@ -1,9 +1,9 @@
-"""nopsd.reporting.overlap against Python sets, drawing at random, and points in a plane."""
+"""nopsd.reporting.inspect.overlap against Python sets, drawing at random, and points in a plane."""
 
 import numpy as np
 import pytest
 
-from nopsd.reporting.overlap import chance_distance, classical_scaling, nearest_of, overlap
+from nopsd.reporting.inspect.overlap import chance_distance, classical_scaling, nearest_of, overlap
 
 
 def members(row):

@@ -1,4 +1,4 @@
-"""Cross-domain numbers and the paper's table layouts (SPEC §9.4).
+"""Cross-domain numbers and the paper's table layouts.
 
 In:  `grid[source][target]`, a metric of the model trained on `source`, tested on `target`, and
      `base[target]`, the same of the base model. Accuracies in per cent, ECE as a fraction.
@@ -13,10 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nopsd.evaluation import table as rendering
-from nopsd.evaluation.table import Entry, Table, markdown_table, signed
-
-__all__ = ["markdown_table", "signed"]  # closing.py and others print with them
+from nopsd.reporting.table import Entry, Table
 
 Scores = Mapping[str, float]
 Grid = Mapping[str, Scores]
@@ -40,9 +37,11 @@ class Layout:
 
     @property
     def domains(self) -> tuple[str, ...]:
+        """All columns."""
         return self.science + self.others
 
     def label(self, domain: str) -> str:
+        """What stands above a domain's column."""
         return {**PAPER_LABELS, **(self.labels or {})}.get(domain, domain)
 
 
@@ -153,17 +152,3 @@ def full_grid(
         rows += [row(f"{label}_{layout.label(s)}", grid[s], own=s) for s in layout.domains if s in grid]
         rows.append(row(f"{label}_Avg", column_means(grid, layout.domains)))
     return Table(name, title, ("Model", *(layout.label(d) for d in layout.domains)), tuple(rows), tuple(notes))
-
-
-def summary_table(base: Scores, methods: Mapping[str, Grid], layout: Layout = PAPER, decimals: int = 2) -> str:
-    """`summary` as a bare markdown table."""
-    return _bare(summary(base, methods, layout, decimals))
-
-
-def grid_table(base: Scores, methods: Mapping[str, Grid], layout: Layout = PAPER, decimals: int = 2) -> str:
-    """`full_grid` as a bare markdown table."""
-    return _bare(full_grid(base, methods, layout, decimals))
-
-
-def _bare(table: Table) -> str:
-    return rendering.markdown(table).split("\n\n", 1)[1].rstrip("\n") + "\n"

@@ -1,13 +1,11 @@
 """One table as data, and as markdown, LaTeX (booktabs), CSV and a picture.
 
 In: rows of labels and `Entry`s. Out: text, or a matplotlib Figure. A difference stands as a subscript behind its value
-(the paper's layout, SPEC §9.4), in CSV in a column of its own.
+(the paper's layout), in CSV in a column of its own.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -16,24 +14,26 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MISSING = "–"
-LATEX = {
-    "\\": r"\textbackslash{}",
-    "&": r"\&",
-    "%": r"\%",
-    "$": r"\$",
-    "#": r"\#",
-    "_": r"\_",
-    "{": r"\{",
-    "}": r"\}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "–": "--",
-    "−": "$-$",
-    "Δ": r"$\Delta$",
-    "→": r"$\to$",
-    "±": r"$\pm$",
-    "×": r"$\times$",
-}
+LATEX = str.maketrans(
+    {
+        "\\": r"\textbackslash{}",
+        "&": r"\&",
+        "%": r"\%",
+        "$": r"\$",
+        "#": r"\#",
+        "_": r"\_",
+        "{": r"\{",
+        "}": r"\}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "–": "--",
+        "−": "$-$",
+        "Δ": r"$\Delta$",
+        "→": r"$\to$",
+        "±": r"$\pm$",
+        "×": r"$\times$",
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -62,11 +62,12 @@ class Table:
 
 
 def signed(value: float, decimals: int) -> str:
-    """With its sign, and never a negative nought."""
+    """With its sign, and never as -0.0."""
     return f"{round(value, decimals) + 0.0:+.{decimals}f}"
 
 
 def number(value: float, decimals: int) -> str:
+    """Without a sign unless it is below zero, and never as -0.0."""
     return f"{round(value, decimals) + 0.0:.{decimals}f}"
 
 
@@ -105,28 +106,20 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def latex(table: Table) -> str:
     r"""A `table` environment for booktabs (\usepackage{booktabs})."""
-    columns = "l" * table.labels + "r" * (len(table.header) - table.labels)
+    import pandas as pd
 
-    def line(cells: Sequence[Cell]) -> str:
-        return "  " + " & ".join(map(_latex_cell, cells)) + r" \\"
-
-    notes = [rf"\par\footnotesize {escape(note)}" for note in table.notes]
-    lines = [
-        r"\begin{table}[t]",
-        r"\centering",
-        rf"\caption{{{escape(table.title)}}}",
-        rf"\label{{tab:{table.name}}}",
-        rf"\begin{{tabular}}{{{columns}}}",
-        r"\toprule",
-        line(table.header),
-        r"\midrule",
-        *map(line, table.rows),
-        r"\bottomrule",
-        r"\end{tabular}",
-        *notes,
-        r"\end{table}",
-    ]
-    return "\n".join(lines) + "\n"
+    cells = [[_latex_cell(cell) for cell in row] for row in table.rows]
+    styler = pd.DataFrame(cells, columns=[escape(name) for name in table.header]).style.hide(axis="index")
+    text: str = styler.to_latex(
+        column_format="l" * table.labels + "r" * (len(table.header) - table.labels),
+        hrules=True,
+        caption=escape(table.title),
+        label=f"tab:{table.name}",
+        position="t",
+        position_float="centering",
+    )
+    body, end, _ = text.rpartition(r"\end{table}")
+    return body + "".join(f"\\par\\footnotesize {escape(note)}\n" for note in table.notes) + end + "\n"
 
 
 def _latex_cell(cell: Cell) -> str:
@@ -139,36 +132,23 @@ def _latex_cell(cell: Cell) -> str:
 
 def escape(text: str) -> str:
     """Text that LaTeX prints as it stands."""
-    return "".join(LATEX.get(character, character) for character in text)
+    return text.translate(LATEX)
 
 
 def as_csv(table: Table) -> str:
     """Header and rows, numbers as printed; a column that has differences is followed by one of them, `NAME delta`."""
-    with_delta = [
-        any(isinstance(row[i], Entry) and row[i].delta is not None for row in table.rows)  # type: ignore[union-attr]
-        for i in range(len(table.header))
-    ]
-    header = [part for name, more in zip(table.header, with_delta) for part in _columns(name, more)]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    for row in table.rows:
-        writer.writerow([part for cell, more in zip(row, with_delta) for part in _csv_cells(cell, more)])
-    return text.getvalue()
+    import pandas as pd
 
-
-def _columns(name: str, more: bool) -> list[str]:
-    return [name, f"{name} delta"] if more else [name]
-
-
-def _csv_cells(cell: Cell, more: bool) -> list[str]:
-    value, delta = "", ""
-    if isinstance(cell, Entry):
-        value = number(cell.value, cell.decimals)
-        delta = "" if cell.delta is None else signed(cell.delta, cell.decimals)
-    elif cell is not None:
-        value = cell
-    return [value, delta] if more else [value]
+    columns = []
+    for i, name in enumerate(table.header):
+        cells = [row[i] for row in table.rows]
+        values = [number(c.value, c.decimals) if isinstance(c, Entry) else c or "" for c in cells]
+        columns.append(pd.Series(values, name=name))
+        deltas = [signed(c.delta, c.decimals) if isinstance(c, Entry) and c.delta is not None else "" for c in cells]
+        if any(deltas):
+            columns.append(pd.Series(deltas, name=f"{name} delta"))
+    text: str = pd.concat(columns, axis="columns").to_csv(index=False, lineterminator="\n")
+    return text
 
 
 def picture(table: Table) -> Figure:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from nopsd.evaluation.bootstrap import Interval, paired_differences
-from nopsd.evaluation.metrics import pearson
+from nopsd.reporting.correlations import pearson
 from nopsd.reporting.views import PoolView, ReportInputs
 
 GUARD = "guard/"  # names of the guards' counts in the training log

@@ -9,20 +9,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from markupsafe import Markup
 
 from nopsd.evaluation.bootstrap import Interval
-from nopsd.evaluation.tables import markdown_table
-from nopsd.reporting import figures_inspect as drawn
-from nopsd.reporting.figures_inspect import by_domain
-from nopsd.reporting.inspect_view import SIGNALS, InspectView, Neighbourhood, Row
-from nopsd.reporting.overlap import Near
-from nopsd.reporting.report import Draft, escape, write_draft
+from nopsd.reporting.inspect import figures
+from nopsd.reporting.inspect.figures import by_domain
+from nopsd.reporting.inspect.overlap import Near
+from nopsd.reporting.inspect.view import SIGNALS, InspectView, Neighbourhood, Row
+from nopsd.reporting.page import Page, code_block, escape
+from nopsd.reporting.table import markdown_table
 
 NAME = "inspect"
-LABELS_NOTE = (
-    "Accuracy is made with answers, from {source}. It is shown here only: no stage before evaluation reads it, "
-    "and nothing is selected by it."
-)
 NO_LABELS = "No accuracy: no evaluation of the pool's own answers was given (--correct FILE) and the run has none."
 OWN_LIMIT, NEAR_LIMIT = 1200, 400  # characters of a question or response shown
 LAYERS_NAMED = 6  # layers named for a neighbour, those that share most
@@ -33,52 +30,21 @@ def write_inspection(folder: Path, view: InspectView, rows: Sequence[Row]) -> di
     """Write all but TensorBoard's files; returns the PNGs by name. Those of an earlier call are removed."""
     for old in folder.glob("*.png"):
         old.unlink()
-    draft = Draft(place="")
-    figure = draft.figure
-    draft.text(
-        f"# {escape(view.title)}", *(f"*{escape(note)}*" for note in view.notes), "## Neuron counts", counts_table(view)
+    page = Page(view.title, place="")
+    page.render(
+        "inspect.md.jinja",
+        view=view,
+        rows=rows,
+        figures=figures,
+        counts_table=Markup(counts_table(view)),
+        correlation_table=Markup(correlation_table(rows)),
+        correlation_note=correlation_note(rows),
+        no_labels=NO_LABELS,
+        overlap_text=Markup(overlap_text(view)),
+        neighbours=[Markup(neighbour_text(view, shown)) for shown in view.neighbourhoods],
     )
-    figure("counts", "Neuron counts s(x) by domain, and against response length.", drawn.counts_figure(view), "")
-    draft.text("## What goes with s(x)", correlation_table(rows), correlation_note(rows))
-    figure(
-        "correlations",
-        "Correlations of s(x) with 95 % intervals.",
-        drawn.correlations_figure(rows),
-        "No correlations: s(x), or all that it could go with, is constant.",
-    )
-    figure(
-        "confidence",
-        "Neuron counts against label-free signals of confidence.",
-        drawn.signals_figure(view),
-        "No label-free signal of confidence: run `nopsd signals` for the model's own, or answer each question "
-        "several times (rollout_zs.n).",
-    )
-    draft.text(LABELS_NOTE.format(source=f"`{view.correct_from}`") if view.correct is not None else NO_LABELS)
-    if view.correct is not None:
-        figure(
-            "accuracy",
-            "Neuron counts against correctness (labels; never used in selection).",
-            drawn.accuracy_figure(view),
-            "Fewer than three questions with a known answer.",
-        )
-    draft.text("## Overlap of neuron sets", overlap_text(view))
-    figure(
-        "overlap",
-        "Jaccard distances of a sample, ordered by average-linkage clustering, and their histogram.",
-        drawn.overlap_figure(view),
-        "No overlap map: it needs at least three questions.",
-    )
-    figure(
-        "map",
-        "The sample on the principal coordinates of its distances: near points share neurons.",
-        drawn.map_figure(view),
-        "No map.",
-    )
-    draft.text("## Layers")
-    figure("layers", "Neurons of the compared sets in each layer.", drawn.layers_figure(view), "")
-    draft.text("## Nearest neighbours", *(neighbour_text(view, shown) for shown in view.neighbourhoods))
-    write_draft(draft, folder, NAME, view.title)
-    return draft.images
+    page.write(folder, NAME)
+    return page.images
 
 
 def counts_table(view: InspectView) -> str:
@@ -206,7 +172,7 @@ def shortened(text: str, limit: int) -> str:
 
 
 def _fenced(text: str | None, limit: int) -> str:
-    return "```text\n" + (GONE if text is None else shortened(text, limit)).replace("```", "'''") + "\n```"
+    return code_block(GONE if text is None else shortened(text, limit), "text")
 
 
 def console_text(view: InspectView, rows: Sequence[Row], folder: Path) -> str:

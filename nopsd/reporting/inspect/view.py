@@ -13,7 +13,7 @@ import numpy as np
 
 from nopsd.evaluation.metrics import Array
 from nopsd.reporting.correlations import Correlation, correlation
-from nopsd.reporting.overlap import Near, Overlap
+from nopsd.reporting.inspect.overlap import Near, Overlap
 
 # What each label-free column is, and whether the model is surer where it is greater (+1), less (-1) or neither.
 SIGNALS: dict[str, tuple[str, int]] = {

@@ -1,12 +1,12 @@
-"""nopsd.evaluation.table: the paper's published grid gives its published rows in every format."""
+"""nopsd.reporting.table: the paper's published grid gives its published rows in every format."""
 
 import csv
 import io
 
 import pytest
 
-from nopsd.evaluation.table import Entry, Table, as_csv, escape, latex, markdown, picture, plain
-from nopsd.evaluation.tables import PAPER, full_grid, summary
+from nopsd.reporting.cross_domain import PAPER, full_grid, summary
+from nopsd.reporting.table import Entry, Table, as_csv, escape, latex, markdown, picture, plain
 
 DOMAINS = PAPER.domains
 ROWS = {  # SPEC §9.4, Table 7's N-OPSD rows

@@ -1,4 +1,4 @@
-"""Figures of the pool: neuron counts, selection and demonstrations (SPEC §9.5, Fig. 2/3 style).
+"""Figures of the pool: neuron counts, selection and demonstrations (in the style of the paper's Figures 2 and 3).
 
 Each takes a view and returns a Figure, or None where the data are not there.
 """
@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from nopsd.evaluation.metrics import pearson, spearman
-from nopsd.reporting.figures import BLUE, GREY, ORANGE, RED, panels
+from nopsd.reporting.correlations import pearson, spearman
+from nopsd.reporting.figures.style import BLUE, GREY, ORANGE, RED, panels
 from nopsd.reporting.views import DemoView, PoolView
 
 BINS = 10  # equal-count bins of the neuron count
@@ -76,14 +76,18 @@ def binned(axis: Axes, x: np.ndarray, y: np.ndarray, label: str, title: str, sha
 
 
 def jitter(values: np.ndarray) -> np.ndarray:
-    """A little noise that keeps equal values from hiding each other; nil where values are spread anyway."""
+    """A little noise that keeps equal values from hiding each other; none where values are spread anyway."""
     distinct = np.unique(values)
     if len(distinct) > 60 or len(distinct) < 2:
         return np.zeros_like(values)
-    return np.random.default_rng(0).uniform(-0.2, 0.2, len(values)) * min(np.diff(distinct).min(), 0.2 * np.ptp(values))
+    noise: np.ndarray = np.random.default_rng(0).uniform(-0.2, 0.2, len(values)) * min(
+        np.diff(distinct).min(), 0.2 * np.ptp(values)
+    )
+    return noise
 
 
 def correlations(x: np.ndarray, y: np.ndarray) -> str:
+    """Both coefficients as a panel's title shows them."""
     r, rho = pearson(x, y), spearman(x, y)
     if np.isnan(r):
         return "no correlation: one side is constant"

@@ -22,13 +22,13 @@ _BLANK = re.compile(r"[ \t\n\r]*")
 
 
 @dataclass(frozen=True)
-class OriginalRow(Row):
+class RawRow(Row):
     """A row and its text: one line of JSON without its line end."""
 
     line: str = ""
 
 
-def read_original(path: str) -> list[OriginalRow]:
+def read_raw_rows(path: str) -> list[RawRow]:
     """All rows in file order, files of a folder by name. Raises DataError naming file and line."""
     location = Path(path)
     if not location.exists() and path.count("/") == 1 and not location.suffix:
@@ -41,7 +41,7 @@ def read_original(path: str) -> list[OriginalRow]:
     return [row for file in files for row in _file(file)]
 
 
-def _file(path: Path) -> list[OriginalRow]:
+def _file(path: Path) -> list[RawRow]:
     if _kind(path) == ".json" and path.is_file():
         return list(_json_list(path))
     rows = read_rows(path)
@@ -50,7 +50,7 @@ def _file(path: Path) -> list[OriginalRow]:
     with _open(path) as file:
         lines = file.readlines()
     numbers = [int(row.place.rpartition(":")[2]) for row in rows]  # blank lines are no rows
-    return [OriginalRow(row.place, row.values, line=lines[n - 1].strip()) for row, n in zip(rows, numbers)]
+    return [RawRow(row.place, row.values, line=lines[n - 1].strip()) for row, n in zip(rows, numbers)]
 
 
 def _kind(path: Path) -> str:
@@ -62,11 +62,11 @@ def _open(path: Path) -> Any:
     return opener(path, "rt", encoding="utf-8", newline="")
 
 
-def _written(row: Row) -> OriginalRow:
-    return OriginalRow(row.place, row.values, line=json.dumps(row.values, ensure_ascii=False, default=str))
+def _written(row: Row) -> RawRow:
+    return RawRow(row.place, row.values, line=json.dumps(row.values, ensure_ascii=False, default=str))
 
 
-def _json_list(path: Path) -> Iterator[OriginalRow]:
+def _json_list(path: Path) -> Iterator[RawRow]:
     try:
         with _open(path) as file:
             text = file.read()
@@ -84,7 +84,7 @@ def _json_list(path: Path) -> Iterator[OriginalRow]:
             raise DataError(f"{path}:{line}: a JSON object is needed, got {type(values).__name__}")
         row = Row(f"{path}:{line}", values)
         one_line = "\n" not in text[start:stop]
-        yield OriginalRow(row.place, row.values, line=text[start:stop]) if one_line else _written(row)
+        yield RawRow(row.place, row.values, line=text[start:stop]) if one_line else _written(row)
 
 
 def _elements(text: str) -> Iterator[tuple[int, int, Any]]:

@@ -14,8 +14,8 @@ import numpy as np
 from matplotlib.image import imread
 
 from nopsd.evaluation.metrics import Array
-from nopsd.reporting.inspect_report import correlation_table, neighbour_text, overlap_text
-from nopsd.reporting.inspect_view import InspectView, Row
+from nopsd.reporting.inspect.report import correlation_table, neighbour_text, overlap_text
+from nopsd.reporting.inspect.view import InspectView, Row
 
 
 def write_board(folder: Path, view: InspectView, rows: Sequence[Row], images: Mapping[str, bytes]) -> None:

@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from nopsd.evaluation.bootstrap import Interval, mean_intervals, paired_differences
-from nopsd.evaluation.evaluate import DomainResult, check_same_questions, fix_break
-from nopsd.evaluation.tables import markdown_table, signed
+from nopsd.evaluation.results import DomainResult, check_same_questions, fix_break
+from nopsd.reporting.table import markdown_table, signed
 
 Results = Mapping[str, DomainResult]
 Row = tuple[str, ...]  # as HEADER
 HEADER = ("", "before", "after", "change")
 
 
-def closing_table(before: Results, after: Results, pool_domain: str, style: str = "text") -> str:
+def summary_table(before: Results, after: Results, pool_domain: str, style: str = "text") -> str:
     """Avg@k, maj@k and ECE of the pool's domain, of the other domains' mean, and of each of them.
 
     `style`: `text` or `markdown`. Changes are paired by question. Domains evaluated on one side

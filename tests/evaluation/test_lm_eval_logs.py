@@ -13,8 +13,8 @@ from nopsd.config import EvalConfig
 from nopsd.data.answers import extract_answer
 from nopsd.data.records import Option, Question
 from nopsd.evaluation.evaluate import evaluate_domain
-from nopsd.evaluation.harness import Evaluated, task_name, write_harness_logs
-from nopsd.evaluation.mmlu_pro import harness_answer, harness_match, rule_gap
+from nopsd.evaluation.lm_eval_answers import harness_answer, harness_match, rule_gap
+from nopsd.evaluation.lm_eval_logs import Evaluated, task_name, write_harness_logs
 from nopsd.files import read_json, read_jsonl
 from nopsd.rollout.types import Rollout
 from tests.programs import require_peer

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from nopsd.reporting import figures_inspect as drawn
-from nopsd.reporting.figures import BLUE, GREEN, ORANGE, panels, png
-from nopsd.reporting.inspect_board import write_board
-from nopsd.reporting.inspect_report import console_text, layer_text, neighbour_text, shortened, write_inspection
-from nopsd.reporting.inspect_view import correlation_rows
-from nopsd.reporting.overlap import Near, overlap
+from nopsd.reporting.figures.style import BLUE, GREEN, ORANGE, panels, png
+from nopsd.reporting.inspect import figures as drawn
+from nopsd.reporting.inspect.overlap import Near, overlap
+from nopsd.reporting.inspect.report import console_text, layer_text, neighbour_text, shortened, write_inspection
+from nopsd.reporting.inspect.tensorboard import write_board
+from nopsd.reporting.inspect.view import correlation_rows
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -25,7 +25,7 @@ def view(make_view):
 def unrendered(monkeypatch):
     """Figures are made but not rendered: that takes most of the time."""
     pixel = png(panels(1, 1.5, 1.5)[0])
-    monkeypatch.setattr("nopsd.reporting.figures.png", lambda figure: pixel)
+    monkeypatch.setattr("nopsd.reporting.figures.style.png", lambda figure: pixel)
 
 
 def test_counts_by_domain_and_against_length(view):

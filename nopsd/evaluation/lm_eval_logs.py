@@ -26,8 +26,8 @@ from nopsd import __version__
 from nopsd.config import EvalConfig
 from nopsd.data.records import Question
 from nopsd.data.wording import answer_kind
-from nopsd.evaluation.evaluate import DomainResult, QuestionRow
-from nopsd.evaluation.mmlu_pro import FILTER, INVALID, harness_answer, harness_match
+from nopsd.evaluation.lm_eval_answers import FILTER, INVALID, harness_answer, harness_match
+from nopsd.evaluation.results import DomainResult, QuestionRow
 from nopsd.files import write_json, write_jsonl
 from nopsd.rollout.types import Rollout
 

@@ -1,0 +1,93 @@
+"""Files of an evaluation.
+
+| file | what |
+|---|---|
+| eval_MODEL_DOMAIN.jsonl | a judged question a row (`QuestionRow`) |
+| metrics.json | {model: {domain: metrics and intervals}} |
+| pool_correct.json | {uid: share of the pool question's own zero-shot responses that are right}; base model alone |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from nopsd.config import EvalConfig
+from nopsd.errors import ArtefactError
+from nopsd.evaluation.results import DomainResult, QuestionRow, result_from_rows
+from nopsd.files import read_json, read_jsonl, write_json, write_jsonl
+
+METRICS, POOL_CORRECT = "metrics.json", "pool_correct.json"
+
+
+def write_results(folder: Path, model: str, results: Mapping[str, DomainResult]) -> None:
+    """One model's rows by domain, and metrics.json; without results an empty metrics.json."""
+    for result in results.values():
+        write_rows(folder, model, result)
+    write_metrics(folder, {model: results})
+
+
+def rows_path(folder: Path, model: str, target: str) -> Path:
+    """FOLDER/eval_{model}_{target}.jsonl; characters a file name can't hold are percent-encoded."""
+    return folder / f"eval_{quote(model, safe='')}_{quote(target, safe='')}.jsonl"
+
+
+def write_rows(folder: Path, model: str, result: DomainResult) -> Path:
+    """The result's judged questions; returns the file."""
+    path = rows_path(folder, model, result.domain)
+    write_jsonl(path, [asdict(row) for row in result.rows])
+    return path
+
+
+def read_result(folder: Path, model: str, target: str, config: EvalConfig) -> DomainResult:
+    """A DomainResult again, from its rows; ArtefactError if the file is missing, damaged or of another form."""
+    path = rows_path(folder, model, target)
+    try:
+        rows = [QuestionRow(**row) for row in read_jsonl(path)]
+    except TypeError as error:
+        raise ArtefactError(f"{path} doesn't hold evaluation rows: delete it and evaluate again") from error
+    return result_from_rows(target, rows, config)
+
+
+def metrics_tree(results: Mapping[str, Mapping[str, DomainResult]]) -> dict[str, Any]:
+    """{model: {target: {metrics, intervals}}} as plain data, JSON-ready."""
+    return {
+        model: {
+            target: {
+                "metrics": result.metrics,
+                "intervals": {k: [v.low, v.high] for k, v in result.intervals.items()},
+                "ece_bins": result.ece_bins,
+                "bootstrap": result.bootstrap,
+                "seed": result.seed,
+            }
+            for target, result in by_target.items()
+        }
+        for model, by_target in results.items()
+    }
+
+
+def write_metrics(folder: Path, results: Mapping[str, Mapping[str, DomainResult]]) -> Path:
+    """FOLDER/metrics.json from {model: {target: result}}."""
+    path = folder / METRICS
+    write_json(path, metrics_tree(results))
+    return path
+
+
+def evaluated_domains(folder: Path, model: str) -> list[str]:
+    """The domains that metrics.json holds of a model."""
+    return list(read_json(folder / METRICS).get(model, {}))
+
+
+def write_pool_correct(folder: Path, shares: Mapping[str, float]) -> None:
+    """What `Judge.pool_correctness` found."""
+    write_json(folder / POOL_CORRECT, dict(shares))
+
+
+def read_pool_correct(folder: Path) -> dict[str, float]:
+    """What `write_pool_correct` wrote; empty if it has not run."""
+    path = folder / POOL_CORRECT
+    found: dict[str, float] = read_json(path) if path.exists() else {}
+    return found

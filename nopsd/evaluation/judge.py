@@ -1,0 +1,65 @@
+"""The judge of a run: the only holder of the answer key."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+
+from nopsd.config import Config
+from nopsd.data.answers import extract_answer
+from nopsd.data.records import AnswerKey, Question
+from nopsd.data.sources import load_answer_key
+from nopsd.evaluation.evaluate import check_answers, comparable_gold, evaluate_domain, group_by_question
+from nopsd.evaluation.results import DomainResult
+from nopsd.rollout.types import Rollout
+
+
+class Judge:
+    """What is judged by the answer key, which is read when it is first needed, and once.
+
+    `think_open` of its methods: the prompts ended inside a think block (`nopsd.data.answers.leaves_think_open`).
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    @cached_property
+    def key(self) -> AnswerKey:
+        """uid -> gold answer. For evaluation, and method opsd_oracle, alone."""
+        return load_answer_key(self.config.data)
+
+    def check(self, tests: Mapping[str, Sequence[Question]]) -> None:
+        """Checked before the run starts: every test question can be judged. Raises DataError."""
+        for questions in tests.values():
+            where = self.config.data.path or self.config.data.name
+            check_answers(questions[: self.config.eval.limit], self.key, where)
+
+    def known(self, questions: Sequence[Question]) -> list[Question]:
+        """Those of the questions that can be judged."""
+        return [q for q in questions if (self.key.get(q.uid) or "").strip()]
+
+    def evaluate(
+        self, tests: Mapping[str, Sequence[Question]], rollouts: Sequence[Rollout], think_open: bool = False
+    ) -> dict[str, DomainResult]:
+        """One model's rollouts on every test domain; raises as `evaluate_domain`."""
+        by_uid = group_by_question(rollouts)
+        return {
+            domain: evaluate_domain(questions, self.key, by_uid, self.config.eval, think_open)
+            for domain, questions in tests.items()
+        }
+
+    def pool_correctness(
+        self, pool: Sequence[Question], rollouts: Sequence[Rollout], think_open: bool = False
+    ) -> dict[str, float]:
+        """uid -> share of the pool question's own zero-shot responses that are right, where the answer is known.
+
+        For diagnostics in the report: nothing is selected or trained by it.
+        """
+        questions, mode = {q.uid: q for q in pool if q.uid in self.key}, self.config.eval.extract
+        shares = {}
+        for uid, samples in group_by_question(rollouts).items():
+            if uid in questions:
+                gold = comparable_gold(questions[uid], self.key[uid])
+                answers = [extract_answer(r.text, questions[uid], mode, think_open) for r in samples]
+                shares[uid] = sum(answer == gold for answer in answers) / len(samples)
+        return shares

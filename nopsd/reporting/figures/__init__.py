@@ -1,0 +1,1 @@
+"""Figures: the style, and those of training, of evaluation and of the pool."""

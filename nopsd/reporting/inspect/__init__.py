@@ -1,0 +1,1 @@
+"""What `nopsd inspect` shows of a scored pool."""
