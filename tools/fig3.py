@@ -34,10 +34,10 @@ from nopsd.files import read_json, write_atomic, write_json
 from nopsd.network import free_port
 from nopsd.neurons.store import NeuronSets, load_neurons
 from nopsd.reporting.correlations import Correlation, correlation
-from nopsd.reporting.table import markdown_table
 from nopsd.reporting.figures.pool import binned
 from nopsd.reporting.figures.style import panels, png
 from nopsd.reporting.inspect.report import interval_text
+from nopsd.reporting.table import markdown_table
 from nopsd.rollout.types import Rollout
 from nopsd.run.session import Session
 from nopsd.selection.jaccard import mean_pairwise
