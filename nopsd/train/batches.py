@@ -1,7 +1,7 @@
-"""From prompts and responses to the micro-batches of a step (SPEC §6.2, §13.4; T-ALIGN, T-DIST). Pure functions.
+"""From prompts and responses to the micro-batches of a step. Pure functions.
 
-In: the step's rollouts with both of their prompts, as token ids (`Example`). Out: for each lane of ranks the same
-number of `MicroBatch`es, as `planning` deals them. In each, the student reads [prompt_S, y] and the teacher
+In: the step's rollouts with both of their prompts, as token ids (`Example`). Out: for each data-parallel group the
+same number of `MicroBatch`es, as `planning` assigns them. In each, the student reads [prompt_S, y] and the teacher
 [prompt_T, y], laid end to end in one row (or padded on the right to a rectangle); `rows_N` picks from each model's
 hidden states the positions that predict the response's tokens (P−1 … P+T−2), so row j of the student and row j of the
 teacher predict the same token.
@@ -61,7 +61,7 @@ class Side:
 
     @property
     def segments(self) -> Segments | None:
-        """What the packed attention is told; None for a rectangle, which needs no mask (causal, padded behind)."""
+        """What the packed attention needs; None for a rectangle, which needs no mask (causal, padded behind)."""
         return Segments(self.lengths) if self.packed else None
 
     def to(self, device: torch.device | str) -> Side:
@@ -145,25 +145,29 @@ def sequence_weights(loss_tokens: Sequence[int], aggregation: str) -> list[float
     raise ValueError(f"aggregation {aggregation}")
 
 
-def rank_micro_batches(
-    examples: Sequence[Example],
-    lane: int,
-    lanes: int,
-    limits: Limits,
-    aggregation: str,
-    pad: int,
-    skip_first: int = 0,
-    max_tokens: int | None = None,
-) -> list[MicroBatch]:
-    """This lane's micro-batches of the step (`planning`), dummies of weight 0 included. At least one."""
-    spans = [loss_span(len(e.response), skip_first, max_tokens) for e in examples]
-    weights = sequence_weights([len(s) for s in spans], aggregation)
+@dataclass(frozen=True)
+class Batching:
+    """How a step is cut and weighted. `aggregation`: as `sequence_weights` has it; loss is on the response positions
+    from `skip_first` on, below `max_tokens`."""
+
+    limits: Limits
+    aggregation: str = "token_mean"
+    pad: int = 0
+    skip_first: int = 0
+    max_tokens: int | None = None
+
+
+def rank_micro_batches(examples: Sequence[Example], group: int, groups: int, batching: Batching) -> list[MicroBatch]:
+    """The micro-batches of one data-parallel group (`planning`), dummies of weight 0 included. At least one."""
+    spans = [loss_span(len(e.response), batching.skip_first, batching.max_tokens) for e in examples]
+    weights = sequence_weights([len(s) for s in spans], batching.aggregation)
     carrying = [i for i, span in enumerate(spans) if span]
-    slots = plan([item_of(examples[i]) for i in carrying], lanes, limits)
+    slots = plan([item_of(examples[i]) for i in carrying], groups, batching.limits)
     micro_batches = []
-    for slot in slots[lane]:
+    for slot in slots[group]:
         parts = [(examples[i], spans[i], weights[i], i) for i in (carrying[place] for place in slot)]
-        micro_batches.append(_micro_batch(parts or [(_dummy(examples[0]), range(1), 0.0, 0)], pad, limits.packed))
+        dummy = [(_dummy(examples[0]), range(1), 0.0, 0)]
+        micro_batches.append(_micro_batch(parts or dummy, batching.pad, batching.limits.packed))
     return micro_batches
 
 
@@ -227,7 +231,7 @@ def _side(
 
 
 def check_alignment(student: Side, teacher: Side, targets_N: Tensor) -> None:
-    """Row j of both roles must predict response token j (failure mode F10): the id after it is `targets_N[j]`.
+    """Row j of both roles must predict response token j: the id after it is `targets_N[j]`.
 
     Raises ValueError otherwise: a shift by one would train on another position's distribution.
     """

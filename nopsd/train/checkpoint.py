@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or not there: saving, finding and loading them over all ranks (SPEC §6.2).
+"""Checkpoints that are whole or not there: saving, finding and loading them over all ranks.
 
 In: the engines and EMA of every rank. Out: FOLDER/step_NNNNNNNN/ (see checkpoint_files). DeepSpeed's own `latest`
 is written before all ranks are done, so it is not used: a step counts once its COMMITTED.json is there and every
@@ -20,13 +20,13 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from nopsd.engine.broadcast import broadcast_from_rank0
 from nopsd.engine.distributed import Ranks
+from nopsd.engine.broadcast import broadcast_from_rank0
 from nopsd.errors import ArtefactError, UserError
 from nopsd.files import flatten
 from nopsd.train import checkpoint_files as files
 from nopsd.train.checkpoint_files import COMMITTED, Keep, own_files, tag_of
-from nopsd.train.rank_state import load_rank_state, recut_rank_state, save_rank_state
+from nopsd.train.rank_state import load_rank_state, reshard_rank_state, save_rank_state
 from nopsd.train.universal import load_universal, remove_conversion
 
 __all__ = [
@@ -38,9 +38,10 @@ __all__ = [
     "load",
     "own_files",
     "save",
-    "sound_valid",
+    "last_healthy",
     "tag_of",
 ]
+FOLDER = "checkpoints"  # in the training's folder
 BYTES_A_PARAMETER = 12  # float32 master and AdamW's two moments
 log = logging.getLogger(__name__)
 
@@ -56,40 +57,41 @@ class Checkpoint:
     extras: dict[str, Any] = field(default_factory=dict)
 
 
-def save(
-    engine: Any,
-    ema: Any,
-    folder: Path,
-    step: int,
-    skipped: int,
-    identity: Mapping[str, Any],
-    keep: Keep,
-    ranks: Ranks,
-    score: float | None = None,
-    extras: Mapping[str, Any] | None = None,
-) -> None:
-    """Write and commit the state after `step` steps; then remove what `keep` doesn't name. Collective.
+@dataclass(frozen=True)
+class Progress:
+    """How far a run has come: `step` steps done, `skipped` of them not taken; `identity`: what shapes its result.
 
-    Of rank 0: `score` is what `keep.by` names, and `extras`, JSON values, come back as `Checkpoint.extras`. Raises
+    Of rank 0: `score` is what `Keep.by` names, and `extras`, JSON values, come back as `Checkpoint.extras`.
+    """
+
+    step: int
+    skipped: int
+    identity: Mapping[str, Any]
+    score: float | None = None
+    extras: Mapping[str, Any] = field(default_factory=dict)
+
+
+def save(engine: Any, ema: Any, folder: Path, progress: Progress, keep: Keep, ranks: Ranks) -> None:
+    """Write and commit the state of a run; then remove what `keep` doesn't name. Collective. Raises
     UserError on every rank, with older checkpoints as they were, if the disk is full or can't be written to.
     """
-    path = folder / tag_of(step)
+    path = folder / tag_of(progress.step)
     sizes = ranks.all_gather_json(bytes_to_write(engine, ema))
     broadcast_from_rank0(ranks, lambda: _make_room(path, sum(sizes)))
-    problem = _write(engine, ema, folder, path, step, ranks, extras or {})
-    told = ranks.all_gather_json({"problem": problem, "files": {} if problem else files.hashes(path, ranks.rank)})
-    problems = [each["problem"] for each in told if each["problem"]]
+    problem = _write(engine, ema, path, progress, ranks)
+    written = ranks.all_gather_json({"problem": problem, "files": {} if problem else files.hashes(path, ranks.rank)})
+    problems = [each["problem"] for each in written if each["problem"]]
     mark = {
-        "step": step,
-        "skipped": skipped,
+        "step": progress.step,
+        "skipped": progress.skipped,
         "ranks": ranks.world,
-        "identity": _plain(identity),
-        "score": score,
+        "identity": _plain(progress.identity),
+        "score": progress.score,
         "score_by": keep.by,
-        "files": {name: digest for each in told for name, digest in each["files"].items()},
+        "files": {name: digest for each in written for name, digest in each["files"].items()},
     }
     broadcast_from_rank0(ranks, lambda: _commit(path, mark, problems, sum(sizes)))
-    broadcast_from_rank0(ranks, lambda: files.prune(folder, step, keep))
+    broadcast_from_rank0(ranks, lambda: files.prune(folder, progress.step, keep))
 
 
 def latest_valid(folder: Path, identity: Mapping[str, Any], ranks: Ranks) -> Checkpoint | None:
@@ -113,21 +115,21 @@ def best_valid(folder: Path, identity: Mapping[str, Any], keep: Keep, ranks: Ran
     return best
 
 
-def sound_valid(folder: Path, identity: Mapping[str, Any], keep: Keep, ranks: Ranks) -> Checkpoint | None:
+def last_healthy(folder: Path, identity: Mapping[str, Any], keep: Keep, ranks: Ranks) -> Checkpoint | None:
     """The whole checkpoint to fall back on: the best by its score if `keep` keeps any, else the newest one of step
-    `keep.sound` or before. Collective."""
+    `keep.last_good` or before. Collective."""
 
     def order(found: list[dict[str, Any]]) -> list[Mapping[str, Any]]:
         best = files.best_first(found, keep) if keep.best else []
-        return [*best, *(m for m in found if keep.sound is not None and m["step"] <= keep.sound)]
+        return [*best, *(m for m in found if keep.last_good is not None and m["step"] <= keep.last_good)]
 
     return _first_whole(folder, identity, ranks, order)
 
 
 def load(engine: Any, ema: Any, checkpoint: Checkpoint, ranks: Ranks) -> None:
-    """The checkpoint into the engines, cut anew if other ranks wrote it. Collective.
+    """The checkpoint into the engines, resharded if other ranks wrote it. Collective.
 
-    ArtefactError if DeepSpeed didn't load just this one, or can't cut it anew.
+    ArtefactError if DeepSpeed didn't load just this one, or can't reshard it.
     """
     same = checkpoint.ranks == ranks.world
     if same:
@@ -136,7 +138,7 @@ def load(engine: Any, ema: Any, checkpoint: Checkpoint, ranks: Ranks) -> None:
         )
     elif engine.zero_nvme_offload_optimizer():
         raise ArtefactError(
-            f"{checkpoint.path} was written by {checkpoint.ranks} ranks, and an optimizer on NVMe can't be cut anew: "
+            f"{checkpoint.path} was written by {checkpoint.ranks} ranks, and an optimizer on NVMe can't be resharded: "
             f"set dist.ranks={checkpoint.ranks}"
         )
     else:
@@ -146,9 +148,9 @@ def load(engine: Any, ema: Any, checkpoint: Checkpoint, ranks: Ranks) -> None:
     if same:
         load_rank_state(checkpoint.path, ranks.rank, ema)
     else:
-        recut_rank_state(checkpoint.path, ranks.rank, ranks.world, checkpoint.ranks, ema)
+        reshard_rank_state(checkpoint.path, ranks.rank, ranks.world, checkpoint.ranks, ema)
     if ranks.is_main and not same:
-        log.warning("%s, of %d ranks, was cut anew for %d", checkpoint.path, checkpoint.ranks, ranks.world)
+        log.warning("%s, of %d ranks, was resharded for %d", checkpoint.path, checkpoint.ranks, ranks.world)
 
 
 def all_trained(engine: Any) -> bool:
@@ -176,7 +178,7 @@ def _make_room(path: Path, size: int) -> None:
         raise _not_written(path, f"{free / 2**20:.0f} MiB are free", size)
 
 
-def _write(engine: Any, ema: Any, folder: Path, path: Path, step: int, ranks: Ranks, extras: Mapping[str, Any]) -> str:
+def _write(engine: Any, ema: Any, path: Path, progress: Progress, ranks: Ranks) -> str:
     """This rank's files, onto the disk. Returns what went wrong, if anything, once all ranks are through."""
     problems: list[str] = []
     writer = engine.checkpoint_engine
@@ -185,20 +187,20 @@ def _write(engine: Any, ema: Any, folder: Path, path: Path, step: int, ranks: Ra
     def attempt(call: Callable[..., Any], *args: Any, **named: Any) -> None:
         try:
             call(*args, **named)
-        except (OSError, RuntimeError, SafetensorError) as error:  # torch tells of a full disk by a RuntimeError
+        except (OSError, RuntimeError, SafetensorError) as error:  # torch raises RuntimeError on a full disk
             problems.append(f"rank {ranks.rank} on {socket.gethostname()}: {str(error).strip().splitlines()[0]}")
 
     # DeepSpeed waits for all ranks between its files: one that raised there would leave the others waiting.
     writer.save = partial(attempt, true_save)
     try:
         engine.save_checkpoint(  # under LoRA the base's weights are left out: they are in the model's own folder
-            str(folder), tag=path.name, client_state={"step": step}, save_latest=False, exclude_frozen_parameters=True
+            str(path.parent), tag=path.name, client_state={"step": progress.step}, save_latest=False, exclude_frozen_parameters=True
         )
     finally:
         writer.save = true_save
     attempt(save_rank_state, path, ranks.rank, ema)
     if ranks.is_main:
-        attempt(files.write_extras, path, extras)
+        attempt(files.write_extras, path, progress.extras)
     ranks.barrier()  # rank 0 also hashes what names no rank
     attempt(files.sync_to_disk, path, ranks.rank)
     return "; ".join(problems)

@@ -1,4 +1,4 @@
-"""A checkpoint's folder on disk: its commit mark, whether it is whole, and which ones are kept (SPEC §6.2). No engines.
+"""A checkpoint's folder on disk: its commit mark, whether it is whole, and which ones are kept. No engines.
 
     FOLDER/step_00000025/                 a file a rank: DeepSpeed's shards, EMA shards, random states
     FOLDER/step_00000025/extras.json      what else the loop wants back (JSON), if anything
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nopsd.config import TrainConfig
 from nopsd.errors import ArtefactError
 from nopsd.files import read_json, sha256_file, sha256_json, write_atomic, write_json
 
@@ -33,19 +35,23 @@ FIELDS: dict[str, tuple[type, ...]] = {
     "score": (int, float, type(None)),
     "score_by": (str, type(None)),
 }
+# The label-free numbers that best checkpoints may be kept by: of each the mean since the last checkpoint. None
+# measures quality: the loss falls where the teacher follows the student fast, and the majority share rises in collapse,
+# so `train.export: last` is the default.
+LOWER_IS_BETTER = {"loss": True, "reverse_kl": True, "probe/majority_share": False, "probe/unparsed_share": True}
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Keep:
     """How many checkpoints stay: the `newest`, and the `best` by the score named `by` (`lower` is better, or not);
-    besides, the one of step `sound`, the last before a sign of collapse."""
+    besides, the one of step `last_good`, the last before a sign of collapse."""
 
     newest: int
     best: int = 0
     by: str | None = None
     lower: bool = True
-    sound: int | None = None
+    last_good: int | None = None
 
 
 def tag_of(step: int) -> str:
@@ -113,7 +119,7 @@ def prune(folder: Path, step: int, keep: Keep) -> None:
     """
     found = [m for m in marks(folder) if m["step"] <= step]
     kept = [*found[: keep.newest], *best_first(found, keep)[: keep.best]]
-    names = {tag_of(m["step"]) for m in found if m in kept or m["step"] == keep.sound}
+    names = {tag_of(m["step"]) for m in found if m in kept or m["step"] == keep.last_good}
     for path in folder.glob("step_*"):
         if path.name not in names:
             remove(path)
@@ -166,3 +172,27 @@ def damage(path: Path, rank: int, world: int, mark: Mapping[str, Any]) -> str:
             if files.get(name) != digest:
                 return f"{name} is damaged"
     return ""
+
+
+def keep_of(config: TrainConfig, last_good: int | None = None) -> Keep:
+    """Which checkpoints a run keeps, that of step `last_good` whatever its age."""
+    return Keep(config.keep_checkpoints, config.keep_best, config.best_by, LOWER_IS_BETTER[config.best_by], last_good)
+
+
+class Score:
+    """Gathers the number named `by`, step by step. A resumed run starts at a checkpoint, so with none gathered."""
+
+    def __init__(self, by: str) -> None:
+        self.by = by
+        self.values: list[float] = []
+
+    def add(self, row: Mapping[str, float]) -> None:
+        """One step's row; a skipped step's NaN doesn't count."""
+        value = row.get(self.by, math.nan)
+        if math.isfinite(value):
+            self.values.append(float(value))
+
+    def take(self) -> float | None:
+        """The mean of what was gathered, and begin anew."""
+        values, self.values = self.values, []
+        return math.fsum(values) / len(values) if values else None

@@ -1,4 +1,4 @@
-"""Hidden states of a step's sequences, each prompt's keys and values computed once (issue 4, "Memory and speed").
+"""Hidden states of a step's sequences, each prompt's keys and values computed once.
 
 In: the packed sides of a step's micro-batches, and the forward of one model (`Forward`). Out: the hidden states at
 their loss rows, equal to whole forwards' up to rounding. All rollouts of a question share the prompt [C(x), x]: a pass
@@ -6,7 +6,7 @@ records the keys and values of its tokens 0 … P−2 (`engine.packed_attention.
 computes the last prompt token, whose state predicts y_1, and y behind them.
 
     within a step   any weights: a prompt that several of this rank's sequences begin with
-    over steps      frozen weights: the prompts that fit in `teacher.context_mib` of each rank (`Kept`)
+    over steps      frozen weights: the prompts that fit in `teacher.context_mib` of each rank (`PrefixCache`)
     else            whole sequences: a context used once would cost a pass more and save nothing
 
 Which of these a sequence takes depends on the step's plan, the prompts and the budget, never on what is held at the
@@ -49,25 +49,25 @@ Prefixes = list[Prefix | None]  # of each sequence of a side; None: it is comput
 
 
 @dataclass
-class Kept:
+class PrefixCache:
     """Contexts held over steps, while the weights stand still.
 
     Questions come around in turns, an epoch long: a cache that drops the least recently used would drop each just
     before its turn. So what is chosen stays, and the rest is never held. `prompts`: all that may be read, by
-    precedence. `budget`: bytes of a rank. `lanes`: how many ranks (or groups of ranks that compute a sequence
-    together) hold contexts of their own; a question that changes lanes is held by each that has met it.
+    precedence. `budget`: bytes of a rank. `groups`: data-parallel groups, each with contexts of its own; a question
+    that changes groups is held by each that has read it.
     """
 
     prompts: Sequence[Sequence[int]]
     budget: int
-    lanes: int = 1
+    groups: int = 1
     held: dict[bytes, Context] = field(default_factory=dict)
     nbytes: int = 0
     chosen: frozenset[bytes] | None = None  # None: a token's bytes aren't known yet
 
     def choose(self, token_bytes: int) -> frozenset[bytes]:
-        """The keys of the prompts that fit, all lanes taken together."""
-        room, found = self.budget * self.lanes, set()
+        """The keys of the prompts that fit, of all groups together."""
+        room, found = self.budget * self.groups, set()
         for prompt in self.prompts:
             size, key = (len(prompt) - 1) * token_bytes, key_of(prompt[:-1])
             if len(prompt) > SHORTEST and size <= room and key not in found:
@@ -87,13 +87,13 @@ class Kept:
 class Reader:
     """One model's hidden states of a step's sides. `shared`: several sequences of a step may begin alike."""
 
-    def __init__(self, forward: Forward, ranks: Ranks, shared: bool, kept: Kept | None = None) -> None:
-        self.forward, self.ranks, self.shared, self.kept = forward, ranks, shared, kept
+    def __init__(self, forward: Forward, ranks: Ranks, shared: bool, cache: PrefixCache | None = None) -> None:
+        self.forward, self.ranks, self.shared, self.cache = forward, ranks, shared, cache
         self.fills = self.hits = 0  # contexts computed; sequences read behind one that was there already
 
     @property
     def reuses(self) -> bool:
-        return self.shared or self.kept is not None
+        return self.shared or self.cache is not None
 
     @torch.no_grad()
     def read(self, sides: Sequence[Side]) -> list[Tensor]:
@@ -101,8 +101,8 @@ class Reader:
         if not sides or not sides[0].packed or not self.reuses:
             return [self.forward(side.ids_BT, side.rows_N, side.segments) for side in sides]
         chosen = self._chosen(sides[0].ids_BT)
-        plan = worth([prefixes(side) for side in sides], chosen, self.shared)
-        held = dict(self.kept.held) if self.kept else {}
+        plan = plan_prefixes([prefixes(side) for side in sides], chosen, self.shared)
+        held = dict(self.cache.held) if self.cache else {}
         passes = len(sides) + len({p.key for found in plan for p in found if p} - held.keys())
         most = int(self.ranks.all_max(torch.tensor([passes])))
         states = self._read(sides, plan, held)
@@ -121,7 +121,7 @@ class Reader:
                     self.hits += 1
                 else:
                     held[prefix.key] = self._fill(prefix, side.ids_BT[:, start : start + prefix.tokens])
-            states.append(self.forward(*tails(side, found, held)))
+            states.append(self.forward(*suffixes(side, found, held)))
             for key in [key for key in held if last.get(key) == place]:
                 del held[key]  # the last reference, unless it is kept
         return states
@@ -129,8 +129,8 @@ class Reader:
     def _fill(self, prefix: Prefix, ids_1C: Tensor) -> Context:
         context = self._record(ids_1C)
         self.fills += 1
-        if self.kept is not None:
-            self.kept.admit(prefix.key, context)
+        if self.cache is not None:
+            self.cache.admit(prefix.key, context)
         return context
 
     def _record(self, ids_1C: Tensor) -> Context:
@@ -140,11 +140,11 @@ class Reader:
         return context
 
     def _chosen(self, ids_1S: Tensor) -> frozenset[bytes]:
-        if self.kept is None:
+        if self.cache is None:
             return frozenset()
-        if self.kept.chosen is not None:
-            return self.kept.chosen
-        return self.kept.choose(self._record(ids_1S[:, :1]).nbytes)  # what a token takes, measured
+        if self.cache.chosen is not None:
+            return self.cache.chosen
+        return self.cache.choose(self._record(ids_1S[:, :1]).nbytes)  # what a token takes, measured
 
 
 def key_of(ids: Sequence[int] | Tensor) -> bytes:
@@ -172,13 +172,13 @@ def prefixes(side: Side) -> Prefixes:
     return [Prefix(key_of(ids[s:w]), w - s) if w - s >= SHORTEST else None for s, w in spans]
 
 
-def worth(found: Sequence[Prefixes], chosen: Collection[bytes], shared: bool) -> list[Prefixes]:
+def plan_prefixes(found: Sequence[Prefixes], chosen: Collection[bytes], shared: bool) -> list[Prefixes]:
     """The prefixes to be read from contexts: those chosen to be held, and those that several sequences have."""
     times = Counter(p.key for side in found for p in side if p)
     return [[p if p and (p.key in chosen or (shared and times[p.key] > 1)) else None for p in side] for side in found]
 
 
-def tails(side: Side, found: Prefixes, contexts: Mapping[bytes, Context]) -> tuple[Tensor, Tensor, Segments | None]:
+def suffixes(side: Side, found: Prefixes, contexts: Mapping[bytes, Context]) -> tuple[Tensor, Tensor, Segments | None]:
     """The side without its prefixes: ids [1, S'], the same rows' new places [N], and the segments with contexts."""
     if not any(found):
         return side.ids_BT, side.rows_N, side.segments
@@ -205,7 +205,7 @@ def context_metrics(readers: Sequence[Reader], ranks: Ranks) -> dict[str, float]
     """
     if not any(reader.reuses for reader in readers):
         return {}
-    nbytes = sum(reader.kept.nbytes for reader in readers if reader.kept)
+    nbytes = sum(reader.cache.nbytes for reader in readers if reader.cache)
     counts = [sum(r.fills for r in readers), sum(r.hits for r in readers), nbytes]
     for reader in readers:
         reader.fills = reader.hits = 0

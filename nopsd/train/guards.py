@@ -1,26 +1,35 @@
 """Signs of collapse: warn when a number passes its limit, stop once it has for `guard.patience` steps in a row.
+And steps that were not taken: counted, named, and too many refused.
 
-In:  the rows of the training log (`nopsd.train.algorithms.distill_metrics`, `nopsd.train.probe`), equal on all ranks.
+In:  the rows of the training log (`nopsd.train.metrics`), equal on all ranks.
 Out: a number a guard for the same row, guard/<key of GuardConfig>: how many steps (or probes) in a row its limit has
      been passed; `Stop` once that is enough; the state that a checkpoint carries.
 
-What each looks for (SPEC §11; issue 4): lengths that shrink or run away and an entropy that explodes (F1), an entropy
-of nothing, repeated 4-grams and answers that can't be read (F8), drift from the teacher and from the base (F9).
+Watched for: lengths that shrink or run away, an entropy that explodes or vanishes, repeated 4-grams, answers that
+can't be read, drift from the teacher and from the base.
+
+A step is skipped for a loss or gradient that is not finite: DeepSpeed's ZeRO-3 leaves weights and moments as they were
+when the gradient's norm over all ranks is not finite, and the loop has it see a loss that isn't.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from nopsd.config import GuardConfig
+from nopsd.engine.distributed import Ranks
+from nopsd.engine.broadcast import broadcast_from_rank0
+from nopsd.errors import UserError
+from nopsd.files import read_jsonl, write_jsonl
+from nopsd.train.metrics import StepSums
 
 PREFIX = "guard/"
+SKIPPED_IN_ROW = "skipped_in_row"  # its name among a checkpoint's extras
 log = logging.getLogger(__name__)
 
 
@@ -40,18 +49,18 @@ class Watch:
 WATCHES = {
     "min_length_ratio": Watch("response_length_mean", "mean response length", "tokens", above=False, floor=1.0),
     "max_length_ratio": Watch("response_length_mean", "mean response length", "tokens", floor=1.0),
-    "min_entropy": Watch("entropy_student", "the student's entropy", "nats", above=False),
-    "max_entropy_ratio": Watch("entropy_student", "the student's entropy", "nats", floor=0.1),
+    "min_entropy": Watch("student_entropy", "the student's entropy", "nats", above=False),
+    "max_entropy_ratio": Watch("student_entropy", "the student's entropy", "nats", floor=0.1),
     "max_repeated": Watch("repeated_4grams", "share of repeated 4-grams", ""),
     "max_unparsed": Watch("probe/unparsed_share", "share of unreadable probe answers", "", from_within=True),
-    "max_kl_ratio": Watch("kl_reverse", "KL(student ‖ teacher)", "nats a token", floor=0.1),
-    "max_kl_base": Watch("kl_base", "KL(student ‖ base)", "nats a token"),
+    "max_kl_ratio": Watch("reverse_kl", "KL(student ‖ teacher)", "nats a token", floor=0.1),
+    "max_kl_base": Watch("base_kl", "KL(student ‖ base)", "nats a token"),
 }
 
 
 @dataclass(frozen=True)
 class Stop:
-    """Why a run ended before its last step: how many steps it had done, and the reason in words."""
+    """Why a run ended before its last step: how many steps it had done, and the reason."""
 
     step: int
     reason: str
@@ -65,11 +74,11 @@ class Guards:
         self.config = config
         self.first: dict[str, list[float]] = {k: list(v) for k, v in state.get("first", {}).items()}
         self.streaks: dict[str, int] = dict(state.get("streaks", {}))
-        self.sound_step: int | None = state.get("sound_step")  # of the newest checkpoint with no limit passed
+        self.last_good_step: int | None = state.get("last_good_step")  # of the newest checkpoint with no limit passed
         self.stopped: Stop | None = None
 
-    def observe(self, step: int, row: Mapping[str, float], speak: bool = True) -> dict[str, float]:
-        """Step `step`'s row (from 0): the streaks, named guard/<key>. Sets `stopped`; `speak`: log what is passed."""
+    def observe(self, step: int, row: Mapping[str, float], log_it: bool = True) -> dict[str, float]:
+        """Step `step`'s row (from 0): the streaks, named guard/<key>. Sets `stopped`; `log_it`: log what is passed."""
         for number in {watch.number for watch in WATCHES.values()}:
             first = self.first.setdefault(number, [])
             if len(first) < self.config.baseline_steps and math.isfinite(row.get(number, math.nan)):
@@ -81,7 +90,7 @@ class Guards:
                 passed = value > limit if watch.above else value < limit
                 self.streaks[key] = self.streaks.get(key, 0) + 1 if passed else 0
                 if passed:
-                    self._passed(key, step, value, limit, speak)
+                    self._passed(key, step, value, limit, log_it)
             if getattr(self.config, key) is not None:
                 streaks[PREFIX + key] = self.streaks.get(key, 0)
         return streaks
@@ -98,57 +107,70 @@ class Guards:
         return None if watch.from_within and first and first[0] > setting else float(setting)
 
     @property
-    def sound(self) -> bool:
+    def healthy(self) -> bool:
         """No limit is passed at the moment; always so where guards only warn."""
         return not self.config.stop or not any(self.streaks.values())
 
-    def told(self) -> dict[str, str]:
+    def summary(self) -> dict[str, str]:
         """For the console: the guard nearest to a stop, if any is passed."""
         key = max(self.streaks, key=lambda k: self.streaks[k], default="")
         return {"guard": f"{key} {self.streaks[key]}/{self.config.patience}"} if self.streaks.get(key) else {}
 
     def state(self, step: int) -> dict[str, Any]:
-        """What the checkpoint of `step` carries (JSON), itself counted as sound if it is."""
-        self.sound_step = step if self.sound else self.sound_step
-        return {"first": self.first, "streaks": self.streaks, "sound_step": self.sound_step}
+        """What the checkpoint of `step` carries (JSON), which is itself the last good one if it is healthy."""
+        self.last_good_step = step if self.healthy else self.last_good_step
+        return {"first": self.first, "streaks": self.streaks, "last_good_step": self.last_good_step}
 
-    def _passed(self, key: str, step: int, value: float, limit: float, speak: bool) -> None:
+    def _passed(self, key: str, step: int, value: float, limit: float, log_it: bool) -> None:
         watch, streak, patience = WATCHES[key], self.streaks[key], self.config.patience
         unit, beyond = f" {watch.unit}".rstrip(), "above" if watch.above else "below"
-        words = f"{watch.what} {value:.4g}{unit}, {beyond} the limit of {limit:.4g} (guard.{key})"
-        if streak == 1 and speak:
+        message = f"{watch.what} {value:.4g}{unit}, {beyond} the limit of {limit:.4g} (guard.{key})"
+        if streak == 1 and log_it:
             ends = f"; {patience} in a row stop the run" if self.config.stop else ""
-            log.warning("step %d: %s%s", step, words, ends)
+            log.warning("step %d: %s%s", step, message, ends)
         if streak >= patience and self.config.stop and self.stopped is None:
             times = "probes" if watch.number.startswith("probe/") else "steps"
-            self.stopped = Stop(step + 1, f"{words} for {streak} {times} in a row")
-            if speak:
+            self.stopped = Stop(step + 1, f"{message} for {streak} {times} in a row")
+            if log_it:
                 log.warning("stopped after %d steps: %s", step + 1, self.stopped.reason)
 
 
-def repeated_ngrams(responses: Sequence[Sequence[int]], n: int = 4) -> float:
-    """Mean over responses (token ids) of the share of a response's n-grams that occur in it more than once.
+class SkippedSteps:
+    """`total` steps not taken since the start, `in_row` of them just now; equal on all ranks."""
 
-    One shorter than `n` tokens has none, and counts 0. A loop nears 1.
-    """
-    return math.fsum(_repeated_share(ngrams(ids, n)) for ids in responses) / len(responses)
+    def __init__(self, folder: Path, limit: int, total: int, extras: Mapping[str, Any]) -> None:
+        self.folder, self.limit, self.total = folder, limit, total
+        self.in_row = int(extras.get(SKIPPED_IN_ROW, 0))
 
+    @property
+    def file(self) -> Path:
+        """A row a skipped step: its questions, those whose micro-batch had a loss that is not finite, and the loss."""
+        return self.folder / "skipped.jsonl"
 
-def distinct_ngrams(responses: Sequence[Sequence[int]], n: int = 4) -> float:
-    """Different n-grams of all responses over all n-grams (distinct-n, arXiv 1510.03055); 1 if there are none.
+    def add(self, taken: bool, step: int, uids: Sequence[str], sums: StepSums, ranks: Ranks) -> None:
+        """Count a step. Collective if it was not taken. UserError on all ranks at `limit` of them in a row."""
+        if taken:
+            self.in_row = 0
+            return
+        self.total, self.in_row = self.total + 1, self.in_row + 1
+        suspects = sorted({uid for found in ranks.all_gather_json(sums.not_finite()) for uid in found})
+        row = {"step": step, "loss": str(float(sums.sums[0])), "not_finite": suspects, "uids": list(uids)}
+        broadcast_from_rank0(ranks, lambda: self._write(row))
+        cause = f"the loss of {', '.join(suspects)}" if suspects else "the gradient (no question's loss was not finite)"
+        if ranks.is_main:
+            log.warning("step %d was skipped, for %s is not finite; its questions: %s", step, cause, ", ".join(uids))
+        if self.in_row >= self.limit:
+            raise UserError(
+                f"{self.in_row} steps in a row were skipped (train.max_skipped={self.limit}), the last, step {step}, "
+                f"for {cause}: see {self.file}; the checkpoints before are whole and kept in "
+                f"{self.folder / 'checkpoints'}. Lower train.lr, or leave the questions out, in another run_dir"
+            )
 
-    It falls where responses to different questions grow alike.
-    """
-    counts: Counter[tuple[int, ...]] = Counter()
-    for ids in responses:
-        counts.update(ngrams(ids, n))
-    return len(counts) / counts.total() if counts else 1.0
+    def extras(self) -> dict[str, Any]:
+        """What a checkpoint carries of it."""
+        return {SKIPPED_IN_ROW: self.in_row} if self.in_row else {}
 
-
-def ngrams(ids: Sequence[int], n: int) -> Counter[tuple[int, ...]]:
-    return Counter(zip(*(islice(ids, start, None) for start in range(n))))
-
-
-def _repeated_share(counts: Counter[tuple[int, ...]]) -> float:
-    total = counts.total()
-    return sum(count for count in counts.values() if count > 1) / total if total else 0.0
+    def _write(self, row: dict[str, Any]) -> None:
+        """A resumed run may come to a step again: its row takes the place of the old one and of all after it."""
+        rows = read_jsonl(self.file) if self.file.exists() else []
+        write_jsonl(self.file, [*(r for r in rows if r["step"] < row["step"]), row])

@@ -1,13 +1,36 @@
-"""Numbers of a step that every way of training logs: phases' times, and what its responses look like (SPEC §9.5)."""
+"""Numbers of a step that every algorithm logs: phases' times, sums over tokens, what the responses look like.
+
+    loss, loss_tokens             the step's loss, as weighted; how many tokens it has
+    logprob_gap, logprob_gap_max  |served − trained| log-prob of the sampled tokens (mean, max)
+    response_length_mean|max, truncated_share
+    repeated_4grams               mean share of a response's 4-grams of token ids that occur in it more than once
+    distinct_4grams               different 4-grams of the step's responses over all of them
+    grad_norm, lr, skipped_fraction, policy_version, time/PHASE
+    staleness                     versions between the weights that sampled and those that train: 0, or with
+                                  train.ahead 1 (time/rollout is then what the step had to wait for them)
+    guard/KEY                     steps (probes) in a row beyond the limit guard.KEY (`nopsd.train.guards`)
+    probe/…                       after every train.probe_every-th step
+"""
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import islice
+from typing import NamedTuple
 
+import torch
+from torch import Tensor
+
+from nopsd.data.answers import extract_answer
+from nopsd.data.majority import majority
+from nopsd.data.records import Question
+from nopsd.engine.distributed import Ranks
 from nopsd.rollout.types import Rollout
-from nopsd.train.guards import distinct_ngrams, repeated_ngrams
+from nopsd.train.batches import MicroBatch
 
 
 class Clock:
@@ -22,13 +45,61 @@ class Clock:
         yield
         self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - start
 
-    def values(self) -> dict[str, float]:
-        """time/PHASE for the log."""
-        return {f"time/{phase}": seconds for phase, seconds in self.seconds.items()}
+
+class BatchLoss(NamedTuple):
+    """A micro-batch's loss with its graph, the sampled tokens' log-probs `[N]` (None: unknown), and sums over its
+    tokens, named by the algorithm."""
+
+    loss: Tensor
+    logprob_N: Tensor | None
+    sums: Tensor
+
+
+class StepSums:
+    """Running sums of a step over micro-batches, then over ranks. `names`: of an algorithm's own sums over tokens."""
+
+    def __init__(self, names: Sequence[str], device: torch.device | str) -> None:
+        self.names = ("loss", "gap", "known", *names)  # gap: Σ |served − trained| log-prob over the `known` tokens
+        self.sums = torch.zeros(len(self.names), dtype=torch.float64, device=device)
+        self.max_gap = torch.zeros(1, dtype=torch.float64, device=device)
+        self.losses: list[tuple[Tensor, tuple[str, ...]]] = []  # of this rank: a micro-batch's loss and its uids
+
+    def add(self, batch: MicroBatch, found: BatchLoss) -> None:
+        """One micro-batch's."""
+        loss = found.loss.detach()
+        self.losses.append((loss, batch.student.names))
+        self.sums[0] += loss
+        self.sums[3:] += found.sums
+        if found.logprob_N is not None:
+            known = (batch.weights_N > 0) & ~batch.served_N.isnan()
+            gap = (found.logprob_N - batch.served_N).abs().double()[known]
+            self.sums[1] += gap.sum()
+            self.sums[2] += gap.numel()
+            if gap.numel():
+                self.max_gap = torch.maximum(self.max_gap, gap.max()[None])
+
+    def add_up(self, ranks: Ranks) -> None:
+        """Over all ranks, each of which has added its micro-batches."""
+        self.sums, self.max_gap = ranks.all_sum(self.sums), ranks.all_max(self.max_gap)
+
+    def not_finite(self) -> list[str]:
+        """The uids of this rank's micro-batches whose loss is not finite."""
+        return [uid for loss, uids in self.losses if not math.isfinite(float(loss)) for uid in uids]
+
+    def by_name(self) -> dict[str, float]:
+        """The sums, with `max_gap`."""
+        return {**dict(zip(self.names, self.sums.tolist(), strict=True)), "max_gap": float(self.max_gap)}
+
+
+def gap_metrics(sums: Mapping[str, float]) -> dict[str, float]:
+    """Nothing where no served log-prob was known."""
+    if not sums["known"]:
+        return {}
+    return {"logprob_gap": sums["gap"] / sums["known"], "logprob_gap_max": sums["max_gap"]}
 
 
 def response_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
-    """Lengths, truncation, repetition and variety of a step's responses (F3, F8)."""
+    """Lengths, truncation, repetition and variety of a step's responses."""
     responses = [r.response_ids for r in rollouts]
     lengths = [len(ids) for ids in responses]
     return {
@@ -40,5 +111,60 @@ def response_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
     }
 
 
+def repeated_ngrams(responses: Sequence[Sequence[int]], n: int = 4) -> float:
+    """Mean over responses (token ids) of the share of a response's n-grams that occur in it more than once.
+
+    One shorter than `n` tokens has none, and counts 0. A loop nears 1.
+    """
+    shares = []
+    for counts in (ngrams(ids, n) for ids in responses):
+        total = counts.total()
+        shares.append(sum(count for count in counts.values() if count > 1) / total if total else 0.0)
+    return math.fsum(shares) / len(responses)
+
+
+def distinct_ngrams(responses: Sequence[Sequence[int]], n: int = 4) -> float:
+    """Different n-grams of all responses over all n-grams (distinct-n, arXiv 1510.03055); 1 if there are none.
+
+    It falls where responses to different questions grow alike.
+    """
+    counts: Counter[tuple[int, ...]] = Counter()
+    for ids in responses:
+        counts.update(ngrams(ids, n))
+    return len(counts) / counts.total() if counts else 1.0
+
+
+def ngrams(ids: Sequence[int], n: int) -> Counter[tuple[int, ...]]:
+    """How often each n-gram occurs."""
+    return Counter(zip(*(islice(ids, start, None) for start in range(n))))
+
+
 def mean(values: Sequence[float]) -> float:
+    """The arithmetic mean."""
     return sum(values) / len(values)
+
+
+def probe_metrics(
+    questions: Sequence[Question], samples: Sequence[Sequence[Rollout]], extract: str, think_open: bool = False
+) -> dict[str, float]:
+    """A policy's health without labels: means over questions, each with several samples.
+
+    A falling distinct-answer rate with a majority share near 1 is a sign of collapse to one answer, a rising unparsed
+    share one of broken formatting.
+    """
+    distinct = share = unparsed = length = 0.0
+    for question, rollouts in zip(questions, samples, strict=True):
+        answers = [extract_answer(r.text, question, extract, think_open) for r in rollouts]
+        parsed = [a for a in answers if a is not None]
+        n = len(rollouts)
+        distinct += len(set(parsed)) / n
+        share += majority(answers)[1] / n
+        unparsed += (n - len(parsed)) / n
+        length += sum(len(r.response_ids) for r in rollouts) / n
+    count = len(questions)
+    return {
+        "probe/distinct_answer_rate": distinct / count,
+        "probe/majority_share": share / count,
+        "probe/unparsed_share": unparsed / count,
+        "probe/response_length": length / count,
+    }

@@ -1,26 +1,30 @@
-"""Who computes what: a step's sequences dealt to lanes and cut into micro-batches (issue 4; SPEC §13.4). Pure.
+"""Who computes what: a step's sequences assigned to data-parallel groups and cut into micro-batches. Pure.
 
-In: each sequence's question and lengths (`Item`), the number of lanes and what a micro-batch may hold (`Limits`). Out:
-for each lane the same number of micro-batches, as positions of items; an empty one is run as a dummy, since ZeRO-3's
-ranks gather weights together and would wait for ever on one that has fewer. A lane is a rank, or with
+In: each sequence's question and lengths (`Item`), the number of groups and what a micro-batch may hold (`Limits`). Out:
+for each group the same number of micro-batches, as positions of items; an empty one is run as a dummy, since ZeRO-3's
+ranks gather weights together and would wait for ever on one that has fewer. A group is a rank, or with
 dist.sequence_parallel the ranks that compute one sequence together.
 
-Every rank reckons the plan of all from the same numbers, so nothing is sent. Rollouts of one question go to one lane,
-where its teacher prompt is computed once; a question that is more than a lane's even share is cut. Where lanes keep
-keys and values over steps (`Limits.owners`), each question has a lane of its own, the same at every step; it is dealt
-elsewhere only where the heaviest lane would else have over `SLACK` times what it has by the longest-first rule alone.
-Of 16 questions a step so come home 90% on 2 lanes, 78% on 4, 61% on 8, for 5 to 6% more work on the heaviest lane.
+Every rank computes the plan of all from the same numbers, so nothing is sent. Rollouts of one question go to one group,
+where its teacher prompt is computed once; a question that is more than a group's even share is cut. Where groups keep
+keys and values over steps (`Limits.owners`), each question has a group of its own, the same at every step; it is
+assigned elsewhere only where the heaviest group would else have over `SLACK` times what it has by the longest-first rule alone.
+Of 16 questions a step 90% stay in their own group with 2 groups, 78% with 4, 61% with 8, for 5 to 6% more work on the
+heaviest group.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fractions import Fraction
 
+from nopsd.config import TrainConfig
 from nopsd.errors import ConfigError
 
-Slots = list[list[list[int]]]  # lane -> micro-batch -> positions of items
+Slots = list[list[list[int]]]  # group -> micro-batch -> positions of items
 SLACK = 1.1  # (chosen)
 TRAINED = 3  # a token with gradient costs about three without: forward, and two products in the backward
 
@@ -40,7 +44,7 @@ class Limits:
 
     Tokens are those that the forward of the fullest side computes: a packed row's, or a rectangle's with its padding.
     `once_from`: a packed prompt of the teacher's or an auxiliary one with so many tokens counts once for all rollouts
-    of its question (`context_states` computes it once); None: none does. `owners`: lanes keep questions' prompts.
+    of its question (`context_states` computes it once); None: none does. `owners`: groups keep questions' prompts.
     """
 
     sequences: int
@@ -75,51 +79,51 @@ def side_tokens(items: Sequence[Item], limits: Limits) -> list[int]:
 
 
 def work(items: Sequence[Item], limits: Limits) -> int:
-    """What a micro-batch costs, in tokens of a forward: the measure by which lanes are balanced."""
+    """What a micro-batch costs, in tokens of a forward: the measure by which groups are balanced."""
     student, *others = side_tokens(items, limits)
     return TRAINED * student + sum(others)
 
 
-def owner(uid: str, lanes: int) -> int:
-    """A question's own lane, the same at every step; another number of lanes gives others."""
-    return int.from_bytes(hashlib.sha256(uid.encode()).digest()[:8], "big") % lanes
+def owner(uid: str, groups: int) -> int:
+    """A question's own group, the same at every step; another number of groups gives others."""
+    return int.from_bytes(hashlib.sha256(uid.encode()).digest()[:8], "big") % groups
 
 
-def plan(items: Sequence[Item], lanes: int, limits: Limits) -> Slots:
-    """Each item once; every lane the same number of micro-batches, the heaviest first."""
-    packs = [_packs(items, members, limits) for members in _deal(items, lanes, limits)]
-    count = max(1, max(len(lane) for lane in packs))
-    return [lane + [[] for _ in range(count - len(lane))] for lane in packs]
+def plan(items: Sequence[Item], groups: int, limits: Limits) -> Slots:
+    """Each item once; every group the same number of micro-batches, the heaviest first."""
+    packs = [_packs(items, members, limits) for members in _assign(items, groups, limits)]
+    count = max(1, max(len(group) for group in packs))
+    return [group + [[] for _ in range(count - len(group))] for group in packs]
 
 
-def _deal(items: Sequence[Item], lanes: int, limits: Limits) -> list[list[int]]:
-    """Positions by lane."""
+def _assign(items: Sequence[Item], groups: int, limits: Limits) -> list[list[int]]:
+    """Positions by group."""
     if not items:
-        return [[] for _ in range(lanes)]
+        return [[] for _ in range(groups)]
     room = len(items)
     if limits.tokens is None:  # the fewest micro-batches of so many sequences
-        room = -(-(-(-len(items) // lanes)) // limits.sequences) * limits.sequences
-    parts = _parts(items, lanes, room, limits)
-    lightest = _Lanes(items, lanes, room, limits)
+        room = -(-(-(-len(items) // groups)) // limits.sequences) * limits.sequences
+    parts = _parts(items, groups, room, limits)
+    lightest = _Groups(items, groups, room, limits)
     for part in parts:
         lightest.add(part)
     if not limits.owners:
         return lightest.members
-    owned, most = _Lanes(items, lanes, room, limits), SLACK * max(lightest.loads)
-    elsewhere = [part for part in parts if not owned.add_to(owner(items[part[0]].uid, lanes), part, most)]
+    owned, most = _Groups(items, groups, room, limits), SLACK * max(lightest.loads)
+    elsewhere = [part for part in parts if not owned.add_to(owner(items[part[0]].uid, groups), part, most)]
     for part in elsewhere:
         owned.add(part)
     return (owned if max(owned.loads) <= most else lightest).members
 
 
-def _parts(items: Sequence[Item], lanes: int, room: int, limits: Limits) -> list[list[int]]:
-    """The rollouts of each question together, or cut where they are over a lane's even share; the heaviest first."""
-    groups = _by_uid(items, range(len(items)))
-    even = -(-sum(_work(items, g, limits) for g in groups) // lanes)
+def _parts(items: Sequence[Item], groups: int, room: int, limits: Limits) -> list[list[int]]:
+    """The rollouts of each question together, or cut where they are over a group's even share; the heaviest first."""
+    questions = _by_uid(items, range(len(items)))
+    even = -(-sum(_work(items, q, limits) for q in questions) // groups)
     parts: list[list[int]] = []
-    for group in groups:
+    for question in questions:
         part: list[int] = []
-        for index in group:
+        for index in question:
             if part and (len(part) == room or _work(items, [*part, index], limits) > even):
                 parts.append(part)
                 part = []
@@ -128,33 +132,33 @@ def _parts(items: Sequence[Item], lanes: int, room: int, limits: Limits) -> list
     return sorted(parts, key=lambda p: (-_work(items, p, limits), items[p[0]].uid, p))
 
 
-class _Lanes:
+class _Groups:
     """Lanes as they fill up."""
 
-    def __init__(self, items: Sequence[Item], lanes: int, room: int, limits: Limits) -> None:
+    def __init__(self, items: Sequence[Item], groups: int, room: int, limits: Limits) -> None:
         self.items, self.room, self.limits = items, room, limits
-        self.members: list[list[int]] = [[] for _ in range(lanes)]
-        self.loads = [0] * lanes
+        self.members: list[list[int]] = [[] for _ in range(groups)]
+        self.loads = [0] * groups
 
-    def add_to(self, lane: int, part: list[int], most: float) -> bool:
-        """False, and nothing done, if the lane has no room or would be too heavy."""
-        load = self.loads[lane] + _work(self.items, part, self.limits)
-        if len(self.members[lane]) + len(part) > self.room or load > most:
+    def add_to(self, group: int, part: list[int], most: float) -> bool:
+        """False, and nothing done, if the group has no room or would be too heavy."""
+        load = self.loads[group] + _work(self.items, part, self.limits)
+        if len(self.members[group]) + len(part) > self.room or load > most:
             return False
-        self.members[lane] += part
-        self.loads[lane] = load
+        self.members[group] += part
+        self.loads[group] = load
         return True
 
     def add(self, part: list[int]) -> None:
-        """To the lightest lane with room for it; one by one, if it has room nowhere as a whole."""
-        order = sorted(range(len(self.loads)), key=lambda lane: (self.loads[lane], lane))
-        if not any(self.add_to(lane, part, float("inf")) for lane in order):
+        """To the lightest group with room for it; one by one, if it has room nowhere as a whole."""
+        order = sorted(range(len(self.loads)), key=lambda group: (self.loads[group], group))
+        if not any(self.add_to(group, part, float("inf")) for group in order):
             for index in part:
                 self.add([index])
 
 
 def _packs(items: Sequence[Item], members: Sequence[int], limits: Limits) -> list[list[int]]:
-    """A lane's micro-batches, by first fit in falling size: questions whole, unless cutting them makes fewer."""
+    """A group's micro-batches, by first fit in falling size: questions whole, unless cutting them makes fewer."""
 
     def size(indices: Sequence[int]) -> int:
         return max(side_tokens([items[i] for i in indices], limits))
@@ -168,19 +172,19 @@ def _packs(items: Sequence[Item], members: Sequence[int], limits: Limits) -> lis
             found += unit
         return packs
 
-    whole = sorted(_by_uid(items, members), key=lambda g: (-size(g), items[g[0]].uid))
-    cut = first_fit([[i] for group in whole for i in group])
-    fitting = [part for group in whole for part in first_fit([[i] for i in group])]
+    whole = sorted(_by_uid(items, members), key=lambda q: (-size(q), items[q[0]].uid))
+    cut = first_fit([[i] for question in whole for i in question])
+    fitting = [part for question in whole for part in first_fit([[i] for i in question])]
     packs = min(first_fit(fitting), cut, key=len)
     return sorted(packs, key=lambda p: (-size(p), p))
 
 
 def _by_uid(items: Sequence[Item], positions: Sequence[int]) -> list[list[int]]:
     """Positions by question; of each the longest first."""
-    groups: dict[str, list[int]] = {}
+    questions: dict[str, list[int]] = {}
     for index in positions:
-        groups.setdefault(items[index].uid, []).append(index)
-    return [sorted(g, key=lambda i: (-items[i].response, i)) for g in groups.values()]
+        questions.setdefault(items[index].uid, []).append(index)
+    return [sorted(q, key=lambda i: (-items[i].response, i)) for q in questions.values()]
 
 
 def _work(items: Sequence[Item], indices: Sequence[int], limits: Limits) -> int:
@@ -197,3 +201,14 @@ def _prompts(items: Sequence[Item], side: Sequence[int], once_from: int | None) 
         return sum(side)
     shared = {(i.uid, p) for i, p in zip(items, side) if p >= once_from}
     return sum(p for _, p in shared) + sum(p for p in side if p < once_from)
+
+
+def settled(train: TrainConfig, questions: int) -> TrainConfig:
+    """`steps` of `epochs`, every question so often at least; `warmup` of `warmup_ratio`, rounded up as transformers'
+    trainer does. What is null leaves `steps` or `warmup` as it is."""
+    steps, warmup = train.steps, train.warmup
+    if train.epochs is not None:
+        steps = max(1, math.ceil(Fraction(str(train.epochs)) * questions / train.batch))
+    if train.warmup_ratio is not None:
+        warmup = math.ceil(Fraction(str(train.warmup_ratio)) * steps)
+    return replace(train, steps=steps, warmup=warmup)

@@ -1,8 +1,8 @@
-"""What a rank holds beside DeepSpeed's shards: random states and the EMA teacher's float32 shards (SPEC §6.2).
+"""What a rank holds beside DeepSpeed's shards: random states and the EMA teacher's float32 shards.
 
 In/Out: `random_rank_RRRRR.safetensors` (torch's and CUDA's generator; Python's in the metadata) and
 `ema_rank_RRRRR.safetensors` (name → flat shard) in a checkpoint's folder. With another number of ranks the
-shards are cut anew: rank r of w holds the elements r·ceil(n/w) … of the flat parameter, as ZeRO-3 does.
+shards are resharded: rank r of w holds the elements r·ceil(n/w) … of the flat parameter, as ZeRO-3 does.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ def load_rank_state(path: Path, rank: int, ema: Any) -> None:
         ema.load_state(load_file(ema_file(path, rank)))
 
 
-def recut_rank_state(path: Path, rank: int, world: int, written_by: int, ema: Any) -> None:
+def reshard_rank_state(path: Path, rank: int, world: int, written_by: int, ema: Any) -> None:
     """This rank's share, of `world`, of what `written_by` ranks left.
 
-    A rank's random stream can't be cut: every rank gets a new one, derived from the checkpoint's first
+    A rank's random stream can't be resharded: every rank gets a new one, derived from the checkpoint's first
     stream and its own number. Data order and rollout seeds don't depend on these, only dropout does.
     """
     with safe_open(random_file(path, 0), "pt") as file:
@@ -54,10 +54,10 @@ def recut_rank_state(path: Path, rank: int, world: int, written_by: int, ema: An
     torch.manual_seed(seed)  # CUDA's generator too
     if ema is not None:
         files = [ema_file(path, r) for r in range(written_by)]
-        ema.load_state({name: recut(files, name, rank, shard) for name, shard in ema.state().items()})
+        ema.load_state({name: reshard(files, name, rank, shard) for name, shard in ema.state().items()})
 
 
-def recut(files: list[Path], name: str, rank: int, like: torch.Tensor) -> torch.Tensor:
+def reshard(files: list[Path], name: str, rank: int, like: torch.Tensor) -> torch.Tensor:
     """The elements that `rank` holds of parameter `name`, from the shards in `files`; read piece by piece.
 
     `like`: this rank's flat shard now. Beyond the parameter's end it holds padding, which is zero here.

@@ -1,30 +1,40 @@
-"""On-policy responses of each step, the same on every rank (SPEC §6.2: y ← sample from π_θ(·|x)).
+"""On-policy responses of each step, the same on every rank: y ← sample from π_θ(·|x); and the proof of their weights.
 
-Rank 0 asks the server for the whole step, so only its host must reach it, and tells the other ranks the
-token ids. Seeds derive from (seed, step, uid): a resumed run samples what the unbroken one would have.
+Rank 0 asks the server for the whole step, so only its host must reach it, and broadcasts the token ids. Seeds derive
+from (seed, step, uid): a resumed run samples what the unbroken one would have.
 
-With `train.ahead: 1` (one-step-off: issue 4, "Overlap") the server samples step t+1 while step t trains, so by the
+Each rollout carries the server's log-probs; the training forward gives the trainer's own for the same tokens, so every
+step compares all of them at no cost, before the weights move (`check_gap`). What that can't cover (the sync after the
+last step; a distillation temperature other than 1; responses sampled ahead, by other weights than those that train) is
+probed with one short response (`check_served`).
+
+With `train.ahead: 1` (one step off-policy) the server samples step t+1 while step t trains, so by the
 weights before step t: the first step's responses are of its own version, all later ones of the version before.
 The loss is computed under the weights being trained all the same; `distill.is_clip` can weigh the difference.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict
 from typing import Any, Protocol
 
-from nopsd.config import SamplingConfig, TrainConfig
+import torch
+
+from nopsd.config import Config, SamplingConfig
 from nopsd.engine.broadcast import broadcast_from_rank0
-from nopsd.engine.distributed import Ranks
 from nopsd.errors import ServerError, StaleWeightsError
 from nopsd.rollout.types import Rollout
 from nopsd.train.batches import batch_uids
-from nopsd.train.state import TrainingRun
+from nopsd.train.export import probe_logits
+from nopsd.train.metrics import Clock
+from nopsd.train.run import Step, TrainingRun
 
+PROBE_TOKENS = 8
 PENDING = "pending"  # its name among a checkpoint's extras
 
 
@@ -44,69 +54,65 @@ class Client(Protocol):
 
 
 class Sampler:
-    """The rollouts of one step after the other: `of(t)`, `begin(t + 1)`, the training of step t, `finish()`.
+    """The rollouts of one step after the other: `sample(t)`, `begin(t + 1)`, the training of step t, `finish()`.
 
-    Without `train.ahead`, `begin` and `finish` do nothing. Use as a context manager: on leaving it, what is still
-    being sampled is given up.
+    Without `train.ahead`, `begin` and `finish` do nothing; for an algorithm that isn't on-policy nothing does. Use as a
+    context manager: on leaving it, what is still being sampled is given up.
     """
 
-    def __init__(self, d: TrainingRun) -> None:
-        self.d, self.train = d, d.config.train
-        self.held: list[Rollout] = []  # sampled ahead, for step `held_for`
-        self.held_for = -1
+    def __init__(self, run: TrainingRun) -> None:
+        self.run = run
+        self.pending: list[Rollout] = []  # sampled ahead, for step `pending_step`
+        self.pending_step = -1
         self._answer: Future[list[dict[str, Any]]] | None = None  # on rank 0, while the next step is being sampled
-        self._begun_for = -1
+        self._begun_step = -1
         self._given_up = threading.Event()
-        if pending := d.extras.get(PENDING):
-            self.held, self.held_for = [Rollout(**fields) for fields in pending["rollouts"]], pending["step"]
-            check_rollouts(self.held, self.held_for - 1)
+        if saved := run.extras.get(PENDING):
+            self.pending, self.pending_step = [Rollout(**fields) for fields in saved["rollouts"]], saved["step"]
+            check_rollouts(self.pending, self.pending_step - 1)
 
-    def of(self, step: int) -> list[Rollout]:
-        """`train.n` responses to each of the step's questions, in order, with log-probs. Collective.
+    def sample(self, step: Step) -> None:
+        """Give the step `train.n` responses to each of its questions, in order, with log-probs. Collective.
 
         Raises StaleWeightsError unless weights of version `step` gave them, or, sampled ahead, of the version before;
         ServerError on an aborted one.
         """
-        if self.held_for == step:
-            held, self.held, self.held_for = self.held, [], -1
-            return held
-        d = self.d
-        return sample_step(d.client, self.uids(step), d.student_prompts, self.train, d.seed, step, d.ranks)
-
-    def begin(self, step: int) -> None:
-        """Have `step` sampled from now on, by the weights served now: of the version before."""
-        if not self.train.ahead or step >= self.train.steps:
+        if not self.run.algorithm.on_policy:
             return
-        self._begun_for = step
-        if self.d.ranks.is_main:
-            self._answer = in_background(lambda: self._ask(step))
+        with step.clock("rollout"):
+            if self.pending_step == step.number:
+                step.rollouts, self.pending, self.pending_step = self.pending, [], -1
+            else:
+                answers = broadcast_from_rank0(self.run.ranks, lambda: ask(self.run, step.number, step.number))
+                step.rollouts = [Rollout(**fields) for fields in answers]
 
-    def finish(self) -> None:
+    def begin(self, number: int) -> None:
+        """Have step `number` sampled from now on, by the weights served now: of the version before."""
+        train = self.run.config.train
+        if not train.ahead or number >= train.steps or not self.run.algorithm.on_policy:
+            return
+        self._begun_step = number
+        if self.run.ranks.is_main:
+            self._answer = in_background(lambda: ask(self.run, number, number - 1, self._check_wanted))
+
+    def finish(self, clock: Clock) -> None:
         """Wait for what `begin` started, before weights are pushed; its error is raised on every rank. Collective."""
-        if self._begun_for < 0:
+        if self._begun_step < 0:
             return
-        answers = broadcast_from_rank0(self.d.ranks, lambda: self._answer.result() if self._answer else [])
-        self.held, self.held_for = [Rollout(**fields) for fields in answers], self._begun_for
-        self._answer, self._begun_for = None, -1
+        with clock("rollout"):
+            answers = broadcast_from_rank0(self.run.ranks, lambda: self._answer.result() if self._answer else [])
+        self.pending, self.pending_step = [Rollout(**fields) for fields in answers], self._begun_step
+        self._answer, self._begun_step = None, -1
 
     def extras(self) -> dict[str, Any]:
         """What a checkpoint must hold so that the next step trains on the same responses after a resume."""
-        if not self.held:
+        if not self.pending:
             return {}
-        return {PENDING: {"step": self.held_for, "rollouts": [asdict(rollout) for rollout in self.held]}}
+        return {PENDING: {"step": self.pending_step, "rollouts": [asdict(rollout) for rollout in self.pending]}}
 
-    def uids(self, step: int) -> list[str]:
-        return batch_uids(self.d.selected, step, self.train.batch, self.d.seed)
-
-    def _ask(self, step: int) -> list[dict[str, Any]]:
-        def go_on(*_: object, **__: object) -> None:
-            if self._given_up.is_set():
-                raise ServerError("the next step's rollouts were given up: the run is ending")
-
-        d = self.d
-        return ask(
-            d.client, self.uids(step), d.student_prompts, self.train, d.seed, step, version=step - 1, progress=go_on
-        )
+    def _check_wanted(self, *_: object, **__: object) -> None:
+        if self._given_up.is_set():
+            raise ServerError("the next step's rollouts were given up: the run is ending")
 
     def __enter__(self) -> Sampler:
         return self
@@ -129,10 +135,6 @@ def in_background(call: Callable[[], Any]) -> Future[Any]:
     return future
 
 
-def sampling_of(config: TrainConfig) -> SamplingConfig:
-    return SamplingConfig(config.n, config.temperature, config.top_p, config.top_k, config.max_response)
-
-
 def request_names(uids: Sequence[str]) -> list[str]:
     """Names to seed by: the uid, and where an epoch's end brings it a second time, a name of its own."""
     seen: Counter[str] = Counter()
@@ -143,41 +145,20 @@ def request_names(uids: Sequence[str]) -> list[str]:
     return names
 
 
-def sample_step(
-    client: Client,
-    uids: Sequence[str],
-    student_prompts: Mapping[str, list[int]],
-    config: TrainConfig,
-    seed: int,
-    step: int,
-    ranks: Ranks,
-) -> list[Rollout]:
-    """`train.n` responses to each uid, in order, with log-probs, by weights of version `step`. Collective."""
-    told = broadcast_from_rank0(ranks, lambda: ask(client, uids, student_prompts, config, seed, step, version=step))
-    return [Rollout(**fields) for fields in told]
-
-
 def ask(
-    client: Client,
-    uids: Sequence[str],
-    student_prompts: Mapping[str, list[int]],
-    config: TrainConfig,
-    seed: int,
-    step: int,
-    version: int,
-    progress: Callable[..., None] | None = None,
+    run: TrainingRun, step: int, version: int, progress: Callable[..., None] | None = None
 ) -> list[dict[str, Any]]:
-    """The responses of `step`, checked to be of weights of `version`, as JSON."""
-    prompts = [student_prompts[uid] for uid in uids]
-    more: dict[str, Any] = {} if progress is None else {"progress": progress}
-    rows = client.generate(
-        prompts,
+    """The responses of `step`, checked to be of weights of `version`, as JSON. On rank 0."""
+    train = run.config.train
+    uids = batch_uids(run.selected, step, train.batch, train.seed)
+    rows = run.client.generate(
+        [run.student_prompts[uid] for uid in uids],
         request_names(uids),
-        sampling_of(config),
-        step_seed(seed, step),
+        SamplingConfig(train.n, train.temperature, train.top_p, train.top_k, train.max_response),
+        step_seed(train.seed, step),
         expected_version=version,
         logprobs=True,
-        **more,
+        **({} if progress is None else {"progress": progress}),
     )
     rollouts = [rollout for row in rows for rollout in row]
     check_rollouts(rollouts, version)
@@ -190,6 +171,7 @@ def step_seed(seed: int, step: int) -> int:
 
 
 def check_rollouts(rollouts: Sequence[Rollout], version: int) -> None:
+    """StaleWeightsError for a response of another version, ServerError for an aborted one."""
     for rollout in rollouts:
         if rollout.policy_version != version:
             raise StaleWeightsError(
@@ -198,3 +180,46 @@ def check_rollouts(rollouts: Sequence[Rollout], version: int) -> None:
             )
         if rollout.finish_reason == "abort":
             raise ServerError(f"the response to {rollout.uid} was aborted on the server: resume the run")
+
+
+def due(config: Config, version: int) -> bool:
+    """Whether the sync of this version is to be verified."""
+    every = config.train.sync_check_every
+    return every > 0 and (version % every == 0 or version == config.train.steps)
+
+
+def covered(config: Config, version: int) -> bool:
+    """Whether a step trains on responses that the weights of this version sampled, at a temperature of 1."""
+    sampled_ahead = config.train.ahead > 0 and version > 0
+    return config.distill.temperature == 1.0 and version < config.train.steps and not sampled_ahead
+
+
+def check_gap(config: Config, gap: float, version: int) -> None:
+    """StaleWeightsError if `gap`, the largest between served and trained log-probs of this step's responses, is above
+    the tolerance."""
+    if not covered(config, version) or not due(config, version) or gap <= config.train.sync_tolerance:
+        return
+    raise StaleWeightsError(
+        f"step {version}: served and trained log-probs differ by up to {gap:.3g} (train.sync_tolerance="
+        f"{config.train.sync_tolerance:g}): the server doesn't hold the trainer's weights, or has another dtype "
+        "(server.dtype, model.dtype)"
+    )
+
+
+def check_served(run: TrainingRun, rollouts: Sequence[Rollout], version: int) -> None:
+    """Compare served and trained log-probs of one short response, where the next step's can't. Collective."""
+    if not rollouts:
+        return
+    rollout, response = rollouts[0], rollouts[0].response_ids[:PROBE_TOKENS]
+    if covered(run.config, version) or not due(run.config, version) or not response:
+        return
+    from nopsd.rollout.served_weights import verify_served
+
+    logits_TV = probe_logits(run.student.module.lm, rollout.prompt_ids + response)
+    rows_TV = logits_TV[len(rollout.prompt_ids) - 1 : -1].log_softmax(-1)
+    own = rows_TV.gather(1, torch.tensor(response)[:, None])[:, 0].tolist()
+    gap = broadcast_from_rank0(
+        run.ranks,
+        lambda: verify_served(run.client, [rollout.prompt_ids], [response], [own], run.config.train.sync_tolerance),
+    )
+    assert math.isfinite(gap)

@@ -1,4 +1,4 @@
-"""The four teachers, behind one interface (SPEC §6.2, §6.5).
+"""The four teachers, behind one interface.
 
     frozen        θ_0: a second, frozen engine; under LoRA the student's own with its adapters off
     ema           θ̄, the slow average: a second engine; under LoRA the averaged adapter beside the trained one
@@ -27,7 +27,7 @@ from nopsd.engine.ema import squared_distance
 from nopsd.engine.lora import STUDENT, TEACHER, adapter_parameters, computing_with, lora_layers, squared_change
 from nopsd.engine.packed_attention import Segments
 from nopsd.train.batches import Side
-from nopsd.train.context_states import Kept, Reader
+from nopsd.train.context_states import PrefixCache, Reader
 from nopsd.train.losses.head import gathered_weight, response_hidden
 
 
@@ -68,24 +68,24 @@ def teacher_of(
     engine: Any | None,
     ranks: Ranks,
     prompts: Sequence[Sequence[int]] = (),
-    lanes: int = 1,
+    groups: int = 1,
 ) -> Teacher:
     """The configured teacher. `student`: the engine around a DistillModel; `engine`: the second one, or None.
 
-    `prompts`: all that it may be asked to read, and `lanes`, for what is kept over steps (`context_states.Kept`).
+    `prompts`: all that it may be asked to read, and `groups`, for what is kept over steps (`context_states.PrefixCache`).
     """
     kind, several = config.teacher.kind, config.train.n > 1
     own = Reader(partial(own_hidden, student), ranks, several)
     if kind == "live":
         return LiveTeacher(student, own)
     budget = config.teacher.context_mib * 2**20
-    kept = Kept(prompts, budget, lanes) if budget and kind != "ema" and config.train.packing else None
+    cache = PrefixCache(prompts, budget, groups) if budget and kind != "ema" and config.train.packing else None
     base: Teacher
     if engine is not None:
-        base = EngineTeacher(student, Reader(partial(response_hidden, engine), ranks, several, kept), engine)
+        base = EngineTeacher(student, Reader(partial(response_hidden, engine), ranks, several, cache), engine)
     else:
         adapter = TEACHER if kind == "ema" else None
-        base = AdapterTeacher(student, Reader(partial(adapter_hidden, student, adapter), ranks, several, kept), adapter)
+        base = AdapterTeacher(student, Reader(partial(adapter_hidden, student, adapter), ranks, several, cache), adapter)
     return TrustRegionTeacher(base, own, config.teacher.mix) if kind == "trust_region" else base
 
 

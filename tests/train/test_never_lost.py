@@ -24,7 +24,7 @@ HERE = Path(__file__).parent
 WORKER_RANKS = HERE.parent / "engine" / "worker_ranks.py"
 ALONE = Ranks(0, 1, torch.device("cpu"))
 # Losses after a resume by other ranks: gradients are summed in another order, nothing else differs.
-# Measured over two steps: 7.5e-8 of the loss, 2e-7 of the gradient norm; a wrong AdamW step count gives 1e-3 and more.
+# DivergenceResult over two steps: 7.5e-8 of the loss, 2e-7 of the gradient norm; a wrong AdamW step count gives 1e-3 and more.
 ROUNDING = 2e-6
 
 

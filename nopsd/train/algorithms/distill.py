@@ -1,142 +1,251 @@
-"""Neuron On-Policy Self-Distillation, the loop (SPEC §6.2; the paper's Algorithm 1).
+"""On-policy self-distillation (the paper's Algorithm 1): the student's own responses, scored by a teacher that reads
+demonstrations.
 
-    for each step: B ← questions of S; y ← π_θ(·|x), zero-shot, from the server; teacher reads [C(x), x, y];
-    L = mean over tokens of KL(π_θ(·|x, y_<t) ‖ π_θ̄(·|C(x), x, y_<t)); θ by AdamW; θ̄ by the average; server ← θ
+    L = mean over tokens of KL(π_θ(·|x, y_<t) ‖ π_θ̄(·|C(x), x, y_<t))
 
-Every rank runs it in step with the others. The server always holds version `step` while step `step` trains.
+Logged besides the loop's own (`nopsd.train.metrics`):
+
+    reverse_kl, forward_kl        per-token means, both directions, student and target (nats)
+    base_kl                       KL to the frozen base (distill.kl_base_coef); 0 where it isn't computed
+    clip_frac, neg_frac, mask_frac    shares of the tokens: capped, of a negative loss, masked for entropy
+    is_ratio                      mean importance ratio as capped (distill.is_clip); 0 where it isn't computed
+    student_entropy, teacher_entropy, entropy_gap    next-token entropies on the student's y; teacher − student
+    top16_overlap, top16_student_mass, top16_teacher_mass    share of common top-16 ids, and their mass
+    style_token_share             of the reverse KL, how much is on style tokens (train.style_words)
+    demos_kept_mean, demos_offered_mean, teacher_prompt_length
+    ema_distance                  ‖θ − θ̄‖
+    context/fills|hits|mib        the teacher's prompts: computed, found computed already, MiB held by the fullest rank;
+                                  of this start alone, so not the same after a resume
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
+from nopsd.config import DISTILL_CONDUCT, TEACHER_CONDUCT, Config
 from nopsd.data.prompts import TeacherPrompt
-from nopsd.engine.student import lr_at, set_lr
-from nopsd.rollout.types import Rollout
-from nopsd.train.algorithms.distill_metrics import StepSums, step_metrics
-from nopsd.train.algorithms.distill_state import Distillation
-from nopsd.train.batches import Example, MicroBatch, batch_uids, rank_micro_batches, with_aux_prompts
-from nopsd.train.context_states import SHORTEST
-from nopsd.train.losses.targets import BASE, auxiliaries
-from nopsd.train.metrics import Clock
-from nopsd.train.planning import Limits
-from nopsd.train.sampling import Sampler
-from nopsd.train.served import check_held, check_probe
-from nopsd.train.steps import Steps, backward, refuse_if_stopped
-from nopsd.train.teachers import TeacherStates
+from nopsd.engine.distributed import Ranks
+from nopsd.engine.ds_config import role_configs
+from nopsd.engine.ema import ShardedEma
+from nopsd.engine.frozen import load_frozen
+from nopsd.engine.sequence_parallel import ALONE, SequenceParallel, check_shareable, split_sequences
+from nopsd.engine.student import load_student
+from nopsd.errors import DataError
+from nopsd.files import sha256_json
+from nopsd.train.batches import Batching, Example, MicroBatch
+from nopsd.train.context_states import SHORTEST, context_metrics
+from nopsd.train.losses.head import DistillModel
+from nopsd.train.losses.targets import BASE, OTHER_PROMPTS, auxiliaries
+from nopsd.train.losses.tile import STATISTICS
+from nopsd.train.metrics import BatchLoss, mean
+from nopsd.train.planning import Limits, check_budget
+from nopsd.train.run import Algorithm, Step, Targets, TrainingInputs, TrainingRun, shaping_keys
+from nopsd.train.teachers import Teacher, TeacherStates, follower, teacher_of
 
 
-def distill(d: Distillation, step: int = 0, skipped: int = 0) -> None:
-    """Train from `step` (so many are done, `skipped` of them not taken) to `train.steps`, or to `d.guards.stopped`.
+class Target(NamedTuple):
+    """What a micro-batch is drawn to: the teacher's states, and by name those on the objective's other prompts."""
 
-    Raises Stopped on all ranks, with the step finished and saved, if any was asked to end (`d.stop`).
+    teacher: TeacherStates
+    aux_hidden: dict[str, Tensor]
+
+
+@dataclass(kw_only=True)
+class Distillation(Algorithm):
+    """`teacher_engine`: a second ZeRO-3 engine, or None where the student's engine teaches too (`load` sets it).
+
+    `aux_prompts`: of the objective's further distributions (`targets.OTHER_PROMPTS`), name -> uid -> token ids.
+    `style_ids`: tokens of style rather than substance, for the log.
     """
-    train = d.config.train
-    refuse_if_stopped(d, step)
-    with Sampler(d) as samples:
-        steps = Steps(d, skipped, samples.extras)
-        d.sync.push(version=step)
-        check_held(d, samples.held, step)
-        while step < train.steps:
-            clock = Clock()
-            uids = batch_uids(d.selected, step, train.batch, d.seed)
-            with clock("rollout"):
-                rollouts = samples.of(step)
-            samples.begin(step + 1)
-            batches = micro_batches(d, pair(rollouts, uids, train.n, d.teacher_prompts))
-            with clock("teacher"):
-                states = d.teaching.hidden([batch.teacher for batch in batches])
-                others = auxiliary_hidden(d, batches)
-            with clock("student"):
-                set_lr(d.student, lr_at(step, train))
-                sums = learn(d, batches, states, step, others)
-            taken = d.student.was_step_applied()
-            steps.skips.add(taken, step, uids, sums, d.ranks)
-            if taken and d.ema is not None and (step + 1) % d.config.teacher.every == 0:
-                d.ema.update()
-                d.ema.write_teacher()
-            with clock("rollout"):
-                samples.finish()
-            with clock("sync"):
-                d.sync.push(version=step + 1)
-                check_probe(d, rollouts[0], step + 1)
-            if not steps.close(step, step_metrics(d, step, steps.skips.total, taken, sums, rollouts, uids, clock)):
-                return
-            step += 1
 
+    teacher_prompts: Mapping[str, TeacherPrompt]
+    aux_prompts: Mapping[str, Mapping[str, list[int]]] = field(default_factory=dict)
+    style_ids: tuple[int, ...] = ()
+    teacher_engine: Any = None
+    _teacher: Teacher | None = None
 
-def pair(
-    rollouts: Sequence[Rollout], uids: Sequence[str], samples: int, teacher_prompts: Mapping[str, TeacherPrompt]
-) -> list[Example]:
-    """Each rollout with both of its prompts; the response's ids go through untouched."""
-    asked = [uid for uid in uids for _ in range(samples)]
-    return [
-        Example(uid, r.prompt_ids, teacher_prompts[uid].ids, r.response_ids, r.logprobs)
-        for uid, r in zip(asked, rollouts, strict=True)
-    ]
+    def check(self, inputs: TrainingInputs) -> None:
+        """Each selected question has its prompts, and some fit in the budget of tokens."""
+        config, selected = inputs.config, inputs.selected
+        if not selected:
+            raise DataError("no question was selected: raise select.fraction or give more questions")
+        for uid in selected:
+            if uid not in inputs.student_prompts or uid not in self.teacher_prompts:
+                raise DataError(f"question {uid} was selected but has no prompt: run the select stage again")
+        lengths = [len(self.teacher_prompts[uid].ids) for uid in selected]
+        check_budget(config.train.micro_tokens, min(lengths), max(lengths), config.train.max_response)
+        self.aux_prompts = needed_aux_prompts(config, selected, self.aux_prompts)
 
+    def identity(self, inputs: TrainingInputs) -> dict[str, Any]:
+        """The objective, the teacher, and the prompts of both roles."""
+        others = [self.aux_prompts[name] for name in sorted(self.aux_prompts)]
+        prompts = [
+            [uid, inputs.student_prompts[uid], self.teacher_prompts[uid].ids, *(other[uid] for other in others)]
+            for uid in sorted(inputs.selected)
+        ]
+        return {
+            "distill": shaping_keys(inputs.config.distill, DISTILL_CONDUCT),
+            "teacher": shaping_keys(inputs.config.teacher, TEACHER_CONDUCT),
+            "prompts": sha256_json(prompts),
+        }
 
-def micro_batches(d: Distillation, examples: list[Any]) -> list[MicroBatch]:
-    """This rank's share of the step, on its device."""
-    loss, train = d.config.distill, d.config.train
-    examples = with_aux_prompts(examples, d.aux_prompts, auxiliaries(loss))
-    once_from = SHORTEST + 1 if train.n > 1 else None  # of a prompt's tokens the last is computed with the response
-    owners = any(reader.kept is not None for reader in d.teaching.readers)
-    limits = Limits(train.micro, train.micro_tokens, train.packing, once_from, owners)
-    batches = rank_micro_batches(
-        examples,
-        d.ranks.rank // d.parallel.size,
-        d.ranks.world // d.parallel.size,
-        limits,
-        loss.aggregation,
-        d.pad,
-        loss.skip_first_tokens,
-        loss.max_loss_tokens,
-    )
-    return [batch.share(d.parallel).to(d.ranks.device) for batch in batches]
+    def load(self, inputs: TrainingInputs, parallel: SequenceParallel) -> tuple[Any, ShardedEma | None]:
+        """The student and its average; the teacher's engine stays here."""
+        student, self.teacher_engine, ema = load_engines(inputs.config, inputs.model_path, inputs.ranks, parallel)
+        return student, ema
 
+    def teacher(self, run: TrainingRun) -> Teacher:
+        """The configured teacher, whatever it computes with."""
+        if self._teacher is None:
+            readings = [{uid: prompt.ids for uid, prompt in self.teacher_prompts.items()}, *self.aux_prompts.values()]
+            if BASE in auxiliaries(run.config.distill):
+                readings.append(dict(run.student_prompts))
+            prompts = [reading[uid] for uid in sorted(run.selected) for reading in readings]
+            self._teacher = teacher_of(run.config, run.student, self.teacher_engine, run.ranks, prompts, run.groups)
+        return self._teacher
 
-def auxiliary_hidden(d: Distillation, batches: list[MicroBatch]) -> list[dict[str, Tensor]]:
-    """Each batch's hidden states `[N, H]` of the teacher's weights on the objective's other prompts. Collective."""
-    read: list[dict[str, Tensor]] = [{} for _ in batches]
-    for name in auxiliaries(d.config.distill):
-        sides = [batch.student if name == BASE else batch.aux[name] for batch in batches]
-        for found, states in zip(read, d.teaching.hidden(sides), strict=True):
-            found[name] = states.hidden_NH
-    return read
+    def examples(self, run: TrainingRun, step: Step) -> list[Example]:
+        """Each rollout with both of its prompts; the response's ids go through untouched."""
+        asked = [uid for uid in step.uids for _ in range(run.config.train.n)]
+        wanted = [name for name in auxiliaries(run.config.distill) if name in self.aux_prompts]
+        return [
+            Example(
+                uid,
+                rollout.prompt_ids,
+                self.teacher_prompts[uid].ids,
+                rollout.response_ids,
+                rollout.logprobs,
+                {name: self.aux_prompts[name][uid] for name in wanted},
+            )
+            for uid, rollout in zip(asked, step.rollouts, strict=True)
+        ]
 
+    def batching(self, run: TrainingRun) -> Batching:
+        """By what the teacher computes too, and as the objective averages."""
+        train, loss = run.config.train, run.config.distill
+        once_from = SHORTEST + 1 if train.n > 1 else None  # of a prompt's tokens the last is computed with the response
+        owners = any(reader.cache is not None for reader in self.teacher(run).readers)
+        limits = Limits(train.micro, train.micro_tokens, train.packing, once_from, owners)
+        return Batching(limits, loss.aggregation, run.pad, loss.skip_first_tokens, loss.max_loss_tokens)
 
-def learn(
-    d: Distillation,
-    batches: list[MicroBatch],
-    states: list[TeacherStates],
-    step: int,
-    others: list[dict[str, Tensor]],
-) -> StepSums:
-    """One optimizer step over all micro-batches: the gradient of the global L, whatever the split (§13.4).
+    def targets(self, run: TrainingRun, step: Step) -> Targets:
+        """The teacher's hidden states `[N, H]`, and those of its weights on the objective's other prompts."""
+        teacher, batches = self.teacher(run), step.batches
+        with step.clock("teacher"):
+            states = teacher.hidden([batch.teacher for batch in batches])
+            others: list[dict[str, Tensor]] = [{} for _ in batches]
+            for name in auxiliaries(run.config.distill):
+                sides = [batch.student if name == BASE else batch.aux[name] for batch in batches]
+                for other, found in zip(others, teacher.hidden(sides), strict=True):
+                    other[name] = found.hidden_NH
+        return Targets([Target(*pair) for pair in zip(states, others, strict=True)])
 
-    Refuses, before the weights move, responses that other weights than these have sampled.
-    """
-    sums = StepSums(d.ranks.device, d.style_ids)
-    for index, (batch, taught, aux_hidden) in enumerate(zip(batches, states, others, strict=True)):
-        # by hand, for the number of micro-batches changes from step to step
-        d.student.set_gradient_accumulation_boundary(index == len(batches) - 1)
-        with d.teaching.weight() as teacher_weight_VH:
-            result = d.student(
+    @property
+    def logged(self) -> tuple[str, ...]:
+        """The fused loss's statistics, and the reverse KL on style tokens."""
+        return (*STATISTICS, "style_kl")
+
+    def loss(self, run: TrainingRun, batch: MicroBatch, target: Target) -> BatchLoss:
+        """The fused divergence of student and teacher at the response's tokens."""
+        with self.teacher(run).weight() as teacher_weight_VH:
+            result = run.student(
                 input_ids_BT=batch.student.ids_BT,
                 rows_N=batch.student.rows_N,
-                teacher_hidden_NH=taught.hidden_NH,
+                teacher_hidden_NH=target.teacher.hidden_NH,
                 teacher_weight_VH=teacher_weight_VH,
                 token_weight_N=batch.weights_N,
                 target_N=batch.targets_N,
                 served_N=batch.served_N,
-                aux_hidden=aux_hidden,
-                teacher_mix=taught.mix,
+                aux_hidden=target.aux_hidden,
+                teacher_mix=target.teacher.mix,
                 segments=batch.student.segments,
             )
-        sums.add(batch, result)
-        sums = backward(d, result.loss, sums, index == len(batches) - 1, step)
-    return sums
+        style_ids = torch.tensor(self.style_ids, dtype=torch.long, device=batch.targets_N.device)
+        style_N = (batch.weights_N > 0) & torch.isin(batch.targets_N, style_ids)
+        style_kl = result.reverse_kl_N[style_N].double().sum()
+        return BatchLoss(result.loss, result.student_logprob_N, torch.cat([result.sums, style_kl[None]]))
+
+    def after_step(self, run: TrainingRun, step: int) -> None:
+        """Every `teacher.every` steps an averaged teacher takes a part of the student."""
+        if run.ema is not None and (step + 1) % run.config.teacher.every == 0:
+            run.ema.update()
+            run.ema.write_teacher()
+
+    def metrics(self, run: TrainingRun, step: Step, sums: Mapping[str, float]) -> dict[str, float]:
+        """Means over the tokens, the prompts' lengths, how far the teacher is and what its cache did."""
+        tokens, teacher = max(sums["tokens"], 1.0), self.teacher(run)
+        row = {name: sums[name] / tokens for name in STATISTICS if name not in NOT_LOGGED}
+        row["entropy_gap"] = row["teacher_entropy"] - row["student_entropy"]
+        whole_kl = row["reverse_kl"] * sums["tokens"]
+        if self.style_ids and whole_kl > 0:
+            row["style_token_share"] = sums["style_kl"] / whole_kl
+        prompts = [self.teacher_prompts[uid] for uid in step.uids]
+        distance = torch.tensor([teacher.squared_distance(run.ranks.rank)], dtype=torch.float64)
+        return {
+            **row,
+            "demos_kept_mean": mean([p.kept for p in prompts]),
+            "demos_offered_mean": mean([p.offered for p in prompts]),
+            "teacher_prompt_length": mean([len(p.ids) for p in prompts]),
+            "ema_distance": math.sqrt(float(run.ranks.all_sum(distance))),
+            **context_metrics(teacher.readers, run.ranks),
+        }
+
+
+NOT_LOGGED = ("tokens", "student_logprob", "teacher_logprob")
+
+
+def needed_aux_prompts(
+    config: Config, selected: list[str], given: Mapping[str, Mapping[str, list[int]]]
+) -> dict[str, dict[str, list[int]]]:
+    """Those of the given prompts that the objective reads. DataError if one is missing."""
+    names = [name for name in auxiliaries(config.distill) if name in OTHER_PROMPTS]
+    for name in names:
+        for uid in selected:
+            if not given.get(name, {}).get(uid):
+                raise DataError(
+                    f"question {uid} has no {name} prompt, which distill.target={config.distill.target} and "
+                    f"distill.contrast={config.distill.contrast} need: set them back to teacher and null"
+                )
+    return {name: {uid: given[name][uid] for uid in selected} for name in names}
+
+
+def load_engines(
+    config: Config, model_path: Path, ranks: Ranks, parallel: SequenceParallel = ALONE
+) -> tuple[Any, Any, ShardedEma | None]:
+    """Student engine, the teacher's own engine if it has one, and its moving average if it follows the student.
+
+    A live teacher needs no second model, nor does any teacher under LoRA (`nopsd.train.teachers`). `parallel`: the
+    ranks that compute a sequence together (`join`). ConfigError, before any weight is read, if they can't.
+    """
+    train, dtype, trusted = config.train, config.model.dtype, config.model.trust_remote_code
+    check_shareable(model_path, parallel, trusted)
+    torch.manual_seed(train.seed + ranks.rank)
+    student_config, teacher_config = role_configs(config, "cpu" if ranks.device.type == "cpu" else "gpu")
+    kind, teacher = config.teacher.kind, None
+    if kind != "live" and not train.lora.r:
+        teacher = load_frozen(
+            str(model_path),
+            dtype,
+            teacher_config,
+            trusted,
+            packing=train.packing,
+            prepare=lambda lm: split_sequences(lm, parallel),
+        )
+
+    def wrap(lm: Any) -> DistillModel:
+        split_sequences(lm, parallel)
+        return DistillModel(lm, config.distill)
+
+    student = load_student(
+        model_path, dtype, student_config, train, wrap, trusted, train.seed, with_teacher_adapter=kind == "ema"
+    )
+    if kind != "ema":
+        return student, teacher, None
+    return student, teacher, ShardedEma(*follower(student.module.lm, teacher), config.teacher.rate)

@@ -1,7 +1,7 @@
 """The usual objectives over the whole vocabulary, from raw logits to their gradient (SPEC §6.1, §6.3, §6.4).
 
 Two steps, so that clips can come between them: `measure` reads the logits and gives every token's loss and what the
-log tells of it; `Measured.gradient` puts w_n ∂ℓ_n/∂z_n in the place of the student's logits z.
+log tells of it; `DivergenceResult.gradient` puts w_n ∂ℓ_n/∂z_n in the place of the student's logits z.
 
 With s = (z − max z)/τ, P = exp(s), S = ΣP, and t, Q, R so of the teacher's logits, and d = log p − log q = s − t − c,
 in which the two normalisers enter as one number of a row, c = log S − log R:
@@ -63,7 +63,7 @@ class Normaliser:
 
 
 @dataclass
-class Measured:
+class DivergenceResult:
     """Per token `[n]`; the KLs and entropies are None if not asked for. `gradient(scale_n)` may be called once."""
 
     loss: Tensor
@@ -113,7 +113,7 @@ def block_rows(kernel: str | None, vocab_size: int, device: torch.device, rows: 
     return max(1, min(rows, elements // vocab_size))
 
 
-def measure(tile: Tile, config: DistillConfig, kernel: str, *, wanted: bool, tops: Tops | None = None) -> Measured:
+def measure(tile: Tile, config: DistillConfig, kernel: str, *, wanted: bool, tops: Tops | None = None) -> DivergenceResult:
     """Losses of a tile of logits, from `kernel_of`'s kernel; torch overwrites the tile and needs both scratches.
 
     `wanted`: both KLs and the entropies too. `tops`: the rows' largest logits, if known.
@@ -125,7 +125,7 @@ def measure(tile: Tile, config: DistillConfig, kernel: str, *, wanted: bool, top
     return _by_kernel(import_module(MODULES[kernel]), tile, tops, config)
 
 
-def _by_kernel(kernel: Any, tile: Tile, tops: Tops, config: DistillConfig) -> Measured:
+def _by_kernel(kernel: Any, tile: Tile, tops: Tops, config: DistillConfig) -> DivergenceResult:
     """`kernel`: the module `cpu_kernel` or `triton_kernel`."""
     kind, tau, dtype = canonical(config.divergence, config.beta), config.temperature, tile.student.dtype
     sides = tile.student, tile.teacher, tops
@@ -150,10 +150,10 @@ def _by_kernel(kernel: Any, tile: Tile, tops: Tops, config: DistillConfig) -> Me
         loss = beta * (teacher_part / R + forward) + (1 - beta) * to_mixture
     normalisers = Normaliser(tops[0], log_S, tau), Normaliser(tops[1], log_R, tau)
     told = (reverse, forward, log_S - Ps / S, log_R - Qt / R)
-    return Measured(loss.to(dtype), gradient, *normalisers, *(value.to(dtype) for value in told))
+    return DivergenceResult(loss.to(dtype), gradient, *normalisers, *(value.to(dtype) for value in told))
 
 
-def _by_torch(tile: Tile, tops: Tops, config: DistillConfig, wanted: bool) -> Measured:
+def _by_torch(tile: Tile, tops: Tops, config: DistillConfig, wanted: bool) -> DivergenceResult:
     assert tile.second_scratch is not None
     kind, tau, student_nV, teacher_nV = (
         canonical(config.divergence, config.beta),
@@ -164,7 +164,7 @@ def _by_torch(tile: Tile, tops: Tops, config: DistillConfig, wanted: bool) -> Me
     P, S = _exponentials(student_nV, tops[0], tau, tile.scratch)
     Q, R = _exponentials(teacher_nV, tops[1], tau, tile.second_scratch)
     log_S, log_R = S.double().log(), R.double().log()
-    found = Measured(S, _nothing, Normaliser(tops[0], log_S, tau), Normaliser(tops[1], log_R, tau))
+    found = DivergenceResult(S, _nothing, Normaliser(tops[0], log_S, tau), Normaliser(tops[1], log_R, tau))
     if wanted:
         found.student_entropy = log_S.to(S.dtype) - dot(P, student_nV) / S
         found.teacher_entropy = log_R.to(R.dtype) - dot(Q, teacher_nV) / R

@@ -149,7 +149,7 @@ class _FusedLinearDivergence(torch.autograd.Function):
             if grad_weight_VH is not None:
                 add_weight_gradient(logits["student"], hidden_NH[rows], grad_weight_VH[:vocab_size])
 
-        sums, logprob_N, reverse_kl_N = _told(found, token_weight_N) if with_statistics else [loss.new_empty(0)] * 3
+        sums, logprob_N, reverse_kl_N = _sum_statistics(found, token_weight_N) if with_statistics else [loss.new_empty(0)] * 3
         ctx.gradients, ctx.weight_dtype = (grad_hidden_NH, grad_weight_VH), weight_VH.dtype
         ctx.mark_non_differentiable(sums, logprob_N, reverse_kl_N)
         return loss, sums, logprob_N, reverse_kl_N
@@ -232,7 +232,7 @@ def _rows(values_N: Tensor | None, rows: slice) -> Tensor | None:
     return None if values_N is None else values_N[rows]
 
 
-def _told(found: list[dict[str, Tensor]], token_weight_N: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _sum_statistics(found: list[dict[str, Tensor]], token_weight_N: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Sums of the statistics, and the tokens' log-probs and reverse KLs, from those of all blocks in order."""
     counted_N = token_weight_N > 0
     sums = token_weight_N.new_zeros(len(STATISTICS), dtype=torch.float64)

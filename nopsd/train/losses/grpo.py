@@ -1,4 +1,4 @@
-"""GRPO's loss of one token, and its slope by the token's log-prob (SPEC §8.5; arXiv 2402.03300, 1707.06347). Pure.
+"""GRPO's loss of one token, and its slope by the token's log-prob (arXiv 2402.03300, 1707.06347). Pure.
 
     ℓ = −min(ρ A, clip(ρ, 1−ε, 1+ε) A) + β k3,   ρ = π_θ/π_old,   k3 = π_ref/π_θ − log(π_ref/π_θ) − 1
 
@@ -30,10 +30,6 @@ class GrpoLoss:
     clip: float
     kl_coef: float
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        return ("ratio", "clip_frac") + ("kl_base",) * (self.reference_N is not None)
-
     def __call__(self, logprob_n: Tensor, rows: slice) -> Valued:
         """The values and slopes of some of the rows."""
         ratio_n = self._ratio(logprob_n, rows)
@@ -43,7 +39,7 @@ class GrpoLoss:
             value_n, slope_n = value_n + self.kl_coef * kl_n, slope_n + self.kl_coef * kl_slope_n
         return value_n, slope_n
 
-    def tell(self, logprob_N: Tensor) -> tuple[Tensor, ...]:
+    def logged_values(self, logprob_N: Tensor) -> tuple[Tensor, ...]:
         """ρ, whether it is clipped (so that the token has no gradient but the KL's), k3: [N] each."""
         everything = slice(0, len(logprob_N))
         ratio_N = self._ratio(logprob_N, everything)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from nopsd.config import DistillConfig
 from nopsd.train.losses.clips import clip_tokens
-from nopsd.train.losses.full_support import Measured, measure
+from nopsd.train.losses.full_support import DivergenceResult, measure
 from nopsd.train.losses.overlap import Top, largest, overlap
 from nopsd.train.losses.support import token_loss
 from nopsd.train.losses.targets import BASE, form_target
@@ -52,7 +52,7 @@ def tile_loss(
     and teacher; its two KLs are to the target.
     """
     if kernel is not None:
-        return _usual(tile, token_weight_n, config, kernel, target_n, served_n, with_statistics)
+        return _full_vocab(tile, token_weight_n, config, kernel, target_n, served_n, with_statistics)
     tile.normalise(config.temperature, aux.values())
     found = statistics(tile, target_n) if with_statistics else {}
     entropy_n = logprob_n = None
@@ -80,7 +80,7 @@ def tile_loss(
     return TileLoss(loss, grad, found)
 
 
-def _usual(
+def _full_vocab(
     tile: Tile,
     token_weight_n: Tensor,
     config: DistillConfig,
@@ -100,7 +100,7 @@ def _usual(
         wanted=with_statistics or config.mask_high_entropy is not None,
         tops=tops and (tops[0].values[:, 0], tops[1].values[:, 0]),
     )
-    found = _told(measured, tops) if tops else {}
+    found = _statistics(measured, tops) if tops else {}
     if sampled is not None:
         found["student_logprob"] = measured.student.log_probs(sampled[0])[:, 0]
         found["teacher_logprob"] = measured.teacher.log_probs(sampled[1])[:, 0]
@@ -110,7 +110,7 @@ def _usual(
     return TileLoss(token_weight_n.dot(clipped.loss), tile.student, found | clipped.found)
 
 
-def _told(measured: Measured, tops: tuple[Top, Top]) -> dict[str, Tensor]:
+def _statistics(measured: DivergenceResult, tops: tuple[Top, Top]) -> dict[str, Tensor]:
     found = {
         "reverse_kl": measured.reverse,
         "forward_kl": measured.forward,

@@ -1,28 +1,20 @@
-"""A causal LM as an engine's module whose forward is a loss of sampled tokens' log-probs, and its engine (SPEC §6.4).
+"""A causal LM as an engine's module whose forward is a loss of sampled tokens' log-probs.
 
 In: a micro-batch's ids and the rows that predict its response tokens. Out: a TokenResult; or, without a loss, what the
-model thinks of each token. Shapes as in `loss_head`.
+model thinks of each token. Shapes as in `head`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from nopsd.config import Config
-from nopsd.engine.distributed import Ranks
-from nopsd.engine.ds_config import role_configs
 from nopsd.engine.packed_attention import Segments, inputs_of
 from nopsd.engine.products import tile_rows
-from nopsd.engine.sequence_parallel import ALONE, SequenceParallel, check_shareable, split_sequences
-from nopsd.engine.student import load_student
 from nopsd.signals.statistics import token_statistics
-from nopsd.train.batches import MicroBatch
-from nopsd.train.losses.loss_head import LossHead, replace_head
+from nopsd.train.losses.head import LossHead, replace_head
 from nopsd.train.losses.token_loss import LossOf, TokenResult, fused_linear_token_loss
 
 
@@ -76,45 +68,7 @@ class TokenLossModel(nn.Module):
         return found
 
 
-def load_token_engine(config: Config, model_path: Path, ranks: Ranks, parallel: SequenceParallel = ALONE) -> Any:
-    """The trained model's ZeRO-3 engine around a TokenLossModel. ConfigError if its heads can't be shared out so."""
-    train, trusted = config.train, config.model.trust_remote_code
-    check_shareable(model_path, parallel, trusted)
-    seed = train.seed
-    torch.manual_seed(seed + ranks.rank)
-
-    def wrap(lm: Any) -> TokenLossModel:
-        split_sequences(lm, parallel)
-        return TokenLossModel(lm, config.distill.logit_chunk)
-
-    student_config, _ = role_configs(config, device_kind(ranks))
-    return load_student(model_path, config.model.dtype, student_config, train, wrap, trusted, seed)
-
-
-def device_kind(ranks: Ranks) -> str:
-    """As `role_configs` names it."""
-    return "cpu" if ranks.device.type == "cpu" else "gpu"
-
-
 def statistics_of(hidden_NH: Tensor, target_N: Tensor, weight_VH: Tensor, chunk: int | None = None) -> Tensor:
     """[3, N] float32, rows as in `nopsd.signals.statistics.NAMES`: entropy, self-certainty, −log p of the targets."""
     size = tile_rows(chunk, hidden_NH.device)
     return token_statistics(hidden_NH, target_N, weight_VH, None, lambda z_CV: z_CV, size)
-
-
-@torch.no_grad()
-def own_statistics(engine: Any, batch: MicroBatch) -> Tensor:
-    """The same of a micro-batch's loss rows, by the engine's own weights; evaluation mode, no gradient. Collective."""
-    training = engine.training
-    engine.eval()  # without LoRA's dropout
-    try:
-        found: Tensor = engine(
-            input_ids_BT=batch.student.ids_BT,
-            rows_N=batch.student.rows_N,
-            target_N=batch.targets_N,
-            token_weight_N=batch.weights_N,
-            segments=batch.student.segments,
-        )
-    finally:
-        engine.train(training)
-    return found
