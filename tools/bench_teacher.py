@@ -32,8 +32,8 @@ from torch import Tensor
 
 from nopsd.engine.distributed import Ranks
 from nopsd.engine.packed_attention import use_packed_attention
-from nopsd.train.batches import Example, Side, rank_micro_batches
-from nopsd.train.context_states import Kept, Reader
+from nopsd.train.batches import Batching, Example, Side, rank_micro_batches
+from nopsd.train.context_states import PrefixCache, Reader
 from nopsd.train.losses.head import response_hidden
 from nopsd.train.planning import Limits
 
@@ -90,14 +90,14 @@ def ways_of(lm: Any, sizes: argparse.Namespace) -> list[Way]:
     forward, found = partial(response_hidden, lm), []
     for n in (1, sizes.n):
         examples = examples_of(sizes.questions, n, sizes.context, sizes.response)
-        sides = [batch.teacher for batch in rank_micro_batches(examples, 0, 1, Limits(sizes.micro), "token_mean", 0)]
+        sides = [batch.teacher for batch in rank_micro_batches(examples, 0, 1, Batching(Limits(sizes.micro)))]
         whole = f"whole {n}"
         found.append(Way(whole, Reader(forward, ALONE, False), sides, whole))
         if n > 1:
             found.append(Way(f"contexts {n}", Reader(forward, ALONE, True), sides, whole))
             continue
-        kept = Kept([e.teacher_prompt for e in examples], 2**40)
-        reader = Reader(forward, ALONE, False, kept)
+        cache = PrefixCache([e.teacher_prompt for e in examples], 2**40)
+        reader = Reader(forward, ALONE, False, cache)
         reader.read(sides)
         found += [Way("filling 1", reader, sides, whole), Way("held 1", reader, sides, whole)]
     return found
@@ -105,9 +105,9 @@ def ways_of(lm: Any, sizes: argparse.Namespace) -> list[Way]:
 
 def measure(way: Way) -> tuple[float, Tensor]:
     """CPU seconds of a step, and its hidden states."""
-    if way.name.startswith("filling") and way.reader.kept is not None:
-        way.reader.kept.held.clear()
-        way.reader.kept.nbytes = 0
+    if way.name.startswith("filling") and way.reader.cache is not None:
+        way.reader.cache.held.clear()
+        way.reader.cache.nbytes = 0
     start = time.process_time()
     states = way.reader.read(way.sides)
     return time.process_time() - start, torch.cat(states)

@@ -49,8 +49,9 @@ from nopsd.signals.store import Signals, write_signals
 from nopsd.stages.data import prepare_data
 from nopsd.stages.registry import STAGES
 from nopsd.stages.train import demonstrated
-from nopsd.train.algorithms.distill import distill
-from nopsd.train.algorithms.distill_state import Distillation
+from nopsd.train.algorithms.distill import Distillation
+from nopsd.train.loop import train
+from nopsd.train.run import TrainingRun
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
 BATCH = 256  # sequences sampled together
@@ -180,12 +181,15 @@ def trained(session: Session) -> tuple[LocalSampler, list[float]]:
     client, log = LocalSampler(student.module.lm, session.tokenizer, session.model.path), LastLoss(config.train.steps)
     torch.manual_seed(config.seed)
     try:
-        distill(
-            Distillation(
+        train(
+            TrainingRun(
                 config=config,
+                algorithm=Distillation(
+                    teacher_prompts=demonstrated(session, selected, questions), teacher_engine=teacher
+                ),
+                model_path=session.model.path,
                 selected=selected,
                 student=student,
-                teacher=teacher,
                 client=client,
                 sync=NoSync(),
                 ranks=ALONE,
@@ -193,7 +197,6 @@ def trained(session: Session) -> tuple[LocalSampler, list[float]]:
                 identity={},
                 log=log,
                 student_prompts={uid: session.student_prompts[uid] for uid in selected},
-                teacher_prompts=demonstrated(session, selected, questions),
             )
         )
     except Done:

@@ -36,16 +36,7 @@ from nopsd.config.schema import (
     all_keys,
 )
 
-# Runtime-only keys by section, until every caller uses `shaping`.
-TRAIN_CONDUCT, DISTILL_CONDUCT, TEACHER_CONDUCT = (
-    tuple(key.split(".")[1] for key in sorted(RUNTIME_ONLY) if key.startswith(f"{section}."))
-    for section in ("train", "distill", "teacher")
-)
-
 __all__ = [
-    "DISTILL_CONDUCT",
-    "TEACHER_CONDUCT",
-    "TRAIN_CONDUCT",
     "CHOICES",
     "ENTRY_POINTS",
     "METHODS",

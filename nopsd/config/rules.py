@@ -95,9 +95,9 @@ def _check_method(config: Config) -> None:
             f"method={config.method} compares log-probs with the server's, which have temperature 1, and "
             f"train.temperature={train.temperature:g}: set train.temperature=1"
         )
-    if method.trainer != "distill" and train.keep_best and train.best_by == "kl_reverse":
+    if method.trainer != "distill" and train.keep_best and train.best_by == "reverse_kl":
         raise ConfigError(
-            f"train.best_by=kl_reverse: method={config.method} has no teacher to measure it to: set train.best_by=loss"
+            f"train.best_by=reverse_kl: method={config.method} has no teacher to measure it to: set train.best_by=loss"
         )
 
 

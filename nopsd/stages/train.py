@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nopsd.config import METHODS, Config, is_foreign, shaping_keys
 from nopsd.data.prompts import TeacherPrompt
@@ -19,7 +19,7 @@ from nopsd.engine.stopping import StopRequest
 from nopsd.errors import ConfigError
 from nopsd.evaluation.oracle import WARNING, pool_key
 from nopsd.files import sha256_json, write_json
-from nopsd.rollout.client import RolloutClient
+from nopsd.rollout.service import RolloutService
 from nopsd.run import folder as names
 from nopsd.run.session import Session, eval_sampling
 from nopsd.run.stage import Counts, Progress, Stage
@@ -27,10 +27,14 @@ from nopsd.signals.agreement import answers_of
 from nopsd.stages.contexts import contexts_without_selection, teacher_prompts
 from nopsd.stages.workload import chosen, responses, tokens
 from nopsd.train.artefacts import PLAN, stop_note
-from nopsd.train.epochs import settled
 from nopsd.train.losses.targets import auxiliaries
 from nopsd.train.metrics_log import MetricsLog
-from nopsd.train.probe import probe_metrics
+from nopsd.train.planning import settled
+
+if TYPE_CHECKING:
+    from nopsd.train.run import Algorithm
+
+    Prepared = tuple[list[str], Algorithm, dict[str, int]]  # what is trained on, how, and facts for the plan
 
 
 class Train(Stage):
@@ -109,97 +113,71 @@ class Train(Stage):
 
 def train(session: Session, folder: Path, progress: Progress) -> None:
     """Train by the method's own algorithm. ConfigError for a method that trains nothing."""
+    from nopsd.train.run import TrainingInputs
+    from nopsd.train.trainer import run_training
+
     trainer = METHODS[session.config.method].trainer
     if trainer is None:
         raise ConfigError(f"method={session.config.method} trains nothing: name another method")
-    {"distill": distill, "sft": finetune, "grpo": reinforce}[trainer](session, folder, progress)
+    assert session.ranks is not None
+    selected, algorithm, facts = {"distill": distillation, "sft": finetuning, "grpo": grpo}[trainer](session)
+    config = plan(session, folder, len(selected), facts)
+    served = trainer != "sft" or config.train.probe_every > 0
+    client = session.client() if served and session.ranks.is_main else None  # rank 0 may have to start the server
+    inputs = TrainingInputs(
+        config=config,
+        algorithm=algorithm,
+        selected=selected,
+        student_prompts={uid: session.student_prompts[uid] for uid in selected},
+        model_path=session.model.path,
+        client=client,
+        ranks=session.ranks,
+        folder=folder,
+        open_log=lambda step: MetricsLog(folder, step),
+        progress=progress,
+        probe=label_free_probe(session, client) if client else None,
+        stop=StopRequest.of_this_process(),
+    )
+    run_training(inputs)
 
 
-def distill(session: Session, folder: Path, progress: Progress) -> None:
-    """Prompts of both roles for the selected questions, then Algorithm 1, then the export."""
-    from nopsd.train.algorithms.distill_stage import train
+def distillation(session: Session) -> Prepared:
+    """Prompts of the teacher for the selected questions, and of the objective's other distributions."""
+    from nopsd.train.algorithms.distill import Distillation
 
     assert session.ranks is not None
     selected, questions = selection(session)
-    config, client = plan(session, folder, len(selected)), client_of(session)
-    train(
-        config,
-        selected,
-        {uid: session.student_prompts[uid] for uid in selected},
-        demonstrated(session, selected, questions),
-        session.model.path,
-        client,
-        session.ranks,
-        folder,
-        lambda step: MetricsLog(folder, step),
-        progress,
-        label_free_probe(session, client) if client else None,
-        single_token_ids(session.tokenizer, config.train.style_words),
-        auxiliary_prompts(session, session.ranks, selected, questions),
-        StopRequest.of_this_process(),
+    algorithm = Distillation(
+        teacher_prompts=demonstrated(session, selected, questions),
+        aux_prompts=auxiliary_prompts(session, session.ranks, selected, questions),
+        style_ids=tuple(single_token_ids(session.tokenizer, session.config.train.style_words)),
     )
+    return selected, algorithm, {}
 
 
-def finetune(session: Session, folder: Path, progress: Progress) -> None:
-    """The selected questions' voted responses, then next-token loss on them, then the export."""
-    from nopsd.train.algorithms.sft_stage import train
+def finetuning(session: Session) -> Prepared:
+    """The selected questions' voted responses."""
+    from nopsd.train.algorithms.sft import Finetuning
     from nopsd.train.voting import keep_voted
 
-    assert session.ranks is not None
     selected, questions = selection(session)
-    rollouts = session.rollouts
-    answers = answers_of(rollouts, questions, session.think_open)
-    seed = session.config.train.seed
-    kept = keep_voted(selected, rollouts, answers, session.config.sft, seed).checked()
-    config = plan(session, folder, len(kept.responses), kept.counts())
-    client = client_of(session) if config.train.probe_every else None
-    train(
-        config,
-        {uid: (rows[0].prompt_ids, [r.response_ids for r in rows]) for uid, rows in kept.responses.items()},
-        session.model.path,
-        client,
-        session.ranks,
-        folder,
-        lambda step: MetricsLog(folder, step),
-        progress,
-        label_free_probe(session, client) if client else None,
-        StopRequest.of_this_process(),
-    )
+    answers = answers_of(session.rollouts, questions, session.think_open)
+    voted = keep_voted(selected, session.rollouts, answers, session.config.sft, session.config.train.seed).checked()
+    responses = {uid: [r.response_ids for r in rows] for uid, rows in voted.responses.items()}
+    return list(responses), Finetuning(responses=responses), voted.counts()
 
 
-def reinforce(session: Session, folder: Path, progress: Progress) -> None:
-    """The selected questions' prompts, then GRPO by a label-free reward, then the export."""
-    from nopsd.train.algorithms.grpo_stage import train
+def grpo(session: Session) -> Prepared:
+    """The selected questions, for the reward to read answers by."""
+    from nopsd.train.algorithms.grpo import Grpo
 
-    assert session.ranks is not None
     selected, questions = selection(session)
-    config, client = plan(session, folder, len(selected)), client_of(session)
-    train(
-        config,
-        selected,
-        {uid: session.student_prompts[uid] for uid in selected},
-        questions,
-        session.model.path,
-        client,
-        session.ranks,
-        folder,
-        lambda step: MetricsLog(folder, step),
-        progress,
-        label_free_probe(session, client) if client else None,
-        session.think_open,
-        StopRequest.of_this_process(),
-    )
+    return selected, Grpo(questions=questions, think_open=session.think_open), {}
 
 
 def selection(session: Session) -> tuple[list[str], dict[str, Question]]:
     """The selected uids, best first, and all pool questions by uid."""
     return session.run.selection().uids, session.questions
-
-
-def client_of(session: Session) -> Any:
-    """On rank 0, which alone talks to the server, and may have to start it; None elsewhere."""
-    assert session.ranks is not None
-    return session.client() if session.ranks.is_main else None
 
 
 def plan(session: Session, folder: Path, questions: int, facts: dict[str, int] | None = None) -> Config:
@@ -251,8 +229,10 @@ def single_token_ids(tokenizer: Any, words: Sequence[str]) -> list[int]:
     return sorted({ids[0] for ids in encoded if len(ids) == 1})
 
 
-def label_free_probe(session: Session, client: RolloutClient) -> Callable[[int], dict[str, float]]:
+def label_free_probe(session: Session, client: RolloutService) -> Callable[[int], dict[str, float]]:
     """A probe of the served policy on the same pool questions every time, at evaluation's temperature."""
+    from nopsd.train.metrics import probe_metrics
+
     config = session.config
     questions = session.pool[: config.train.probe_questions]
     prompts = [session.student_prompts[q.uid] for q in questions]

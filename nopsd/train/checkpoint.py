@@ -20,8 +20,8 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from nopsd.engine.distributed import Ranks
 from nopsd.engine.broadcast import broadcast_from_rank0
+from nopsd.engine.distributed import Ranks
 from nopsd.errors import ArtefactError, UserError
 from nopsd.files import flatten
 from nopsd.train import checkpoint_files as files
@@ -194,7 +194,11 @@ def _write(engine: Any, ema: Any, path: Path, progress: Progress, ranks: Ranks) 
     writer.save = partial(attempt, true_save)
     try:
         engine.save_checkpoint(  # under LoRA the base's weights are left out: they are in the model's own folder
-            str(path.parent), tag=path.name, client_state={"step": progress.step}, save_latest=False, exclude_frozen_parameters=True
+            str(path.parent),
+            tag=path.name,
+            client_state={"step": progress.step},
+            save_latest=False,
+            exclude_frozen_parameters=True,
         )
     finally:
         writer.save = true_save

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from nopsd.config import GuardConfig
-from nopsd.engine.distributed import Ranks
 from nopsd.engine.broadcast import broadcast_from_rank0
+from nopsd.engine.distributed import Ranks
 from nopsd.errors import UserError
 from nopsd.files import read_jsonl, write_jsonl
 from nopsd.train.metrics import StepSums

@@ -17,7 +17,7 @@ from nopsd.engine.broadcast import broadcast_from_rank0
 from nopsd.engine.student import lr_at, set_lr
 from nopsd.errors import Stopped
 from nopsd.train import checkpoint
-from nopsd.train.batches import batch_uids, rank_micro_batches
+from nopsd.train.batches import Example, MicroBatch, batch_uids, rank_micro_batches
 from nopsd.train.checkpoint_files import Score, keep_of
 from nopsd.train.guards import SkippedSteps
 from nopsd.train.metrics import Clock, StepSums, gap_metrics, response_metrics
@@ -43,8 +43,7 @@ def train(run: TrainingRun, done: int = 0, skipped: int = 0) -> None:
             sampler.sample(step)
             sampler.begin(number + 1)
             step.examples = algorithm.examples(run, step)
-            batches = rank_micro_batches(step.examples, run.group, run.groups, algorithm.batching(run))
-            step.batches = [batch.share(run.parallel).to(run.ranks.device) for batch in batches]
+            step.batches = micro_batches(run, step.examples)
             targets = algorithm.targets(run, step)
             with step.clock("student"):
                 sums = learn(run, step, targets.of_batches)
@@ -65,6 +64,12 @@ def serve(run: TrainingRun, version: int) -> None:
     """Have the server sample by the present weights."""
     if run.sync is not None:
         run.sync.push(version=version)
+
+
+def micro_batches(run: TrainingRun, examples: Sequence[Example]) -> list[MicroBatch]:
+    """This rank's share of the step, on its device."""
+    batches = rank_micro_batches(examples, run.group, run.groups, run.algorithm.batching(run))
+    return [batch.share(run.parallel).to(run.ranks.device) for batch in batches]
 
 
 def learn(run: TrainingRun, step: Step, targets: Sequence[Any]) -> StepSums:
@@ -126,7 +131,9 @@ class Bookkeeping:
         """
         run, config, done = self.run, self.run.config.train, number + 1
         probe = run.probe if self.probe_is_due(done) else None
-        row = broadcast_from_rank0(run.ranks, lambda: {**values, **(probe(done) if probe else {})})  # rank 0's on every rank
+        row = broadcast_from_rank0(
+            run.ranks, lambda: {**values, **(probe(done) if probe else {})}
+        )  # rank 0's on every rank
         row |= run.guards.observe(number, row, run.ranks.is_main)
         if run.log is not None:
             run.log.log(number, row)

@@ -1,15 +1,15 @@
 """Numbers of a step that every algorithm logs: phases' times, sums over tokens, what the responses look like.
 
-    loss, loss_tokens             the step's loss, as weighted; how many tokens it has
-    logprob_gap, logprob_gap_max  |served − trained| log-prob of the sampled tokens (mean, max)
-    response_length_mean|max, truncated_share
-    repeated_4grams               mean share of a response's 4-grams of token ids that occur in it more than once
-    distinct_4grams               different 4-grams of the step's responses over all of them
-    grad_norm, lr, skipped_fraction, policy_version, time/PHASE
-    staleness                     versions between the weights that sampled and those that train: 0, or with
-                                  train.ahead 1 (time/rollout is then what the step had to wait for them)
-    guard/KEY                     steps (probes) in a row beyond the limit guard.KEY (`nopsd.train.guards`)
-    probe/…                       after every train.probe_every-th step
+loss, loss_tokens             the step's loss, as weighted; how many tokens it has
+logprob_gap, logprob_gap_max  |served − trained| log-prob of the sampled tokens (mean, max)
+response_length_mean|max, truncated_share
+repeated_4grams               mean share of a response's 4-grams of token ids that occur in it more than once
+distinct_4grams               different 4-grams of the step's responses over all of them
+grad_norm, lr, skipped_fraction, policy_version, time/PHASE
+staleness                     versions between the weights that sampled and those that train: 0, or with
+                              train.ahead 1 (time/rollout is then what the step had to wait for them)
+guard/KEY                     steps (probes) in a row beyond the limit guard.KEY (`nopsd.train.guards`)
+probe/…                       after every train.probe_every-th step
 """
 
 from __future__ import annotations

@@ -8,9 +8,9 @@ dist.sequence_parallel the ranks that compute one sequence together.
 Every rank computes the plan of all from the same numbers, so nothing is sent. Rollouts of one question go to one group,
 where its teacher prompt is computed once; a question that is more than a group's even share is cut. Where groups keep
 keys and values over steps (`Limits.owners`), each question has a group of its own, the same at every step; it is
-assigned elsewhere only where the heaviest group would else have over `SLACK` times what it has by the longest-first rule alone.
-Of 16 questions a step 90% stay in their own group with 2 groups, 78% with 4, 61% with 8, for 5 to 6% more work on the
-heaviest group.
+assigned elsewhere only where the heaviest group would else have over `SLACK` times what it has by the longest-first
+rule alone. Of 16 questions a step 90% stay in their own group with 2 groups, 78% with 4, 61% with 8, for 5 to 6% more
+work on the heaviest group.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol
 
-from nopsd.config import Config, to_plain
+from nopsd.config import Config
 from nopsd.engine.distributed import Ranks
 from nopsd.engine.ema import ShardedEma
 from nopsd.engine.sequence_parallel import ALONE, SequenceParallel
@@ -17,7 +17,6 @@ from nopsd.engine.stopping import StopRequest
 from nopsd.rollout.types import Rollout
 from nopsd.train.batches import Batching, Example, MicroBatch
 from nopsd.train.guards import Guards
-from nopsd.train.metrics import BatchLoss, Clock
 from nopsd.train.metrics import BatchLoss, Clock
 from nopsd.train.planning import Limits
 
@@ -153,8 +152,3 @@ class TrainingRun(TrainingInputs):
     def groups(self) -> int:
         """Data-parallel groups: ranks that compute one sequence together are one."""
         return self.ranks.world // self.parallel.size
-
-
-def shaping_keys(section: Any, runtime_only: Sequence[str] = ()) -> dict[str, Any]:
-    """A config section as plain values, without the keys that don't shape the result."""
-    return {key: value for key, value in to_plain(section).items() if key not in runtime_only}

@@ -145,9 +145,7 @@ def request_names(uids: Sequence[str]) -> list[str]:
     return names
 
 
-def ask(
-    run: TrainingRun, step: int, version: int, progress: Callable[..., None] | None = None
-) -> list[dict[str, Any]]:
+def ask(run: TrainingRun, step: int, version: int, progress: Callable[..., None] | None = None) -> list[dict[str, Any]]:
     """The responses of `step`, checked to be of weights of `version`, as JSON. On rank 0."""
     train = run.config.train
     uids = batch_uids(run.selected, step, train.batch, train.seed)

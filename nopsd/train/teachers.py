@@ -72,7 +72,7 @@ def teacher_of(
 ) -> Teacher:
     """The configured teacher. `student`: the engine around a DistillModel; `engine`: the second one, or None.
 
-    `prompts`: all that it may be asked to read, and `groups`, for what is kept over steps (`context_states.PrefixCache`).
+    `prompts`: all that it may be asked to read, and `groups`, for what is kept over steps (`PrefixCache`).
     """
     kind, several = config.teacher.kind, config.train.n > 1
     own = Reader(partial(own_hidden, student), ranks, several)
@@ -85,7 +85,9 @@ def teacher_of(
         base = EngineTeacher(student, Reader(partial(response_hidden, engine), ranks, several, cache), engine)
     else:
         adapter = TEACHER if kind == "ema" else None
-        base = AdapterTeacher(student, Reader(partial(adapter_hidden, student, adapter), ranks, several, cache), adapter)
+        base = AdapterTeacher(
+            student, Reader(partial(adapter_hidden, student, adapter), ranks, several, cache), adapter
+        )
     return TrustRegionTeacher(base, own, config.teacher.mix) if kind == "trust_region" else base
 
 

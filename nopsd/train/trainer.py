@@ -1,8 +1,8 @@
 """One training from its inputs to the exported model: identity, engines, resume, the loop, the export.
 
-In: `TrainingInputs`. Out, in FOLDER: metrics and checkpoints/ while it trains, and export/, the finished model, made from
-the last weights, from the best (`train.export`), or, after a guard's stop, from the best or last of before. The training
-is done once export/ is there. Run by every rank.
+In: `TrainingInputs`. Out, in FOLDER: metrics and checkpoints/ while it trains, and export/, the finished model, made
+from the last weights, from the best (`train.export`), or, after a guard's stop, from the best or last of before. The
+training is done once export/ is there. Run by every rank.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from nopsd.config import TRAIN_CONDUCT
+from nopsd.config import shaping
 from nopsd.engine.distributed import Ranks
 from nopsd.engine.sequence_parallel import join
 from nopsd.errors import ArtefactError, UserError
@@ -26,7 +26,7 @@ from nopsd.train.artefacts import EXPORT, RECORD
 from nopsd.train.checkpoint_files import keep_of
 from nopsd.train.export import export_model
 from nopsd.train.loop import train
-from nopsd.train.run import TrainingInputs, TrainingRun, shaping_keys
+from nopsd.train.run import TrainingInputs, TrainingRun
 
 PROBE_TOKENS = 64
 log = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ def run_training(inputs: TrainingInputs) -> None:
 def identity_of(inputs: TrainingInputs) -> dict[str, Any]:
     """What a checkpoint or export was made from, as far as training sees it."""
     return {
-        "train": shaping_keys(inputs.config.train, TRAIN_CONDUCT),
+        "train": shaping(inputs.config, "train"),
         "seed": inputs.config.seed,
         "dtype": inputs.config.model.dtype,
         **inputs.algorithm.identity(inputs),

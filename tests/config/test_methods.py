@@ -78,7 +78,7 @@ def test_the_later_of_steps_and_epochs_counts():
         (["method=opsd_oracle", "context.retriever=random"], ["context.retriever=none"]),
         (["method=nait_sft"], ["signal.reference"]),
         (["method=opsd_majconf", "rollout_zs.n=1"], ["rollout_zs.n=8"]),
-        (["method=ttrl", "train.keep_best=1", "train.best_by=kl_reverse"], ["train.best_by=loss"]),
+        (["method=ttrl", "train.keep_best=1", "train.best_by=reverse_kl"], ["train.best_by=loss"]),
         (["train.epochs=0"], ["train.epochs=0"]),
         (["train.warmup_ratio=1"], ["train.warmup_ratio=1"]),
         (["method=tttrl"], ["method=tttrl", "did you mean ttrl"]),

@@ -14,7 +14,7 @@ from nopsd.engine.distributed import Ranks
 from nopsd.engine.packed_attention import Context, Segments
 from nopsd.engine.sequence_parallel import ALONE, SequenceParallel, _split, _with_padding, check_heads, join
 from nopsd.errors import ConfigError
-from nopsd.train.algorithms.distill_stage import load_engines
+from nopsd.train.algorithms.distill import load_engines
 
 
 def config_of(heads: int, kv_heads: int, **other: object) -> Qwen3Config:

@@ -15,9 +15,10 @@ from nopsd.config import Config, load_config
 from nopsd.engine.distributed import Ranks
 from nopsd.errors import ConfigError, ServerError, StaleWeightsError
 from nopsd.rollout.types import Rollout
+from nopsd.train.metrics import Clock
 from nopsd.train.metrics_log import read_metrics
-from nopsd.train.sampling import PENDING, Sampler
-from nopsd.train.served import check_gap
+from nopsd.train.run import Step
+from nopsd.train.sampling import PENDING, Sampler, check_gap
 from tests.train.test_kills import run as run_and_kill
 from tests.train.test_kills import without_times
 
@@ -52,8 +53,20 @@ def run_of(ahead: int, server: SlowServer, extras: dict[str, Any] | None = None)
     config.train.ahead, config.train.steps, config.train.batch = ahead, STEPS, 2
     prompts = {uid: [1, 2] for uid in UIDS}
     return SimpleNamespace(
-        config=config, client=server, selected=UIDS, student_prompts=prompts, seed=0, ranks=ALONE, extras=extras or {}
+        config=config,
+        algorithm=SimpleNamespace(on_policy=True),
+        client=server,
+        selected=UIDS,
+        student_prompts=prompts,
+        ranks=ALONE,
+        extras=extras or {},
     )
+
+
+def sampled(sampler: Sampler, number: int) -> list[Rollout]:
+    step = Step(number, [], [], Clock())
+    sampler.sample(step)
+    return step.rollouts
 
 
 def responses(rollouts: list[Rollout]) -> list[list[int]]:
@@ -65,20 +78,20 @@ def test_the_next_step_is_sampled_while_this_one_trains_and_by_the_weights_befor
     server = SlowServer()
     server.let.set()
     with Sampler(run_of(1, server)) as samples:
-        assert responses(samples.of(0)) == [[0], [0]]
+        assert responses(sampled(samples, 0)) == [[0], [0]]
         server.let.clear()
         samples.begin(1)  # comes back though the server doesn't answer: step 0 trains now
         threading.Timer(0.05, server.let.set).start()
-        samples.finish()
+        samples.finish(Clock())
         server.version = 1  # pushed
         assert server.asked == [(0, 0), (1, 0)]
-        assert responses(samples.of(1)) == [[1], [1]] and len(server.asked) == 2
+        assert responses(sampled(samples, 1)) == [[1], [1]] and len(server.asked) == 2
         samples.begin(2)
-        samples.finish()
+        samples.finish(Clock())
         assert server.asked[2] == (2, 1)
-        assert samples.of(2)[0].policy_version == 1
+        assert sampled(samples, 2)[0].policy_version == 1
         samples.begin(STEPS)  # there is no such step
-        samples.finish()
+        samples.finish(Clock())
         assert len(server.asked) == 3
 
 
@@ -89,9 +102,9 @@ def test_strictly_on_policy_nothing_is_begun():
     with Sampler(run_of(0, server)) as samples:
         for step in range(3):
             server.version = step
-            assert samples.of(step)[0].policy_version == step
+            assert sampled(samples, step)[0].policy_version == step
             samples.begin(step + 1)
-            samples.finish()
+            samples.finish(Clock())
             assert samples.extras() == {}
     assert server.asked == [(0, 0), (1, 1), (2, 2)]
 
@@ -101,13 +114,13 @@ def test_a_checkpoint_holds_what_was_sampled_ahead():
     server = SlowServer()
     server.let.set()
     with Sampler(run_of(1, server)) as samples:
-        samples.of(0)
+        sampled(samples, 0)
         samples.begin(1)
-        samples.finish()
+        samples.finish(Clock())
         extras = samples.extras()
-        held = samples.held
+        held = samples.pending
     with Sampler(run_of(1, server, extras)) as again:
-        assert again.of(1) == held and len(server.asked) == 2
+        assert sampled(again, 1) == held and len(server.asked) == 2
     extras[PENDING]["rollouts"][0]["policy_version"] = 1
     with pytest.raises(StaleWeightsError, match="version 1, expected 0"):
         Sampler(run_of(1, server, extras))
@@ -124,7 +137,7 @@ def test_a_failure_in_the_background_comes_out_before_the_weights_are_pushed(how
     with Sampler(run_of(1, server)) as samples:
         samples.begin(1)
         with pytest.raises(ServerError if how == "raises" else StaleWeightsError, match="gone|version 7, expected 0"):
-            samples.finish()
+            samples.finish(Clock())
 
 
 def test_training_that_fails_does_not_wait_for_the_rollouts_begun():

@@ -1,4 +1,4 @@
-"""The loop on real ZeRO-3 engines, 1 and 2 ranks, canned responses: T-ALIGN, T-EMA, T-DIST, skipped steps (SPEC §12).
+"""The loop on real ZeRO-3 engines, 1 and 2 ranks, canned responses: alignment, averaged teacher, splits, skipped steps.
 
 Its twin on a real server is test_train_real.py.
 """
@@ -6,15 +6,19 @@ Its twin on a real server is test_train_real.py.
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+from nopsd.config import Config, TrainConfig
 from nopsd.data.prompts import TeacherPrompt
 from nopsd.errors import ServerError, StaleWeightsError
 from nopsd.rollout.types import Rollout
-from nopsd.train.algorithms.distill import pair
+from nopsd.train.algorithms.distill import Distillation
+from nopsd.train.metrics import Clock
+from nopsd.train.run import Step
 from nopsd.train.sampling import check_rollouts, request_names, step_seed
 
 pytestmark = pytest.mark.slow
@@ -22,14 +26,14 @@ SPLITS = ("1xmicro4", "2xmicro2", "2xmicro1", "1xmicro3")  # the last: micro-bat
 
 
 @pytest.mark.parametrize("split", SPLITS[1:])
-def test_t_dist_losses_do_not_depend_on_ranks_and_micro_batches(engine_cases: dict[str, Any], split: str):
+def test_losses_do_not_depend_on_ranks_and_micro_batches(engine_cases: dict[str, Any], split: str):
     whole = [row["loss"] for row in engine_cases[SPLITS[0]]["rows"]]
     assert [row["loss"] for row in engine_cases[split]["rows"]] == pytest.approx(whole, abs=1e-5)
     assert min(whole) > 0.1 and len(set(whole)) == 3  # there was something to learn, and it moved
 
 
 @pytest.mark.parametrize("split", SPLITS[1:])
-def test_t_dist_the_gradient_does_not_depend_on_ranks_and_micro_batches(engine_cases: dict[str, Any], split: str):
+def test_the_gradient_does_not_depend_on_ranks_and_micro_batches(engine_cases: dict[str, Any], split: str):
     """Compared tensor by tensor; dividing by local tokens, or by ranks once too often, moves it by a half."""
     whole, other = engine_cases[SPLITS[0]]["gradient"], engine_cases[split]["gradient"]
     assert whole.keys() == other.keys()
@@ -44,19 +48,19 @@ def test_both_engines_are_sharded(engine_cases: dict[str, Any]):
     assert engine_cases["2xmicro2"]["sharded"]
 
 
-def test_t_align_equal_prompts_and_a_frozen_teacher_give_no_loss_and_no_gradient(engine_cases: dict[str, Any]):
+def test_equal_prompts_and_a_frozen_teacher_give_no_loss_and_no_gradient(engine_cases: dict[str, Any]):
     aligned = engine_cases["2xalign"]["aligned"]
     assert abs(aligned["loss"]) < 1e-6
     assert aligned["grad_norm"] < 1e-4 * engine_cases["2xalign"]["shifted"]["grad_norm"]
     assert aligned["top16_overlap"] == pytest.approx(1.0) and abs(aligned["entropy_gap"]) < 1e-6
 
 
-def test_t_align_a_teacher_one_token_off_is_far_away(engine_cases: dict[str, Any]):
+def test_a_teacher_one_token_off_is_far_away(engine_cases: dict[str, Any]):
     assert engine_cases["2xalign"]["shifted"]["loss"] > 0.1
 
 
 @pytest.mark.parametrize(("case", "tolerance"), [("2xema", 1e-6), ("2xema_bf16", 2e-3)])
-def test_t_ema_the_teacher_engine_holds_the_closed_form(engine_cases: dict[str, Any], case: str, tolerance: float):
+def test_the_teacher_engine_holds_the_closed_form(engine_cases: dict[str, Any], case: str, tolerance: float):
     """θ̄_3 of the teacher's gathered weights against the student's path; bfloat16 differs by its rounding alone."""
     found, rate = engine_cases[case], 0.1
     assert found["master"] == ["torch.float32"]
@@ -101,14 +105,14 @@ def test_a_non_finite_gradient_skips_the_step_on_every_rank_and_the_average_with
 def test_every_row_tells_what_the_log_promises(engine_cases: dict[str, Any]):
     row = engine_cases["2xmicro2"]["rows"][1]
     promised = (
-        "loss kl_reverse kl_forward entropy_student entropy_teacher entropy_gap top16_overlap top16_student_mass "
+        "loss reverse_kl forward_kl student_entropy teacher_entropy entropy_gap top16_overlap top16_student_mass "
         "response_length_mean response_length_max truncated_share demos_kept_mean demos_offered_mean grad_norm lr "
         "teacher_prompt_length ema_distance skipped_fraction time/rollout time/teacher time/student time/sync"
     )
     for name in promised.split():
         assert math.isfinite(row[name]), name
     assert row["policy_version"] == 1 and row["demos_kept_mean"] == 2 and row["demos_offered_mean"] == 3
-    assert row["loss"] == pytest.approx(row["kl_reverse"], rel=1e-5)  # token_mean
+    assert row["loss"] == pytest.approx(row["reverse_kl"], rel=1e-5)  # token_mean
     assert row["ema_distance"] > 0  # a frozen teacher: the way the student has gone
 
 
@@ -132,7 +136,9 @@ def test_a_question_that_comes_twice_in_a_step_is_sampled_with_two_seeds():
 def test_samples_are_paired_with_their_own_prompts():
     prompts = {"a": TeacherPrompt([9], 1, 1), "b": TeacherPrompt([8], 1, 1)}
     rollouts = [rollout(u, s, response=s) for u in "ab" for s in range(2)]
-    pairs = pair(rollouts, ["a", "b"], 2, prompts)
+    config = Config(train=TrainConfig(n=2))
+    step = Step(0, ["a", "b"], rollouts, Clock())
+    pairs = Distillation(teacher_prompts=prompts).examples(SimpleNamespace(config=config), step)  # type: ignore[arg-type]
     assert [(e.uid, e.teacher_prompt, e.response) for e in pairs] == [
         ("a", [9], [0]),
         ("a", [9], [1]),

@@ -11,6 +11,7 @@ from nopsd.config import TrainConfig
 from nopsd.engine.sequence_parallel import SequenceParallel
 from nopsd.engine.student import lr_at
 from nopsd.train.batches import (
+    Batching,
     Example,
     Side,
     batch_uids,
@@ -52,10 +53,10 @@ def test_a_batch_larger_than_the_set_repeats_whole_epochs():
 
 def test_rows_of_both_roles_predict_the_response_tokens():
     step = examples(5)
-    for batch in rank_micro_batches(step, 0, 1, Limits(2), "token_mean", pad=0):
+    for batch in rank_micro_batches(step, 0, 1, Batching(Limits(2))):
         for side in (batch.student, batch.teacher):
             assert side.ids_BT.flatten()[side.rows_N + 1].tolist() == batch.targets_N.tolist()
-    batch = rank_micro_batches(step[:1], 0, 1, Limits(1), "token_mean", pad=0)[0]
+    batch = rank_micro_batches(step[:1], 0, 1, Batching(Limits(1)))[0]
     assert batch.targets_N.tolist() == step[0].response
     assert batch.student.ids_BT[0].tolist() == step[0].student_prompt + step[0].response
     assert batch.teacher.rows_N[0] == len(step[0].teacher_prompt) - 1
@@ -63,14 +64,14 @@ def test_rows_of_both_roles_predict_the_response_tokens():
 
 def test_a_shift_by_one_token_is_refused():
     step = [Example("q", [1, 2], [3, 4, 5], [6, 7, 8])]
-    batch = rank_micro_batches(step, 0, 1, Limits(1), "token_mean", pad=0)[0]
+    batch = rank_micro_batches(step, 0, 1, Batching(Limits(1)))[0]
     shifted = Side(batch.teacher.ids_BT, batch.teacher.rows_N - 1)
     with pytest.raises(ValueError, match="teacher"):
         check_alignment(batch.student, shifted, batch.targets_N)
 
 
 def test_another_response_on_the_teachers_side_is_refused():
-    batch = rank_micro_batches([Example("q", [1, 2], [3, 4, 5], [6, 7, 8])], 0, 1, Limits(1), "token_mean", pad=0)[0]
+    batch = rank_micro_batches([Example("q", [1, 2], [3, 4, 5], [6, 7, 8])], 0, 1, Batching(Limits(1)))[0]
     ids = batch.teacher.ids_BT.clone()
     ids[0, -1] = 9
     with pytest.raises(ValueError, match="teacher"):
@@ -81,7 +82,7 @@ def test_auxiliary_prompts_are_followed_by_the_same_response():
     """Their rows must predict the very tokens the student's do, in dummies too, or another position is compared."""
     step = with_aux_prompts(examples(3), {"ctx_only": {f"q{i}": [90 + i] * (i + 1) for i in range(3)}}, ["ctx_only"])
     for rank in range(4):  # one runs a dummy
-        for batch in rank_micro_batches(step, rank, 4, Limits(1), "token_mean", pad=0):
+        for batch in rank_micro_batches(step, rank, 4, Batching(Limits(1))):
             side = batch.to("cpu").aux["ctx_only"]
             assert side.ids_BT.flatten()[side.rows_N + 1].tolist() == batch.targets_N.tolist()
             if batch.weights_N.any():
@@ -92,14 +93,14 @@ def test_auxiliary_prompts_are_followed_by_the_same_response():
 
 def test_a_rectangle_is_padded_on_the_right_where_causal_attention_never_looks():
     step = [Example("a", [1], [1, 1], [2, 2, 2]), Example("b", [1], [1, 1], [2])]
-    side = rank_micro_batches(step, 0, 1, Limits(2, packed=False), "token_mean", pad=7)[0].student
+    side = rank_micro_batches(step, 0, 1, Batching(Limits(2, packed=False), pad=7))[0].student
     assert side.ids_BT.tolist() == [[1, 2, 2, 2], [1, 2, 7, 7]] and side.segments is None
     assert side.rows_N.tolist() == [0, 1, 2, 4]
 
 
 def test_a_packed_row_holds_no_padding():
     step = [Example("a", [1], [1, 1], [2, 2, 2]), Example("b", [1], [1, 1], [2])]
-    batch = rank_micro_batches(step, 0, 1, Limits(2), "token_mean", pad=7)[0]
+    batch = rank_micro_batches(step, 0, 1, Batching(Limits(2), pad=7))[0]
     assert batch.student.ids_BT.tolist() == [[1, 2, 2, 2, 1, 2]] and batch.student.rows_N.tolist() == [0, 1, 2, 4]
     assert batch.teacher.rows_N.tolist() == [1, 2, 3, 6]
     assert batch.teacher.segments is not None and batch.teacher.segments.lengths == (5, 3)
@@ -162,19 +163,19 @@ def test_the_weighted_sum_does_not_depend_on_the_split(aggregation, ranks, micro
         float((batch.weights_N.double() * batch.targets_N).sum())
         for rank in range(ranks)
         for batch in rank_micro_batches(
-            step, rank, ranks, Limits(micro, tokens, packed), aggregation, 0, skip_first=1, max_tokens=6
+            step, rank, ranks, Batching(Limits(micro, tokens, packed), aggregation, 0, skip_first=1, max_tokens=6)
         )
     )
     assert split == pytest.approx(whole, rel=1e-6)
 
 
 def test_an_idle_rank_gets_a_dummy_of_weight_zero():
-    batches = rank_micro_batches(examples(1), 1, 2, Limits(1), "token_mean", pad=0)
+    batches = rank_micro_batches(examples(1), 1, 2, Batching(Limits(1)))
     assert len(batches) == 1 and batches[0].weights_N.tolist() == [0.0] and batches[0].student.ids_BT.numel() == 2
 
 
 def test_a_step_whose_tokens_are_all_masked_has_weight_zero_and_still_runs():
-    batches = rank_micro_batches(examples(2), 0, 1, Limits(2), "token_mean", pad=0, skip_first=99)
+    batches = rank_micro_batches(examples(2), 0, 1, Batching(Limits(2), skip_first=99))
     assert len(batches) == 1 and float(batches[0].weights_N.sum()) == 0.0
 
 
@@ -190,7 +191,7 @@ def test_learning_rate_rises_over_the_warm_up_then_stays_or_falls_to_nothing():
 def test_ranks_that_share_a_sequence_share_its_loss_rows(size):
     """Each row of the loss once, with its own target, on every side: counted twice, the gradient would double."""
     step = with_aux_prompts(examples(3), {"ctx_only": {f"q{i}": [90 + i] for i in range(3)}}, ["ctx_only"])
-    whole = rank_micro_batches(step, 0, 1, Limits(4), "token_mean", pad=0)[0]
+    whole = rank_micro_batches(step, 0, 1, Batching(Limits(4)))[0]
     shares = [whole.share(SequenceParallel(None, rank, size)) for rank in range(size)]
     for share in shares:
         for side in (share.student, share.teacher, share.aux["ctx_only"]):

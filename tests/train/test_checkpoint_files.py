@@ -14,9 +14,8 @@ from safetensors.torch import save_file
 from nopsd.config import Config, TrainConfig, validate
 from nopsd.errors import ConfigError, UserError
 from nopsd.train import checkpoint
-from nopsd.train.checkpoint_files import Keep, marks, prune, tag_of, write_mark
-from nopsd.train.rank_state import recut
-from nopsd.train.score import LOWER_IS_BETTER, Score, keep_of
+from nopsd.train.checkpoint_files import LOWER_IS_BETTER, Keep, Score, keep_of, marks, prune, tag_of, write_mark
+from nopsd.train.rank_state import reshard
 
 
 def make(folder: Path, scores: dict[int, float | None], by: str = "loss") -> None:
@@ -51,7 +50,7 @@ def steps(folder: Path) -> list[int]:
         (Keep(1, 2, "loss"), [2, 4, 5]),
         (Keep(1, 9, "loss"), [1, 2, 4, 5]),
         (Keep(1, 1, "loss", lower=False), [1, 5]),
-        (Keep(1, 1, "kl_reverse"), [5]),
+        (Keep(1, 1, "reverse_kl"), [5]),
     ],
 )
 def test_the_newest_and_the_best_stay(tmp_path: Path, keep: Keep, left: list[int]):
@@ -82,7 +81,7 @@ def test_the_score_is_the_mean_since_the_last_checkpoint():
     score = Score("loss")
     assert score.take() is None
     for value in (1.0, math.nan, 4.0):
-        score.add({"loss": value, "kl_reverse": 9.0})
+        score.add({"loss": value, "reverse_kl": 9.0})
     score.add({})
     assert score.take() == 2.5 and score.take() is None
 
@@ -131,5 +130,5 @@ def test_shards_are_cut_anew_at_the_right_elements(tmp_path: Path, old: int, new
     files = [tmp_path / f"{r}.safetensors" for r in range(old)]
     for r, file in enumerate(files):
         save_file({"w": padded[r * width : (r + 1) * width].clone()}, file)
-    parts = [recut(files, "w", r, torch.empty(-(-10 // new))) for r in range(new)]
+    parts = [reshard(files, "w", r, torch.empty(-(-10 // new))) for r in range(new)]
     assert torch.equal(torch.cat(parts)[:10], whole)

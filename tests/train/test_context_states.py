@@ -8,6 +8,7 @@ import random
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,9 +20,9 @@ from nopsd.engine.distributed import Ranks
 from nopsd.engine.packed_attention import Context, use_packed_attention
 from nopsd.stages.registry import STAGES
 from nopsd.train import context_states
-from nopsd.train.algorithms.distill_stage import identity_of
-from nopsd.train.batches import Example, MicroBatch, Side, rank_micro_batches
-from nopsd.train.context_states import Kept, Reader, context_metrics, key_of, prefixes, tails, worth
+from nopsd.train.algorithms.distill import Distillation
+from nopsd.train.batches import Batching, Example, MicroBatch, Side, rank_micro_batches
+from nopsd.train.context_states import PrefixCache, Reader, context_metrics, key_of, plan_prefixes, prefixes, suffixes
 from nopsd.train.losses.head import DistillModel, response_hidden
 from nopsd.train.planning import Limits
 from nopsd.train.teachers import teacher_of
@@ -78,7 +79,7 @@ class Forwards:
 def sides_of(prompts: list[list[int]], micro: int = 2, packed: bool = True, skip: int = 0) -> list[Side]:
     """One rollout of each prompt, each of another length."""
     examples = [Example(f"q{i}", SHORT, p, [30 + i, 7, 9, 11][: 2 + i % 3]) for i, p in enumerate(prompts)]
-    batches = rank_micro_batches(examples, 0, 1, Limits(micro, packed=packed), "token_mean", 0, skip_first=skip)
+    batches = rank_micro_batches(examples, 0, 1, Batching(Limits(micro, packed=packed), skip_first=skip))
     return [batch.teacher for batch in batches]
 
 
@@ -94,7 +95,7 @@ def plain(model: Any, side: Side) -> Tensor:
 def test_states_are_those_of_whole_forwards(kept: bool, skip: int) -> None:
     """Else the teacher would be another one where its prompt is shared, first met, or held."""
     forward, reference = Forwards(), tiny()
-    reader = Reader(forward, ALONE, True, Kept([LONG, LONGER], 2**20) if kept else None)
+    reader = Reader(forward, ALONE, True, PrefixCache([LONG, LONGER], 2**20) if kept else None)
     for prompts in ([LONG, LONGER, LONG, SHORT, LONG], [LONGER, LONG, SHORT[:1]]):
         sides = sides_of(prompts, skip=skip)
         for side, found in zip(sides, reader.read(sides), strict=True):
@@ -132,7 +133,7 @@ def test_rectangles_go_whole() -> None:
     """They hold no segments to put contexts before."""
     forward = Forwards()
     side = sides_of([LONG] * 2, packed=False)[0]
-    (found,) = Reader(forward, ALONE, True, Kept([LONG], 2**20)).read([side])
+    (found,) = Reader(forward, ALONE, True, PrefixCache([LONG], 2**20)).read([side])
     assert forward.asked == [(side.ids_BT.shape[1], False)]
     model, length = tiny(), len(LONG)
     for row, states in enumerate(found.split([len(r) for r in side.rows_N.split([3, 2])])):
@@ -145,16 +146,16 @@ def test_rectangles_go_whole() -> None:
 def test_bits_do_not_depend_on_what_is_held_or_was_read_before() -> None:
     """A resumed run starts with nothing held, and must have the unbroken one's losses to the last bit."""
     steps = [[LONG, LONGER, LONG], [LONGER, SHORT], [LONG, LONGER]]
-    warm = Reader(Forwards(torch.float32), ALONE, True, Kept([LONG, LONGER], 2**20))
+    warm = Reader(Forwards(torch.float32), ALONE, True, PrefixCache([LONG, LONGER], 2**20))
     for prompts in steps[:2]:
         warm.read(sides_of(prompts, micro=3))
     fills = warm.fills
     sides = sides_of(steps[2], micro=3)
-    cold = Reader(Forwards(torch.float32), ALONE, True, Kept([LONG, LONGER], 2**20))
-    full = Reader(Forwards(torch.float32), ALONE, True, Kept([LONG, LONGER], 2**20))
-    full.kept.nbytes = 2**20  # no room for any of the chosen
+    cold = Reader(Forwards(torch.float32), ALONE, True, PrefixCache([LONG, LONGER], 2**20))
+    full = Reader(Forwards(torch.float32), ALONE, True, PrefixCache([LONG, LONGER], 2**20))
+    full.cache.nbytes = 2**20  # no room for any of the chosen
     assert torch.equal(warm.read(sides)[0], cold.read(sides)[0])
-    assert torch.equal(warm.read(sides)[0], full.read(sides)[0]) and not full.kept.held
+    assert torch.equal(warm.read(sides)[0], full.read(sides)[0]) and not full.cache.held
     assert warm.fills == fills and cold.fills == full.fills == 2
 
 
@@ -162,11 +163,11 @@ def test_prompts_are_told_apart_by_content() -> None:
     """Two questions of one name, or prompts that differ in one token, must never share a context."""
     other = [*LONG[:4], 49, *LONG[5:]]
     forward, reader = Forwards(), None
-    reader = Reader(forward, ALONE, True, Kept([LONG, other], 2**20))
+    reader = Reader(forward, ALONE, True, PrefixCache([LONG, other], 2**20))
     for prompt in (LONG, other):  # both are q0
         (side,) = sides_of([prompt])
         torch.testing.assert_close(reader.read([side])[0], plain(tiny(), side), rtol=0, atol=1e-12)
-    assert reader.kept.held.keys() == {key_of(LONG[:-1]), key_of(other[:-1])}
+    assert reader.cache.held.keys() == {key_of(LONG[:-1]), key_of(other[:-1])}
 
 
 def test_a_row_before_the_response_is_still_there() -> None:
@@ -191,13 +192,13 @@ def test_the_budget_is_kept_to_the_byte() -> None:
         (30 * TOKEN, [LONG, LONGER], [LONG, LONGER]),
         (budget, [SHORT], []),
     ):
-        reader = Reader(Forwards(), ALONE, False, Kept(prompts, size))
+        reader = Reader(Forwards(), ALONE, False, PrefixCache(prompts, size))
         for _ in range(2):
             reader.read(sides_of([*prompts, *prompts]))
-        kept = reader.kept
+        kept = reader.cache
         assert kept.held.keys() == kept.chosen == {key_of(p[:-1]) for p in expected}, (size, prompts)
         assert kept.nbytes == sum(c.nbytes for c in kept.held.values()) == sum(len(p) - 1 for p in expected) * TOKEN
-    assert Kept([LONG, LONGER], 15 * TOKEN, lanes=2).choose(TOKEN) == {key_of(LONG[:-1]), key_of(LONGER[:-1])}
+    assert PrefixCache([LONG, LONGER], 15 * TOKEN, groups=2).choose(TOKEN) == {key_of(LONG[:-1]), key_of(LONGER[:-1])}
 
 
 def test_memory_is_given_back_with_the_last_rollout() -> None:
@@ -220,9 +221,9 @@ def test_cutting_against_plain_lists() -> None:
     for _ in range(50):
         prompts = [source.choice([LONG, LONGER, SHORT, SHORT[:1], [source.randrange(50)] * 9]) for _ in range(6)]
         side = sides_of(prompts, micro=6)[0]
-        (found,) = worth([prefixes(side)], [], True)
+        (found,) = plan_prefixes([prefixes(side)], [], True)
         contexts = {p.key: Context(p.tokens) for p in found if p}
-        ids, rows, segments = tails(side, found, contexts)
+        ids, rows, segments = suffixes(side, found, contexts)
         whole = [s.tolist() for s in side.ids_BT[0].split(side.lengths)]
         heads = [tuple(s[: p - 1]) for s, p in zip(whole, side.prompts)]
         cuts = [len(h) if len(h) >= 5 and heads.count(h) > 1 else 0 for h in heads]
@@ -253,7 +254,7 @@ def test_t_align_behind_contexts(dtype: torch.dtype, loss: float, gradient: floa
     engine, config = Engine(DistillModel(student, DistillConfig())), Config()
     taught = teacher_of(config, engine, teacher, ALONE, [LONG, LONGER])
     examples = [Example("a", LONG, LONG, [7, 8, 9]), Example("b", LONGER, LONGER, [4, 5])]
-    (batch,) = rank_micro_batches(examples, 0, 1, Limits(2), "token_mean", 0)
+    (batch,) = rank_micro_batches(examples, 0, 1, Batching(Limits(2)))
     assert isinstance(batch, MicroBatch)
     (states,) = taught.hidden([batch.teacher])
     assert taught.readers[0].fills == 2
@@ -277,7 +278,8 @@ def test_the_budget_is_no_part_of_a_runs_identity() -> None:
     for key, value in (("context_mib", 1024), ("context_mib", 7), ("mix", 0.25)):
         config = Config()
         setattr(config.teacher, key, value)
-        identities.append(identity_of(config, [], {}, {}, {}))
+        inputs: Any = SimpleNamespace(config=config, selected=[])
+        identities.append(Distillation(teacher_prompts={}).identity(inputs))
     assert identities[0] == identities[1] != identities[2]
     assert {"teacher.kind", "teacher.mix"} < set(STAGES["train"].config_keys)
     assert not {"teacher", "teacher.context_mib"} & set(STAGES["train"].config_keys)
@@ -353,7 +355,7 @@ def test_ranks_that_disagree_run_as_many_forwards(found: dict[str, Any]) -> None
 
 def test_the_log_counts_and_starts_anew() -> None:
     """The numbers would otherwise add up over steps, or be there where nothing is reused."""
-    reader = Reader(Forwards(), ALONE, True, Kept([LONG], 2**20))
+    reader = Reader(Forwards(), ALONE, True, PrefixCache([LONG], 2**20))
     reader.read(sides_of([LONG, LONG, LONGER]))
     row = context_metrics([reader, Reader(Forwards(), ALONE, False)], ALONE)
     assert row == {"context/fills": 1, "context/hits": 1, "context/mib": 11 * TOKEN / 2**20}

@@ -5,7 +5,7 @@ import pytest
 from nopsd.config import TrainConfig
 from nopsd.engine.student import lr_at
 from nopsd.train.batches import batch_uids
-from nopsd.train.epochs import settled
+from nopsd.train.planning import settled
 
 
 @pytest.mark.parametrize(("questions", "batch", "epochs"), [(1600, 16, 1.0), (33, 4, 1.0), (7, 16, 2.0), (50, 8, 0.3)])

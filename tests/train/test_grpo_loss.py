@@ -12,9 +12,8 @@ from nopsd.data.records import Option, Question
 from nopsd.engine.distributed import Ranks
 from nopsd.errors import ConfigError, DataError
 from nopsd.rollout.types import Rollout
-from nopsd.train.algorithms.advantages import group_advantages, zero_share
-from nopsd.train.algorithms.rewards import certainty_rewards, majority_rewards
-from nopsd.train.batches import Example, rank_micro_batches
+from nopsd.train.algorithms.rewards import certainty_rewards, group_advantages, majority_rewards, zero_share
+from nopsd.train.batches import Batching, Example, rank_micro_batches
 from nopsd.train.losses.grpo import GrpoLoss
 from nopsd.train.planning import Limits
 
@@ -44,7 +43,7 @@ def test_values_and_slopes_are_the_definitions(beta: float):
         x = logprob[50 + i].item()
         assert value[i].item() == pytest.approx(brute(x, *row), rel=1e-12)
         assert slope[i].item() == pytest.approx((brute(x + step, *row) - brute(x - step, *row)) / (2 * step), abs=1e-5)
-    ratio, clipped, kl = loss_of.tell(logprob)
+    ratio, clipped, kl = loss_of.logged_values(logprob)
     assert 0.1 < clipped.mean() < 0.9 and (kl >= 0).all()
     assert ((slope == 0) == (clipped[50:] == 1)).all() or beta > 0
 
@@ -56,8 +55,7 @@ def test_unknown_old_log_probs_count_as_the_policys_own():
         loss_of = GrpoLoss(advantage, old, None, 0.2, 0.0)
         value, slope = loss_of(logprob, slice(0, 2))
         assert torch.equal(value, -advantage) and torch.equal(slope, -advantage)
-        assert loss_of.names == ("ratio", "clip_frac")
-        assert [t.tolist() for t in loss_of.tell(logprob)] == [[1, 1], [0, 0]]
+        assert [t.tolist() for t in loss_of.logged_values(logprob)] == [[1, 1], [0, 0]]
 
 
 def test_advantages_by_hand():
@@ -113,16 +111,16 @@ def test_majority_rewards_on_hostile_texts(case: str):
     """An unreadable answer that votes, or is rewarded, teaches the policy to be unreadable."""
     texts, wanted, share, unparsed = HOSTILE[case]
     found = majority_rewards(["q"], rollouts(texts), len(texts), {"q": QUESTION})
-    assert found.told["majority_share"] == pytest.approx(share)
+    assert found.metrics["majority_share"] == pytest.approx(share)
     assert found.values == wanted
-    assert found.told["unparsed_share"] == pytest.approx(unparsed)
+    assert found.metrics["unparsed_share"] == pytest.approx(unparsed)
 
 
 def test_a_response_cut_inside_its_thinking_has_no_answer():
     """Options weighed in an unfinished think block are no vote."""
     texts = ["maybe <answer>A</answer> but", "maybe <answer>A</answer> but", "hm </think> <answer>B</answer>"]
     found = majority_rewards(["q"], rollouts(texts), 3, {"q": QUESTION}, think_open=True)
-    assert found.values == [0, 0, 1] and found.told["unparsed_share"] == pytest.approx(2 / 3)
+    assert found.values == [0, 0, 1] and found.metrics["unparsed_share"] == pytest.approx(2 / 3)
 
 
 def test_rewards_cannot_reach_a_label():
@@ -137,7 +135,7 @@ def test_certainty_is_each_responses_own_mean():
     """Tokens summed into another response, or a long response rewarded for its length, would show."""
     lengths = [3, 0, 5, 1]
     examples = [Example("q", [1, 2], None, list(range(4, 4 + n))) for n in lengths]
-    batches = rank_micro_batches(examples, 0, 1, Limits(2), "token_mean", 0)
+    batches = rank_micro_batches(examples, 0, 1, Batching(Limits(2)))
     value = {(s, t): 10.0 * s + t for s, n in enumerate(lengths) for t in range(n)}
     statistics = []
     for batch in batches:
@@ -150,7 +148,7 @@ def test_certainty_is_each_responses_own_mean():
 def test_keys_that_make_no_group_or_another_policys_ratio_are_refused():
     """train.n=1 has no group; at another temperature the server's log-probs are not of the policy that sampled."""
     from nopsd.config import Config
-    from nopsd.train.algorithms.grpo_stage import check_config
+    from nopsd.train.algorithms.grpo import check_config
 
     config = Config()
     for key, value in (("n", 1), ("temperature", 0.7)):

@@ -6,37 +6,40 @@ import json
 import logging
 import math
 import random
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from nopsd.config import Config, GuardConfig, to_plain, validate
-from nopsd.train.guards import WATCHES, Guards, distinct_ngrams, repeated_ngrams
+from nopsd.train.guards import WATCHES, Guards
+from nopsd.train.metrics import distinct_ngrams, repeated_ngrams
 
 SOUND = {
     "response_length_mean": 100.0,
-    "entropy_student": 0.3,
+    "student_entropy": 0.3,
     "repeated_4grams": 0.05,
-    "kl_reverse": 0.2,
+    "reverse_kl": 0.2,
     "probe/unparsed_share": 0.1,
-    "kl_base": 0.01,
+    "base_kl": 0.01,
 }
 SICK = {
     "min_length_ratio": {"response_length_mean": 19.0},
     "max_length_ratio": {"response_length_mean": 501.0},
-    "min_entropy": {"entropy_student": 5e-5},
-    "max_entropy_ratio": {"entropy_student": 3.1},
+    "min_entropy": {"student_entropy": 5e-5},
+    "max_entropy_ratio": {"student_entropy": 3.1},
     "max_repeated": {"repeated_4grams": 0.6},
     "max_unparsed": {"probe/unparsed_share": 0.95},
-    "max_kl_ratio": {"kl_reverse": 2.1},
-    "max_kl_base": {"kl_base": 0.6},
+    "max_kl_ratio": {"reverse_kl": 2.1},
+    "max_kl_base": {"base_kl": 0.6},
 }
 AT_THE_LIMIT = {
     "response_length_mean": 20.0,
-    "entropy_student": 3.0,
+    "student_entropy": 3.0,
     "repeated_4grams": 0.5,
-    "kl_reverse": 2.0,
+    "reverse_kl": 2.0,
     "probe/unparsed_share": 0.9,
-    "kl_base": 0.5,
+    "base_kl": 0.5,
 }
 
 
@@ -60,7 +63,7 @@ def test_each_guard_stops_on_its_own_sign_after_patience_steps_and_no_other_fire
     guards, sick = Guards(config()), SOUND | SICK[key]
     watched(guards, SOUND, SOUND)
     for streak in (1, 2, 3):
-        assert guards.stopped is None and guards.sound is (streak == 1)
+        assert guards.stopped is None and guards.healthy is (streak == 1)
         row = guards.observe(1 + streak, sick)
         assert row == {f"guard/{other}": float(streak if other == key else 0) for other in WATCHES}
     assert guards.stopped is not None and guards.stopped.step == 5
@@ -94,14 +97,14 @@ def test_a_row_without_the_number_neither_counts_nor_clears():
 def test_relative_limits_wait_for_the_first_steps_and_have_floors():
     """Broken if step 0 is judged against itself, or a narrow task's entropy of 0.01 nats may not rise tenfold."""
     guards = Guards(config())
-    tiny = {"response_length_mean": 0.0, "entropy_student": 0.01, "kl_reverse": 0.001}
+    tiny = {"response_length_mean": 0.0, "student_entropy": 0.01, "reverse_kl": 0.001}
     assert guards.limit("max_entropy_ratio") is None
     watched(guards, tiny)
     assert guards.limit("max_length_ratio") is None
-    watched(guards, {**tiny, "entropy_student": 0.03})
+    watched(guards, {**tiny, "student_entropy": 0.03})
     assert guards.limit("max_entropy_ratio") == pytest.approx(1.0)  # 10 times the floor, not 10 x 0.02
     assert guards.limit("max_kl_ratio") == pytest.approx(1.0) and guards.limit("max_length_ratio") == 5.0
-    watched(guards, {"entropy_student": 9.0})  # later rows don't move it
+    watched(guards, {"student_entropy": 9.0})  # later rows don't move it
     assert guards.limit("max_entropy_ratio") == pytest.approx(1.0)
 
 
@@ -123,7 +126,7 @@ def test_stop_false_warns_and_goes_on(caplog: pytest.LogCaptureFixture):
     guards = Guards(config(stop=False))
     with caplog.at_level(logging.WARNING):
         watched(guards, SOUND, SOUND, *[SOUND | SICK["min_entropy"]] * 5)
-    assert guards.stopped is None and guards.sound and guards.streaks["min_entropy"] == 5
+    assert guards.stopped is None and guards.healthy and guards.streaks["min_entropy"] == 5
     assert len(caplog.records) == 1 and "guard.min_entropy" in caplog.text and "stop the run" not in caplog.text
 
 
@@ -135,13 +138,13 @@ def test_the_first_passing_warns_at_once_and_the_stop_once_more(caplog: pytest.L
         watched(guards, SOUND, SOUND, sick)
         assert len(caplog.records) == 1
         assert "step 2" in caplog.text and "0.6" in caplog.text and "guard.max_repeated" in caplog.text
-        assert guards.told() == {"guard": "max_repeated 1/3"}
+        assert guards.summary() == {"guard": "max_repeated 1/3"}
         watched(guards, sick, sick, start=3)
         assert len(caplog.records) == 2 and "stopped after 5 steps" in caplog.text
         caplog.clear()
         other = Guards(config())
         for step, row in enumerate([SOUND, SOUND, sick, sick, sick]):
-            other.observe(step, row, speak=False)
+            other.observe(step, row, log_it=False)
         assert other.stopped == guards.stopped and not caplog.records
 
 
@@ -157,7 +160,7 @@ def test_a_resumed_run_keeps_baselines_streaks_and_the_sound_checkpoint(at: int)
     assert watched(resumed, *rows[at:], start=at) == whole[at:]
     assert resumed.stopped == unbroken.stopped is not None
     assert resumed.limit("max_length_ratio") == 5 * 80.0
-    assert resumed.sound_step == (at if at < 5 else None)
+    assert resumed.last_good_step == (at if at < 5 else None)
 
 
 def test_the_sound_step_is_the_last_checkpoint_before_the_first_sign():
@@ -165,8 +168,8 @@ def test_the_sound_step_is_the_last_checkpoint_before_the_first_sign():
     steps = []
     for step, row in enumerate([SOUND, SOUND, SOUND, sick, sick]):
         guards.observe(step, row)
-        steps.append(guards.state(step + 1)["sound_step"])
-    assert steps == [1, 2, 3, 3, 3] and not guards.sound
+        steps.append(guards.state(step + 1)["last_good_step"])
+    assert steps == [1, 2, 3, 3, 3] and not guards.healthy
 
 
 def test_patience_below_one_is_refused():
@@ -180,10 +183,15 @@ def test_patience_below_one_is_refused():
 def test_guards_are_conduct_and_no_part_of_what_a_checkpoint_or_stage_was_made_from():
     """Broken if other limits forbid to continue a run, or make a finished one stale."""
     from nopsd.stages.registry import STAGES
-    from nopsd.train.algorithms.distill_stage import identity_of
+    from nopsd.train.algorithms.distill import Distillation
+    from nopsd.train.trainer import identity_of
+
+    def identity(config: Config) -> Any:
+        inputs: Any = SimpleNamespace(config=config, selected=[], algorithm=Distillation(teacher_prompts={}))
+        return identity_of(inputs)
 
     default, other = Config(), Config(guard=GuardConfig(patience=9, max_repeated=None))
-    assert identity_of(default, [], {}, {}, {}) == identity_of(other, [], {}, {}, {})
+    assert identity(default) == identity(other)
     assert not [key for stage in STAGES for key in stage.config_keys if key.split(".")[0] == "guard"]
 
 

@@ -24,7 +24,7 @@ HERE = Path(__file__).parent
 WORKER_RANKS = HERE.parent / "engine" / "worker_ranks.py"
 ALONE = Ranks(0, 1, torch.device("cpu"))
 # Losses after a resume by other ranks: gradients are summed in another order, nothing else differs.
-# DivergenceResult over two steps: 7.5e-8 of the loss, 2e-7 of the gradient norm; a wrong AdamW step count gives 1e-3 and more.
+# Measured over two steps: 7.5e-8 of the loss, 2e-7 of the gradient norm; a wrong AdamW step count gives 1e-3 and more.
 ROUNDING = 2e-6
 
 
@@ -61,7 +61,7 @@ def test_another_number_of_ranks_gives_the_unbroken_runs_losses(lost: Any, size:
     written, resumed = lost[1][2]["unbroken"], lost[1][size]
     assert written["groups"] > 1 and len(resumed["rows"]) == 2
     for before, after in zip(written["rows"][2:], resumed["rows"], strict=True):
-        for name in ("loss", "grad_norm", "ema_distance", "kl_reverse"):
+        for name in ("loss", "grad_norm", "ema_distance", "reverse_kl"):
             assert after[name] == pytest.approx(before[name], rel=ROUNDING), name
         assert (before["lr"], before["policy_version"]) == (after["lr"], after["policy_version"])
 

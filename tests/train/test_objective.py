@@ -12,7 +12,7 @@ from torch import Tensor
 from nopsd.config import Config, DistillConfig
 from nopsd.config.distill_rules import check_distill
 from nopsd.errors import ConfigError, DataError
-from nopsd.train.algorithms.distill_stage import needed_aux_prompts
+from nopsd.train.algorithms.distill import needed_aux_prompts
 from nopsd.train.losses.divergence import divergence, token_divergence
 from nopsd.train.losses.fused_linear import FusedResult, fused_linear_divergence
 from nopsd.train.losses.targets import auxiliaries

@@ -2,7 +2,7 @@
 
 from nopsd.data.records import Question
 from nopsd.rollout.types import Rollout
-from nopsd.train.probe import probe_metrics
+from nopsd.train.metrics import probe_metrics
 
 
 def rollout(text: str, sample: int) -> Rollout:

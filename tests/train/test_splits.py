@@ -65,7 +65,7 @@ def check_rows(rows: list[dict[str, float]], wholes: list[dict[str, float]]) -> 
     for row, whole in zip(rows, wholes, strict=True):
         assert row["loss_tokens"] == whole["loss_tokens"]
         assert row["loss"] == pytest.approx(whole["loss"], rel=1e-6)
-        for name in ("kl_reverse", "kl_base", "clip_frac", "mask_frac", "is_ratio", "logprob_gap"):
+        for name in ("reverse_kl", "base_kl", "clip_frac", "mask_frac", "is_ratio", "logprob_gap"):
             assert row[name] == pytest.approx(whole[name], rel=1e-5, abs=1e-8), name
 
 

@@ -1,34 +1,45 @@
-"""Sums of a step: the share of the loss on style tokens, by hand."""
+"""Sums of a distillation step: the share of the loss on style tokens, by hand."""
 
+from __future__ import annotations
+
+from contextlib import nullcontext
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
-from nopsd.train.algorithms.distill_metrics import StepSums
+from nopsd.train.algorithms.distill import Distillation, Target
 from nopsd.train.losses.fused_linear import FusedResult
 from nopsd.train.losses.tile import STATISTICS
+from nopsd.train.metrics import StepSums
+from nopsd.train.teachers import TeacherStates
 
 
-def added(style_ids):
+def style_kl(style_ids: tuple[int, ...]) -> dict[str, float]:
     """Four tokens of KL 1, 2, 3, 4; the last has weight 0 and must not count."""
     kl_N = torch.tensor([1.0, 2.0, 3.0, 4.0])
     sums = torch.zeros(len(STATISTICS), dtype=torch.float64)
     sums[STATISTICS.index("tokens")], sums[STATISTICS.index("reverse_kl")] = 3, 6.0
-    batch = SimpleNamespace(
-        student=SimpleNamespace(names=("q",)),
+    batch: Any = SimpleNamespace(
+        student=SimpleNamespace(names=("q",), ids_BT=None, rows_N=None, segments=None),
         weights_N=torch.tensor([1.0, 1.0, 1.0, 0.0]),
         targets_N=torch.tensor([7, 8, 7, 7]),
         served_N=torch.full((4,), torch.nan),
     )
-    step = StepSums("cpu", style_ids)
-    step.add(batch, FusedResult(torch.tensor(6.0), sums, torch.zeros(4), kl_N))
-    return step.values()
+    result = FusedResult(torch.tensor(6.0), sums, torch.zeros(4), kl_N)
+    algorithm = Distillation(teacher_prompts={}, style_ids=style_ids)
+    algorithm.teacher = lambda run: SimpleNamespace(weight=nullcontext)  # type: ignore[method-assign,assignment,return-value]
+    run: Any = SimpleNamespace(student=lambda **inputs: result)
+    step = StepSums(algorithm.logged, "cpu")
+    step.add(batch, algorithm.loss(run, batch, Target(TeacherStates(torch.empty(0)), {})))
+    return step.by_name()
 
 
-def test_share_of_the_loss_on_style_tokens():
-    assert added((7,))["style_token_share"] == pytest.approx(4 / 6)
+def test_reverse_kl_on_style_tokens_is_summed_over_tokens_that_count():
+    found = style_kl((7,))
+    assert found["style_kl"] / found["reverse_kl"] == pytest.approx(4 / 6)
 
 
-def test_without_style_words_there_is_no_share():
-    assert "style_token_share" not in added(())
+def test_without_style_words_nothing_is_on_style_tokens():
+    assert style_kl(())["style_kl"] == 0.0

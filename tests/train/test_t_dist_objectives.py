@@ -31,7 +31,7 @@ def runs(
 def test_t_dist_losses_gradients_and_log_do_not_depend_on_ranks_and_micro_batches(runs, case):
     """An auxiliary prompt paired with another rollout, or a mask that looks at its micro-batch alone, shows here."""
     one, two = runs[1][case], runs[2][case]
-    names = ("loss", "kl_reverse", "kl_base", "clip_frac", "neg_frac", "mask_frac", "is_ratio")
+    names = ("loss", "reverse_kl", "base_kl", "clip_frac", "neg_frac", "mask_frac", "is_ratio")
     for row, other in zip(one["rows"], two["rows"], strict=True):
         assert [other[name] for name in names] == pytest.approx([row[name] for name in names], abs=1e-5, rel=1e-5)
     for name, gradient in one["gradient"].items():
@@ -43,7 +43,7 @@ def test_t_dist_losses_gradients_and_log_do_not_depend_on_ranks_and_micro_batche
 def test_every_part_took_part(runs):
     """The invariance above would hold for parts that are never computed."""
     pmi, contrast = runs[2]["pmi"]["rows"], runs[2]["contrast"]["rows"]
-    assert abs(pmi[0]["kl_base"]) < 1e-6 < 1e-4 < pmi[-1]["kl_base"]  # the student starts as the base, and leaves it
+    assert abs(pmi[0]["base_kl"]) < 1e-6 < 1e-4 < pmi[-1]["base_kl"]  # the student starts as the base, and leaves it
     assert all(0 < row["is_ratio"] < 1.5 for row in pmi)
     assert any(0 < row["clip_frac"] < 1 for row in contrast) and any(0 < row["mask_frac"] < 1 for row in contrast)
 
@@ -52,4 +52,4 @@ def test_t_align_with_the_base_on_top_there_is_still_nothing_to_learn(runs):
     """Teacher = base = student at step 0: base rows one off, or another prompt's, would give a loss."""
     for ranks in (1, 2):
         first = runs[ranks]["base_alone"]["rows"][0]
-        assert abs(first["loss"]) < 1e-6 and abs(first["kl_base"]) < 1e-6
+        assert abs(first["loss"]) < 1e-6 and abs(first["base_kl"]) < 1e-6

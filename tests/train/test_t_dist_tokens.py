@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from nopsd.train.algorithms.advantages import group_advantages
+from nopsd.train.algorithms.rewards import group_advantages
 from nopsd.train.batches import batch_uids
 from nopsd.train.sampling import request_names, step_seed
 from tests.train import worker_tokens as worker
@@ -162,12 +162,12 @@ def test_every_row_tells_what_the_log_promises(runs):
     )
     for name in promised.split():
         assert math.isfinite(row[name]), name
-    assert 0 < row["clip_frac"] < 1 and row["ratio"] != 1 and "kl_base" not in row
+    assert 0 < row["clip_frac"] < 1 and row["ratio"] != 1 and "base_kl" not in row
     first, second = runs[2]["certainty"]["rows"]
-    assert abs(first["kl_base"]) < 1e-9 < 1e-6 < second["kl_base"]  # the policy starts as the base, and leaves it
+    assert abs(first["base_kl"]) < 1e-9 < 1e-6 < second["base_kl"]  # the policy starts as the base, and leaves it
     assert first["ratio"] == 1 and first["clip_frac"] == 0 and "majority_share" not in first
     lora = runs[2]["lora"]["rows"]
-    assert abs(lora[0]["kl_base"]) < 1e-9 < lora[1]["kl_base"]  # the reference is the student without its adapters
+    assert abs(lora[0]["base_kl"]) < 1e-9 < lora[1]["base_kl"]  # the reference is the student without its adapters
     assert runs[2]["majority"]["pushed"] == [0, 1, 2]
 
 

@@ -9,8 +9,8 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from nopsd.engine.packed_attention import Segments, use_packed_attention
 from nopsd.train.algorithms.sft import NegativeLogLikelihood
 from nopsd.train.losses.grpo import GrpoLoss
+from nopsd.train.losses.token_head import TokenLossModel, statistics_of
 from nopsd.train.losses.token_loss import fused_linear_token_loss
-from nopsd.train.token_model import TokenLossModel, statistics_of
 
 N, H, V = 11, 8, 37
 

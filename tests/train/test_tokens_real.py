@@ -53,12 +53,12 @@ def test_grpo_trains_on_its_own_rollouts_with_the_servers_weights_equal_to_its_o
     assert any(row["grad_norm"] > 0 for row in rows)
     if action == "ttrl":
         assert any(row["reward_mean"] > 0 and row["zero_advantage_share"] < 1 for row in rows)
-    assert ("kl_base" in rows[0]) == (action == "intuitor")
+    assert ("base_kl" in rows[0]) == (action == "intuitor")
     assert "probe/unparsed_share" in rows[1] and "probe/unparsed_share" in rows[2]
     if action == "ahead":
         assert [row["staleness"] for row in rows] == [0, 1, 1]
     if action == "intuitor":
-        assert abs(rows[0]["kl_base"]) < 1e-8 < rows[2]["kl_base"] and all(row["reward_std"] > 0 for row in rows)
+        assert abs(rows[0]["base_kl"]) < 1e-8 < rows[2]["base_kl"] and all(row["reward_std"] > 0 for row in rows)
 
 
 def test_a_sync_that_sends_nothing_is_found_out_on_every_rank_before_the_weights_move(trained: Path):

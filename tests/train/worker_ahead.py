@@ -20,8 +20,10 @@ from nopsd.engine.distributed import Ranks, init_distributed, shutdown_distribut
 from nopsd.errors import UserError
 from nopsd.rollout.client import RolloutClient
 from nopsd.rollout.weight_sync import WeightSync
-from nopsd.train.algorithms.distill_stage import train
+from nopsd.train.algorithms.distill import Distillation
 from nopsd.train.metrics_log import MetricsLog
+from nopsd.train.run import TrainingInputs
+from nopsd.train.trainer import run_training
 
 
 def config(action: str) -> Config:
@@ -40,16 +42,18 @@ def run(action: str, model: Path, out: Path, ranks: Ranks) -> None:
     if action == "lying":
         WeightSync.push = worker_train.push_nothing  # type: ignore[method-assign]
     try:
-        train(
-            config(action),
-            list(students),
-            students,
-            teachers,
-            model,
-            client,
-            ranks,
-            out / action,
-            lambda step: MetricsLog(out / action, step),
+        run_training(
+            TrainingInputs(
+                config=config(action),
+                algorithm=Distillation(teacher_prompts=teachers),
+                selected=list(students),
+                student_prompts=students,
+                model_path=model,
+                client=client,
+                ranks=ranks,
+                folder=out / action,
+                open_log=lambda step: MetricsLog(out / action, step),
+            )
         )
     except UserError as error:  # rank 0 says StaleWeightsError to itself, and its words to the others
         if action != "lying":

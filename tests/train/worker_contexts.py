@@ -17,13 +17,14 @@ from nopsd.config import Config, LoraConfig, SamplingConfig, TeacherConfig
 from nopsd.engine.distributed import Ranks
 from nopsd.rollout.types import Rollout
 from nopsd.train import checkpoint, context_states
-from nopsd.train.algorithms.distill import auxiliary_hidden, distill, micro_batches, pair
-from nopsd.train.algorithms.distill_state import Distillation
-from nopsd.train.batches import Example, MicroBatch, rank_micro_batches
-from nopsd.train.context_states import Kept, Reader, context_metrics
+from nopsd.train.batches import Batching, Example, rank_micro_batches
+from nopsd.train.context_states import PrefixCache, Reader, context_metrics
+from nopsd.train.loop import micro_batches, train
 from nopsd.train.losses.head import response_hidden
 from nopsd.train.losses.targets import CTX_ONLY, RANDOM_CTX
+from nopsd.train.metrics import Clock
 from nopsd.train.planning import Limits
+from nopsd.train.run import Step, TrainingRun
 
 sys.path.insert(0, str(Path(__file__).parent))
 import worker_engines as engines  # noqa: E402
@@ -67,9 +68,9 @@ def config_of(kind: str, r: int = 0, target: str = "teacher", contrast: str | No
     return config
 
 
-def build(config: Config, job: dict[str, Any], ranks: Ranks, name: str) -> Distillation:
+def build(config: Config, job: dict[str, Any], ranks: Ranks, name: str) -> TrainingRun:
     d = engines.build(config, Path(job["models"]) / "tied", Path(job["out"]) / name, ranks)
-    d.client, d.aux_prompts = Client(), AUX
+    d.client, d.algorithm.aux_prompts = Client(), AUX
     return d
 
 
@@ -80,25 +81,28 @@ def case_kinds(job: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
         context_states.SHORTEST = 2
         d = build(config_of(**KINDS[name]), job, ranks, name)
         with patch.object(checkpoint, "save"):
-            distill(d)
+            train(d)
         uids = engines.UIDS[:3]
         prompts = [engines.STUDENT_PROMPTS[uid] for uid in uids]
         rollouts = [r for rs in Client().generate(prompts, uids, SamplingConfig(n=2), 9) for r in rs]
-        batches = micro_batches(d, pair(rollouts, uids, 2, d.teacher_prompts))
-        behind = everything(d, batches)
-        counts = context_metrics(d.teaching.readers, ranks)
+        step = Step(3, uids, rollouts, Clock())
+        step.examples = d.algorithm.examples(d, step)
+        step.batches = micro_batches(d, step.examples)
+        behind = everything(d, step)
+        counts = context_metrics(d.algorithm.teacher(d).readers, ranks)
         context_states.SHORTEST = NEVER
-        whole = everything(d, batches)
+        whole = everything(d, step)
         worst = max(float((a - b).abs().max()) for a, b in zip(behind, whole, strict=True))
         size = min(float(b.abs().max()) for b in whole)
         found[name] = {"rows": list(d.log), "counts": counts, "worst": worst / size}
     return found
 
 
-def everything(d: Distillation, batches: list[MicroBatch]) -> list[torch.Tensor]:
+def everything(d: TrainingRun, step: Step) -> list[torch.Tensor]:
     """All hidden states that the step takes from the teacher."""
-    states = d.teaching.hidden([batch.teacher for batch in batches])
-    others = [t for found in auxiliary_hidden(d, batches) for t in found.values()]
+    targets = d.algorithm.targets(d, step).of_batches
+    states = [target.teacher for target in targets]
+    others = [t for target in targets for t in target.aux_hidden.values()]
     return [s.hidden_NH for s in states] + [s.mix[0] for s in states if s.mix] + others
 
 
@@ -108,10 +112,10 @@ def case_resume(job: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
     config = config_of("frozen", steps=6)
     config.train.n, config.train.keep_checkpoints = 1, 3
     d = build(config, job, ranks, "resume")
-    (kept,) = [reader.kept for reader in d.teaching.readers]
+    (kept,) = [reader.cache for reader in d.algorithm.teacher(d).readers]
     token = 2 * 2 * 2 * 16 * 4  # two layers' keys and values of two heads of width 16, in float32
     kept.budget = 40 * token  # for about half of what the ranks are asked
-    distill(d)
+    train(d)
     rows, last = list(d.log), engines.whole(d)
     held = kept.nbytes
     folder = Path(job["out"]) / "resume" / "checkpoints"
@@ -121,9 +125,9 @@ def case_resume(job: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
     start = checkpoint.latest_valid(folder, {"test": 1}, ranks)
     assert start is not None
     again = build(config, job, ranks, "resume")
-    again.teaching.readers[0].kept.budget = 40 * token
+    again.algorithm.teacher(again).readers[0].cache.budget = 40 * token
     checkpoint.load(again.student, again.ema, start, ranks)
-    distill(again, start.step, start.skipped)
+    train(again, start.step, start.skipped)
     return {
         "rows": rows,
         "again": list(again.log),
@@ -143,10 +147,10 @@ def case_disagree(job: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
     def forward(*inputs: Any) -> torch.Tensor:
         nonlocal passes
         passes += 1
-        return response_hidden(d.teacher, *inputs)
+        return response_hidden(d.algorithm.teacher_engine, *inputs)
 
     prompts = [engines.TEACHER_PROMPTS[uid].ids for uid in engines.UIDS]
-    reader = Reader(forward, ranks, True, Kept(prompts[:2], 2**20))
+    reader = Reader(forward, ranks, True, PrefixCache(prompts[:2], 2**20))
     counts, worst = [], 0.0
     for uids in (["q0", "q1"], ["q0", "q1", "q2", "q2"], ["q0"]):
         examples = [
@@ -155,13 +159,13 @@ def case_disagree(job: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
             else Example(u, [1], [3, 4], [5, 6, 7 + i])
             for i, u in enumerate(uids)
         ]
-        sides = [b.teacher for b in rank_micro_batches(examples, 0, 1, Limits(2), "token_mean", 0)]
+        sides = [b.teacher for b in rank_micro_batches(examples, 0, 1, Batching(Limits(2)))]
         sides += sides[-1:] * (2 - len(sides))
         before, fills = passes, reader.fills
         states = reader.read(sides)
         counts.append([passes - before, reader.fills - fills])
         for side, hidden_NH in zip(sides, states):
-            expected = response_hidden(d.teacher, side.ids_BT, side.rows_N, side.segments)
+            expected = response_hidden(d.algorithm.teacher_engine, side.ids_BT, side.rows_N, side.segments)
             worst = max(worst, float((hidden_NH - expected).abs().max()))
     return {"counts": ranks.all_gather_json(counts), "worst": ranks.all_gather_json(worst)}
 

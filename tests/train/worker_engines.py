@@ -19,11 +19,11 @@ from nopsd.config import Config, DistConfig, SamplingConfig, TeacherConfig, Trai
 from nopsd.data.prompts import TeacherPrompt
 from nopsd.engine.distributed import Ranks, init_distributed, shutdown_distributed
 from nopsd.rollout.types import Rollout
-from nopsd.train import checkpoint
-from nopsd.train.algorithms.distill import distill
-from nopsd.train.algorithms.distill_stage import load_engines
-from nopsd.train.algorithms.distill_state import Distillation
+from nopsd.train import checkpoint, loop
+from nopsd.train.algorithms.distill import Distillation, load_engines
 from nopsd.train.export import export_model, probe_logits
+from nopsd.train.loop import train
+from nopsd.train.run import TrainingRun
 
 UIDS = [f"q{i}" for i in range(6)]
 VOCABULARY = 300
@@ -80,15 +80,17 @@ def config_of(micro: int, steps: int = 3, ema: bool = False, dtype: str = "float
     return config
 
 
-def build(config: Config, model: Path, folder: Path, ranks: Ranks, teacher_prompts=TEACHER_PROMPTS) -> Distillation:
+def build(
+    config: Config, model: Path, folder: Path, ranks: Ranks, teacher_prompts=TEACHER_PROMPTS, **prompts: Any
+) -> TrainingRun:
     student, teacher, ema = load_engines(config, model, ranks)
-    return Distillation(
+    return TrainingRun(
         config=config,
+        algorithm=Distillation(teacher_prompts=teacher_prompts, teacher_engine=teacher, **prompts),
         selected=UIDS,
         student_prompts=STUDENT_PROMPTS,
-        teacher_prompts=teacher_prompts,
+        model_path=model,
         student=student,
-        teacher=teacher,
         ema=ema,
         client=CannedClient(),
         sync=NoSync(),
@@ -99,7 +101,7 @@ def build(config: Config, model: Path, folder: Path, ranks: Ranks, teacher_promp
     )
 
 
-def whole(d: Distillation, state: str | None = None) -> dict[str, torch.Tensor]:
+def whole(d: TrainingRun, state: str | None = None) -> dict[str, torch.Tensor]:
     """Every parameter of the student, or the optimizer's state of that name, gathered."""
     from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
@@ -117,31 +119,29 @@ def case_invariance(model: Path, out: Path, ranks: Ranks, micro: int) -> dict[st
             found["gradient"] = {n: 10 * t for n, t in whole(d, "exp_avg").items()}
 
     d.progress = after
-    distill(d)
+    train(d)
     shards = [
         p.ds_tensor.numel() * ranks.world >= p.ds_numel > p.ds_tensor.numel() or ranks.world == 1
-        for engine in (d.student, d.teacher)
+        for engine in (d.student, d.algorithm.teacher_engine)
         for p in engine.module.parameters()
     ]
     return {"rows": list(d.log), "sharded": all(shards), **found}
 
 
 def case_align(model: Path, out: Path, ranks: Ranks) -> dict[str, Any]:
-    """T-ALIGN: no demonstrations and a frozen teacher; then the same with the teacher one token off."""
+    """No demonstrations and a frozen teacher; then the same with the teacher one token off."""
     d = build(config_of(2, steps=1), model, out / "align", ranks, NO_DEMONSTRATIONS)
-    distill(d)
+    train(d)
     aligned = d.log[0]
     d = build(config_of(2, steps=1), model, out / "shift", ranks, NO_DEMONSTRATIONS)
-    import nopsd.train.algorithms.distill as algorithm
-
-    true_batches = algorithm.micro_batches
+    true_batches = loop.micro_batches
 
     def shifted(*args):
         return [replace(b, teacher=replace(b.teacher, rows_N=b.teacher.rows_N - 1)) for b in true_batches(*args)]
 
-    algorithm.micro_batches = shifted
-    distill(d)
-    algorithm.micro_batches = true_batches
+    loop.micro_batches = shifted
+    train(d)
+    loop.micro_batches = true_batches
     return {"aligned": aligned, "shifted": d.log[0]}
 
 
@@ -150,11 +150,11 @@ def case_ema(model: Path, out: Path, ranks: Ranks, dtype: str = "float32") -> di
     d = build(config_of(2, ema=True, dtype=dtype), model, out / f"ema_{dtype}", ranks)
     path = [whole(d)]
     d.progress = lambda done, total, **info: path.append(whole(d))
-    distill(d)
+    train(d)
     import deepspeed
 
     teacher = {}
-    for name, parameter in d.teacher.module.named_parameters():
+    for name, parameter in d.algorithm.teacher_engine.module.named_parameters():
         with deepspeed.zero.GatheredParameters([parameter]):
             teacher[name] = parameter.detach().clone()
     probe = STUDENT_PROMPTS["q0"]
@@ -162,7 +162,7 @@ def case_ema(model: Path, out: Path, ranks: Ranks, dtype: str = "float32") -> di
         "path": path,
         "teacher": teacher,
         "probe": probe,
-        "logits": probe_logits(d.teacher.module, probe),
+        "logits": probe_logits(d.algorithm.teacher_engine.module, probe),
         "master": sorted({str(t.dtype) for t in d.ema.master.values()}),
         "rows": list(d.log),
     }
@@ -171,9 +171,7 @@ def case_ema(model: Path, out: Path, ranks: Ranks, dtype: str = "float32") -> di
 def case_nonfinite(model: Path, out: Path, ranks: Ranks) -> dict[str, Any]:
     """A NaN in one rank's micro-batch at step 1: the step is skipped everywhere, the average too."""
     d = build(config_of(2, ema=True), model, out / "nonfinite", ranks)
-    import nopsd.train.algorithms.distill as algorithm
-
-    true_batches, calls = algorithm.micro_batches, []
+    true_batches, calls = loop.micro_batches, []
 
     def poisoned(*args):
         calls.append(1)
@@ -190,9 +188,9 @@ def case_nonfinite(model: Path, out: Path, ranks: Ranks) -> dict[str, Any]:
         master.append({n: t.clone() for n, t in d.ema.master.items()})
 
     d.progress = after
-    algorithm.micro_batches = poisoned
-    distill(d)
-    algorithm.micro_batches = true_batches
+    loop.micro_batches = poisoned
+    train(d)
+    loop.micro_batches = true_batches
     return {"rows": list(d.log), "path": path, "master": master}
 
 
@@ -201,7 +199,7 @@ def case_resume(model: Path, out: Path, ranks: Ranks) -> dict[str, Any]:
     config, identity = config_of(2, steps=5, ema=True), {"test": 1}
     d = build(config, model, out / "resume", ranks)
     config.train.keep_checkpoints = 3
-    distill(d)
+    train(d)
     folder = out / "resume" / "checkpoints"
     kept = sorted(p.name for p in folder.glob("step_*"))
     unbroken, last = list(d.log), whole(d)
@@ -214,7 +212,7 @@ def case_resume(model: Path, out: Path, ranks: Ranks) -> dict[str, Any]:
     assert found is not None
     d = build(config, model, out / "resume", ranks)
     checkpoint.load(d.student, d.ema, found, ranks)
-    distill(d, found.step, found.skipped)
+    train(d, found.step, found.skipped)
     refused = ""
     try:
         checkpoint.latest_valid(folder, {"test": 2}, ranks)
@@ -244,7 +242,7 @@ def case_export(model: Path, out: Path, ranks: Ranks) -> dict[str, Any]:
     import nopsd.train.export as export
 
     d = build(config_of(2, steps=1), model, out / "export_run", ranks)
-    distill(d)
+    train(d)
     lm, probe = d.student.module.lm, STUDENT_PROMPTS["q0"]
     difference = export_model(lm, model, out / "export", probe, ranks)
     in_parts = export_model(lm, model, out / "export_parts", probe, ranks, shard_bytes=30_000)
@@ -256,7 +254,7 @@ def case_export(model: Path, out: Path, ranks: Ranks) -> dict[str, Any]:
         refused = str(error)
     export.gather = true_gather
     logits = probe_logits(lm, probe)
-    distill(replace(d, config=config_of(2, steps=2)), 1)  # training goes on after gathers and an eval forward
+    train(replace(d, config=config_of(2, steps=2)), 1)  # training goes on after gathers and an eval forward
     return {
         "difference": difference,
         "in_parts": in_parts,

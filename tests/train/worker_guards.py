@@ -19,7 +19,8 @@ import transformers.models.qwen3.modeling_qwen3  # noqa: F401
 from nopsd.config import Config, GuardConfig
 from nopsd.engine.distributed import Ranks
 from nopsd.errors import UserError
-from nopsd.train.algorithms import distill_stage as stage
+from nopsd.train import trainer
+from nopsd.train.algorithms.distill import Distillation
 from nopsd.train.export import RECORD
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -78,17 +79,19 @@ def run(
             raise Killed
 
     try:
-        stage.train(
-            config,
-            engines.UIDS,
-            engines.STUDENT_PROMPTS,
-            engines.TEACHER_PROMPTS,
-            Path(job["models"]) / "tied",
-            Collapsing(never),
-            ranks,
-            folder,
-            lambda step: rows,
-            progress,
+        trainer.run_training(
+            trainer.TrainingInputs(
+                config=config,
+                algorithm=Distillation(teacher_prompts=engines.TEACHER_PROMPTS),
+                selected=engines.UIDS,
+                student_prompts=engines.STUDENT_PROMPTS,
+                model_path=Path(job["models"]) / "tied",
+                client=Collapsing(never),
+                ranks=ranks,
+                folder=folder,
+                open_log=lambda step: rows,
+                progress=progress,
+            )
         )
     except (UserError, Killed) as error:
         errors = f"{type(error).__name__}: {error}"
@@ -103,7 +106,7 @@ def run(
 
 
 def main(ranks: Ranks, job: dict[str, Any]) -> None:
-    stage.open_weight_sync = lambda *args: NoSync()  # type: ignore[assignment,return-value]
+    trainer.open_weight_sync = lambda *args: NoSync()  # type: ignore[assignment,return-value]
     told: list[Any] = []
     found = {
         "stopped": run(job, ranks, "stopped", config_of(), tell=lambda done, info: told.append([done, info])),

@@ -42,28 +42,28 @@ from nopsd.errors import ServerError
 from nopsd.files import read_json, write_json
 from nopsd.network import free_port
 from nopsd.rollout.types import Rollout
-from nopsd.train import checkpoint, checkpoint_files, closing, export, sampling
-from nopsd.train.algorithms import distill as algorithm
-from nopsd.train.algorithms import distill_stage as stage
+from nopsd.train import checkpoint, checkpoint_files, export, loop, sampling, trainer
+from nopsd.train.algorithms import distill
 from nopsd.train.metrics_log import MetricsLog
+from nopsd.train.run import TrainingInputs
 
 RANKS = 2
 LEARNING = threading.Event()
 PATIENCE_S = 20.0  # for the other ranks to end by themselves, once one is dead
 PLACES: dict[str, tuple[Any, str]] = {
-    "engines": (stage, "load_engines"),
+    "engines": (distill, "load_engines"),
     "load": (checkpoint, "load"),
     "ahead": (sampling, "ask"),
-    "rollout": (sampling, "sample_step"),
-    "teacher": (algorithm, "micro_batches"),  # which the teacher reads next
-    "step": (algorithm, "learn"),
-    "metrics": (algorithm, "step_metrics"),
+    "rollout": (sampling.Sampler, "sample"),
+    "teacher": (loop, "micro_batches"),  # which the teacher reads next
+    "step": (loop, "learn"),
+    "metrics": (loop, "step_metrics"),
     "shard": (TorchCheckpointEngine, "save"),
     "rank_state": (checkpoint, "save_rank_state"),
     "hashes": (checkpoint_files, "hashes"),
     "mark": (checkpoint_files, "write_mark"),
     "remove": (checkpoint_files, "remove"),
-    "export": (closing, "export_model"),
+    "export": (trainer, "export_model"),
     "weights": (export, "save_file"),
     "verify": (export, "verify"),
 }
@@ -151,21 +151,23 @@ def run_rank(job: dict[str, Any], folder: Path, kill: dict[str, Any] | None, ran
         arm(kill, rank)
     ranks = init_distributed(DistConfig(timeout_s=90))
     server = folder / "server.json"
-    stage.open_weight_sync = lambda lm, *rest: FileServer(server, lm, ranks)
+    trainer.open_weight_sync = lambda lm, *rest: FileServer(server, lm, ranks)
     config = config_of(2, steps=job["steps"], ema=True)
     config.train.ahead = job.get("ahead", 0)
-    true_learn = algorithm.learn
-    algorithm.learn = lambda *args: LEARNING.set() or true_learn(*args)
-    stage.train(
-        config,
-        UIDS,
-        STUDENT_PROMPTS,
-        TEACHER_PROMPTS,
-        Path(job["models"]) / "tied",
-        FileServer(server),
-        ranks,
-        folder,
-        lambda step: MetricsLog(folder, step),
+    true_learn = loop.learn
+    loop.learn = lambda *args: LEARNING.set() or true_learn(*args)
+    trainer.run_training(
+        TrainingInputs(
+            config=config,
+            algorithm=distill.Distillation(teacher_prompts=TEACHER_PROMPTS),
+            selected=UIDS,
+            student_prompts=STUDENT_PROMPTS,
+            model_path=Path(job["models"]) / "tied",
+            client=FileServer(server),
+            ranks=ranks,
+            folder=folder,
+            open_log=lambda step: MetricsLog(folder, step),
+        )
     )
     shutdown_distributed()
 

@@ -26,10 +26,10 @@ from nopsd.engine.distributed import Ranks
 from nopsd.engine.ds_config import FOLDERS
 from nopsd.errors import UserError
 from nopsd.train import checkpoint
-from nopsd.train.algorithms.distill import distill
-from nopsd.train.closing import take_best
+from nopsd.train.checkpoint_files import Score, keep_of
 from nopsd.train.export import export_model
-from nopsd.train.score import Score, keep_of
+from nopsd.train.loop import train
+from nopsd.train.trainer import load_best
 
 SUB_GROUP = 20_000  # elements: several sub-groups, as a large model has
 SCORES = [3.0, 1.0, 2.0]
@@ -64,7 +64,7 @@ def unbroken(model: Path, out: Path, ranks: Ranks) -> dict[str, Any]:
     d = build(config(out), model, out / "two", ranks)
     at: dict[int, Any] = {}
     d.progress = lambda done, total, **info: at.update({done: everything(d)}) if done == 2 else None
-    distill(d)
+    train(d)
     return {"rows": list(d.log), "state": at[2], "groups": len(d.student.optimizer.fp16_groups)}
 
 
@@ -80,7 +80,7 @@ def resumed(model: Path, out: Path, ranks: Ranks) -> dict[str, Any]:
     checkpoint.load(d.student, d.ema, found, ranks)
     left = sorted(p.name for p in folder.iterdir())
     state, streams = everything(d), random_states(ranks)
-    distill(d, found.step, found.skipped)
+    train(d, found.step, found.skipped)
     mark = json.loads((folder / checkpoint.tag_of(4) / checkpoint.COMMITTED).read_text())
     return {
         "rows": list(d.log),
@@ -102,11 +102,11 @@ def best(model: Path, out: Path, ranks: Ranks) -> dict[str, Any]:
     d.progress = lambda done, total, **info: path.append(whole(d))
     true_take, scores = Score.take, iter(SCORES)
     Score.take = lambda self: next(scores)  # type: ignore[method-assign]
-    distill(d)
+    train(d)
     Score.take = true_take  # type: ignore[method-assign]
     folder = out / "best" / "checkpoints"
     kept = sorted(p.name for p in folder.iterdir())
-    step = take_best(settings, d.student, d.ema, folder, d.identity, ranks)
+    step = load_best(d)
     export_model(d.student.module.lm, model, out / "best" / "export", STUDENT_PROMPTS["q0"], ranks)
     newest = checkpoint.latest_valid(folder, d.identity, ranks)
     return {
@@ -131,7 +131,7 @@ def disk_full(model: Path, out: Path, ranks: Ranks) -> dict[str, Any]:
 
     d.progress, error = limit, ""
     try:
-        distill(d)
+        train(d)
     except UserError as raised:
         error = str(raised)
     finally:
@@ -143,7 +143,7 @@ def disk_full(model: Path, out: Path, ranks: Ranks) -> dict[str, Any]:
     d = build(settings, model, out / "full", ranks)
     checkpoint.load(d.student, d.ema, found, ranks)
     d.log = Rows()
-    distill(d, found.step, found.skipped)
+    train(d, found.step, found.skipped)
     return {
         "errors": errors,
         "left": left,

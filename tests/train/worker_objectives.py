@@ -15,7 +15,7 @@ from worker_engines import STUDENT_PROMPTS, TEACHER_PROMPTS, UIDS, CannedClient,
 
 from nopsd.config import DistConfig, DistillConfig
 from nopsd.engine.distributed import Ranks, init_distributed, shutdown_distributed
-from nopsd.train.algorithms.distill import distill
+from nopsd.train.loop import train
 
 CASES = {
     "pmi": DistillConfig(
@@ -41,12 +41,12 @@ def run(case: str, model: Path, out: Path, ranks: Ranks, micro: int) -> dict[str
     """Rows of the log, and the gradient of the first step (AdamW's first moment is a tenth of it)."""
     config = config_of(micro)
     config.distill = CASES[case]
-    d = build(config, model, out / f"work_{case}", ranks)
     # without demonstrations the teacher is the base: at the first step nothing but rounding may be left to learn
     teacher = TEACHER_PROMPTS
     if case == "base_alone":
         teacher = {uid: replace(p, ids=STUDENT_PROMPTS[uid]) for uid, p in TEACHER_PROMPTS.items()}
-    d = replace(d, aux_prompts=AUX_PROMPTS, client=ClientWithLogprobs(), teacher_prompts=teacher)
+    d = build(config, model, out / f"work_{case}", ranks, teacher, aux_prompts=AUX_PROMPTS)
+    d.client = ClientWithLogprobs()
     found: dict[str, Any] = {}
 
     def after(done: int, total: int, **info: object) -> None:
@@ -54,7 +54,7 @@ def run(case: str, model: Path, out: Path, ranks: Ranks, micro: int) -> dict[str
             found["gradient"] = {n: 10 * t for n, t in whole(d, "exp_avg").items()}
 
     d.progress = after
-    distill(d)
+    train(d)
     return {"rows": list(d.log or ()), **found}
 
 

@@ -16,8 +16,10 @@ from worker_train import config, prompts
 from nopsd.config import Config, DistillConfig, LoraConfig, TeacherConfig, TrainConfig
 from nopsd.engine.distributed import Ranks, init_distributed, shutdown_distributed
 from nopsd.rollout.client import RolloutClient
-from nopsd.train.algorithms.distill_stage import train
+from nopsd.train.algorithms.distill import Distillation
 from nopsd.train.metrics_log import MetricsLog
+from nopsd.train.run import TrainingInputs
+from nopsd.train.trainer import run_training
 
 FROZEN = TeacherConfig(kind="frozen")
 EMA = TeacherConfig(kind="ema", rate=0.1)
@@ -33,7 +35,7 @@ CASES: dict[str, tuple[DistillConfig, TeacherConfig, LoraConfig]] = {
     "barycenter": (DistillConfig(target="barycenter"), FROZEN, LoraConfig()),
     "contrast": (DistillConfig(contrast="random_ctx"), FROZEN, LoraConfig()),
     "contrast_live": (DistillConfig(contrast="random_ctx"), TeacherConfig(kind="live"), LORA),
-    "kl_base": (DistillConfig(kl_base_coef=0.2, is_clip=2.0), FROZEN, LoraConfig()),
+    "base_kl": (DistillConfig(kl_base_coef=0.2, is_clip=2.0), FROZEN, LoraConfig()),
     "topk": (DistillConfig(support="topk", topk=8, tail="bucket"), FROZEN, LoraConfig()),
 }
 
@@ -58,17 +60,18 @@ def run(case: str, model: Path, out: Path, ranks: Ranks) -> None:
         "random_ctx": {uid: teachers[names[i - 2]].ids + students[uid] for i, uid in enumerate(names)},
     }
     folder = out / case
-    train(
-        config_of(case),
-        names,
-        students,
-        teachers,
-        model,
-        client,
-        ranks,
-        folder,
-        lambda step: MetricsLog(folder, step),
-        aux_prompts=aux,
+    run_training(
+        TrainingInputs(
+            config=config_of(case),
+            algorithm=Distillation(teacher_prompts=teachers, aux_prompts=aux),
+            selected=names,
+            student_prompts=students,
+            model_path=model,
+            client=client,
+            ranks=ranks,
+            folder=folder,
+            open_log=lambda step: MetricsLog(folder, step),
+        )
     )
 
 

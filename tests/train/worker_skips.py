@@ -21,16 +21,15 @@ from worker_engines import Rows, build, config_of, whole
 
 from nopsd.engine.distributed import Ranks
 from nopsd.errors import UserError
-from nopsd.train import checkpoint
-from nopsd.train.algorithms import distill as algorithm
-from nopsd.train.algorithms.distill import distill
+from nopsd.train import checkpoint, loop
+from nopsd.train.run import Step
 
 POISON = {1: (1, "loss"), 3: (0, "gradient"), 5: (1, "loss"), 6: (0, "loss")}  # step: rank, what
 
 
 def poison(d: Any, ranks: Ranks, plan: dict[int, tuple[int, str]]) -> list[list[str]]:
     """Have these steps go wrong. Returns a list that fills with the questions of the micro-batches hit."""
-    true_learn, true_forward, hit = algorithm.learn, d.student.module.forward, []
+    true_learn, true_forward, hit = loop.learn, d.student.module.forward, []
     now: list[str] = []
 
     def forward(*args: Any, **named: Any) -> Any:
@@ -42,16 +41,16 @@ def poison(d: Any, ranks: Ranks, plan: dict[int, tuple[int, str]]) -> list[list[
             return result
         return result._replace(loss=result.loss + math.inf)  # its gradient is finite
 
-    def learn(d: Any, batches: Any, states: Any, step: int, *rest: Any) -> Any:
+    def learn(d: Any, step: Step, targets: Any) -> Any:
         now.clear()
-        rank, what = plan.get(step, (-1, ""))
+        rank, what = plan.get(step.number, (-1, ""))
         if rank == ranks.rank:
             now.append(what)
-            hit.append(list(batches[0].student.names))
-        return true_learn(d, batches, states, step, *rest)
+            hit.append(list(step.batches[0].student.names))
+        return true_learn(d, step, targets)
 
     d.student.module.forward = forward
-    algorithm.learn = learn
+    loop.learn = learn
     return hit
 
 
@@ -67,7 +66,7 @@ def everything(d: Any) -> dict[str, torch.Tensor]:
 
 def run(d: Any, step: int, skipped: int) -> str:
     try:
-        distill(d, step, skipped)
+        loop.train(d, step, skipped)
     except UserError as error:
         return str(error)
     return ""
@@ -79,10 +78,10 @@ def case(dtype: str, model: Path, out: Path, ranks: Ranks) -> dict[str, Any]:
     d = build(config, model, out / dtype, ranks)
     path: list[Any] = []
     d.progress = lambda *_, **__: path.append(everything(d))
-    true_learn = algorithm.learn
+    true_learn = loop.learn
     hit = poison(d, ranks, POISON)
     error = run(d, 0, 0)
-    algorithm.learn = true_learn
+    loop.learn = true_learn
     hits, errors = ranks.all_gather_json(hit), ranks.all_gather_json(error)
     found = {"rows": list(d.log), "path": path, "hits": hits, "errors": errors}
     if error:
@@ -95,14 +94,14 @@ def went_on(config: Any, model: Path, folder: Path, ranks: Ranks) -> dict[str, A
     """From the last checkpoint in fresh engines: with steps that are still bad, then with none."""
     found = checkpoint.latest_valid(folder / "checkpoints", {"test": 1}, ranks)
     assert found is not None
-    ends, true_learn = [], algorithm.learn
+    ends, true_learn = [], loop.learn
     for plan in (POISON, {}):
         d = build(config, model, folder, ranks)
         checkpoint.load(d.student, d.ema, found, ranks)
         d.extras, d.log = found.extras, Rows()
         poison(d, ranks, plan)
         ends.append({"errors": ranks.all_gather_json(run(d, found.step, found.skipped)), "rows": list(d.log)})
-        algorithm.learn = true_learn
+        loop.learn = true_learn
     return {"from": found.step, "skipped": found.skipped, "went_on": ends}
 
 

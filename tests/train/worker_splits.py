@@ -18,14 +18,14 @@ sys.path.insert(0, str(Path(__file__).parent))
 from worker_engines import STUDENT_PROMPTS, TEACHER_PROMPTS, UIDS, NoSync, Rows, ids, whole
 from worker_objectives import AUX_PROMPTS, CASES
 
-import nopsd.train.algorithms.distill as algorithm
 from nopsd.config import Config, LoraConfig, TeacherConfig, TrainConfig
 from nopsd.engine.distributed import Ranks
 from nopsd.engine.sequence_parallel import join
 from nopsd.rollout.types import Rollout
-from nopsd.train.algorithms.distill_stage import load_engines
-from nopsd.train.algorithms.distill_state import Distillation
+from nopsd.train import loop
+from nopsd.train.algorithms.distill import Distillation, load_engines
 from nopsd.train.export import export_model
+from nopsd.train.run import TrainingRun
 
 SETTINGS = {"micro": 8, "micro_tokens": None, "packing": True, "shared_by": 1, "lora": 0, "checkpointing": False}
 
@@ -74,13 +74,13 @@ def run(ranks: Ranks, model: Path, folder: Path, settings: dict[str, Any], expor
     config = config_of(settings)
     parallel = join(ranks, config.dist.sequence_parallel)
     student, teacher, ema = load_engines(config, model, ranks, parallel)
-    d = Distillation(
+    d = TrainingRun(
         config=config,
+        algorithm=Distillation(teacher_prompts=TEACHER_PROMPTS, teacher_engine=teacher, aux_prompts=AUX_PROMPTS),
+        model_path=model,
         selected=UIDS,
         student_prompts=STUDENT_PROMPTS,
-        teacher_prompts=TEACHER_PROMPTS,
         student=student,
-        teacher=teacher,
         ema=ema,
         client=TwoEach(),
         sync=NoSync(),
@@ -88,12 +88,11 @@ def run(ranks: Ranks, model: Path, folder: Path, settings: dict[str, Any], expor
         folder=folder,
         log=Rows(),
         identity={"test": 1},
-        aux_prompts=AUX_PROMPTS,
         parallel=parallel,
     )
     counts: list[int] = []
     means: list[dict[str, torch.Tensor]] = []
-    true_batches = algorithm.micro_batches
+    true_batches = loop.micro_batches
 
     def counted(*args: Any) -> Any:
         batches = true_batches(*args)
@@ -109,11 +108,11 @@ def run(ranks: Ranks, model: Path, folder: Path, settings: dict[str, Any], expor
         return found
 
     d = replace(d, progress=lambda *_, **__: means.append(gathered("exp_avg")))
-    algorithm.micro_batches = counted
+    loop.micro_batches = counted
     try:
-        algorithm.distill(d)
+        loop.train(d)
     finally:
-        algorithm.micro_batches = true_batches
+        loop.micro_batches = true_batches
     if export:
         export_model(d.student.module.lm, model, folder / "export", STUDENT_PROMPTS["q0"], ranks)
     return {"rows": list(d.log or ()), "means": means, "weights": gathered(), "counts": counts}

@@ -17,9 +17,9 @@ from nopsd.engine.distributed import Ranks
 from nopsd.engine.lora import STUDENT, TEACHER, adapter_parameters, computing_with
 from nopsd.rollout.weight_source import WeightSource
 from nopsd.train import checkpoint
-from nopsd.train.algorithms.distill import distill
-from nopsd.train.algorithms.distill_state import Distillation
 from nopsd.train.export import export_model, probe_logits
+from nopsd.train.loop import train
+from nopsd.train.run import TrainingRun
 
 sys.path.insert(0, str(Path(__file__).parent))
 import worker_engines as engines  # noqa: E402
@@ -34,7 +34,7 @@ def config_of(kind: str, mix: float = 0.5, r: int = 0, steps: int = 3) -> Config
     return config
 
 
-def build(config: Config, job: dict[str, Any], ranks: Ranks, name: str, aligned: bool = False) -> Distillation:
+def build(config: Config, job: dict[str, Any], ranks: Ranks, name: str, aligned: bool = False) -> TrainingRun:
     prompts = engines.NO_DEMONSTRATIONS if aligned else engines.TEACHER_PROMPTS
     return engines.build(config, Path(job["models"]) / "tied", Path(job["out"]) / name, ranks, prompts)
 
@@ -62,18 +62,18 @@ def case_kinds(job: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
         "mixed1": config_of("trust_region", 1.0),
     }.items():
         d = build(config, job, ranks, name)
-        distill(d)
+        train(d)
         student = whole(dict(d.student.module.lm.named_parameters()))
-        found[name] = {"rows": list(d.log), "student": student, "second": d.teacher is not None}
+        found[name] = {"rows": list(d.log), "student": student, "second": d.algorithm.teacher_engine is not None}
     return found
 
 
 def case_align(job: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
     """Equal prompts: a live teacher agrees with the student at every step, however far it has gone."""
     d = build(config_of("live"), job, ranks, "live", aligned=True)
-    distill(d)
+    train(d)
     lora = build(config_of("frozen", r=4, steps=1), job, ranks, "lora", aligned=True)
-    distill(lora)
+    train(lora)
     return {"live": list(d.log), "lora": list(lora.log)}
 
 
@@ -83,7 +83,7 @@ def case_lora(job: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
     d = build(config, job, ranks, "lora")
     lm = d.student.module.lm
     before = whole(dict(lm.named_parameters()))
-    distill(d)
+    train(d)
     after = whole(dict(lm.named_parameters()))
     pushed = [(name, None if t is None else t.clone()) for name, t in WeightSource(lm, ranks.is_main).stream()]
     folder = Path(job["out"]) / "export"
@@ -106,7 +106,7 @@ def case_lora(job: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
         "difference": difference,
         "trained": sorted(trained),
         "files": files,
-        "second": d.teacher is not None,
+        "second": d.algorithm.teacher_engine is not None,
         "optimizer": optimizer,
         "folder": str(folder),
     }
@@ -121,7 +121,7 @@ def case_lora_ema(job: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
     lm = d.student.module.lm
     path = [whole(adapter_parameters(lm, STUDENT))]
     d.progress = lambda *_, **__: path.append(whole(adapter_parameters(lm, STUDENT)))
-    distill(d)
+    train(d)
     teacher = whole(adapter_parameters(lm, TEACHER))
     folder = Path(job["out"]) / "lora_ema" / "checkpoints"
     if ranks.is_main:
@@ -139,7 +139,7 @@ def resumed(config: Config, job: dict[str, Any], ranks: Ranks) -> dict[str, Any]
     assert found is not None
     d = build(config, job, ranks, "lora_ema")
     checkpoint.load(d.student, d.ema, found, ranks)
-    distill(d, found.step, found.skipped)
+    train(d, found.step, found.skipped)
     lm = d.student.module.lm
     return {
         "rows": list(d.log),

@@ -20,13 +20,12 @@ from nopsd.engine.sequence_parallel import join
 from nopsd.engine.stopping import StopRequest
 from nopsd.errors import Stopped
 from nopsd.rollout.types import Rollout
-from nopsd.train.algorithms.grpo import reinforce
-from nopsd.train.algorithms.grpo_state import Reinforcement
-from nopsd.train.algorithms.sft import finetune
-from nopsd.train.algorithms.sft_state import Finetuning
-from nopsd.train.closing import resume
-from nopsd.train.reference import load_reference
-from nopsd.train.token_model import load_token_engine
+from nopsd.train.algorithms.grpo import Grpo, load_reference
+from nopsd.train.algorithms.sft import Finetuning
+from nopsd.train.algorithms.tokens import load_token_engine
+from nopsd.train.loop import train
+from nopsd.train.run import TrainingRun
+from nopsd.train.trainer import resume
 
 UIDS = [f"q{i}" for i in range(5)]
 VOCABULARY, MICRO = 300, {1: 4, 2: 2}
@@ -94,16 +93,16 @@ def config_of(world: int, steps: int = 2, **grpo: Any) -> Config:
     )
 
 
-def grpo_run(config: Config, model: Path, folder: Path, ranks: Ranks) -> Reinforcement:
+def grpo_run(config: Config, model: Path, folder: Path, ranks: Ranks) -> TrainingRun:
     parallel = join(ranks, config.dist.sequence_parallel)
     student = load_token_engine(config, model, ranks, parallel)
-    return Reinforcement(
+    return TrainingRun(
         config=config,
+        algorithm=Grpo(questions=QUESTIONS, reference=load_reference(config, model, student, ranks, parallel)),
+        model_path=model,
         selected=UIDS,
         student_prompts=PROMPTS,
-        questions=QUESTIONS,
         student=student,
-        reference=load_reference(config, model, student, ranks, parallel),
         client=CannedClient(),
         sync=NoSync(),
         ranks=ranks,
@@ -114,12 +113,13 @@ def grpo_run(config: Config, model: Path, folder: Path, ranks: Ranks) -> Reinfor
     )
 
 
-def sft_run(config: Config, model: Path, folder: Path, ranks: Ranks) -> Finetuning:
-    return Finetuning(
+def sft_run(config: Config, model: Path, folder: Path, ranks: Ranks) -> TrainingRun:
+    return TrainingRun(
         config=config,
+        algorithm=Finetuning(responses=RESPONSES),
+        model_path=model,
         selected=UIDS,
         student_prompts=PROMPTS,
-        responses=RESPONSES,
         client=None,
         sync=NoSync(),
         student=load_token_engine(config, model, ranks),
@@ -139,7 +139,7 @@ def whole(run: Any, state: str | None = None) -> dict[str, torch.Tensor]:
     return {n: get(p).detach().clone() for n, p in run.student.module.lm.named_parameters() if p.requires_grad}
 
 
-def invariance(run: Any, loop: Any) -> dict[str, Any]:
+def invariance(run: Any) -> dict[str, Any]:
     """The steps' rows, and the gradient of the first (AdamW's first moment is a tenth of it)."""
     found: dict[str, Any] = {}
 
@@ -148,15 +148,15 @@ def invariance(run: Any, loop: Any) -> dict[str, Any]:
             found["gradient"] = {n: 10 * t for n, t in whole(run, "exp_avg").items()}
 
     run.progress = after
-    loop(run)
+    train(run)
     shards = [p.ds_tensor.numel() < p.ds_numel for p in run.student.module.parameters()]
     return {"rows": list(run.log), "pushed": run.sync.pushed, "sharded": all(shards), **found}
 
 
-def resumed(make: Any, loop: Any, ranks: Ranks) -> dict[str, Any]:
+def resumed(make: Any, ranks: Ranks) -> dict[str, Any]:
     """Four unbroken steps; the same ended by SIGTERM during the third, and in fresh engines to the end."""
     run = make("unbroken")
-    loop(run)
+    train(run)
     unbroken, last = list(run.log), whole(run)
     run = make("broken")
     run.stop = StopRequest()
@@ -169,14 +169,13 @@ def resumed(make: Any, loop: Any, ranks: Ranks) -> dict[str, Any]:
 
     run.log, said = StopAtThird(), ""
     try:
-        loop(run)
+        train(run)
     except Stopped as error:
         said = str(error)
     first = list(run.log)
     run = make("broken")
-    step, skipped, extras = resume(run.student, None, run.folder, IDENTITY, ranks)
-    run.extras = extras
-    loop(run, step, skipped)
+    step, skipped = resume(run)
+    train(run, step, skipped)
     equal = all(torch.equal(last[n], t) for n, t in whole(run).items())
     return {"unbroken": unbroken, "resumed": first + list(run.log), "from": step, "said": said, "equal": equal}
 
@@ -184,24 +183,24 @@ def resumed(make: Any, loop: Any, ranks: Ranks) -> dict[str, Any]:
 def main(ranks: Ranks, job: dict[str, Any]) -> None:
     model, out, world = Path(job["model"]), Path(job["out"]), ranks.world
 
-    def grpo(name: str, steps: int = 2, ahead: int = 0, lora: int = 0, shared: int = 1, **keys: Any) -> Reinforcement:
+    def grpo(name: str, steps: int = 2, ahead: int = 0, lora: int = 0, shared: int = 1, **keys: Any) -> TrainingRun:
         config = config_of(world, steps, **keys)
         config.dist.sequence_parallel = shared
         config.train.ahead, config.train.lora = ahead, LoraConfig(r=lora, alpha=2)
         return grpo_run(config, model, out / f"{name}{world}", ranks)
 
-    def sft(name: str, steps: int = 2) -> Finetuning:
+    def sft(name: str, steps: int = 2) -> TrainingRun:
         return sft_run(config_of(world, steps), model, out / f"{name}{world}", ranks)
 
     certainty: dict[str, Any] = {"reward": "self_certainty", "kl_coef": 0.5, "old_policy": "trained"}
     cases = {
-        "sft": lambda: invariance(sft("sft"), finetune),
-        "majority": lambda: invariance(grpo("majority"), reinforce),
-        "certainty": lambda: invariance(grpo("certainty", **certainty), reinforce),
-        "ulysses": lambda: invariance(grpo("ulysses", shared=world, **certainty), reinforce),
-        "lora": lambda: invariance(grpo("lora", lora=2, kl_coef=0.5), reinforce),
-        "grpo_resume": lambda: resumed(lambda name: grpo(f"r{name}", 4, ahead=1, kl_coef=0.5), reinforce, ranks),
-        "sft_resume": lambda: resumed(lambda name: sft(f"s{name}", 4), finetune, ranks),
+        "sft": lambda: invariance(sft("sft")),
+        "majority": lambda: invariance(grpo("majority")),
+        "certainty": lambda: invariance(grpo("certainty", **certainty)),
+        "ulysses": lambda: invariance(grpo("ulysses", shared=world, **certainty)),
+        "lora": lambda: invariance(grpo("lora", lora=2, kl_coef=0.5)),
+        "grpo_resume": lambda: resumed(lambda name: grpo(f"r{name}", 4, ahead=1, kl_coef=0.5), ranks),
+        "sft_resume": lambda: resumed(lambda name: sft(f"s{name}", 4), ranks),
     }
     for case in job["cases"]:
         if case in ("grpo_resume", "sft_resume", "ulysses") and world == 1:

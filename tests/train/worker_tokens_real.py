@@ -23,10 +23,12 @@ from nopsd.errors import StaleWeightsError
 from nopsd.lab.world import DOMAINS, make_split
 from nopsd.rollout.client import RolloutClient
 from nopsd.rollout.weight_sync import WeightSync
-from nopsd.train.algorithms import grpo_stage as grpo
-from nopsd.train.algorithms import sft_stage as sft
+from nopsd.train.algorithms.grpo import Grpo
+from nopsd.train.algorithms.sft import Finetuning
+from nopsd.train.metrics import probe_metrics
 from nopsd.train.metrics_log import MetricsLog
-from nopsd.train.probe import probe_metrics
+from nopsd.train.run import TrainingInputs
+from nopsd.train.trainer import run_training
 
 QUESTIONS = {question.uid: question for question in make_split(DOMAINS[0], "pool").questions[:6]}
 EXAMPLES: dict[str, Any] = {}  # of the base model, for both runs of SFT
@@ -86,43 +88,46 @@ def run(action: str, model: Path, out: Path, ranks: Ranks) -> None:
 
     if action in ("sft", "unserved"):
         sampling = SamplingConfig(2, max_new=40)
-        told = EXAMPLES or broadcast_from_rank0(
+        responses = EXAMPLES or broadcast_from_rank0(
             ranks,
             lambda: {
                 uid: [r.response_ids for r in row if r.response_ids]
                 for uid, row in zip(prompts, client.generate(list(prompts.values()), list(prompts), sampling, 7))
             },
         )
-        EXAMPLES.update(told)
+        EXAMPLES.update(responses)
         served = action == "sft"
-        examples = {uid: (prompts[uid], responses) for uid, responses in told.items()}
-        sft.train(
-            made,
-            examples,
-            model,
-            client if served else None,
-            ranks,
-            folder,
-            log,
-            None,
-            probe if served and ranks.is_main else None,
+        run_training(
+            TrainingInputs(
+                config=made,
+                algorithm=Finetuning(responses=responses),
+                selected=list(responses),
+                student_prompts={uid: prompts[uid] for uid in responses},
+                model_path=model,
+                client=client if served else None,
+                ranks=ranks,
+                folder=folder,
+                open_log=log,
+                probe=probe if served and ranks.is_main else None,
+            )
         )
         return
     if action == "lying":
         WeightSync.push = push_nothing  # type: ignore[method-assign]
     try:
-        grpo.train(
-            made,
-            list(prompts),
-            prompts,
-            QUESTIONS,
-            model,
-            client,
-            ranks,
-            folder,
-            log,
-            None,
-            probe if ranks.is_main else None,
+        run_training(
+            TrainingInputs(
+                config=made,
+                algorithm=Grpo(questions=QUESTIONS),
+                selected=list(prompts),
+                student_prompts=prompts,
+                model_path=model,
+                client=client,
+                ranks=ranks,
+                folder=folder,
+                open_log=log,
+                probe=probe if ranks.is_main else None,
+            )
         )
     except StaleWeightsError as error:
         if action != "lying":

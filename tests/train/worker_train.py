@@ -24,8 +24,10 @@ from nopsd.engine.distributed import Ranks, init_distributed, shutdown_distribut
 from nopsd.errors import StaleWeightsError
 from nopsd.rollout.client import RolloutClient
 from nopsd.rollout.weight_sync import WeightSync
-from nopsd.train.algorithms.distill_stage import train
+from nopsd.train.algorithms.distill import Distillation
 from nopsd.train.metrics_log import MetricsLog
+from nopsd.train.run import TrainingInputs
+from nopsd.train.trainer import run_training
 
 TEXTS = ("What is two plus three?", "Name a colour, please.", "Which is larger?", "Count to four.", "Why is it so?")
 
@@ -80,17 +82,19 @@ def run(action: str, model: Path, out: Path, ranks: Ranks) -> None:
     if action == "lying":
         WeightSync.push = push_nothing  # type: ignore[method-assign]
     try:
-        train(
-            config(),
-            list(students),
-            students,
-            teachers,
-            model,
-            client,
-            ranks,
-            folder,
-            lambda step: MetricsLog(folder, step),
-            hold if action == "hold" and ranks.is_main else None,
+        run_training(
+            TrainingInputs(
+                config=config(),
+                algorithm=Distillation(teacher_prompts=teachers),
+                selected=list(students),
+                student_prompts=students,
+                model_path=model,
+                client=client,
+                ranks=ranks,
+                folder=folder,
+                open_log=lambda step: MetricsLog(folder, step),
+                progress=hold if action == "hold" and ranks.is_main else None,
+            )
         )
     except StaleWeightsError as error:
         if action != "lying":

@@ -2,7 +2,7 @@
 
     python nopsd_step.py {nopsd|nopsd-again|nopsd-plain} FOLDER [PROFILED_STEP]
 
-nopsd        `load_engines` and the loop `distill`: DeepSpeed ZeRO-3 on one rank; new questions in every step
+nopsd        `load_engines` and the training loop: DeepSpeed ZeRO-3 on one rank; new questions in every step
 nopsd-again  the same, with the first step's questions in every step: contexts kept over steps are found again
 nopsd-plain  the same loop without DeepSpeed: plain modules and AdamW, to tell DeepSpeed's cost from nopsd's
 
@@ -35,10 +35,10 @@ from nopsd.engine.distributed import Ranks, init_distributed, shutdown_distribut
 from nopsd.engine.packed_attention import use_packed_attention
 from nopsd.rollout.types import Rollout
 from nopsd.train import teachers
-from nopsd.train.algorithms.distill import distill
-from nopsd.train.algorithms.distill_stage import load_engines
-from nopsd.train.algorithms.distill_state import Distillation
+from nopsd.train.algorithms.distill import Distillation, load_engines
+from nopsd.train.loop import train
 from nopsd.train.losses.head import DistillModel
+from nopsd.train.run import TrainingRun
 
 
 class Done(Exception):
@@ -160,7 +160,7 @@ def config_of(settings: dict[str, Any]) -> Config:
     return config
 
 
-def build(arm: str, folder: Path, settings: dict[str, Any], ranks: Ranks, clock: StepClock) -> Distillation:
+def build(arm: str, folder: Path, settings: dict[str, Any], ranks: Ranks, clock: StepClock) -> TrainingRun:
     questions = json.loads((folder / "questions.json").read_text())
     config = config_of(settings)
     uids = [q["uid"] for q in questions]
@@ -170,13 +170,14 @@ def build(arm: str, folder: Path, settings: dict[str, Any], ranks: Ranks, clock:
         student, teacher = plain_engines(config, folder / "model")
     else:
         student, teacher, *_ = load_engines(config, folder / "model", ranks)
-    return Distillation(
+    prompts = {q["uid"]: TeacherPrompt(q["teacher_ids"], 1, 1) for q in questions}
+    return TrainingRun(
         config=config,
+        algorithm=Distillation(teacher_prompts=prompts, teacher_engine=teacher),
+        model_path=folder / "model",
         selected=uids,
         student_prompts={q["uid"]: q["student_ids"] for q in questions},
-        teacher_prompts={q["uid"]: TeacherPrompt(q["teacher_ids"], 1, 1) for q in questions},
         student=student,
-        teacher=teacher,
         ema=None,
         client=Canned({q["uid"]: q["responses"] for q in questions}, clock),
         sync=NoSync(),
@@ -199,7 +200,7 @@ def main(arm: str, folder: Path, profiled: int) -> None:
     d = build(arm, folder, settings, ranks, clock)
     clock.loaded()
     with suppress(Done):
-        distill(d)
+        train(d)
     clock.print()
     shutdown_distributed()
 

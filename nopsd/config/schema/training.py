@@ -77,7 +77,7 @@ class TrainConfig:
     best_by: str = key(
         "loss",
         "what the best checkpoint is best by; label-free all",
-        choices=("loss", "kl_reverse", "probe/majority_share", "probe/unparsed_share"),
+        choices=("loss", "reverse_kl", "probe/majority_share", "probe/unparsed_share"),
     )
     export: str = key("last", "the weights that are exported and evaluated", source="paper", choices=("last", "best"))
     probe_every: int = key(25, "steps between label-free probes; 0: never", ge=0, runtime_only=True)

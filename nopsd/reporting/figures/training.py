@@ -46,8 +46,8 @@ LOSS = (
         "Divergence",
         "KL a token (nats)",
         (
-            Curve("kl_reverse", "KL(student ‖ teacher)", BLUE),
-            Curve("kl_forward", "KL(teacher ‖ student)", ORANGE),
+            Curve("reverse_kl", "KL(student ‖ teacher)", BLUE),
+            Curve("forward_kl", "KL(teacher ‖ student)", ORANGE),
         ),
         "signed",
     ),
@@ -56,7 +56,7 @@ ENTROPY = (
     Panel(
         "Next-token entropy",
         "entropy (nats)",
-        (Curve("entropy_student", "student", BLUE), Curve("entropy_teacher", "teacher", ORANGE)),
+        (Curve("student_entropy", "student", BLUE), Curve("teacher_entropy", "teacher", ORANGE)),
     ),
     Panel(
         "Entropy gap, teacher − student (below 0: the context informs)",

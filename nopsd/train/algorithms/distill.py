@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from nopsd.config import DISTILL_CONDUCT, TEACHER_CONDUCT, Config
+from nopsd.config import Config, shaping
 from nopsd.data.prompts import TeacherPrompt
 from nopsd.engine.distributed import Ranks
 from nopsd.engine.ds_config import role_configs
@@ -46,7 +46,7 @@ from nopsd.train.losses.targets import BASE, OTHER_PROMPTS, auxiliaries
 from nopsd.train.losses.tile import STATISTICS
 from nopsd.train.metrics import BatchLoss, mean
 from nopsd.train.planning import Limits, check_budget
-from nopsd.train.run import Algorithm, Step, Targets, TrainingInputs, TrainingRun, shaping_keys
+from nopsd.train.run import Algorithm, Step, Targets, TrainingInputs, TrainingRun
 from nopsd.train.teachers import Teacher, TeacherStates, follower, teacher_of
 
 
@@ -91,8 +91,8 @@ class Distillation(Algorithm):
             for uid in sorted(inputs.selected)
         ]
         return {
-            "distill": shaping_keys(inputs.config.distill, DISTILL_CONDUCT),
-            "teacher": shaping_keys(inputs.config.teacher, TEACHER_CONDUCT),
+            "distill": shaping(inputs.config, "distill"),
+            "teacher": shaping(inputs.config, "teacher"),
             "prompts": sha256_json(prompts),
         }
 

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nopsd.config import Config
+from nopsd.config import Config, shaping
 from nopsd.data.records import Question, questions_hash
 from nopsd.engine.distributed import Ranks
 from nopsd.engine.ds_config import role_configs
@@ -47,7 +47,7 @@ from nopsd.train.losses.grpo import GrpoLoss
 from nopsd.train.losses.head import gathered_weight, response_hidden
 from nopsd.train.losses.token_head import statistics_of
 from nopsd.train.planning import check_budget
-from nopsd.train.run import Step, Targets, TrainingInputs, TrainingRun, shaping_keys
+from nopsd.train.run import Step, Targets, TrainingInputs, TrainingRun
 
 NLL = NAMES.index("seq_nll")
 
@@ -87,7 +87,7 @@ class Grpo(TokenAlgorithm):
         """The section, the prompts and, where answers are read, the questions."""
         uids = sorted(inputs.selected)
         found: dict[str, Any] = {
-            "grpo": shaping_keys(inputs.config.grpo),
+            "grpo": shaping(inputs.config, "grpo"),
             "prompts": sha256_json([[uid, inputs.student_prompts[uid]] for uid in uids]),
         }
         if inputs.config.grpo.reward == "majority":

@@ -64,9 +64,7 @@ def majority_rewards(
     return Rewards(values, {"majority_share": shares / len(uids), "unparsed_share": unparsed / len(values)})
 
 
-def certainty_rewards(
-    responses: int, batches: Sequence[MicroBatch], found: Sequence[Tensor], ranks: Ranks
-) -> Rewards:
+def certainty_rewards(responses: int, batches: Sequence[MicroBatch], found: Sequence[Tensor], ranks: Ranks) -> Rewards:
     """Means over each response's tokens of KL(U ‖ p_t) in nats, the constant −log V included; 0 for an empty response.
 
     `found`: [3, N] of each of this rank's micro-batches (`nopsd.signals.statistics`). Collective.

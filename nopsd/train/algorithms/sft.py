@@ -4,7 +4,7 @@
 
 No server takes part, but where the label-free probe is due. Logged besides `algorithms.tokens`:
 
-    target_length_mean|max        of what is trained on; not `response_length_mean`, which guards read: nothing is sampled
+    target_length_mean|max        of what is trained on; not `response_length_mean`, which guards read
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nopsd.engine.ema import ShardedEma
 from nopsd.engine.broadcast import broadcast_from_rank0
+from nopsd.engine.ema import ShardedEma
 from nopsd.engine.sequence_parallel import SequenceParallel
 from nopsd.errors import DataError
 from nopsd.files import sha256_json
@@ -66,7 +66,9 @@ class Finetuning(TokenAlgorithm):
 
     def needs_server(self, inputs: TrainingInputs) -> bool:
         """For the probe alone."""
-        return inputs.config.train.probe_every > 0 and broadcast_from_rank0(inputs.ranks, lambda: inputs.probe is not None)
+        return inputs.config.train.probe_every > 0 and broadcast_from_rank0(
+            inputs.ranks, lambda: inputs.probe is not None
+        )
 
     def load(self, inputs: TrainingInputs, parallel: SequenceParallel) -> tuple[Any, ShardedEma | None]:
         """The student alone."""

@@ -1,6 +1,6 @@
 """What algorithms share whose loss is one of the sampled tokens' log-probs: the engine, the forward, the log.
 
-    student_entropy               mean next-token entropy at the trained positions (nats)
+student_entropy               mean next-token entropy at the trained positions (nats)
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def load_token_engine(config: Config, model_path: Path, ranks: Ranks, parallel: 
 
 @torch.no_grad()
 def own_statistics(engine: Any, batch: MicroBatch) -> Tensor:
-    """`token_head.statistics_of` a micro-batch's loss rows, by the engine's own weights; evaluation mode. Collective."""
+    """`statistics_of` a micro-batch's loss rows, by the engine's own weights; evaluation mode. Collective."""
     training = engine.training
     engine.eval()  # without LoRA's dropout
     try:

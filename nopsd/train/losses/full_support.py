@@ -113,7 +113,9 @@ def block_rows(kernel: str | None, vocab_size: int, device: torch.device, rows: 
     return max(1, min(rows, elements // vocab_size))
 
 
-def measure(tile: Tile, config: DistillConfig, kernel: str, *, wanted: bool, tops: Tops | None = None) -> DivergenceResult:
+def measure(
+    tile: Tile, config: DistillConfig, kernel: str, *, wanted: bool, tops: Tops | None = None
+) -> DivergenceResult:
     """Losses of a tile of logits, from `kernel_of`'s kernel; torch overwrites the tile and needs both scratches.
 
     `wanted`: both KLs and the entropies too. `tops`: the rows' largest logits, if known.

@@ -149,7 +149,9 @@ class _FusedLinearDivergence(torch.autograd.Function):
             if grad_weight_VH is not None:
                 add_weight_gradient(logits["student"], hidden_NH[rows], grad_weight_VH[:vocab_size])
 
-        sums, logprob_N, reverse_kl_N = _sum_statistics(found, token_weight_N) if with_statistics else [loss.new_empty(0)] * 3
+        sums, logprob_N, reverse_kl_N = (
+            _sum_statistics(found, token_weight_N) if with_statistics else [loss.new_empty(0)] * 3
+        )
         ctx.gradients, ctx.weight_dtype = (grad_hidden_NH, grad_weight_VH), weight_VH.dtype
         ctx.mark_non_differentiable(sums, logprob_N, reverse_kl_N)
         return loss, sums, logprob_N, reverse_kl_N

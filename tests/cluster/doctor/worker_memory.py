@@ -11,7 +11,7 @@ import torch
 
 from nopsd.config import load_config
 from nopsd.engine.distributed import Ranks
-from nopsd.train.algorithms.distill_stage import load_engines
+from nopsd.train.algorithms.distill import load_engines
 
 
 def live_bytes() -> int:
