@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from nopsd.config import Config, DistillConfig
+from nopsd.config import Config, DistillConfig, validate
 from nopsd.config.distill_rules import check_distill
 from nopsd.errors import ConfigError, DataError
 from nopsd.train.algorithms.distill import needed_aux_prompts
@@ -41,7 +41,7 @@ EXTRAS = [
 
 def allowed(**keys) -> bool:
     try:
-        check_distill(Config(distill=DistillConfig(**keys)))
+        validate(Config(distill=DistillConfig(**keys)))
     except ConfigError:
         return False
     return True
@@ -326,7 +326,7 @@ def test_missing_inputs_are_named():
 )
 def test_objectives_that_cannot_be_meant_are_refused_by_name(keys, message):
     with pytest.raises(ConfigError, match=message):
-        check_distill(Config(distill=DistillConfig(**keys)))
+        validate(Config(distill=DistillConfig(**keys)))
 
 
 def test_a_question_without_an_auxiliary_prompt_is_named_before_anything_is_loaded():
