@@ -318,7 +318,7 @@ def test_missing_inputs_are_named():
         ({"support": "topk", "tail": "stopgrad", "divergence": "jsd"}, "form of the reverse KL"),
         ({"divergence": "sampled_rkl", "support": "topk"}, "support=topk has no meaning"),
         ({"divergence": "sampled_rkl", "token_clip": 1.0}, "token_clip"),
-        ({"pointwise_clip": 0.0}, "pointwise_clip=null"),
+        ({"pointwise_clip": 0.0}, "pointwise_clip=0"),
         ({"is_clip": 2.0, "temperature": 1.1}, "temperature=1"),
         ({"contrast": "random"}, "random_ctx"),
         ({"contrast": "random_ctx", "target": "pmi"}, "each define the target"),

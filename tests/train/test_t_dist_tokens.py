@@ -155,7 +155,7 @@ def test_every_row_tells_what_the_log_promises(runs):
     """A number that isn't logged isn't watched by any guard."""
     row = runs[2]["majority"]["rows"][1]
     promised = (
-        "loss loss_tokens entropy_student logprob_gap logprob_gap_max reward_mean reward_std zero_advantage_share "
+        "loss loss_tokens student_entropy logprob_gap logprob_gap_max reward_mean reward_std zero_advantage_share "
         "majority_share unparsed_share ratio clip_frac response_length_mean truncated_share repeated_4grams grad_norm "
         "lr skipped_fraction policy_version staleness time/rollout time/reward time/reference time/student time/sync "
         "guard/min_entropy guard/max_entropy_ratio guard/min_length_ratio"
