@@ -1,18 +1,17 @@
-"""A long training run with its memory watched: does any process of it grow, step after step? (issue 4, "Shown by")
+"""A long training run with its memory watched: does any process of it grow, step after step?
 
     python tools/soak.py                                          # 1,000 steps on the lab: about 20 minutes on 2 cores
     python tools/soak.py --out /tmp/soak run_dir=/tmp/soak/run train.steps=60 teacher.kind=ema
 
 Runs `nopsd run` up to `train` in processes of its own, samples the unshared memory (USS) of each of them every few
 seconds, and writes OUT/memory.csv, OUT/memory.png and OUT/memory.json: for each role the growth of its memory in MiB
-per 1,000 steps, by a straight line through the samples after the first tenth of the steps, with a 95 % interval. Flat
-means: the interval's upper end times the run's length is below 5 % of the role's memory. Exit code 1 otherwise.
+per 1,000 steps, by a straight line through the samples after the first tenth of the steps, with a 95 % interval. Memory
+is flat if the interval's upper end times the run's length is below 5 % of the role's memory. Exit code 1 otherwise.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import subprocess
 import sys
@@ -21,8 +20,9 @@ from collections import defaultdict
 from pathlib import Path
 
 import matplotlib
-import numpy as np
+import pandas as pd
 import psutil
+from scipy.stats import linregress
 
 matplotlib.use("Agg")
 
@@ -38,12 +38,12 @@ LAB = (
     "server.kv_cache_mib=64",
 )
 EVERY_S = 5.0
-WARM = 0.1  # share of the steps left out: caches fill, allocators settle
+WARM_UP = 0.1  # share of the steps left out: caches fill, allocators settle
 FLAT = 0.05
 
 
 def role_of(process: psutil.Process) -> str | None:
-    """What a process is to us: a rank of the training, the rollout server's engine, its front; None for the rest."""
+    """What a process does: a rank of the training, the rollout server's engine or its HTTP front end; else None."""
     line, environment = " ".join(process.cmdline()), process.environ()
     if "nopsd train" in line and "LOCAL_RANK" in environment and "deepspeed" not in line:
         return f"rank {environment['RANK']}"
@@ -85,38 +85,18 @@ def watch(command: list[str], run: Path, log: Path) -> list[tuple[int, str, floa
     return samples
 
 
-def growth(steps: np.ndarray, mib: np.ndarray) -> tuple[float, float]:
-    """MiB per 1,000 steps, and half the width of its 95 % interval, by least squares."""
-    design = np.stack([steps / 1000, np.ones_like(steps)], 1)
-    coefficients, *_ = np.linalg.lstsq(design, mib, rcond=None)
-    residual = mib - design @ coefficients
-    variance = residual @ residual / max(1, len(mib) - 2)
-    return float(coefficients[0]), 1.96 * float(np.sqrt(variance * np.linalg.inv(design.T @ design)[0, 0]))
-
-
-def judged(samples: list[tuple[int, str, float]]) -> dict[str, dict[str, float | bool]]:
-    last = max(step for step, _, _ in samples)
+def growth(samples: pd.DataFrame) -> dict[str, dict[str, float | bool]]:
+    """By role: mean memory, growth with half the width of its 95 % interval, and whether it is flat."""
+    last = samples["step"].max()
     table = {}
-    for role in sorted({role for _, role, _ in samples}):
-        kept = np.array([(s, m) for s, r, m in samples if r == role and s >= WARM * last], dtype=float)
+    for role, kept in samples[samples["step"] >= WARM_UP * last].groupby("role"):
         if len(kept) < 10:
             raise RuntimeError(f"{len(kept)} samples of {role} are too few to judge by: raise train.steps")
-        slope, half = growth(kept[:, 0], kept[:, 1])
-        mean = float(kept[:, 1].mean())
-        flat = (slope + half) * last / 1000 < FLAT * mean
-        table[role] = {"mean_mib": mean, "mib_per_1000_steps": slope, "interval": half, "flat": bool(flat)}
+        line, mean = linregress(kept["step"] / 1000, kept["mib"]), float(kept["mib"].mean())
+        half = 1.96 * line.stderr
+        flat = (line.slope + half) * last / 1000 < FLAT * mean
+        table[str(role)] = {"mean_mib": mean, "mib_per_1000_steps": line.slope, "interval": half, "flat": bool(flat)}
     return table
-
-
-def draw(samples: list[tuple[int, str, float]], file: Path) -> None:
-    from matplotlib import pyplot
-
-    figure, axis = pyplot.subplots(figsize=(8, 4))
-    for role in sorted({role for _, role, _ in samples}):
-        axis.plot(*zip(*[(s, m) for s, r, m in samples if r == role]), label=role, linewidth=1)
-    axis.set(xlabel="step", ylabel="unshared memory (MiB)", ylim=(0, None))
-    axis.legend()
-    figure.savefig(file, dpi=120, bbox_inches="tight")
 
 
 def main() -> int:
@@ -128,11 +108,12 @@ def main() -> int:
     overrides = [f"run_dir={options.out / 'run'}", *LAB, *options.overrides]
     run = Path(next(o.split("=", 1)[1] for o in reversed(overrides) if o.startswith("run_dir=")))
     command = [sys.executable, "-m", "nopsd", "run", "--preset", "lab", *overrides]
-    samples = watch(command, run, options.out / "run.log")
-    with open(options.out / "memory.csv", "w", newline="") as file:
-        csv.writer(file).writerows([("step", "role", "mib"), *samples])
-    table = judged(samples)
-    draw(samples, options.out / "memory.png")
+    samples = pd.DataFrame(watch(command, run, options.out / "run.log"), columns=["step", "role", "mib"])
+    samples.to_csv(options.out / "memory.csv", index=False)
+    table = growth(samples)
+    axis = samples.pivot_table(index="step", columns="role", values="mib").plot(figsize=(8, 4), ylim=(0, None))
+    axis.set(xlabel="step", ylabel="unshared memory (MiB)")
+    axis.figure.savefig(options.out / "memory.png", dpi=120, bbox_inches="tight")
     (options.out / "memory.json").write_text(json.dumps(table, indent=1))
     print(json.dumps(table, indent=1))
     return 0 if all(row["flat"] for row in table.values()) else 1
