@@ -1,4 +1,4 @@
-"""Selectors and retrievers compared on the lab in one process: for exploring, a few CPU minutes a training (issue 6).
+"""Selectors and retrievers compared on the lab in one process: for exploring, a few CPU minutes a training.
 
     python tools/lab_study.py --domains biology chemistry --seeds 0 1 \
         --rows random=select.selector=random dense=select.selector=neuron_density --out /tmp/study

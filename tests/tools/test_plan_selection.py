@@ -1,4 +1,4 @@
-"""tools/plan_selection.py: its arithmetic against SPEC §13.1's own table, public model sizes, and plain sums."""
+"""tools/plan_selection.py: its arithmetic against a table by hand, public model sizes, and plain sums."""
 
 from pathlib import Path
 
@@ -6,8 +6,9 @@ import pytest
 
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
 KB, MB, GB = 1e3, 1e6, 1e9
-# SPEC §13.1: N, s+uid, ids, packed 19-bit, bitset, selected ids, intersections; Qwen3-4B, K=5,000, b=.2
-SPEC_TABLE = [
+# Questions, counts and uids, ids, packed in 19 bits, bitset, selected ids, intersections: bytes by hand, for Qwen3-4B
+# (350,208 neurons), K = 5,000 and a fifth selected.
+BY_HAND = [
     (1_439, 12 * KB, 28.8 * MB, 17.1 * MB, 63 * MB, 5.7 * MB, 1.7 * MB),
     (2_984, 24 * KB, 59.7 * MB, 35.4 * MB, 131 * MB, 11.9 * MB, 7.1 * MB),
     (5_636, 45 * KB, 112.7 * MB, 66.9 * MB, 247 * MB, 22.5 * MB, 25.4 * MB),
@@ -25,8 +26,8 @@ def plan(monkeypatch):
     return plan_selection
 
 
-@pytest.mark.parametrize("row", SPEC_TABLE, ids=lambda row: str(row[0]))
-def test_bytes_are_those_of_the_specification_s_table(plan, row):
+@pytest.mark.parametrize("row", BY_HAND, ids=lambda row: str(row[0]))
+def test_bytes_are_those_by_hand(plan, row):
     """Users would plan with other numbers than the method's."""
     found = plan.sample_bytes(plan.Job(row[0]), plan.MODELS["Qwen3-4B"].neurons)
     for name, stated in zip(COLUMNS, row[1:]):
@@ -34,8 +35,8 @@ def test_bytes_are_those_of_the_specification_s_table(plan, row):
         assert found[name] == pytest.approx(stated, rel=digits), name
 
 
-def test_other_figures_of_the_specification(plan):
-    """§13.1 candidates 0.7 MB at R=8, §13.2 1.8 GB and 0.7 MB, §13.3 1.4 MB and 576 KB a sample."""
+def test_bytes_of_candidates_are_those_by_hand(plan):
+    """On 8 ranks: candidates of 0.7 MB; of shared neurons 1.8 GB, or 0.7 MB by a threshold."""
     model, job = plan.MODELS["Qwen3-4B"], plan.Job(5_636, ranks=8)
     assert plan.sample_bytes(job, model.neurons)["candidates, queries-only"] == pytest.approx(0.7 * MB, rel=0.05)
     found = plan.shard_bytes(job, model)
