@@ -1,4 +1,4 @@
-"""The distillation loss, forward and backward, against other libraries': time and memory (issue 4, SPEC §6.4).
+"""The distillation loss, forward and backward, against other libraries': time and memory.
 
     python tools/bench_loss.py --peer-python PATH                    # N=1536, H=256, V=151936: about 20 minutes
     python tools/bench_loss.py --peer-python PATH --tokens 512 --hidden 512

@@ -1,4 +1,4 @@
-"""Time and peak memory of the scoring pass against a bare forward and two other ways to score (issue 3, SPEC §3).
+"""Time and peak memory of the scoring pass against a bare forward and two other ways to score.
 
     python tools/bench_scoring.py                              # Qwen3-0.6B's shape, float32, 2 threads: 6 minutes
     python tools/bench_scoring.py --layers 4 --repeats 2       # a quick look

@@ -1,11 +1,11 @@
-"""Selection and context search among many synthetic neuron sets (SPEC §4, §5, §13.1): time, memory, exactness.
+"""Selection and context search among many synthetic neuron sets: time, memory, exactness.
 
     python tools/bench_selection.py --sets 5000 --compare 1024     # a minute or two
     python tools/bench_selection.py --threads 2                    # 200,000 sets of 5,000 neurons, as issue 3 asks
 
 Sets: a neuron of rank r is drawn with probability .95 / (1 + (r / r0)^2), r0 = alike * K; even ranks are the same
 neurons for all questions, odd ranks the topic's own; sets are filled up to K with neurons drawn uniformly, and one
-question in a hundred has fewer. The mean J of random pairs is printed; the paper's are .63 to .87 (SPEC §12, T-FIG3).
+question in a hundred has fewer. The mean J of random pairs is printed; the paper's are .63 to .87.
 One run: make the sets, select by neuron count, find the m nearest of each selected question, compare a random sample of
 the answers with numpy's membership tests, and with `--compare N` time the product against what one would take else, on
 N x N sets: scipy's sparse product, scipy's dense cdist (scikit-learn's brute force), torch's dense float32 product and

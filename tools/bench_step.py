@@ -1,4 +1,4 @@
-"""A whole training step, nopsd against TRL's trainers on equal tokens: time and memory (issue 4).
+"""A whole training step, nopsd against TRL's trainers on equal tokens: time and memory.
 
     python tools/bench_step.py --peer-python PATH                  # 4 questions, 1 response each
     python tools/bench_step.py --peer-python PATH --samples 4      # 1 question, 4 responses

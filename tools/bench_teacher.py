@@ -1,4 +1,4 @@
-"""CPU time of the teacher's forwards with each prompt computed once, against whole sequences (issue 4).
+"""CPU time of the teacher's forwards with each prompt computed once, against whole sequences.
 
     python tools/bench_teacher.py                                  # the README's sizes: a quarter of an hour
     python tools/bench_teacher.py --hidden 64 --layers 2 --context 300 --questions 2 --turns 1
@@ -11,7 +11,7 @@ responses of about `--response` tokens (log-normal, as of reasoning). In one pro
     filling 1      one rollout a question, contexts over steps: the step that first meets them
     held 1         the same, when they are there already
 
-Each is told as CPU seconds of all threads and as the ratio to `whole` of the same n and turn, median and range.
+Reported: CPU seconds of all threads and as the ratio to `whole` of the same n and turn, median and range.
 All hidden states of a turn are compared with the whole ones.
 """
 

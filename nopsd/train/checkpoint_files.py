@@ -71,9 +71,9 @@ def read_mark(path: Path) -> dict[str, Any]:
         raise ArtefactError(f"{path / COMMITTED} is damaged ({error})") from error
     if not isinstance(mark, dict):
         raise ArtefactError(f"{path / COMMITTED} is damaged (not an object)")
-    told = mark.pop("digest", None)
+    digest = mark.pop("digest", None)
     fits = all(isinstance(mark.get(key), types) for key, types in FIELDS.items())
-    if not fits or told != sha256_json(mark) or path.name != tag_of(mark["step"]):
+    if not fits or digest != sha256_json(mark) or path.name != tag_of(mark["step"]):
         raise ArtefactError(f"{path / COMMITTED} is damaged (its content is not what was written)")
     return mark
 

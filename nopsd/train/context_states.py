@@ -32,7 +32,7 @@ from nopsd.engine.distributed import Ranks
 from nopsd.engine.packed_attention import Context, Segments
 from nopsd.train.batches import Side
 
-# Tokens from which on a prefix is worth a pass, which under ZeRO-3 gathers all weights once more; (chosen)
+# Tokens from which on a prefix is worth a pass, which under ZeRO-3 gathers all weights once more (our choice)
 SHORTEST = 256
 # ids [B, T], rows [N] and segments to hidden states [N, H]; collective where the model is sharded
 Forward = Callable[[Tensor, Tensor, Segments | None], Tensor]

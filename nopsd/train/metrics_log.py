@@ -1,4 +1,4 @@
-"""Training numbers, a row a step: `metrics.jsonl` for programs and TensorBoard for people (SPEC §9.5).
+"""Training numbers, a row a step: `metrics.jsonl` for programs and TensorBoard for people.
 
 In:  `log(step, {name: number})`, called by rank 0 once a step.
 Out: FOLDER/metrics.jsonl, one object a line: {"step": 3, "loss": 0.12, ...}; FOLDER/tb, TensorBoard events.
@@ -43,7 +43,7 @@ class MetricsLog:
     """Appends rows, each one whole on disk when `log` returns. Steps logged before a resume's are kept.
 
     `resume_step` is the first step about to be logged: rows of that step and later, left by the run
-    that was killed, are dropped (atomically), and TensorBoard is told to purge them too.
+    that was killed, are dropped (atomically), from TensorBoard too.
     """
 
     def __init__(self, folder: Path, resume_step: int = 0) -> None:

@@ -25,7 +25,7 @@ from nopsd.config import TrainConfig
 from nopsd.errors import ConfigError
 
 Slots = list[list[list[int]]]  # group -> micro-batch -> positions of items
-SLACK = 1.1  # (chosen)
+SLACK = 1.1  # chosen, not the paper's
 TRAINED = 3  # a token with gradient costs about three without: forward, and two products in the backward
 
 

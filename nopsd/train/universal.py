@@ -1,4 +1,4 @@
-"""A checkpoint of w ranks into engines of another number of ranks, by DeepSpeed's universal checkpoint (SPEC §6.2).
+"""A checkpoint of w ranks into engines of another number of ranks, by DeepSpeed's universal checkpoint.
 
 In: a whole checkpoint's folder. Out: fresh ZeRO-3 engines that hold it. Rank 0 converts it into
 FOLDER/.universal/ (one file a parameter and state), every rank reads its part of each, and the conversion is

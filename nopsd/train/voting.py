@@ -1,7 +1,8 @@
-"""Which of the pool's own responses are trained on: those that agree with their question's vote (SPEC §8.1; LMSI,
+"""Which of the pool's own responses are trained on: those that agree with their question's vote (LMSI,
 arXiv 2210.11610). Pure, label-free.
 
-In: the zero-shot rollouts and their answers as read (nopsd.signals.agreement). Out: `Kept`, the same on every rank.
+In: the zero-shot rollouts and their answers as read (nopsd.signals.agreement). Out: `VotedResponses`, the same on every
+rank.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from nopsd.rollout.types import Rollout
 
 
 @dataclass
-class Kept:
+class VotedResponses:
     """`responses`: uid -> what is trained on, by sample. The other questions, by why nothing of them is: no answer
     could be read, too small a majority, every response that agrees was cut at the length limit."""
 
@@ -26,7 +27,7 @@ class Kept:
     unsure: list[str] = field(default_factory=list)
     cut: list[str] = field(default_factory=list)
 
-    def checked(self) -> Kept:
+    def checked(self) -> VotedResponses:
         """Itself; DataError if there is nothing to train on."""
         if not self.responses:
             raise DataError(
@@ -54,7 +55,7 @@ def keep_voted(
     answers: Mapping[str, Sequence[str | None]],
     config: SftConfig,
     seed: int,
-) -> Kept:
+) -> VotedResponses:
     """The responses to these questions whose answer is the most frequent one (of equals the first given).
 
     `answers`: each question's by sample. The share is of all its responses, read or not. Of those that agree and are
@@ -64,7 +65,7 @@ def keep_voted(
     for rollout in sorted(rollouts, key=lambda r: (r.uid, r.sample)):
         if rollout.uid in by_uid:
             by_uid[rollout.uid].append(rollout)
-    kept = Kept()
+    kept = VotedResponses()
     for uid, responses in by_uid.items():
         vote, count = majority(answers.get(uid, ()))
         agreeing = [r for r, answer in zip(responses, answers.get(uid, ())) if answer == vote and not r.truncated]

@@ -29,7 +29,7 @@ def kl(p: Probabilities, q: Probabilities) -> float:
 
 
 def target(c: DistillConfig, frozen: Probabilities, q: Probabilities, aux: dict[str, Probabilities]) -> Probabilities:
-    """SPEC §11 F1, F2, as `nopsd.train.losses.targets` reads them."""
+    """The targets, as `nopsd.train.losses.targets` reads them."""
     if c.contrast:
         return normalised([s * a / b for s, a, b in zip(frozen, q, aux["random_ctx"])])
     if c.target == "pmi":

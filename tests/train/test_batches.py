@@ -1,4 +1,4 @@
-"""Batches of the distillation loop (SPEC §6.2, §13.4): data order, row alignment, weights, sharing out over ranks."""
+"""Batches of the distillation loop: data order, row alignment, weights, sharing out over ranks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Prompts read once, against whole forwards of a plain model, one sequence at a time (issue 4, "Memory and speed")."""
+"""Prompts read once, against whole forwards of a plain model, one sequence at a time."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ def test_prompts_are_told_apart_by_content() -> None:
 
 
 def test_a_row_before_the_response_is_still_there() -> None:
-    """A row shifted by one (T-ALIGN's counter-check) must read its own state, not a neighbour's."""
+    """A row shifted by one (the alignment test's counter-check) must read its own state, not a neighbour's."""
     from dataclasses import replace
 
     side = sides_of([LONG, LONG], micro=2)[0]
@@ -237,8 +237,8 @@ def test_cutting_against_plain_lists() -> None:
 
 
 @pytest.mark.parametrize(("dtype", "loss", "gradient"), [(torch.float64, 1e-12, 1e-12), (torch.float32, 1e-6, 1e-5)])
-def test_t_align_behind_contexts(dtype: torch.dtype, loss: float, gradient: float) -> None:
-    """T-ALIGN: student and teacher of one model and prompt agree, the teacher's sums being ordered otherwise."""
+def test_behind_contexts(dtype: torch.dtype, loss: float, gradient: float) -> None:
+    """Student and teacher of one model and prompt agree, the teacher's sums being ordered otherwise."""
 
     class Engine(torch.nn.Module):
         def __init__(self, module: torch.nn.Module) -> None:

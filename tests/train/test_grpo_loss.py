@@ -71,7 +71,7 @@ def test_advantages_by_hand():
 
 @pytest.mark.parametrize(("count", "n"), [(3, 2), (4, 1), (0, 2)])
 def test_what_is_no_group_is_refused(count: int, n: int):
-    """Responses dealt to wrong questions would be compared with strangers."""
+    """Responses assigned to wrong questions would be compared with strangers."""
     with pytest.raises(ValueError, match="groups"):
         group_advantages([1.0] * count, n, 1e-6)
 

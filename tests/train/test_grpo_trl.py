@@ -115,16 +115,16 @@ def test_loss_gradients_and_clip_share_equal_trls(tokens: dict[str, torch.Tensor
     wanted = by_logits @ tokens["weight"].double(), by_logits.t() @ tokens["hidden"].double()
     errors = [abs(result.loss.item() - expected.item()) / max(1.0, abs(expected.item()))]
     errors += [float((f - w).norm() / w.norm()) for f, w in zip(found, wanted)]
-    told = dict(
+    logged = dict(
         zip(
             ("ratio", "clip_frac", "base_kl"),
             (values.double().mean().item() for values in loss_of.logged_values(result.logprob_N)),
         )
     )
-    print(f"loss {result.loss.item():.6f}, relative errors {errors}, {told}, TRL's {metrics}")
+    print(f"loss {result.loss.item():.6f}, relative errors {errors}, {logged}, TRL's {metrics}")
     assert max(errors) < 1e-5 and float(wanted[0].norm()) > 1e-3
     assert result.entropy_N.double().mean().item() == pytest.approx(metrics["entropy"], rel=1e-5)
     if settings["beta"]:
-        assert told["base_kl"] == pytest.approx(metrics["kl"], rel=1e-4)
-    assert told["clip_frac"] == pytest.approx(metrics["clip_ratio/region_mean"], abs=1e-6)
-    assert (0 < told["clip_frac"] < 1) == settings["old"]
+        assert logged["base_kl"] == pytest.approx(metrics["kl"], rel=1e-4)
+    assert logged["clip_frac"] == pytest.approx(metrics["clip_ratio/region_mean"], abs=1e-6)
+    assert (0 < logged["clip_frac"] < 1) == settings["old"]

@@ -70,14 +70,14 @@ def test_each_guard_stops_on_its_own_sign_after_patience_steps_and_no_other_fire
     assert f"guard.{key}" in guards.stopped.reason and "3 " in guards.stopped.reason
 
 
-def test_sound_rows_and_rows_at_the_limit_never_fire():
-    """Broken if a limit itself counts as passed, or sound training is stopped."""
+def test_healthy_rows_and_rows_at_the_limit_never_fire():
+    """Broken if a limit itself counts as passed, or healthy training is stopped."""
     guards = Guards(config())
     rows = watched(guards, SOUND, SOUND, *[AT_THE_LIMIT] * 9)
     assert guards.stopped is None and all(set(row.values()) == {0} for row in rows)
 
 
-def test_a_sound_step_in_between_begins_the_count_anew():
+def test_a_healthy_step_in_between_begins_the_count_anew():
     """Broken if passings are counted in all and not in a row."""
     guards, sick = Guards(config()), SOUND | SICK["max_repeated"]
     watched(guards, *[SOUND, SOUND, sick, sick] * 5)
@@ -149,7 +149,7 @@ def test_the_first_passing_warns_at_once_and_the_stop_once_more(caplog: pytest.L
 
 
 @pytest.mark.parametrize("at", range(1, 7))
-def test_a_resumed_run_keeps_baselines_streaks_and_the_sound_checkpoint(at: int):
+def test_a_resumed_run_keeps_baselines_streaks_and_the_last_good_checkpoint(at: int):
     """Broken if a kill every few steps would keep a collapse from ever being noticed."""
     rows = [SOUND, {**SOUND, "response_length_mean": 60.0}, SOUND, SOUND, *[SOUND | SICK["max_kl_ratio"]] * 3]
     unbroken, resumed = Guards(config()), Guards(config())
@@ -163,7 +163,7 @@ def test_a_resumed_run_keeps_baselines_streaks_and_the_sound_checkpoint(at: int)
     assert resumed.last_good_step == (at if at < 5 else None)
 
 
-def test_the_sound_step_is_the_last_checkpoint_before_the_first_sign():
+def test_the_last_good_step_is_the_last_checkpoint_before_the_first_sign():
     guards, sick = Guards(config()), SOUND | SICK["max_repeated"]
     steps = []
     for step, row in enumerate([SOUND, SOUND, SOUND, sick, sick]):

@@ -1,4 +1,4 @@
-"""A training that collapses, on real 2-rank ZeRO-3 engines: it stops, exports what was sound, and says why."""
+"""A training that collapses, on real 2-rank ZeRO-3 engines: it stops, exports the healthy weights, and says why."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def test_it_stops_after_patience_steps_and_logs_the_streak(runs: Any):
     assert rows[-1]["distinct_4grams"] < 0.1 < rows[0]["distinct_4grams"]
 
 
-def test_the_export_holds_the_last_sound_checkpoint_though_newer_ones_were_saved(runs: Any):
-    """One newest is kept: broken if it pushed the sound one out, or the collapsed weights are exported."""
+def test_the_export_holds_the_last_healthy_checkpoint_though_newer_ones_were_saved(runs: Any):
+    """One newest is kept: broken if it pushed the healthy one out, or the collapsed weights are exported."""
     out, found = runs
     assert found["stopped"]["left"] == ["step_00000003", "step_00000005"]
     assert found["stopped"]["record"]["steps"] == SOUND_STEPS == found["short"]["record"]["steps"]
@@ -63,11 +63,11 @@ def test_the_reason_is_in_the_record_on_the_console_and_in_the_log(runs: Any):
     stop = found["stopped"]["record"]["stopped"]
     assert stop["step"] == SOUND_STEPS + PATIENCE
     assert "guard.max_repeated" in stop["reason"] and "3 steps in a row" in stop["reason"]
-    assert found["told"][3:] == [
-        [4, {**found["told"][3][1], "guard": "max_repeated 1/3"}],
-        [5, {**found["told"][4][1], "guard": "max_repeated 2/3"}],
+    assert found["progress"][3:] == [
+        [4, {**found["progress"][3][1], "guard": "max_repeated 1/3"}],
+        [5, {**found["progress"][4][1], "guard": "max_repeated 2/3"}],
     ]
-    assert "guard" not in found["told"][2][1]
+    assert "guard" not in found["progress"][2][1]
     assert found["output"].count("step 3: share of repeated 4-grams 1, above the limit of 0.5") == 4  # a run, one rank
     assert "exporting the checkpoint of step 3" in found["output"]
 
@@ -87,14 +87,14 @@ def test_a_finished_stop_is_up_to_date(runs: Any):
     assert runs[1]["again"]["record"] == runs[1]["stopped"]["record"]
 
 
-def test_the_best_of_the_sound_checkpoints_is_taken_where_a_best_is_kept(runs: Any):
+def test_the_best_of_the_healthy_checkpoints_is_taken_where_a_best_is_kept(runs: Any):
     """Looping responses have the smallest loss by far or not: broken if a checkpoint of the collapse can be best."""
     best, losses = runs[1]["best"], [row["loss"] for row in runs[1]["best"]["rows"]]
     assert best["record"]["steps"] == 1 + min(range(SOUND_STEPS), key=losses.__getitem__)
     assert best["record"]["stopped"]["step"] == SOUND_STEPS + PATIENCE
 
 
-def test_without_a_sound_checkpoint_every_rank_says_so_and_nothing_is_exported(runs: Any):
+def test_without_a_healthy_checkpoint_every_rank_says_so_and_nothing_is_exported(runs: Any):
     found = runs[1]["none"]
     assert found["record"] is None and found["left"] == []
     for error in found["errors"]:

@@ -1,4 +1,4 @@
-"""Every objective the configuration allows (SPEC §6.3, §11; T-KL) against plain Python, differences and autograd."""
+"""Every objective the configuration allows against plain Python, differences and autograd."""
 
 from __future__ import annotations
 
@@ -234,7 +234,7 @@ def test_sampled_reverse_kl_is_the_reverse_kl_gradient_on_average():
 
 
 def test_a_mixed_teacher_has_interpolated_logits():
-    """SPEC §6.5, trust region: c = 0 and 1 are the two teachers themselves."""
+    """Trust region: c = 0 and 1 are the two teachers themselves."""
     x, c = Inputs(v=9, hidden=4), DistillConfig(temperature=1.2, logit_chunk=2)
     second_hidden, second_weight = x.aux["base"], x.weight.flip(0)
     p = (x.hidden @ x.weight.t() / 1.2).log_softmax(-1)
@@ -246,7 +246,7 @@ def test_a_mixed_teacher_has_interpolated_logits():
 
 
 def test_what_the_log_tells_of_the_clips():
-    """F7, F16: shares of tokens capped, negative and masked, the ratio as capped, the pull to the base."""
+    """Shares of tokens capped, negative and masked, the ratio as capped, the pull to the base."""
     x = Inputs()
     x.token_weight[4] = 0.0  # a dummy counts for nothing
     clip = {"pointwise_clip": 0.05, "token_clip": 0.05, "mask_high_entropy": 1.5, "is_clip": 1.5, "kl_base_coef": 1.0}

@@ -1,4 +1,4 @@
-"""Dealing a step's sequences to lanes and micro-batches (issue 4, SPEC §13.4): properties over random steps."""
+"""Assigning a step's sequences to data-parallel groups and micro-batches: properties over random steps."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Case = tuple[list[Item], int, Limits]
 
 
 def drawn(seed: int) -> Case:
-    """A step: 0 to 24 questions of 1 to 5 rollouts, one or two further prompts, lanes 1 to 8, any limits."""
+    """A step: 0 to 24 questions of 1 to 5 rollouts, one or two further prompts, groups 1 to 8, any limits."""
     source = random.Random(seed)
     sides, items = source.choice((2, 3)), []
     for question in range(source.randint(0, 24)):
@@ -51,17 +51,17 @@ def counted(items: list[Item], limits: Limits) -> int:
 
 def test_every_sequence_runs_once_on_equally_many_micro_batches():
     """Else a rollout is lost or counts twice, or ranks wait for each other for ever."""
-    for items, lanes, limits in CASES:
-        slots = plan(items, lanes, limits)
-        assert len(slots) == lanes and len({len(lane) for lane in slots}) == 1 and slots[0]
-        assert sorted(i for lane in slots for pack in lane for i in pack) == list(range(len(items)))
+    for items, groups, limits in CASES:
+        slots = plan(items, groups, limits)
+        assert len(slots) == groups and len({len(group) for group in slots}) == 1 and slots[0]
+        assert sorted(i for group in slots for pack in group for i in pack) == list(range(len(items)))
 
 
 def test_the_budget_is_kept_and_a_sequence_over_it_goes_alone():
     """Else a micro-batch is larger than the memory that the user measured."""
     over = 0
-    for items, lanes, limits in CASES:
-        for pack in itertools.chain.from_iterable(plan(items, lanes, limits)):
+    for items, groups, limits in CASES:
+        for pack in itertools.chain.from_iterable(plan(items, groups, limits)):
             if limits.tokens is None:
                 assert len(pack) <= limits.sequences
             elif len(pack) > 1:
@@ -73,20 +73,20 @@ def test_the_budget_is_kept_and_a_sequence_over_it_goes_alone():
 
 def test_sequences_by_number_take_the_fewest_micro_batches():
     """Else ranks would run dummies in place of work."""
-    for items, lanes, limits in CASES:
+    for items, groups, limits in CASES:
         if limits.tokens is None:
-            count = -(-(-(-len(items) // lanes)) // limits.sequences)
-            assert len(plan(items, lanes, limits)[0]) == max(1, count)
+            count = -(-(-(-len(items) // groups)) // limits.sequences)
+            assert len(plan(items, groups, limits)[0]) == max(1, count)
 
 
 def test_the_plan_depends_on_the_step_alone():
-    """Every rank reckons it by itself; another order of equal numbers would be another plan for some."""
-    for items, lanes, limits in CASES[:50]:
-        assert plan(items, lanes, limits) == plan([Item(i.uid, i.prompts, i.response) for i in items], lanes, limits)
+    """Every rank computes it by itself; another order of equal numbers would be another plan for some."""
+    for items, groups, limits in CASES[:50]:
+        assert plan(items, groups, limits) == plan([Item(i.uid, i.prompts, i.response) for i in items], groups, limits)
 
 
-def lane_loads(items: list[Item], slots: list[list[list[int]]]) -> list[int]:
-    return [work([items[i] for pack in lane for i in pack], Limits(4)) if any(lane) else 0 for lane in slots]
+def group_loads(items: list[Item], slots: list[list[list[int]]]) -> list[int]:
+    return [work([items[i] for pack in group for i in pack], Limits(4)) if any(group) else 0 for group in slots]
 
 
 def step_of(seed: int, questions: int, rollouts: int) -> list[Item]:
@@ -97,48 +97,50 @@ def step_of(seed: int, questions: int, rollouts: int) -> list[Item]:
     return items
 
 
-def test_lanes_are_balanced():
-    """The heaviest lane holds up a step: by the longest-first rule, and within its slack where lanes keep prompts."""
+def test_groups_are_balanced():
+    """The heaviest group holds up a step: by the longest-first rule, and within its slack where groups keep prompts."""
     for seed in range(40):
         items = step_of(seed, 32, 1)
         for owners, most in ((False, 1.05), (True, 1.05 * SLACK)):
-            loads = lane_loads(items, plan(items, 4, Limits(4, 4000, owners=owners)))
+            loads = group_loads(items, plan(items, 4, Limits(4, 4000, owners=owners)))
             assert max(loads) <= most * statistics.mean(loads)
 
 
 def test_rollouts_of_a_question_stay_together():
-    """Their teacher prompt is computed once where they are; a lane of its own for each would compute it four times."""
+    """Their teacher prompt is computed once where they are; a group of its own for each would compute it four times."""
     for seed in range(20):
         items = step_of(seed, 16, 4)
         slots = plan(items, 4, Limits(4, 8000, once_from=257))
-        packs = [{items[i].uid for i in pack} for lane in slots for pack in lane if pack]
+        packs = [{items[i].uid for i in pack} for group in slots for pack in group if pack]
         assert sum(len(p) for p in packs) == 16  # each question in one micro-batch
 
 
-def test_a_question_larger_than_a_lanes_share_is_cut():
+def test_a_question_larger_than_a_groups_share_is_cut():
     """Else one rank would work and seven wait."""
     items = [Item("q", (10, 100), 50) for _ in range(8)]
-    assert [len([i for pack in lane for i in pack]) for lane in plan(items, 8, Limits(4))] == [1] * 8
+    assert [len([i for pack in group for i in pack]) for group in plan(items, 8, Limits(4))] == [1] * 8
     assert plan(items, 2, Limits(1, 300))[0] != [[]]
 
 
-def test_a_question_keeps_its_lane_over_steps():
-    """What a lane keeps of earlier steps is of use only if the question comes back to it; without a lane of its own one
-    in `lanes` does."""
-    for lanes in (2, 4, 8):
+def test_a_question_keeps_its_group_over_steps():
+    """What a group keeps of earlier steps is of use only if the question comes back to it; without a group of its
+    own one in `groups` does."""
+    for groups in (2, 4, 8):
         kept = 0
         for seed in range(30):
             items = step_of(seed, 16, 1)
-            slots = plan(items, lanes, Limits(4, owners=True))
-            kept += sum(owner(items[i].uid, lanes) == lane for lane in range(lanes) for p in slots[lane] for i in p)
+            slots = plan(items, groups, Limits(4, owners=True))
+            kept += sum(
+                owner(items[i].uid, groups) == group for group in range(groups) for p in slots[group] for i in p
+            )
         assert kept / (30 * 16) > 0.6
 
 
 def test_micro_batches_of_like_size_run_at_the_same_time():
     """Ranks gather weights together, so each waits for the largest of the turn."""
-    for items, lanes, limits in CASES:
-        for lane in plan(items, lanes, limits):
-            sizes = [counted([items[i] for i in pack], limits) if pack else 0 for pack in lane]
+    for items, groups, limits in CASES:
+        for group in plan(items, groups, limits):
+            sizes = [counted([items[i] for i in pack], limits) if pack else 0 for pack in group]
             assert sizes == sorted(sizes, reverse=True)
 
 

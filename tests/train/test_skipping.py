@@ -1,4 +1,4 @@
-"""A loss or gradient that is not finite, on one rank of two: nothing moves, it is told, and too many end the run."""
+"""A loss or gradient that is not finite, on one rank of two: nothing moves, it is logged, and too many end the run."""
 
 from __future__ import annotations
 

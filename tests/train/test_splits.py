@@ -1,4 +1,4 @@
-"""The same training however a step is cut: T-DIST on real ZeRO-3 ranks (SPEC §13.4; issue 4, memory and speed)."""
+"""The same training however a step is cut, on real ZeRO-3 ranks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The four teachers and LoRA: three steps each on real 2-rank ZeRO-3 engines (SPEC §6.5, §12 T-ALIGN, T-EMA)."""
+"""The four teachers and LoRA: three steps each on real 2-rank ZeRO-3 engines."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_a_trust_region_ends_at_the_frozen_and_the_live_teacher(taught: Any, mix
 
 @pytest.mark.engine
 @pytest.mark.slow
-def test_t_align_a_live_teacher_without_demonstrations_teaches_nothing(taught: Any):
+def test_a_live_teacher_without_demonstrations_teaches_nothing(taught: Any):
     """Its hidden states and its weight must be the student's at the very same rows; so must LoRA's base at step 0."""
     assert all(abs(row["loss"]) < 1e-6 and row["grad_norm"] < 1e-6 for row in taught["align"]["live"])
     assert abs(taught["align"]["lora"][0]["loss"]) < 1e-6 and taught["align"]["lora"][0]["grad_norm"] < 1e-6
@@ -142,7 +142,7 @@ def probe_ids() -> list[int]:
 @pytest.mark.engine
 @pytest.mark.slow
 def test_under_lora_the_average_is_of_the_adapters_and_comes_back_after_a_resume(taught: Any):
-    """T-EMA's closed form on the second adapter; a resume that lost it would teach with its random start."""
+    """The average's closed form on the second adapter; a resume that lost it would teach with its random start."""
     found, rate = taught["lora_ema"], 0.1
     assert set(found["followed"]) == set(found["teacher"]) == set(found["path"][0])
     for name, teacher in found["teacher"].items():
@@ -203,7 +203,7 @@ def side(prompt: list[int]) -> Side:
 
 @pytest.mark.parametrize("mix", [0.0, 0.3, 1.0])
 def test_a_trust_region_mixes_logits_and_not_probabilities(mix: float):
-    """Value and gradient against plain autograd over whole logits, the teacher's side detached (SPEC §6.5)."""
+    """Value and gradient against plain autograd over whole logits, the teacher's side detached."""
     student, base = tiny(0), tiny(1)
     z, z_own, z_base = (
         model(input_ids=s.ids_BT).logits[0, s.rows_N]

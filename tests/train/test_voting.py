@@ -1,4 +1,4 @@
-"""Which responses LMSI trains on (SPEC §8.1), against plain counting; and nothing of labels."""
+"""Which responses LMSI trains on, against plain counting; and nothing of labels."""
 
 import random
 from collections import Counter

@@ -107,9 +107,9 @@ def run(
 
 def main(ranks: Ranks, job: dict[str, Any]) -> None:
     trainer.open_weight_sync = lambda *args: NoSync()  # type: ignore[assignment,return-value]
-    told: list[Any] = []
+    shown: list[Any] = []
     found = {
-        "stopped": run(job, ranks, "stopped", config_of(), tell=lambda done, info: told.append([done, info])),
+        "stopped": run(job, ranks, "stopped", config_of(), tell=lambda done, info: shown.append([done, info])),
         "short": run(job, ranks, "short", config_of(SOUND_STEPS), never=True),
         "killed": run(job, ranks, "killed", config_of(), kill_at=SOUND_STEPS + 2),
     }
@@ -117,7 +117,7 @@ def main(ranks: Ranks, job: dict[str, Any]) -> None:
     found["again"] = run(job, ranks, "stopped", config_of())  # already exported
     found["best"] = run(job, ranks, "best", config_of(best=1))
     found["none"] = run(job, ranks, "none", config_of(every=STEPS))
-    found["told"] = told  # type: ignore[assignment]
+    found["progress"] = shown  # type: ignore[assignment]
     if ranks.is_main:
         (Path(job["out"]) / "found.json").write_text(json.dumps(found))
     ranks.barrier()

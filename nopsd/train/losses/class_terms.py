@@ -1,4 +1,4 @@
-"""The divergence of two distributions over C classes, term by term, with its slope in closed form (SPEC §6.3).
+"""The divergence of two distributions over C classes, term by term, with its slope in closed form.
 
 In: p, q and d = log p − log q of each class `[n, C]`: the whole vocabulary, or the top-k and perhaps its tail.
 Out: the sum of the terms, and its slope ∂/∂ log p, up to a multiple of p: p itself is the slope of Σp = 1, so

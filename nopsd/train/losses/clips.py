@@ -1,8 +1,8 @@
-"""What happens to whole tokens' losses before they are summed (SPEC §6.3, §11 F1, F4, F16). Each is off by default.
+"""What happens to whole tokens' losses before they are summed. Each is off by default.
 
     token_clip         ℓ_t ← min(ℓ_t, c); no gradient where it is capped
-    mask_high_entropy  (chosen) a threshold in nats: ℓ_t ← 0 where the student's entropy is above it. A share of the
-                       positions, as the issue words it, would need the entropies of all ranks before any loss; a
+    mask_high_entropy  a threshold in nats: ℓ_t ← 0 where the student's entropy is above it. A share of the
+                       positions would need the entropies of all ranks before any loss; a
                        threshold gives the same loss however the step is split. Masked tokens count on in the
                        denominator of the mean, which is known before the forward
     is_clip            ℓ_t ← ℓ_t · min(exp(log p_θ(y_t) − log p_rollout(y_t)), c), the ratio detached; 1 where the

@@ -1,4 +1,4 @@
-"""Divergences between two next-token distributions, token by token (SPEC §6.1, §6.3): the reference maths.
+"""Divergences between two next-token distributions, token by token: the reference maths.
 
 In: log-probabilities `[..., V]` of the student (p) and the teacher (q), finite, any float dtype.
 Out: one number of nats for each token `[...]`, differentiable. `fused_linear` computes the same values
@@ -79,7 +79,7 @@ def sampled_reverse_kl(student_logp_NV: Tensor, teacher_logp_NV: Tensor, target_
 def token_divergence(
     config: DistillConfig, student_logp_NV: Tensor, teacher_logp_NV: Tensor, target_N: Tensor | None = None
 ) -> Tensor:
-    """A token's divergence on the configured support (SPEC §6.3), the terms capped at `pointwise_clip`."""
+    """A token's divergence on the configured support, the terms capped at `pointwise_clip`."""
     if config.divergence == "sampled_rkl":
         assert target_N is not None
         return sampled_reverse_kl(student_logp_NV, teacher_logp_NV, target_N)

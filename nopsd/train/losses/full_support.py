@@ -1,4 +1,4 @@
-"""The usual objectives over the whole vocabulary, from raw logits to their gradient (SPEC §6.1, §6.3, §6.4).
+"""The objectives over the whole vocabulary, from raw logits to their gradient.
 
 Two steps, so that clips can come between them: `measure` reads the logits and gives every token's loss and what the
 log tells of it; `DivergenceResult.gradient` puts w_n ∂ℓ_n/∂z_n in the place of the student's logits z.
@@ -151,8 +151,8 @@ def _by_kernel(kernel: Any, tile: Tile, tops: Tops, config: DistillConfig) -> Di
         to_mixture = to_mixture / S
         loss = beta * (teacher_part / R + forward) + (1 - beta) * to_mixture
     normalisers = Normaliser(tops[0], log_S, tau), Normaliser(tops[1], log_R, tau)
-    told = (reverse, forward, log_S - Ps / S, log_R - Qt / R)
-    return DivergenceResult(loss.to(dtype), gradient, *normalisers, *(value.to(dtype) for value in told))
+    statistics = (reverse, forward, log_S - Ps / S, log_R - Qt / R)
+    return DivergenceResult(loss.to(dtype), gradient, *normalisers, *(value.to(dtype) for value in statistics))
 
 
 def _by_torch(tile: Tile, tops: Tops, config: DistillConfig, wanted: bool) -> DivergenceResult:

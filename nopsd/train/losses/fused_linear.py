@@ -1,4 +1,4 @@
-"""Divergence from hidden states, in tiles, with the gradients formed in the forward (SPEC §6.1, §6.3, §6.4).
+"""Divergence from hidden states, in tiles, with the gradients formed in the forward.
 
     loss = Σ_n token_weight_n · D(softmax(h_n Wᵀ/τ), softmax(h'_n W'ᵀ/τ))
 
@@ -70,11 +70,11 @@ def fused_linear_divergence(
 ) -> FusedResult:
     """Weighted sum of divergences, with gradients to `hidden_NH` and `weight_VH`; the teacher gets none.
 
-    `config` gives the objective (SPEC §6.3, §11), temperature and logit_chunk. `vocab_size`: ids from there on are
+    `config` gives the objective, temperature and logit_chunk. `vocab_size`: ids from there on are
     padding and take no part. `target_N`: the sampled ids, for the log, sampled_rkl and is_clip; `served_N`: their
     log-probs on the server (NaN: unknown), for is_clip. `aux`: hidden states and weight of each distribution that
     `targets.auxiliaries` names. `teacher_mix` (hidden, weight, c): the teacher's logits become (1−c) of its own
-    and c of these (SPEC §6.5, trust region). Statistics leave out tokens of weight 0.
+    and c of these (the trust region). Statistics leave out tokens of weight 0.
     N may be 0: the loss is 0 and still connected, with zero gradients, so that a ZeRO rank without tokens
     enters the backward like the others. The gradient can be taken once (no double backward, no retained graph).
     """

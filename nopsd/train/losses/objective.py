@@ -1,4 +1,4 @@
-"""The objective of one tile: target, divergence on its support, clips, pull to the base (SPEC §6.3, §11).
+"""The objective of one tile: target, divergence on its support, clips, pull to the base.
 
     Σ_n w_n [ clips(ℓ_n) + kl_base_coef · KL(p_n ‖ p_base,n) ]
 

@@ -1,4 +1,4 @@
-"""Which ids two distributions hold most likely, and how much of it they share (SPEC §9.5).
+"""Which ids two distributions hold most likely, and how much of it they share.
 
 A row's k largest lie in the k groups whose largest are the largest: any element outside them has k above it. So one
 pass over the row finds the groups' maxima, and a full search is left for k groups alone.
@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-OVERLAP_K = 16  # SPEC §9.5
+OVERLAP_K = 16
 MEMBERS = 128  # of a group: every V // MEMBERS-th id
 
 

@@ -1,4 +1,4 @@
-"""Divergence and gradient of a tile on the support that `distill.support` names (SPEC §6.3), in closed form.
+"""Divergence and gradient of a tile on the support that `distill.support` names, in closed form.
 
     full   all V ids. Without a pointwise clip this is `tile.divergence_and_gradient`, in place
     topk   the k ids to which the student (`topk_of: student`), or the target (`teacher`), gives most; with `tail`:

@@ -1,17 +1,17 @@
-"""The distribution the student is drawn to, where it isn't the teacher's own (SPEC §11, F1 and F2).
+"""The distribution the student is drawn to, where it isn't the teacher's own.
 
 In: log-probabilities of a tile `[n, V]`: the student's p, the teacher's q (reading the demonstrations, then the
 question), and auxiliary ones, all over the same response tokens. Out: the target's log-probabilities, in the
 teacher's buffer. A target is a constant: no gradient passes through it, the student's part included.
 
     teacher      q
-    pmi          ∝ p_base · exp(c·tanh((r − r̄)/c)/β),  r = log q − log q_ctx,  r̄ = Σ_v p_base r      (F2)
+    pmi          ∝ p_base · exp(c·tanh((r − r̄)/c)/β),  r = log q − log q_ctx,  r̄ = Σ_v p_base r
                  c = distill.pmi_clip, β = distill.pmi_beta
-    barycenter   ∝ q^{1−α} p^α,  α = 2 α_max (σ(β·JSD_½(p, q)) − ½) of each token                    (F2)
+    barycenter   ∝ q^{1−α} p^α,  α = 2 α_max (σ(β·JSD_½(p, q)) − ½) of each token
                  α_max = distill.barycenter_alpha, β = distill.barycenter_beta
-    contrast     ∝ p · q / q_rand: the log-ratio log q − log p less that under random demonstrations  (F1)
+    contrast     ∝ p · q / q_rand: the log-ratio log q − log p less that under random demonstrations
 
-How the auxiliary distributions are read (SPEC gives their names alone; all (chosen)):
+How the auxiliary distributions are read (the paper doesn't say; all are this package's choice):
 
     base        p_base: the teacher's weights on the student's zero-shot prompt; frozen, so θ_0
     ctx_only    q_ctx: the teacher on its prompt without the question, so what the demonstrations alone make likely:

@@ -2,7 +2,7 @@
 
 A tile is n tokens by the whole vocabulary. Three buffers `[n, V]` are all that is ever held: the student's
 log-probabilities, the teacher's, and one of scratch; `full_support` has the usual objectives from raw logits. With
-d = log p − log q, the gradients with respect to the student's scaled logits z are (SPEC §6.1, §6.3):
+d = log p − log q, the gradients with respect to the student's scaled logits z are:
 
     reverse KL   p (d − KL(p‖q))
     forward KL   p − q
@@ -25,7 +25,7 @@ from torch import Tensor
 from nopsd.train.losses.divergence import canonical
 from nopsd.train.losses.overlap import largest, overlap
 
-# What the training log sums over tokens (SPEC §9.5), in the order of FusedResult.sums.
+# What the training log sums over tokens, in the order of FusedResult.sums.
 STATISTICS = (
     "tokens",  # rows with a weight above 0
     "reverse_kl",

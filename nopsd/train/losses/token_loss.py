@@ -1,4 +1,4 @@
-"""A loss of sampled tokens' log-probs, from hidden states, in tiles, the gradient formed in the forward (SPEC §6.4).
+"""A loss of sampled tokens' log-probs, from hidden states, in tiles, the gradient formed in the forward.
 
     loss = Σ_n token_weight_n · ℓ_n(log p_n),   log p_n = log softmax(h_n Wᵀ)[y_n]
 

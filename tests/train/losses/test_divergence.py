@@ -1,4 +1,4 @@
-"""T-KL (SPEC §12): the reference divergences themselves."""
+"""The reference divergences themselves."""
 
 import pytest
 import torch

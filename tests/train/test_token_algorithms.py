@@ -1,4 +1,4 @@
-"""SFT and GRPO on real ZeRO-3 engines, 1 and 2 ranks, canned responses: T-DIST, brute force, resume, SIGTERM."""
+"""SFT and GRPO on real ZeRO-3 engines, 1 and 2 ranks, canned responses: splits, brute force, resume, SIGTERM."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def runs(model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, dic
 
 
 @pytest.mark.parametrize("case", ["sft", "majority", "certainty", "lora", "ulysses"])
-def test_t_dist_losses_gradients_and_log_do_not_depend_on_ranks_and_micro_batches(runs, case):
+def test_losses_gradients_and_log_do_not_depend_on_ranks_and_micro_batches(runs, case):
     """An advantage of another response, or a mean over a micro-batch's tokens alone, shows here; with `ulysses`, where
     two ranks compute each sequence of `certainty` together, a row that is counted twice."""
     one, two = runs[1]["certainty" if case == "ulysses" else case], runs[2][case]

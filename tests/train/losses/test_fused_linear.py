@@ -1,4 +1,4 @@
-"""T-KL (SPEC §12) for the fused loss: equal to plain autograd and finite differences, whatever the tiling, and lean."""
+"""The fused loss: equal to plain autograd and finite differences, whatever the tiling, and lean."""
 
 import pytest
 import torch
@@ -90,7 +90,7 @@ def test_T_KL_fused_not_negative_in_float32(kind, beta, scale):
 
 @pytest.mark.parametrize("kind, beta", KINDS)
 def test_T_KL_fused_is_zero_at_equality(kind, beta):
-    """T-ALIGN's base: equal student and teacher give a loss under 1e-6 and no gradient, in float32."""
+    """Equal student and teacher give a loss under 1e-6 and no gradient, in float32."""
     hidden, weight, *_ = inputs(torch.float32, v=5000, h=64)
     leaves = hidden.requires_grad_(), weight.requires_grad_()
     loss, *gradients = loss_and_gradients(
@@ -226,7 +226,7 @@ def naive_overlap(p, q, k=16):
 
 
 def test_means_of_summed_statistics():
-    """Sums add over ranks and micro-batches; the entropy gap is teacher minus student (SPEC §9.5)."""
+    """Sums add over ranks and micro-batches; the entropy gap is teacher minus student."""
     values = torch.arange(1.0, len(STATISTICS) + 1, dtype=torch.float64)
     values[0] = 2
     means = mean_statistics(values + 0)
@@ -266,7 +266,7 @@ class Largest(TorchDispatchMode):
 @pytest.mark.parametrize("kind, beta", KINDS[:3])
 @pytest.mark.parametrize("with_statistics", [False, True])
 def test_no_tensor_larger_than_a_tile_and_four_products(kind, beta, with_statistics):
-    """SPEC §6.4: never a whole [N, V], in the forward or in the backward; nothing projected twice."""
+    """Never a whole [N, V], in the forward or in the backward; nothing projected twice."""
     chunk, tiles = 8, 6
     hidden, weight, *teacher, token_weight, target = inputs(torch.float32, n=chunk * tiles, h=4, v=300)
     leaves = hidden.requires_grad_(), weight.requires_grad_()

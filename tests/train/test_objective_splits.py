@@ -1,4 +1,4 @@
-"""Objectives with auxiliary distributions, clips and supports on real ZeRO-3 engines: T-DIST at 1 and 2 ranks."""
+"""Objectives with auxiliary distributions, clips and supports on real ZeRO-3 engines: equal at 1 and 2 ranks."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def runs(
 
 
 @pytest.mark.parametrize("case", CASES[:2])
-def test_t_dist_losses_gradients_and_log_do_not_depend_on_ranks_and_micro_batches(runs, case):
+def test_losses_gradients_and_log_do_not_depend_on_ranks_and_micro_batches(runs, case):
     """An auxiliary prompt paired with another rollout, or a mask that looks at its micro-batch alone, shows here."""
     one, two = runs[1][case], runs[2][case]
     names = ("loss", "reverse_kl", "base_kl", "clip_frac", "neg_frac", "mask_frac", "is_ratio")
@@ -48,7 +48,7 @@ def test_every_part_took_part(runs):
     assert any(0 < row["clip_frac"] < 1 for row in contrast) and any(0 < row["mask_frac"] < 1 for row in contrast)
 
 
-def test_t_align_with_the_base_on_top_there_is_still_nothing_to_learn(runs):
+def test_with_the_base_on_top_there_is_still_nothing_to_learn(runs):
     """Teacher = base = student at step 0: base rows one off, or another prompt's, would give a loss."""
     for ranks in (1, 2):
         first = runs[ranks]["base_alone"]["rows"][0]
