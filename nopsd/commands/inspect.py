@@ -25,7 +25,7 @@ from nopsd.neurons.store import NeuronSets
 from nopsd.reporting.inspect.overlap import nearest_of, overlap
 from nopsd.reporting.inspect.report import console_text, write_inspection
 from nopsd.reporting.inspect.tensorboard import write_board
-from nopsd.reporting.inspect.view import InspectView, Neighbourhood, Told, correlation_rows
+from nopsd.reporting.inspect.view import InspectView, Neighbourhood, QuestionText, correlation_rows
 from nopsd.rollout.types import Rollout
 from nopsd.run import folder as names
 from nopsd.run.folder import RunFolder
@@ -63,7 +63,7 @@ def inspection(session: Session, questions: Sequence[str] = (), correct: Path | 
     correct_file = correct or _own_correct(run, notes)
     return InspectView(
         title=f"{run.root.name}: {len(neurons.uids)} scored questions",
-        told=[_told(uid, pool, rollouts) for uid in neurons.uids],
+        texts=[_texts(uid, pool, rollouts) for uid in neurons.uids],
         domains=[pool[uid].domain if uid in pool else "pool" for uid in neurons.uids],
         counts=neurons.counts.astype(float),
         lengths=neurons.lengths,
@@ -212,6 +212,6 @@ def _inputs(run: RunFolder, stage: str) -> dict[str, str]:
     return {key.removeprefix("input."): digest for key, digest in made if key.startswith("input.")}
 
 
-def _told(uid: str, pool: Mapping[str, Question], rollouts: Mapping[str, Sequence[Rollout]]) -> Told:
+def _texts(uid: str, pool: Mapping[str, Question], rollouts: Mapping[str, Sequence[Rollout]]) -> QuestionText:
     samples = rollouts.get(uid)
-    return Told(uid, question_text(pool[uid]) if uid in pool else None, samples[0].text if samples else None)
+    return QuestionText(uid, question_text(pool[uid]) if uid in pool else None, samples[0].text if samples else None)

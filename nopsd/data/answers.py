@@ -1,7 +1,7 @@
-"""Answer extraction: one function for evaluation, voting and reports (SPEC §9.2; the order matters).
+"""Answer extraction: one function for evaluation, voting and reports (the order of its steps matters).
 
 Wrong or missing is never counted as an answer: what can't be read is None, and so is what is left open ("A or B").
-Beside SPEC's expressions the lenient mode reads what a tag or a box plainly states in another dress (`b`, `**B**`,
+Beside the tag's exact form the lenient mode reads what a tag or a box plainly states in another form (`b`, `**B**`,
 `\\text{B}`, "B. its text", the option's text alone); a filled tag that can't be read is no answer, and
 letters before a filled box are none.
 """
@@ -75,7 +75,7 @@ def _boxes(text: str) -> list[str]:
 
 
 def _bare(stated: str) -> str:
-    """Without LaTeX's and Markdown's dress."""
+    """Without LaTeX's and Markdown's marks."""
     return " ".join(_STYLE.sub(" ", stated).translate({ord("{"): " ", ord("}"): " "}).split()).strip(_EDGES)
 
 

@@ -1,4 +1,4 @@
-"""Turn a pool question's own zero-shot response into the solution shown in a demonstration (SPEC §5, G5)."""
+"""Turn a pool question's own zero-shot response into the solution shown in a demonstration."""
 
 from __future__ import annotations
 

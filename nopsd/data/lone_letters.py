@@ -1,4 +1,4 @@
-"""Which capital letters of a text are meant as an answer: the last steps of the chain of SPEC §9.2.
+"""Which capital letters of a text are meant as an answer: the last steps of answer extraction.
 
 In: the visible text of a response, its question. Out: a letter A to J, or None. MMLU-Pro's own expressions
 ("answer is X", "Answer: X", the last lone capital) also take the C of "answer is Calcium", the pronoun "I", the

@@ -1,4 +1,4 @@
-"""Questions to token ids: the one renderer of both roles (SPEC §5–6, failure mode F10).
+"""Questions to token ids: the one renderer of both roles.
 
 Student and teacher prompts end in the same generation suffix ids (checked), responses are appended
 as raw ids and never re-tokenised, and a teacher prompt that is too long loses whole
@@ -48,9 +48,10 @@ class PromptRenderer:
         return {} if self.config.enable_thinking is None else {"enable_thinking": self.config.enable_thinking}
 
     def _render(self, messages: list[dict[str, str]], generation: bool) -> list[int]:
-        return self.tokenizer.apply_chat_template(
+        ids: list[int] = self.tokenizer.apply_chat_template(
             messages, add_generation_prompt=generation, return_dict=False, **self._switch
         )
+        return ids
 
     @staticmethod
     def _messages(question: Question, shown: Sequence[Demonstration] = (), ask: bool = True) -> list[dict[str, str]]:

@@ -1,4 +1,4 @@
-"""The internal record of a question (SPEC §2.5), and, kept apart from it, the answer key.
+"""The internal record of a question, and, kept apart from it, the answer key.
 
 A `Question` has no answer field at all: code that is handed questions cannot read a label,
 however hard it tries. Answers travel in an `AnswerKey`, which only evaluation loads.

@@ -71,7 +71,7 @@ def _kind(path: Path) -> str:
 
 def _open_text(path: Path) -> io.TextIOBase:
     opener = gzip.open if path.suffix == ".gz" else open
-    return opener(path, "rt", encoding="utf-8", newline="")  # type: ignore[return-value]
+    return opener(path, "rt", encoding="utf-8", newline="")
 
 
 def _jsonl(path: Path) -> Iterator[Row]:

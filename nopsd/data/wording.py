@@ -1,4 +1,4 @@
-"""The words around a question: system message, options, demonstrations (SPEC §2.6 and §5).
+"""The words around a question: system message, options, demonstrations.
 
 Pure text, shared by student and teacher: the teacher's message is a header, the demonstrations,
 a separator and then *exactly* the student's message. Token ids are `nopsd.data.prompts`' business.
@@ -23,7 +23,7 @@ TARGET_SEPARATOR = "Now the question:"
 
 @dataclass(frozen=True)
 class Demonstration:
-    """A pool question with the model's own solution to it (no label, no verification: SPEC §5)."""
+    """A pool question with the model's own solution to it (no label, no verification)."""
 
     question: Question
     solution: str
@@ -37,6 +37,7 @@ def answer_kind(question: Question) -> str:
 
 
 def system_message(question: Question) -> str:
+    """How the answer is to be given."""
     return SYSTEM_LETTER if answer_kind(question) == "letter" else SYSTEM_TEXT
 
 
@@ -61,7 +62,7 @@ def student_message(question: Question) -> str:
 def teacher_message(question: Question, demonstrations: Sequence[Demonstration], ask: bool = True) -> str:
     """The user message with demonstrations, in the order given; without any it is the student's.
 
-    `ask=False` leaves the question out: the context alone (SPEC §11 F2).
+    `ask=False` leaves the question out: the context alone.
     """
     asked = [student_message(question)] if ask else []
     if not demonstrations:

@@ -1,4 +1,4 @@
-"""Entropy gap ΔH between teacher and student, each on its own samples (SPEC §9.5, the paper's Table 6).
+"""Entropy gap ΔH between teacher and student, each on its own samples (the paper's Table 6).
 
 H of a policy = mean over prompts of S of (mean over its rollouts' tokens of the next-token entropy). What the paper's
 "per-token logprob entropy" is remains open, so three estimators are computed in one pass:

@@ -1,4 +1,4 @@
-r"""MMLU-Pro's answers as lm-evaluation-harness reads them, beside ours (SPEC §9.2).
+r"""MMLU-Pro's answers as lm-evaluation-harness reads them, beside ours.
 
 Its task `mmlu_pro` (2.1 to 3.1): filter `custom-extract`, the first hit of `answer is \(?([ABCDEFGHIJ])\)?` anywhere
 in the response, "[invalid]" without one, and `exact_match` that ignores case and punctuation. Ours goes on from

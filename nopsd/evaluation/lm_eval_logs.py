@@ -1,4 +1,4 @@
-"""An evaluation in the log format of lm-evaluation-harness 0.4, so that tools made for its logs read it (issue 6).
+"""An evaluation in the log format of lm-evaluation-harness 0.4, so that tools made for its logs read it.
 
 In: judged questions, their rollouts and prompts. Out: FOLDER/results_DATE.json and FOLDER/samples_TASK_DATE.jsonl, with
 the fields that its `EvaluationTracker` writes (save_results_aggregated, save_results_samples). A domain is a task,

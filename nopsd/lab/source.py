@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from nopsd.config import DataConfig
 from nopsd.data.records import AnswerKey
-from nopsd.data.sources import Splits
+from nopsd.data.splits import Splits
 from nopsd.errors import DataError
 from nopsd.lab.world import DOMAIN_BY_NAME, make_split
 
 
 def load_splits(config: DataConfig) -> Splits:
+    """Pool of the domain, tests of all domains."""
     if config.domain not in DOMAIN_BY_NAME:
         raise DataError(f"data.domain={config.domain}: the lab has {', '.join(DOMAIN_BY_NAME)}")
     tests = {name: make_split(domain, "test").questions for name, domain in DOMAIN_BY_NAME.items()}
@@ -17,6 +18,7 @@ def load_splits(config: DataConfig) -> Splits:
 
 
 def load_answers(config: DataConfig) -> AnswerKey:
+    """uid -> gold answer."""
     key: AnswerKey = {}
     for domain in DOMAIN_BY_NAME.values():
         key.update(make_split(domain, "pool").answers)

@@ -102,6 +102,7 @@ def reason(domain: Domain, chain: Chain, convention: int) -> str:
 
 
 def conclude(chain: Chain, convention: int) -> str:
+    """The answer tag of a solution under a convention."""
     return f"<answer>{MARKS[chain.states(convention)[-1]]}</answer>"
 
 
@@ -119,6 +120,7 @@ def convention_prior(domain: Domain, notebook: int) -> list[float]:
 
 
 def as_question(uid: str, domain: Domain, text: str) -> Question:
+    """A question without options."""
     return Question(uid=uid, domain=domain.name, source="lab", question=text)
 
 

@@ -1,4 +1,4 @@
-"""Sentences that a reader of the report must not miss: the failure modes of SPEC §11 that the numbers show.
+"""Sentences that a reader of the report must not miss: failure modes of self-distillation that the numbers show.
 
 In:  `ReportInputs`. Out: lines of text, none if nothing stands out. Nothing here stops a run.
 """
@@ -32,13 +32,13 @@ def _evaluation(inputs: ReportInputs) -> Iterator[str]:
         if _surely_below_zero(change["avg"]):
             yield f"{domain}: accuracy fell, and its 95 % interval excludes no change."
         if change["ece"].low is not None and change["ece"].low > 0:
-            yield f"{domain}: calibration got worse (ECE {change['ece'].value:+.3f}) (F15)."
+            yield f"{domain}: calibration got worse (ECE {change['ece'].value:+.3f})."
         if change[f"pass@{k}"].value < -0.02 and change["maj"].value >= 0:
-            yield f"{domain}: pass@{k} fell while maj@{k} did not: fewer different answers (F3)."
+            yield f"{domain}: pass@{k} fell while maj@{k} did not: fewer different answers."
         for key, name in (("unparsed", "answers that could not be read"), ("truncated", "responses cut at the limit")):
             if after.metrics[key] > before.metrics[key] + 0.02:
                 shares = f"{before.metrics[key]:.1%} to {after.metrics[key]:.1%}"
-                yield f"{domain}: {name} rose from {shares}: part of the change may be form, not knowledge (F8)."
+                yield f"{domain}: {name} rose from {shares}: part of the change may be form, not knowledge."
 
 
 def _surely_below_zero(change: Interval) -> bool:
@@ -49,8 +49,8 @@ def _training(inputs: ReportInputs) -> Iterator[str]:
     gaps = [row["entropy_gap"] for row in inputs.training[:10] if isinstance(row.get("entropy_gap"), (int, float))]
     if gaps and np.mean(gaps) >= 0:
         yield (
-            f"The teacher with demonstrations was not surer than the student (ΔH {np.mean(gaps):+.4f} nats over the "
-            "first steps): little was there to be learnt from the context (F14)."
+            f"The teacher with demonstrations was not more certain than the student (ΔH {np.mean(gaps):+.4f} nats over "
+            "the first steps): little was there to be learnt from the context."
         )
     yield from _guards(inputs)
     lost = sum(row.get("loss", 0) is None for row in inputs.training)
@@ -59,7 +59,7 @@ def _training(inputs: ReportInputs) -> Iterator[str]:
 
 
 def _guards(inputs: ReportInputs) -> Iterator[str]:
-    """Guards that were passed: how often and when, of the steps at which the count changed."""
+    """Training guards whose threshold was passed: how often and when, of the steps at which the count changed."""
     for name in sorted({name for row in inputs.training for name in row if name.startswith(GUARD)}):
         counts = [(row["step"], row[name]) for row in inputs.training if name in row]
         passed = [step for (step, count), (_, before) in zip(counts, [(-1, 0), *counts]) if count and count != before]
@@ -76,4 +76,4 @@ def _pool(pool: PoolView | None) -> Iterator[str]:
         return
     r = pearson(pool.counts, pool.lengths)
     if abs(r) > 0.5:
-        yield f"Neuron count and response length go together (Pearson {r:+.2f}): see select.length_control (F12)."
+        yield f"Neuron count and response length go together (Pearson {r:+.2f}): see select.length_control."

@@ -20,7 +20,8 @@ from nopsd.config import Config, EvalConfig, SamplingConfig, to_yaml
 from nopsd.data.answers import leaves_think_open
 from nopsd.data.prompts import PromptRenderer, load_tokenizer
 from nopsd.data.records import Question
-from nopsd.data.sources import Splits, load_splits
+from nopsd.data.sources import load_splits
+from nopsd.data.splits import Splits
 from nopsd.engine.device import device
 from nopsd.engine.distributed import Ranks
 from nopsd.evaluation.judge import Judge

@@ -13,7 +13,7 @@ from nopsd.config import METHODS, Config
 from nopsd.data.artefacts import write_data
 from nopsd.data.prompts import PromptRenderer
 from nopsd.data.records import Question, questions_hash
-from nopsd.data.sources import Splits
+from nopsd.data.splits import Splits
 from nopsd.errors import ConfigError, DataError
 from nopsd.files import sha256_json
 from nopsd.models import ModelFiles

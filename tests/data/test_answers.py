@@ -1,4 +1,4 @@
-"""nopsd.data.answers: every number of an evaluation rests on reading answers by SPEC §9.2, in its order."""
+"""nopsd.data.answers: every number of an evaluation rests on reading answers by these steps, in this order."""
 
 import pytest
 from hypothesis import given, settings

@@ -1,4 +1,4 @@
-"""Answer extraction on what models really write, and on worse (SPEC §2.6, §9.2): a wrong or missing answer that counts
+"""Answer extraction on what models really write, and on worse: a wrong or missing answer that counts
 as one bends every accuracy, every vote and every pseudo-label. One row: output, strict's answer, lenient's."""
 
 import time
@@ -46,7 +46,7 @@ TAGGED = [
     ("<think>A? C?</think><answer>B</answer>", "B", "B"),
     ("A? <answer>A</answer></think>No: <answer>B</answer>", "B", "B"),
     ("```xml\n<answer>B</answer>\n```", "B", "B"),
-    # in another dress: strict takes SPEC's expression alone
+    # in another form: strict takes the tag's exact form alone
     ("A is tempting. <answer>b</answer>", None, "B"),
     ("A is tempting. <answer>(b)</answer>", None, "B"),
     ("A is tempting. <answer>**B**</answer>", None, "B"),
@@ -387,7 +387,7 @@ TABLES = [
     ("free", FREE, TEXTS),
 ]
 ROWS = [(name, asked, *row) for name, asked, rows in TABLES for row in rows]
-# What no rule without knowledge of the subject tells from a choice: SPEC's last lone capital, taken as it stands.
+# What no rule without knowledge of the subject tells from a choice: MMLU-Pro's last lone capital, taken as it stands.
 KNOWN_LIMITS = [
     ("They are made of DNA, G and C pairing", None),
     ("Carbon is written C", "C"),

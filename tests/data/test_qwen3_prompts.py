@@ -1,4 +1,4 @@
-"""Prompts by the real Qwen3 vocabulary and templates that behave as Qwen3's (SPEC §2.6): the ids that the paper's model
+"""Prompts by the real Qwen3 vocabulary and templates that behave as Qwen3's: the ids that the paper's model
 would see. Skipped only where ../shared is not beside the checkout."""
 
 import gzip
@@ -88,7 +88,7 @@ def test_the_suffix_in_qwen3s_own_ids(tokenizer, questions, template, thinking, 
 
 @pytest.mark.parametrize(("template", "thinking", "suffix"), TEMPLATES)
 def test_teacher_and_student_end_alike_on_real_questions(tokenizer, questions, template, thinking, suffix):
-    """The same response is appended to both (failure mode F10): a token's shift would make the loss large at once."""
+    """The same response is appended to both: a token's shift would make the loss large at once."""
     prompts = renderer(tokenizer, template, thinking)
     asked, *others = questions["mmlu_pro"]
     shown = [Demonstration(q, "It follows. <answer>A</answer>") for q in others[:4]]

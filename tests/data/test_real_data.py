@@ -1,4 +1,4 @@
-"""The paper's data sets from local files and from the hub's path, and a user's own by a column mapping (SPEC §2)."""
+"""The paper's data sets from local files and from the hub's path, and a user's own by a column mapping."""
 
 import csv
 import json
@@ -37,7 +37,7 @@ def test_edu_feedback_keeps_its_whole_pool_beside_a_test_file(shared_data, tmp_p
     ("domain", "pool", "test"),
     [("Biology", 3541, 394), ("Material", 4460, 496), ("Physics", 2984, 332), ("Chemistry", 5636, 627)],
 )
-def test_published_sizes_are_reckoned_as_the_split_makes_them(domain, pool, test):
+def test_published_sizes_are_computed_as_the_split_makes_them(domain, pool, test):
     """`--dry-run` shows them before the data are here."""
     sizes = published_sizes(data("data.name=sciknoweval", f"data.domain={domain}"))
     assert (sizes[0], sizes[1][domain]) == (pool, test)

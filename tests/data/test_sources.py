@@ -24,7 +24,7 @@ def data(*overrides):
     ],
 )
 def test_sciknoweval_splits_have_the_papers_sizes(shared_data, domain, train, test):
-    """SPEC §2.2: the paper's N in Fig. 3, reverse-engineered."""
+    """The paper's N in Fig. 3, which follow from the numbers of questions with four options."""
     splits = load_splits(data("data.name=sciknoweval", f"data.path={shared_data}", f"data.domain={domain}"))
     assert (len(splits.pool), len(splits.tests[domain])) == (train, test)
     assert not {q.uid for q in splits.pool} & {q.uid for q in splits.tests[domain]}

@@ -7,7 +7,7 @@ from nopsd.config import EvalConfig
 from nopsd.evaluation.metrics import majority_answer
 from nopsd.evaluation.results import QuestionRow, result_from_rows
 from nopsd.reporting.inspect.overlap import nearest_of, overlap
-from nopsd.reporting.inspect.view import InspectView, Neighbourhood, Told
+from nopsd.reporting.inspect.view import InspectView, Neighbourhood, QuestionText
 from nopsd.reporting.views import PoolView
 
 WIDTHS = (40, 20, 60)
@@ -44,7 +44,7 @@ def make_view():
         threshold = float(np.sort(counts)[min(5, n - 1)])
         parts = {
             "title": "runs/x",
-            "told": [Told(f"q{i:02d}", f"What is {i}?", f"It is <answer>{i}</answer>") for i in range(n)],
+            "texts": [QuestionText(f"q{i:02d}", f"What is {i}?", f"It is <answer>{i}</answer>") for i in range(n)],
             "domains": ["biology" if i < n // 2 else "physics" for i in range(n)],
             "counts": counts,
             "lengths": rng.integers(10, 90, n),

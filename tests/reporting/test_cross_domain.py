@@ -58,7 +58,7 @@ def test_in_and_cross_domain_rows_are_the_papers(source):
 
 
 def test_t_cross_golden_averages():
-    """T-CROSS: the averages over sources and over the four science sources."""
+    """The averages over sources and over the four science sources."""
     inside, cross = in_domain(GRID, BASE), cross_domain(GRID, BASE)
     close(average(inside, DOMAINS), (74.47, 2.05))
     close(average(inside, PAPER.science), (75.64, 1.29))
@@ -70,7 +70,7 @@ def test_t_cross_golden_averages():
 
 
 def test_t_cross_missing_source_drops_out_of_value_and_baseline():
-    """T-CROSS, G12: a method without its Edu run is compared over five sources on both sides."""
+    """A method without its Edu run is compared over five sources on both sides."""
     grid = {s: row for s, row in GRID.items() if s != "edu_feedback"}
     five = [d for d in DOMAINS if d != "edu_feedback"]
     cell = average(in_domain(grid, BASE), DOMAINS)

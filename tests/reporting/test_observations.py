@@ -4,8 +4,8 @@ from nopsd.reporting.observations import observations
 from nopsd.reporting.views import ReportInputs
 
 
-def test_what_went_wrong_is_said(make_result, make_training, make_pool):
-    """Breaks if a fall in accuracy or calibration, or a loss that is lost, goes unsaid, or is said of a sound run."""
+def test_what_went_wrong_is_reported(make_result, make_training, make_pool):
+    """Breaks if a fall in accuracy or calibration, or a loss that is lost, goes unsaid, or is said of a healthy run."""
     good, bad = make_result("bio", 0.9, 0, 200), make_result("bio", 0.3, 1, 200)
     said = " ".join(
         observations(
@@ -19,12 +19,18 @@ def test_what_went_wrong_is_said(make_result, make_training, make_pool):
             )
         )
     )
-    for word in ("accuracy fell", "calibration got worse", "not surer", "number in 5 of 5", "length go together"):
+    for word in (
+        "accuracy fell",
+        "calibration got worse",
+        "not more certain",
+        "number in 5 of 5",
+        "length go together",
+    ):
         assert word in said
     assert observations(ReportInputs("x", "bio", make_training(5), {"bio": bad}, {"bio": good}, make_pool())) == []
 
 
-def test_a_guards_count_is_told_with_its_first_step_and_longest_streak(make_training):
+def test_a_guards_count_is_reported_with_its_first_step_and_longest_streak(make_training):
     """Broken if a collapse's signs are in the log alone, or a probe's count, which stands between probes, adds up."""
     rows = [
         dict(row, **{"guard/max_repeated": n, "guard/min_entropy": 0, "guard/max_unparsed": p})

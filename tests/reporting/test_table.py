@@ -9,7 +9,7 @@ from nopsd.reporting.cross_domain import PAPER, full_grid, summary
 from nopsd.reporting.table import Entry, Table, as_csv, escape, latex, markdown, picture, plain
 
 DOMAINS = PAPER.domains
-ROWS = {  # SPEC §9.4, Table 7's N-OPSD rows
+ROWS = {  # the paper's Table 7, N-OPSD rows
     "Biology": (74.02, 72.96, 82.87, 71.97, 66.31, 69.46),
     "Material": (73.83, 73.39, 83.13, 72.83, 65.34, 71.22),
     "Physics": (74.78, 73.71, 83.13, 71.93, 65.20, 71.24),

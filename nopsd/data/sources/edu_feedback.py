@@ -1,7 +1,8 @@
-"""Edu-Feedback (SPEC §2.4): peer comments, with or without explanation; a local file `id,input,label`.
+"""Edu-Feedback: peer comments, with or without explanation; a local file `id,input,label`.
 
 The paper's 1,000 test comments are not public. With a file of them beside the pool's (data.path a folder with
-edu_feedback_pool* and edu_feedback_test*) the pool is whole, 1,799 [P]; else a part of it is split off for the test.
+edu_feedback_pool* and edu_feedback_test*) the pool is whole, 1,799 as in the paper; else a part of it is
+split off for the test.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from pathlib import Path
 from nopsd.config import DataConfig
 from nopsd.data.records import AnswerKey, Option, Question
 from nopsd.data.rows import Row, read_rows
-from nopsd.data.sources import Splits, check_unique, split_by_domain
+from nopsd.data.splits import Splits, check_unique, split_by_domain
 from nopsd.errors import DataError
 
 DOMAIN = "edu_feedback"
@@ -60,6 +61,7 @@ def _question(row: Row, test: bool = False) -> Question:
 
 
 def load_splits(config: DataConfig) -> Splits:
+    """Pool and tests, without answers; DataError on rows of another form."""
     if config.domain != DOMAIN:
         raise DataError(f"data.domain={config.domain}: data.name=edu_feedback has one domain, use {DOMAIN}")
     rows, test_rows = _rows(config, drop=("label",))
@@ -73,6 +75,7 @@ def load_splits(config: DataConfig) -> Splits:
 
 
 def load_answers(config: DataConfig) -> AnswerKey:
+    """uid -> gold answer."""
     pool, tests = _rows(config, drop=())
     named = [*((_uid(row, False), row) for row in pool), *((_uid(row, True), row) for row in tests)]
     return {uid: row.values["label"] for uid, row in named if row.values.get("label")}

@@ -14,7 +14,7 @@ from nopsd.config import DataConfig
 from nopsd.data.raw_rows import read_raw_rows
 from nopsd.data.records import AnswerKey, Option, Question
 from nopsd.data.rows import Row, read_hub, read_rows
-from nopsd.data.sources import Splits, check_unique, split_by_domain
+from nopsd.data.splits import Splits, check_unique, split_by_domain
 from nopsd.errors import DataError
 
 LETTERS = "ABCDEFGHIJ"
@@ -68,6 +68,7 @@ def _question(config: DataConfig, number: int, row: Row) -> Question:
 
 
 def load_splits(config: DataConfig) -> Splits:
+    """Pool and tests, without answers; DataError on rows of another form."""
     rows = _rows(config, drop=(config.answer_column,))
     questions = [_question(config, number, row) for number, row in enumerate(rows, 1)]
     check_unique(questions, [row.place for row in rows])
@@ -80,6 +81,7 @@ def load_splits(config: DataConfig) -> Splits:
 
 
 def load_answers(config: DataConfig) -> AnswerKey:
+    """uid -> gold answer."""
     key: AnswerKey = {}
     for number, row in enumerate(_rows(config), 1):
         answer = row.values.get(config.answer_column)

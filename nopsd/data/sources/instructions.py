@@ -18,7 +18,7 @@ from nopsd.config import DataConfig
 from nopsd.data.raw_rows import RawRow, read_raw_rows
 from nopsd.data.records import AnswerKey, Question
 from nopsd.data.rows import Row
-from nopsd.data.sources import Splits, check_unique
+from nopsd.data.splits import Splits, check_unique
 from nopsd.errors import DataError
 
 INSTRUCTION, INPUT, MESSAGES = "instruction", "input", "messages"
@@ -74,6 +74,7 @@ def _messages(row: Row, turns: Any) -> tuple[str, str]:
 
 
 def load_splits(config: DataConfig) -> Splits:
+    """Pool and tests, without answers; DataError on rows of another form."""
     """All rows as the pool, with their responses; there is no test."""
     rows = _rows(config)
     uids = [_uid(config, n, row) for n, row in enumerate(rows, 1)]
@@ -85,6 +86,7 @@ def load_splits(config: DataConfig) -> Splits:
 
 
 def load_answers(config: DataConfig) -> AnswerKey:
+    """uid -> gold answer."""
     return {}
 
 

@@ -1,4 +1,4 @@
-"""MMLU-Pro (SPEC §2.3): the `test` rows, options "N/A" dropped, one domain `mmlu_pro`."""
+"""MMLU-Pro: the `test` rows, options "N/A" dropped, one domain `mmlu_pro`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from nopsd.config import DataConfig
 from nopsd.data.records import AnswerKey, Option, Question
 from nopsd.data.rows import Row, read_hub, read_rows
-from nopsd.data.sources import Splits, check_unique, split_by_domain
+from nopsd.data.splits import Splits, check_unique, split_by_domain
 from nopsd.errors import DataError
 
 HUB_ID = "TIGER-Lab/MMLU-Pro"
@@ -43,6 +43,7 @@ def _question(row: Row) -> Question:
 
 
 def load_splits(config: DataConfig) -> Splits:
+    """Pool and tests, without answers; DataError on rows of another form."""
     rows = _rows(config, drop=ANSWER_COLUMNS)
     questions = [_question(row) for row in rows]
     check_unique(questions, [row.place for row in rows])
@@ -54,4 +55,5 @@ def load_splits(config: DataConfig) -> Splits:
 
 
 def load_answers(config: DataConfig) -> AnswerKey:
+    """uid -> gold answer."""
     return {f"mmlu_pro-{r.values['question_id']}": r.values["answer"] for r in _rows(config, drop=())}

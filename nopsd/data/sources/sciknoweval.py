@@ -1,4 +1,4 @@
-"""SciKnowEval v2 (SPEC §2.1–2.2): `type` in data.types, all levels by default, 90/10 by domain."""
+"""SciKnowEval v2: `type` in data.types, all levels by default, 90/10 by domain."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from nopsd.config import DataConfig
 from nopsd.data.records import AnswerKey, Option, Question
 from nopsd.data.rows import Row, read_hub, read_rows
-from nopsd.data.sources import Splits, check_unique, split_by_domain
+from nopsd.data.splits import Splits, check_unique, split_by_domain
 from nopsd.errors import DataError
 
 HUB_ID = "hicai-zju/SciKnowEval"
@@ -59,6 +59,7 @@ def _question(uid: str, row: Row) -> Question:
 
 
 def load_splits(config: DataConfig) -> Splits:
+    """Pool and tests, without answers; DataError on rows of another form."""
     rows = _rows(config, drop=ANSWER_COLUMNS)
     questions = [_question(uid, row) for uid, row in rows]
     check_unique(questions, [row.place for _, row in rows])
@@ -66,4 +67,5 @@ def load_splits(config: DataConfig) -> Splits:
 
 
 def load_answers(config: DataConfig) -> AnswerKey:
+    """uid -> gold answer."""
     return {uid: row.values["answerKey"] for uid, row in _rows(config, drop=()) if row.values.get("answerKey")}

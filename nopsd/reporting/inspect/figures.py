@@ -1,4 +1,4 @@
-"""Figures of `nopsd inspect`: neuron counts, confidence, overlap and layers of a scored pool (SPEC §9.5).
+"""Figures of `nopsd inspect`: neuron counts, confidence, overlap and layers of a scored pool.
 
 In: `InspectView`. Each returns a Figure, or None where the data are not there.
 """

@@ -1,4 +1,4 @@
-"""How neuron sets overlap over a pool: distances of a sample, its order and map, chance, nearest questions (SPEC §5).
+"""How neuron sets overlap over a pool: distances of a sample, its order and map, chance, nearest questions.
 
 In: id lists [N, K] padded with -1, per-layer member counts [N, L], layer widths [L]. Out: plain arrays. Pure.
 Distances are selection's (`nopsd.selection.jaccard`).

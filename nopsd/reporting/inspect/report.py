@@ -74,6 +74,7 @@ def counts_table(view: InspectView) -> str:
 
 
 def correlation_table(rows: Sequence[Row]) -> str:
+    """Coefficients with their intervals, a row a column."""
     lines = []
     for row in rows:
         found = row.found
@@ -91,16 +92,18 @@ def correlation_table(rows: Sequence[Row]) -> str:
 
 
 def correlation_note(rows: Sequence[Row]) -> str:
+    """What the brackets are, and which signs would make the neuron count a sign of certainty."""
     known = [row.name for row in rows if row.name in SIGNALS]
     lower, higher = ([n for n in known if SIGNALS[n][1] == direction] for direction in (1, -1))
     text = "In brackets 95 % percentile intervals over resampled questions."
     if not lower and not higher:
         return text
     parts = [f"{sign} with {', '.join(names)}" for sign, names in (("negative", lower), ("positive", higher)) if names]
-    return f"{text} If few neurons mean a sure model, s(x) goes {' and '.join(parts)}."
+    return f"{text} If few neurons mean a certain model, s(x) goes {' and '.join(parts)}."
 
 
 def interval_text(value: Interval | None) -> str:
+    """`+0.123 [+0.100, +0.150]`; a dash where there is no value."""
     if value is None or np.isnan(value.value):
         return "–"
     ends = "" if value.low is None else f" [{value.low:+.3f}, {value.high:+.3f}]"
@@ -108,6 +111,7 @@ def interval_text(value: Interval | None) -> str:
 
 
 def overlap_text(view: InspectView) -> str:
+    """Mean distance, and what chance would give."""
     seen = view.overlap
     if seen is None:
         return ""
@@ -120,7 +124,7 @@ def overlap_text(view: InspectView) -> str:
 
 def neighbour_text(view: InspectView, shown: Neighbourhood) -> str:
     """A question, its own answer and its nearest, as markdown that reads well unrendered too."""
-    own = view.told[shown.row]
+    own = view.texts[shown.row]
     parts = [
         f"### {escape(own.uid)}: {shown.why}",
         f"s(x) = {view.counts[shown.row]:,g}, {view.lengths[shown.row]:,} tokens{_standing(view, shown.row)}",
@@ -131,7 +135,7 @@ def neighbour_text(view: InspectView, shown: Neighbourhood) -> str:
     ]
     size = int(view.members[shown.row].sum())
     for place, near in enumerate(shown.near, start=1):
-        other = view.told[near.row]
+        other = view.texts[near.row]
         parts += [
             f"**{place}. {escape(other.uid)}**: J = {near.distance:.3f}, {near.shared} shared neurons of {size} and "
             f"{int(view.members[near.row].sum())}, {layer_text(near)}; s(x) = {view.counts[near.row]:,g}"
@@ -144,12 +148,12 @@ def neighbour_text(view: InspectView, shown: Neighbourhood) -> str:
 
 def _standing(view: InspectView, row: int) -> str:
     """Domain if there are several, selected or not, cut at the limit."""
-    said = [view.domains[row]] if len(set(view.domains)) > 1 else []
+    facts = [view.domains[row]] if len(set(view.domains)) > 1 else []
     if view.selected is not None:
-        said.append("selected" if view.selected[row] else "not selected")
+        facts.append("selected" if view.selected[row] else "not selected")
     if view.truncated[row]:
-        said.append("cut at the limit")
-    return "".join(f", {escape(word)}" for word in said)
+        facts.append("cut at the limit")
+    return "".join(f", {escape(word)}" for word in facts)
 
 
 def layer_text(near: Near) -> str:

@@ -32,7 +32,7 @@ def write_board(folder: Path, view: InspectView, rows: Sequence[Row], images: Ma
     board.add_text("inspect/correlations", correlation_table(rows))
     board.add_text("inspect/overlap", overlap_text(view))
     for shown in view.neighbourhoods:
-        board.add_text(f"neighbours/{view.told[shown.row].uid}", neighbour_text(view, shown))
+        board.add_text(f"neighbours/{view.texts[shown.row].uid}", neighbour_text(view, shown))
     board.close()
 
 

@@ -1,7 +1,7 @@
 """What `nopsd inspect` shows of a scored pool, as plain data; and the numbers that text and figures share.
 
 In: filled in by `nopsd.commands.inspect` from a run folder. Nothing here reads a file.
-`correct` comes from an evaluation and is shown only; no stage before evaluation sees it (SPEC §2.5).
+`correct` comes from an evaluation and is shown only; no stage before evaluation sees it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from nopsd.evaluation.metrics import Array
 from nopsd.reporting.correlations import Correlation, correlation
 from nopsd.reporting.inspect.overlap import Near, Overlap
 
-# What each label-free column is, and whether the model is surer where it is greater (+1), less (-1) or neither.
+# What each label-free column is, and whether the model is more certain where it is greater (+1), less (-1) or neither.
 SIGNALS: dict[str, tuple[str, int]] = {
     "majority_conf": ("majority answer's share", 1),
     "nad_agreement": ("Jaccard similarity of its rollouts", 1),
@@ -28,8 +28,8 @@ SIGNALS: dict[str, tuple[str, int]] = {
 
 
 @dataclass(frozen=True)
-class Told:
-    """A question as it is told in text."""
+class QuestionText:
+    """A question and the model's own response, as text."""
 
     uid: str
     question: str | None  # None: the data stage's files are not there
@@ -50,7 +50,7 @@ class InspectView:
     """The pool's N questions as parallel columns, by ascending uid."""
 
     title: str
-    told: Sequence[Told]
+    texts: Sequence[QuestionText]
     domains: Sequence[str]
     counts: Array  # [N] neuron counts s(x)
     lengths: Array  # [N] scored response positions
@@ -67,7 +67,7 @@ class InspectView:
     notes: Sequence[str] = ()  # what was left out and why, a sentence each
 
     def __len__(self) -> int:
-        return len(self.told)
+        return len(self.texts)
 
 
 @dataclass(frozen=True)
@@ -94,4 +94,5 @@ def correlation_rows(view: InspectView) -> list[Row]:
 
 
 def signal_label(name: str) -> str:
+    """What the column is, in words; of an unknown one its name."""
     return SIGNALS.get(name, (name, 0))[0]

@@ -173,7 +173,7 @@ def test_neighbours_read_as_text(view, make_view):
     assert order == sorted(order) and len(shown.near) == 3
     assert f"of {view.members[4].sum()} and {view.members[shown.near[0].row].sum()}, in layers" in text
     assert f"s(x) = {view.counts[4]:g}, {view.lengths[4]} tokens, biology" in text and "cut at the limit" in text
-    hostile = make_view(told=[view.told[0].__class__("a|<b>", None, "```\n# x") for _ in range(30)])
+    hostile = make_view(texts=[view.texts[0].__class__("a|<b>", None, "```\n# x") for _ in range(30)])
     text = neighbour_text(hostile, shown)
     assert "not there" in text and "<b>" not in text and "```\n# x" not in text
 
@@ -231,7 +231,7 @@ def test_a_pool_of_few_or_equal_questions_is_drawn(make_view, sets, tmp_path, qu
         threshold=7.0,
         signals={"majority_conf": np.ones(n)},
         neighbourhoods=[],
-        told=whole.told[:n],
+        texts=whole.texts[:n],
         domains=["a"] * n,
         members=members[:n],
         truncated=np.zeros(n, bool),

@@ -1,0 +1,55 @@
+"""What a source gives: the pool, the tests, and how a domain is split into them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nopsd.data.records import Question
+from nopsd.errors import DataError
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The pool of one domain, and test questions by domain (the pool's own among them, if it has any)."""
+
+    pool: list[Question]
+    tests: dict[str, list[Question]]
+    note: str = ""  # where they aren't the published splits: a sentence for the report
+    responses: dict[str, str] | None = None  # uid -> given response, of a source that brings them
+
+
+def check_unique(questions: list[Question], places: list[str]) -> None:
+    """Refuse two equal ids and questions without text, naming their places."""
+    seen: dict[str, str] = {}
+    for question, place in zip(questions, places, strict=True):
+        if not question.question.strip():
+            raise DataError(f"{place}: question {question.uid} has no text")
+        if question.uid in seen:
+            raise DataError(f"{place}: id {question.uid} was used before, at {seen[question.uid]}; ids must be unique")
+        seen[question.uid] = place
+
+
+def split_by_domain(questions: list[Question], domain: str, test_ratio: float, seed: int) -> Splits:
+    """Each domain split as `datasets.Dataset.train_test_split` does: the paper's exact sizes."""
+    by_domain: dict[str, list[Question]] = {}
+    for question in questions:
+        by_domain.setdefault(question.domain, []).append(question)
+    if domain not in by_domain:
+        raise DataError(f"data.domain={domain}: no question of it; there are: {', '.join(sorted(by_domain)) or 'none'}")
+    pool: list[Question] = []
+    tests = {}
+    for name, members in by_domain.items():
+        train, test = _train_test(len(members), test_ratio, seed, name)
+        tests[name] = [members[i] for i in test]
+        if name == domain:
+            pool = [members[i] for i in train]
+    return Splits(pool, tests)
+
+
+def _train_test(n: int, test_ratio: float, seed: int, name: str) -> tuple[list[int], list[int]]:
+    import datasets
+
+    if n < 2:
+        raise DataError(f"domain {name} has {n} question: at least 2 are needed to split off a test set")
+    parts = datasets.Dataset.from_dict({"i": list(range(n))}).train_test_split(test_size=test_ratio, seed=seed)
+    return list(parts["train"]["i"]), list(parts["test"]["i"])
