@@ -84,7 +84,7 @@ def test_numbers_are_the_columns_own():
     ],
 )
 def test_bands_are_the_papers(quantiles, pearson, distance, domain, expected):
-    """SPEC §12: s in 20k to 55k, Pearson below -0.15, J near the domain's."""
+    """Counts of 20k to 55k, Pearson below -0.15, a mean J near the domain's."""
     assert tuple(fig3.judged(quantiles, pearson, distance, domain).values()) == expected
 
 
@@ -167,7 +167,7 @@ def test_the_whole_way_on_the_lab_model(lab_run, capsys):
 
 
 def test_few_questions_and_bad_options_are_refused(lab_run, capsys, monkeypatch):
-    """SPEC §12 asks for 200 questions; a correlation of forty settles nothing."""
+    """A correlation of forty questions settles nothing: at least 200 are asked for."""
     monkeypatch.setattr(fig3, "LEAST_QUESTIONS", 200)
     folder = lab_run[0]
     assert fig3.main([*ARGUMENTS, f"run_dir={folder}"]) == 1
