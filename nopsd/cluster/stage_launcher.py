@@ -2,7 +2,7 @@
 
 The ranks run in a session of their own under `nopsd.cluster.guardian`: when this command ends, in whatever way (SIGKILL
 included), they are ended, and nothing else. Progress comes back by a small file that rank 0 writes. SIGTERM
-while a stage of FINISHES_STEP runs is passed to the ranks as a file (`nopsd.cluster.rank_files`), to which rank 0 adds
+while a stage that finishes its step runs is passed to the ranks as a file (`nopsd.cluster.rank_files`), to which rank 0 adds
 how far they got; a second SIGTERM, or `dist.timeout_s` running out, ends them at once.
 """
 
@@ -26,7 +26,6 @@ from nopsd.config import DistConfig
 from nopsd.engine.stopping import STOP_VARIABLE
 from nopsd.errors import UserError
 
-FINISHES_STEP = ("train",)
 POLL_S = 0.5
 
 
@@ -51,8 +50,10 @@ def launch_stage(
     log: Path,
     environment: Mapping[str, str],
     progress: Progress | None,
+    finishes_step: bool = False,
 ) -> None:
-    """Run the stage on the plan's ranks to its end. `environment`: what the ranks need beyond this process's own.
+    """Run the stage on the plan's ranks to its end. `environment`: what the ranks need beyond this process's own;
+    `finishes_step`: SIGTERM asks them to finish and save what they are at.
 
     Raises UserError if it fails, with the ranks' own message, RankLostError if a rank was killed, hung or cut off, and
     Stopped if it ended early, or just in time, because of SIGTERM.
@@ -77,7 +78,7 @@ def launch_stage(
             env=context.environment,
             start_new_session=True,
         )
-        _wait(process, context, progress_file, stop, listen=stage in FINISHES_STEP)
+        _wait(process, context, progress_file, stop, listen=finishes_step)
         failure = context.failure()
     if failure is not None and (not failure.has_message or plan.several):
         message = f"stage {stage}: {describe(failure, dist.heartbeat_s)}; its log is {log} and ends"

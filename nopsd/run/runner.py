@@ -107,6 +107,7 @@ def run_stage(stages: Stages, session: Session, stage: Stage) -> None:
                 session.log_path(stage.name),
                 environment,
                 progress,
+                finishes_step=stage.finishes_step,
             )
         else:
             stage.work(session, folder, progress)
