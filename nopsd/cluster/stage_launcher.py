@@ -2,8 +2,8 @@
 
 The ranks run in a session of their own under `nopsd.cluster.guardian`: when this command ends, in whatever way (SIGKILL
 included), they are ended, and nothing else. Progress comes back by a small file that rank 0 writes. SIGTERM
-while a stage that finishes its step runs is passed to the ranks as a file (`nopsd.cluster.rank_files`), to which rank 0 adds
-how far they got; a second SIGTERM, or `dist.timeout_s` running out, ends them at once.
+while a stage that finishes its step runs is passed to the ranks as a file (`nopsd.cluster.rank_files`), to which rank
+0 adds how far they got; a second SIGTERM, or `dist.timeout_s` running out, ends them at once.
 """
 
 from __future__ import annotations
