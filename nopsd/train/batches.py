@@ -166,8 +166,8 @@ def rank_micro_batches(examples: Sequence[Example], group: int, groups: int, bat
     micro_batches = []
     for slot in slots[group]:
         parts = [(examples[i], spans[i], weights[i], i) for i in (carrying[place] for place in slot)]
-        dummy = [(_dummy(examples[0]), range(1), 0.0, 0)]
-        micro_batches.append(_micro_batch(parts or dummy, batching.pad, batching.limits.packed))
+        parts = parts or [(_dummy(examples[0]), range(1), 0.0, 0)]
+        micro_batches.append(_micro_batch(parts, batching.pad, batching.limits.packed))
     return micro_batches
 
 

@@ -13,7 +13,7 @@ Shapes: N response tokens, H hidden, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -140,7 +140,8 @@ class _FusedLinearDivergence(torch.autograd.Function):
         for start in range(0, N, buffers.chunk):
             rows = slice(start, min(start + buffers.chunk, N))
             logits = _project_tile(hidden_NH, student_VH, constants, rows, buffers)
-            for block in _blocks(rows, buffers.block):
+            for first in range(start, rows.stop, buffers.block):
+                block = slice(first, min(first + buffers.block, rows.stop))
                 part = _block_loss(logits, block, start, buffers, constants, token_weight_N[block], with_statistics)
                 loss += part.loss
                 found.append(part.found)
@@ -198,11 +199,6 @@ def _project_tile(
     return logits
 
 
-def _blocks(rows: slice, size: int) -> Iterator[slice]:
-    for start in range(rows.start, rows.stop, size):
-        yield slice(start, min(start + size, rows.stop))
-
-
 def _block_loss(
     logits: dict[str, Tensor],
     block: slice,
@@ -221,17 +217,13 @@ def _block_loss(
         token_weight_n,
         constants.config,
         buffers.kernel,
-        target_n=_rows(constants.target_N, block),
-        served_n=_rows(constants.served_N, block),
+        target_n=None if constants.target_N is None else constants.target_N[block],
+        served_n=None if constants.served_N is None else constants.served_N[block],
         with_statistics=with_statistics,
     )
     if part.grad.data_ptr() != of["student"].data_ptr():
         of["student"].copy_(part.grad)
     return part
-
-
-def _rows(values_N: Tensor | None, rows: slice) -> Tensor | None:
-    return None if values_N is None else values_N[rows]
 
 
 def _sum_statistics(found: list[dict[str, Tensor]], token_weight_N: Tensor) -> tuple[Tensor, Tensor, Tensor]:
