@@ -89,3 +89,8 @@ def test_a_seed_over_a_saved_configuration_moves_what_follows_it(tmp_path):
     saved.write_text(to_yaml(load_config("lab", ["seed=1", "select.seed=7"])))
     assert seeds(load_config(str(saved))) == [1, 7, 1, 1]
     assert seeds(load_config(str(saved), ["seed=3"])) == [3, 7, 3, 3]
+
+
+def test_a_seed_that_is_set_to_the_runs_is_no_other_run():
+    """Else a finished stage would be computed again for the same numbers."""
+    assert load_config("lab", ["seed=1", "train.seed=1"]) == load_config("lab", ["seed=1"])

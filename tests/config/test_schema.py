@@ -1,4 +1,4 @@
-"""The description of every key: what a user is told of it, and what is refused, must be what the code does."""
+"""The description of every key: what a user reads of it, and what is refused, must be what the code does."""
 
 import dataclasses
 import math

@@ -37,7 +37,7 @@ def test_what_may_be_sampled_is_the_top_k_and_of_these_the_top_p(study):
     )
 
 
-def test_two_rows_are_trained_once_and_told_against_the_first(study, tmp_path, capsys, monkeypatch):
+def test_two_rows_are_trained_once_and_compared_with_the_first(study, tmp_path, capsys, monkeypatch):
     """A row done again for nothing, rows on other questions, or a comparison with itself show here."""
     monkeypatch.setattr(study.plain_engines.__globals__["teachers"], "squared_distance", None)  # put back afterwards
     command = [
@@ -58,10 +58,10 @@ def test_two_rows_are_trained_once_and_told_against_the_first(study, tmp_path, c
         "dense=select.selector=neuron_density,context.m=2",
     ]
     study.main(command)
-    told, lines = capsys.readouterr().out, read_jsonl(tmp_path / "results.jsonl")
+    printed, lines = capsys.readouterr().out, read_jsonl(tmp_path / "results.jsonl")
     assert [line["row"] for line in lines] == ["random", "dense"]
     assert [row["uid"] for row in lines[0]["rows"]] == [row["uid"] for row in lines[1]["rows"]]
     assert all(len(row["answers"]) == 2 for line in lines for row in line["rows"])
-    assert lines[0]["first_loss"] > 0 and "| dense |" in told and told.count("[") == 1
+    assert lines[0]["first_loss"] > 0 and "| dense |" in printed and printed.count("[") == 1
     study.main(command)
     assert len(read_jsonl(tmp_path / "results.jsonl")) == 2
