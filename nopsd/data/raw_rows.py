@@ -11,7 +11,7 @@ import gzip
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +21,7 @@ from nopsd.errors import DataError
 _BLANK = re.compile(r"[ \t\n\r]*")
 
 
-@dataclass(frozen=True)
-class RawRow(Row):
-    """A row and its text: one line of JSON without its line end."""
-
-    line: str = ""
-
-
-def read_raw_rows(path: str) -> list[RawRow]:
+def read_raw_rows(path: str) -> list[Row]:
     """All rows in file order, files of a folder by name. Raises DataError naming file and line."""
     location = Path(path)
     if not location.exists() and path.count("/") == 1 and not location.suffix:
@@ -41,16 +34,11 @@ def read_raw_rows(path: str) -> list[RawRow]:
     return [row for file in files for row in _file(file)]
 
 
-def _file(path: Path) -> list[RawRow]:
+def _file(path: Path) -> list[Row]:
     if _kind(path) == ".json" and path.is_file():
         return list(_json_list(path))
     rows = read_rows(path)
-    if _kind(path) != ".jsonl":
-        return [_written(row) for row in rows]
-    with _open(path) as file:
-        lines = file.readlines()
-    numbers = [int(row.place.rpartition(":")[2]) for row in rows]  # blank lines are no rows
-    return [RawRow(row.place, row.values, line=lines[n - 1].strip()) for row, n in zip(rows, numbers)]
+    return rows if _kind(path) == ".jsonl" else [_written(row) for row in rows]
 
 
 def _kind(path: Path) -> str:
@@ -62,11 +50,11 @@ def _open(path: Path) -> Any:
     return opener(path, "rt", encoding="utf-8", newline="")
 
 
-def _written(row: Row) -> RawRow:
-    return RawRow(row.place, row.values, line=json.dumps(row.values, ensure_ascii=False, default=str))
+def _written(row: Row) -> Row:
+    return replace(row, line=json.dumps(row.values, ensure_ascii=False, default=str))
 
 
-def _json_list(path: Path) -> Iterator[RawRow]:
+def _json_list(path: Path) -> Iterator[Row]:
     try:
         with _open(path) as file:
             text = file.read()
@@ -82,9 +70,8 @@ def _json_list(path: Path) -> Iterator[RawRow]:
         line, counted = line + text.count("\n", counted, start), start
         if not isinstance(values, dict):
             raise DataError(f"{path}:{line}: a JSON object is needed, got {type(values).__name__}")
-        row = Row(f"{path}:{line}", values)
-        one_line = "\n" not in text[start:stop]
-        yield RawRow(row.place, row.values, line=text[start:stop]) if one_line else _written(row)
+        row = Row(f"{path}:{line}", values, line=text[start:stop])
+        yield row if "\n" not in row.line else _written(row)
 
 
 def _elements(text: str) -> Iterator[tuple[int, int, Any]]:

@@ -22,11 +22,16 @@ SUFFIXES = (".jsonl", ".csv", ".parquet")
 
 @dataclass(frozen=True)
 class Row:
-    """One row: where it stands and its columns. `dropped`: names of removed columns that were filled."""
+    """One row: where it stands and its columns.
+
+    `dropped`: names of removed columns that were filled. `line`: the row's text in a JSONL file, without its line end;
+    empty where columns may have been removed.
+    """
 
     place: str
     values: dict[str, Any]
     dropped: frozenset[str] = frozenset()
+    line: str = ""
 
 
 def read_rows(path: Path, drop: Collection[str] = ()) -> list[Row]:
@@ -42,7 +47,7 @@ def read_rows(path: Path, drop: Collection[str] = ()) -> list[Row]:
     if kind not in SUFFIXES:
         raise DataError(f"{path}: unknown kind of file; use one of {', '.join(SUFFIXES)} (each may be .gz)")
     reader = {".jsonl": _jsonl, ".csv": _csv, ".parquet": _parquet}[kind]
-    return [_without(r, drop) for r in reader(path)]
+    return [_without(row, drop) for row in reader(path)] if drop else list(reader(path))
 
 
 def read_hub(name: str, split: str, drop: Collection[str] = ()) -> list[Row]:
@@ -87,7 +92,7 @@ def _jsonl(path: Path) -> Iterator[Row]:
                 ) from error
             if not isinstance(values, dict):
                 raise DataError(f"{path}:{number}: a JSON object is needed, got {type(values).__name__}")
-            yield Row(f"{path}:{number}", values)
+            yield Row(f"{path}:{number}", values, line=line.strip())
 
 
 def _lines(file: io.TextIOBase, path: Path) -> Iterator[str]:

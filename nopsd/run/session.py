@@ -33,6 +33,7 @@ from nopsd.rollout.service import RolloutService
 from nopsd.rollout.types import Rollout
 from nopsd.rollout.weight_sync import load_folder
 from nopsd.run.folder import RunFolder
+from nopsd.selection.artefacts import Contexts
 
 
 def eval_sampling(config: EvalConfig) -> SamplingConfig:
@@ -94,6 +95,11 @@ class Session:
     def rollouts(self) -> list[Rollout]:
         """The rollout stage's zero-shot rollouts of the pool."""
         return self.run.rollouts()
+
+    @cached_property
+    def contexts(self) -> Contexts:
+        """The select stage's demonstrations."""
+        return self.run.contexts()
 
     @cached_property
     def student_prompts(self) -> dict[str, list[int]]:

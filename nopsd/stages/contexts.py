@@ -66,7 +66,7 @@ def teacher_prompts(
     """Each selected question's prompt with its neighbours' own answers as demonstrations; `contexts`: else those of
     the select stage; `ask=False`: the demonstrations without the question."""
     config = session.config.context
-    contexts = session.run.contexts() if contexts is None else contexts
+    contexts = session.contexts if contexts is None else contexts
     questions, responses = session.questions, {(r.uid, r.sample): r.text for r in session.rollouts}
     prompts = {}
     for uid in selected:

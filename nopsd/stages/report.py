@@ -74,13 +74,19 @@ def notes(session: Session) -> list[str]:
     told = [f"Method {session.config.method} ({method.does})."]
     if method.reads_labels:
         told.append(WARNING)
-    told += filter(None, (session.run.data_note(), vote_note(session), training_stop_note(session)))
+    told += filter(None, (session.run.data_note(), *training_notes(session)))
     return [*told, *(() if session.tests else (UNLABELLED,))]
 
 
-def vote_note(session: Session) -> str:
-    """Of fine-tuning: how many questions had a voted answer to train on. Else nothing."""
-    facts = session.run.training_plan()
+def training_notes(session: Session) -> tuple[str, str]:
+    """How the vote went, and when and why a guard ended the training; empty where there is nothing to say."""
+    plan = session.run.training_plan()
+    steps = plan.get("steps", session.config.train.steps)
+    return vote_note(plan), stop_note(session.run.export_record(), steps)
+
+
+def vote_note(facts: dict[str, Any]) -> str:
+    """Of fine-tuning, whose plan has the vote's counts: how many questions had a voted answer. Else nothing."""
     if "voted_questions" not in facts:
         return ""
     dropped = sum(facts[key] for key in ("dropped_unread", "dropped_unsure", "dropped_cut"))
@@ -125,12 +131,6 @@ def pool_view(session: Session, selected: Selection) -> PoolView:
     )
 
 
-def training_stop_note(session: Session) -> str:
-    """If a guard ended the training: when, why, and which weights are the result. Else nothing."""
-    steps = session.run.training_plan().get("steps", session.config.train.steps)
-    return stop_note(session.run.export_record(), steps)
-
-
 def closing_words(session: Session) -> str:
     """What `nopsd run` ends with: the table, and where everything is and how to open it."""
     run, trained = session.run, METHODS[session.config.method].trainer is not None
@@ -145,11 +145,7 @@ def closing_words(session: Session) -> str:
         places.insert(0, ("model", run.export, model))
         places.append(("training", run.tensorboard, f"tensorboard --logdir {run.tensorboard}"))
     lines = [f"{name:9} {path}\n          {how}" for name, path, how in places]
-    told = [
-        WARNING if METHODS[session.config.method].reads_labels else "",
-        vote_note(session),
-        training_stop_note(session),
-    ]
+    told = [WARNING if METHODS[session.config.method].reads_labels else "", *training_notes(session)]
     return "\n".join(["", table, *filter(None, told), *lines])
 
 

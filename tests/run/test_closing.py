@@ -5,18 +5,18 @@ from pathlib import Path
 from nopsd.config import load_config
 from nopsd.files import write_json
 from nopsd.run.session import Session
-from nopsd.stages.report import notes, training_stop_note
+from nopsd.stages.report import notes, training_notes
 
 
 def test_a_stop_is_told_with_its_reason_and_the_weights_kept(tmp_path: Path):
     """Broken if a collapse's model is handed on without a word, or a sound run is called stopped."""
     session = Session(load_config("lab", [f"run_dir={tmp_path}", "train.steps=150"]))
-    assert training_stop_note(session) == ""
+    assert training_notes(session)[1] == ""
     folder = session.run.stage_dir("train") / "export"
     write_json(folder / "nopsd_export.json", {"steps": 150, "stopped": None})
-    assert training_stop_note(session) == ""
+    assert training_notes(session)[1] == ""
     write_json(folder / "nopsd_export.json", {"steps": 50, "stopped": {"step": 61, "reason": "entropy 1e-05 nats"}})
-    assert training_stop_note(session) == (
+    assert training_notes(session)[1] == (
         "Training was stopped after 61 of 150 steps: entropy 1e-05 nats. The model is the checkpoint of step 50, from "
         "before."
     )

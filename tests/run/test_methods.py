@@ -124,8 +124,7 @@ def hand_over(tmp_path, monkeypatch):
     monkeypatch.setattr(glue, "forward_columns", columns_of)
     monkeypatch.setattr(Session, "client", lambda self: None)
     caught = {}
-    for trainer in ("distill", "sft", "grpo"):
-        monkeypatch.setattr(f"nopsd.train.algorithms.{trainer}_stage.train", lambda *args: caught.update(args=args))
+    monkeypatch.setattr("nopsd.train.trainer.run_training", lambda inputs: caught.update(inputs=inputs))
 
     def run(method, answer):
         folder = tmp_path / f"{method}-{answer}"
@@ -155,7 +154,8 @@ def hand_over(tmp_path, monkeypatch):
         if method == "base":
             return None
         facts = read_json(session.run.stage_dir("train") / "plan.json")
-        return [repr(a) for a in caught.pop("args") if is_data(a)], facts
+        inputs = caught.pop("inputs")
+        return [repr(a) for given in (inputs, inputs.algorithm) for a in vars(given).values() if is_data(a)], facts
 
     return run
 

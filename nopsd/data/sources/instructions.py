@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import Any
 
 from nopsd.config import DataConfig
-from nopsd.data.raw_rows import RawRow, read_raw_rows
+from nopsd.data.raw_rows import read_raw_rows
 from nopsd.data.records import AnswerKey, Question
 from nopsd.data.rows import Row
 from nopsd.data.splits import Splits, check_unique
@@ -24,7 +24,7 @@ from nopsd.errors import DataError
 INSTRUCTION, INPUT, MESSAGES = "instruction", "input", "messages"
 
 
-def _rows(config: DataConfig) -> list[RawRow]:
+def _rows(config: DataConfig) -> list[Row]:
     if not config.path:
         raise DataError(
             "data.name=instructions needs data.path: a .jsonl or .json file (each may be .gz), a folder of them, "
