@@ -75,7 +75,7 @@ class Client:
         ]
 
 
-def score(engine, rollouts, config, ranks, folder, *arguments, **more):
+def score(model, rollouts, config, ranks, folder, progress):
     uids = sorted({r.uid for r in rollouts})
     count = len(uids)
     ids = np.array([[i, i + 1, i + 2] for i in range(count)], dtype=np.int32)
@@ -113,7 +113,7 @@ def counted(tmp_path, monkeypatch):
     monkeypatch.setattr(Session, "server_environment", lambda self: {})
     monkeypatch.setattr(runner, "check_hosts", lambda *arguments: None)
     monkeypatch.setattr(neurons_stage, "base_engine", lambda session: None)
-    monkeypatch.setattr(neurons_stage, "score_rollouts", score)
+    monkeypatch.setattr(neurons_stage, "score_pool", score)
     monkeypatch.setattr(signals_stage, "base_engine", lambda session: None)
     monkeypatch.setattr(signals_stage, "forward_columns", columns)
     monkeypatch.setattr("nopsd.train.trainer.run_training", leave_export)
