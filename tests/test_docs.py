@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from nopsd.cli import OWN_FLAGS, parser
+from nopsd.commands.registry import COMMANDS
 from nopsd.config import CHOICES, METHODS, all_keys, preset_names
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -62,5 +62,4 @@ def test_every_preset_and_command_is_there(page):
     text = page.read_text()
     presets = set(re.findall(r"--preset ([a-z0-9_/]+)(?![a-z0-9_./])", text)) - {"mine"}
     assert presets <= set(preset_names())
-    for command in set(re.findall(r"`?nopsd ([a-z_]+) --preset", text)) - set(OWN_FLAGS):
-        assert parser().parse_args([command]).command == command
+    assert set(re.findall(r"`?nopsd ([a-z_]+) --preset", text)) <= set(COMMANDS)

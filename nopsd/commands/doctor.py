@@ -1,22 +1,33 @@
-"""`nopsd doctor`: check everything a run depends on, before the run starts.
-
-In: the configuration, with `dist.hostfile` or without. Out: a table (or JSON) and an exit code: 0 if the run can start.
-Nothing is written except, briefly, a file in run_dir that proves that it is shared.
-"""
+"""`nopsd doctor`: check everything a run depends on, before it starts."""
 
 from __future__ import annotations
 
-from nopsd.cluster.doctor import table
-from nopsd.cluster.doctor.diagnosis import diagnose
-from nopsd.config import Config
+import argparse
+
+from nopsd.commands.command import Command, add_config_arguments, load
 
 
-def doctor(config: Config, as_json: bool = False) -> tuple[str, int]:
-    """What to print, and the exit code."""
-    found = diagnose(config)
-    code = table.exit_code(found.findings)
-    if as_json:
-        return table.as_json(found.findings, found.needs, found.facts, found.links), code
-    memory = table.memory_text(found.needs, found.ranks, found.server_bytes) if found.needs else ""
-    parts = [found.prompts, memory, table.as_text(found.findings), table.summary(found.findings)]
-    return "\n\n".join(part for part in parts if part), code
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The hosts to check, and the form of the answer."""
+    add_config_arguments(parser)
+    parser.add_argument("--hostfile", metavar="FILE", help="the hosts to check (dist.hostfile)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print what was found; 1 if a run could not start."""
+    config = load(arguments, *([f"dist.hostfile={arguments.hostfile}"] if arguments.hostfile else []))
+    from nopsd.tasks.doctor import doctor
+
+    text, code = doctor(config, arguments.json)
+    print(text)
+    return code
+
+
+COMMAND = Command(
+    "doctor",
+    "check everything the run depends on, before it starts: hosts, model, memory, prompts, servers",
+    add_arguments,
+    run,
+    "  nopsd doctor --preset lab\n  nopsd doctor --preset paper/biology --hostfile hosts --json",
+)

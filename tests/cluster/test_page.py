@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from nopsd.cli import parser
-from nopsd.commands import launch as front
+from nopsd.cli import parse
 from nopsd.config import all_keys
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,8 +32,7 @@ def test_every_command_is_one():
     """Flags, stages and keys are those of the parser; the blocks are what a shell reads."""
     assert len(commands()) >= 5
     for words in commands():
-        own = front.parser() if words[1] == "launch" else parser()
-        seen = own.parse_intermixed_args(words[2:] if words[1] == "launch" else words[1:])
+        seen = parse(words[1:])
         assert {item.split("=")[0] for item in seen.overrides} <= {key.name for key in all_keys()}, words
     for block in re.findall(r"^```(?:bash|sh)\n(.*?)^```", PAGE, re.M | re.S):
         assert subprocess.run(["bash", "-n"], input=block, text=True, check=False).returncode == 0, block

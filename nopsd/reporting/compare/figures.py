@@ -1,4 +1,4 @@
-"""Figures of a comparison: the paper's Figures 2 and 3, and the differences from the base (SPEC §9.5)."""
+"""Figures of a comparison: the paper's Figures 2 and 3, and the differences from the base."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import Mapping
 import numpy as np
 from matplotlib.figure import Figure
 
+from nopsd.evaluation.bootstrap import Interval
 from nopsd.evaluation.metrics import Array
-from nopsd.reporting.compare.results import KINDS, numbers, over_questions
+from nopsd.reporting.compare.results import ALL, KINDS, SCIENCE, numbers, over_questions
 from nopsd.reporting.compare.views import Pool, View
 from nopsd.reporting.figures.pool import BINS, binned, correlations
 from nopsd.reporting.figures.style import BLUE, GREEN, GREY, ORANGE, RED, panels
@@ -75,21 +76,26 @@ def pooled(view: View) -> Figure | None:
 
 def differences(view: View) -> Figure | None:
     """Mean difference from the base over all sources, in and cross, with intervals over questions."""
-    found = over_questions(view.results, "avg", view.layout, view.resamples)
-    labels = list(numbers(view.results, "avg").methods)
-    name = " all" if any(" all" in cells for cells in found.values()) else " science"
-    if not found or not labels:
+    rows: list[tuple[str, Mapping[str, Interval | None]]] = []
+    names = view.model_names()
+    for model, results in view.models.items():
+        found = over_questions(results, "avg", view.layout, view.resamples)
+        column = ALL if any(ALL in cells for cells in found.values()) else SCIENCE
+        for label in numbers(results, "avg").methods if found else ():
+            spans = {kind: found.get((label, kind), {}).get(column) for kind in KINDS}
+            rows.append((label if len(names) == 1 else f"{label} ({names[model]})", spans))
+    if not rows:
         return None
-    figure, axes = panels(len(KINDS), width=4.6, height=1.4 + 0.35 * len(labels))
+    figure, axes = panels(len(KINDS), width=4.6, height=1.4 + 0.35 * len(rows))
     for axis, kind in zip(axes, KINDS):
-        for y, label in enumerate(labels):
-            span = found.get((label, kind), {}).get(name)
+        for y, (_, spans) in enumerate(rows):
+            span = spans[kind]
             if span is not None and span.low is not None and span.high is not None:
                 ends = [[max(span.value - span.low, 0)], [max(span.high - span.value, 0)]]
                 axis.errorbar([span.value], [y], xerr=ends, fmt="o", color=BLUE, capsize=3)
         axis.axvline(0, color=GREY, linewidth=0.9)
-        axis.set_yticks(range(len(labels)), labels)
-        axis.set_ylim(len(labels) - 0.5, -0.5)
+        axis.set_yticks(range(len(rows)), [label for label, _ in rows])
+        axis.set_ylim(len(rows) - 0.5, -0.5)
         axis.set(xlabel="points from the base", title=f"{kind}-domain")
     return figure
 

@@ -1,14 +1,16 @@
 """What the runs of a comparison left behind, read into a View. Reads run folders alone; nothing is computed or sampled.
 
-A run counts once its `evaluate` stage is sealed. The base comes from the runs' own `evaluate_base`.
+A run counts once its `evaluate` stage is sealed. Its base is the result of the same model, by path and hash, from the
+runs' own `evaluate_base` and from FOLDER/base.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 from urllib.parse import quote
 
 import pyarrow.compute as pc
@@ -19,9 +21,9 @@ from nopsd.evaluation.artefacts import evaluated_domains, read_result
 from nopsd.evaluation.bootstrap import Interval
 from nopsd.evaluation.entropy import EntropyGap
 from nopsd.evaluation.results import DomainResult
-from nopsd.files import read_json
-from nopsd.reporting.compare.plan import Member, Plan, domains
-from nopsd.reporting.compare.results import Results, check_paired
+from nopsd.files import read_json, sha256_json
+from nopsd.reporting.compare.plan import AlsoPlan, Member, Plan, base_of, base_paths, domains
+from nopsd.reporting.compare.results import Model, Results, check_paired
 from nopsd.reporting.compare.views import OWN, Cost, Material, Pool, RowFacts, View, layout_for
 from nopsd.rollout.types import FILE as ROLLOUTS
 from nopsd.run import folder as names
@@ -32,53 +34,66 @@ TARGETS, SELECTED, ENTROPY = "targets", "selected", "entropy_gap"  # folders of 
 
 def view_of(plan: Plan, members: Sequence[Member], failed: dict[str, str]) -> View:
     """`failed`: why, by a run's name. DataError if two evaluations are of different questions."""
-    results, root = Results(), Path(plan.folder)
-    view = View(results, layout_for(list(plan.sources)), layout_for(list(plan.sources)))
+    models: dict[Model, Results] = {}
+    view = View(models, layout_for(list(plan.sources)), layout_for(list(plan.sources)))
     for member in members:
         _take(view, member)
     for seed in plan.seeds:
-        for file in sorted((root / "base").glob(f"*-{seed}/{MANIFEST}")):
-            _fill(results.base.setdefault(seed, {}), evaluated(file.parent, "model", members[0].config))
+        for path in base_paths(members):
+            for file in sorted(base_folder(plan, path).root.glob(f"*-{seed}/{MANIFEST}")):
+                found = models.get(model_of(path, read_json(file)))
+                if found is not None:
+                    _fill(found.base.setdefault(seed, {}), evaluated(file.parent, "model", members[0].config))
     for name, also in plan.also.items():
-        found: dict[str, DomainResult] = {}
-        for file in sorted((root / "also" / quote(name, safe="")).glob(f"*/{MANIFEST}")):
-            _fill(found, evaluated(file.parent, "model", members[0].config))
-        if found and also.source:
-            results.runs[also.method or name, also.source, plan.seeds[0]] = found
-        elif found:
-            results.others[name] = found
-    check_paired(results)
-    there = {t for found in results.base.values() for t in found}
+        _take_checkpoint(view, plan, name, also, members)
+    for results in models.values():
+        check_paired(results)
+    there = {t for results in models.values() for found in results.base.values() for t in found}
     wanted = dict.fromkeys([*domains(plan), *sorted(there)])
     view.targets = layout_for([d for d in wanted if d in there or d in plan.sources])
     view.missing = [f"{name}: {why}" for name, why in failed.items()]
     view.estimator, view.resamples = plan.entropy, members[0].config.eval.bootstrap
     _diagnostics(view, plan, members)
-    view.about = about(plan, members, results)
+    view.about = about(plan, members, view)
     return view
 
 
-def about(plan: Plan, members: Sequence[Member], results: Results) -> list[str]:
+def base_folder(plan: Plan, path: str) -> RunFolder:
+    """Where a base model's evaluations lie that no run has made."""
+    return RunFolder(Path(plan.folder) / "base" / f"{Path(path).name}-{sha256_json(path)[:8]}")
+
+
+def model_of(path: str, *manifests: Mapping[str, Any] | None) -> Model:
+    """The base model at `path`, with the hash that the first of the manifests with one has."""
+    hashes = (manifest["fingerprint"].get("model") for manifest in manifests if manifest is not None)
+    return Model(path, next((str(digest) for digest in hashes if digest), ""))
+
+
+def about(plan: Plan, members: Sequence[Member], view: View) -> list[str]:
     """What was compared."""
-    config = members[0].config
+    config, each, paths = members[0].config, view.models.values(), base_paths(members)
+    labels = dict.fromkeys(label for results in each for label in results.labels)
     return [
-        f"{len(results.runs)} runs of {len(members)} are finished: {len(plan.sources)} sources, "
-        f"{len(results.labels)} methods, seeds {', '.join(map(str, plan.seeds))} (as `{plan.vary}`).",
-        f"Base model: {config.model.path}; {config.eval.n} samples a question at temperature "
-        f"{config.eval.temperature:g}; training of {config.train.steps} steps of {config.train.batch} questions, "
-        "unless a method says otherwise.",
+        f"{sum(len(results.runs) for results in each)} runs of {len(members)} are finished: "
+        f"{len(plan.sources)} sources, {len(labels)} methods, "
+        f"seeds {', '.join(map(str, plan.seeds))} (as `{plan.vary}`).",
+        f"Base model{'s' if len(paths) > 1 else ''}: {', '.join(paths)}; {config.eval.n} samples a question at "
+        f"temperature {config.eval.temperature:g}; training of {config.train.steps} steps of {config.train.batch} "
+        "questions, unless a method says otherwise.",
     ]
 
 
 def _take(view: View, member: Member) -> None:
     """One run's evaluations, cost and facts, as far as they are there."""
-    run, config, results = RunFolder(member.config.run_dir), member.config, view.results
-    key = (member.label, member.source, member.seed)
-    if run.manifest(names.EVALUATE_BASE) is not None:
-        base = evaluated(run.stage_dir(names.EVALUATE_BASE), "base", config)
-        _fill(results.base.setdefault(member.seed, {}), base)
-    trainer = METHODS[config.method].trainer
-    if trainer is None or run.manifest(names.EVALUATE) is None:
+    run, config = RunFolder(member.config.run_dir), member.config
+    key, trainer = (member.label, member.source, member.seed), METHODS[config.method].trainer
+    base, trained = run.manifest(names.EVALUATE_BASE), trainer is not None and run.manifest(names.EVALUATE) is not None
+    if base is None and not trained:
+        return
+    results = view.models.setdefault(model_of(config.model.path, base, run.manifest(names.ROLLOUT)), Results())
+    if base is not None:
+        _fill(results.base.setdefault(member.seed, {}), evaluated(run.stage_dir(names.EVALUATE_BASE), "base", config))
+    if not trained:
         return
     found = evaluated(run.stage_dir(names.EVALUATE), "final", config)
     for file in sorted((run.root / TARGETS).glob(f"*/{MANIFEST}")):
@@ -91,6 +106,22 @@ def _take(view: View, member: Member) -> None:
         trainer, config.select.selector, config.select.fraction, config.context.retriever, config.context.m
     )
     view.facts.setdefault(member.label, facts)
+
+
+def _take_checkpoint(view: View, plan: Plan, name: str, also: AlsoPlan, members: Sequence[Member]) -> None:
+    """A given checkpoint's evaluations, beside the base model that it was trained from."""
+    found: dict[str, DomainResult] = {}
+    for file in sorted((Path(plan.folder) / "also" / quote(name, safe="")).glob(f"*/{MANIFEST}")):
+        _fill(found, evaluated(file.parent, "model", members[0].config))
+    if not found:
+        return
+    path = base_of(also, name, members)
+    model = next((model for model in view.models if model.path == path), Model(path))
+    results = view.models.setdefault(model, Results())
+    if also.source:
+        results.runs[also.method or name, also.source, plan.seeds[0]] = found
+    else:
+        results.others[name] = found
 
 
 def _fill(found: dict[str, DomainResult], more: dict[str, DomainResult]) -> None:

@@ -8,7 +8,8 @@
     seeds: [0, 1, 2]
     vary: seed                        # or train.seed: the same rollouts and selection, other training
     set: {train.steps: 50}            # of every run
-    also: {NAME: {path: DIR, method: nopsd, source: biology}}   # checkpoints that are there; source may be left out
+    also: {NAME: {path: DIR, method: nopsd, source: biology}}   # checkpoints that are there; source may be left out,
+                                                                # base: PATH is needed where runs have several models
 
 Order, later wins: the method's own settings < preset < set < the source's < the method's. Unknown keys are refused.
 """
@@ -30,6 +31,8 @@ from nopsd.config import METHODS, Config, load_config
 from nopsd.errors import ConfigError
 
 VARIED = ("seed", "train.seed")
+# Keys of a plan that flags of the same names give.
+FLAGS = ("preset", "folder", "sources", "targets", "methods", "seeds", "vary", "entropy", "diagnostics")
 
 
 @dataclass
@@ -55,6 +58,7 @@ class AlsoPlan:
     path: str = ""
     method: str = ""  # the row it belongs to; empty: its own name
     source: str = ""  # the domain it was trained on; empty: none of the sources
+    base: str = ""  # path of the model it was trained from; may be empty where all runs have the same
 
 
 @dataclass
@@ -175,6 +179,19 @@ def target_config(plan: Plan, target: str, model: str, seed: int) -> Config:
     return _load(plan, target, wanted, f"targets.{target}")
 
 
+def base_paths(runs: Sequence[Member]) -> list[str]:
+    """The base models' paths, in the order of the runs."""
+    return list(dict.fromkeys(member.config.model.path for member in runs))
+
+
+def base_of(also: AlsoPlan, name: str, runs: Sequence[Member]) -> str:
+    """Path of the model that a checkpoint was trained from. ConfigError if it isn't known."""
+    paths = base_paths(runs)
+    if not also.base and len(paths) > 1:
+        raise ConfigError(f"also.{name}: the runs have the models {', '.join(paths)}: give its `base`")
+    return also.base or paths[0]
+
+
 def _load(plan: Plan, source: str, last: Mapping[str, Any], where: str) -> Config:
     entry = plan.sources.get(source) or plan.targets[source]
     settings = {"data.domain": source, **plan.set, **entry.set, **last}
@@ -209,3 +226,16 @@ def as_tree(flags: Mapping[str, Any], also: Sequence[str], overrides: Sequence[s
         pairs = dict(item.split("=", 1) for item in overrides)
         tree["set"] = {**tree.get("set", {}), **{key: yaml.safe_load(value) for key, value in pairs.items()}}
     return tree
+
+
+def with_flags(plan: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:
+    """Flags over the file's keys; `set` and `also` are added to; a row that a flag names keeps the file's settings."""
+    both = {key: {**(plan.get(key) or {}), **flags[key]} for key in ("set", "also") if key in flags}
+    named = {key: _settings_of(plan.get(key), flags[key]) for key in ("sources", "targets", "methods") if key in flags}
+    return {**plan, **flags, **both, **named}
+
+
+def _settings_of(rows: Any, names: Sequence[str]) -> dict[str, Any]:
+    """Names -> the file's settings of each; a name that the file lacks has none."""
+    settings = rows if isinstance(rows, Mapping) else {}
+    return {name: settings.get(name) for name in names}

@@ -1,4 +1,4 @@
-"""The evaluations of a comparison as grids: method, source and seed against target (SPEC §9.4).
+"""The evaluations of one base model and of the models trained from it, as grids: method, source and seed by target.
 
 In: DomainResults. Out: the numbers that tables are made of, seeds averaged, with intervals over seeds (Student's t) and
 over questions (paired bootstrap against the base or another row, the same questions drawn on both sides and for every
@@ -22,9 +22,18 @@ ByTarget = Mapping[str, DomainResult]
 SCALE = {"avg": 100.0, "maj": 100.0, "ece": 1.0}
 
 
+@dataclass(frozen=True)
+class Model:
+    """A base model: its path as configured, and the hash of its weights (empty: not known)."""
+
+    path: str
+    hash: str = ""
+
+
 @dataclass
 class Results:
-    """All that was evaluated. `base`: by seed; `others`: models trained on none of the sources."""
+    """All that was evaluated of one base model. `base`: by seed; `others`: models that were trained on none of the
+    sources."""
 
     base: dict[int, dict[str, DomainResult]] = field(default_factory=dict)
     runs: dict[Run, ByTarget] = field(default_factory=dict)

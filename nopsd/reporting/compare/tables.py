@@ -1,8 +1,9 @@
 """The paper's Tables 1-8 from a comparison's numbers, and our own: intervals, quality, material, cost and each run by
-itself (SPEC §9.4-9.5).
+itself.
 
-Tables 1 and 2 are summaries of the rows that differ from N-OPSD in the selector alone, or in the retriever alone. A
-table whose data are not there is None.
+A row is compared with its own base model alone. Where the runs have several, a table has the rows of one model after
+another, with the model in the first column. Tables 1 and 2 are summaries of the rows that differ from N-OPSD in the
+selector alone, or in the retriever alone. A table whose data are not there is None.
 """
 
 from __future__ import annotations
@@ -12,8 +13,19 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from nopsd.evaluation.bootstrap import Interval
-from nopsd.reporting.compare.results import ALL, KINDS, SCIENCE, Numbers, cells_of, numbers, over_questions, over_seeds
-from nopsd.reporting.compare.views import OWN, RowFacts, View
+from nopsd.reporting.compare.results import (
+    ALL,
+    KINDS,
+    SCIENCE,
+    Numbers,
+    Results,
+    Run,
+    cells_of,
+    numbers,
+    over_questions,
+    over_seeds,
+)
+from nopsd.reporting.compare.views import OWN, Cost, Material, RowFacts, View
 from nopsd.reporting.cross_domain import full_grid, summary
 from nopsd.reporting.table import Cell, Entry, Table, signed
 
@@ -44,6 +56,19 @@ def all_tables(view: View) -> list[Table]:
     return [table for table in made if table is not None]
 
 
+def each_model(view: View, make: Callable[[Results], Table | None]) -> Table | None:
+    """The tables of all base models as one."""
+    names = view.model_names()
+    made = {names[model]: table for model, results in view.models.items() if (table := make(results)) is not None}
+    first = next(iter(made.values()), None)
+    if first is None or len(view.models) == 1:
+        return first
+    rows = [(name if i == 0 else "", *row) for name, table in made.items() for i, row in enumerate(table.rows)]
+    notes = dict.fromkeys(note for table in made.values() for note in table.notes)
+    header = ("Base model", *first.header)
+    return Table(first.name, first.title, header, tuple(rows), tuple(notes), labels=first.labels + 1)
+
+
 def accuracy(view: View) -> Table | None:
     """Table 3."""
     return _summary(view, "avg", "table3", f"Table 3. {_avg(view)} in per cent, in- and cross-domain")
@@ -55,13 +80,17 @@ def calibration(view: View) -> Table | None:
 
 
 def _summary(view: View, metric: str, name: str, title: str, labels: Sequence[str] | None = None) -> Table | None:
-    found = numbers(view.results, metric)
-    methods = {label: g for label, g in found.methods.items() if labels is None or label in labels}
-    if not found.base or not (methods or found.others):
-        return None
-    others = found.others if labels is None else {}
-    notes = [*_seed_note(view), "Differences from the base on the same targets.", *missing_notes(view, found)]
-    return summary(found.base, methods, view.layout, METRICS[metric][1], name, title, notes, others)
+    def of(results: Results) -> Table | None:
+        found = numbers(results, metric)
+        methods = {label: g for label, g in found.methods.items() if labels is None or label in labels}
+        others = found.others if labels is None else {}
+        if not found.base or not (methods or found.others) or (labels is not None and len(methods) < 2):
+            return None
+        notes = [*_seed_note(results), "Differences from the base on the same targets."]
+        notes += missing_notes(view, results, found)
+        return summary(found.base, methods, view.layout, METRICS[metric][1], name, title, notes, others)
+
+    return each_model(view, of)
 
 
 def accuracy_grid(view: View) -> Table | None:
@@ -75,11 +104,14 @@ def calibration_grid(view: View) -> Table | None:
 
 
 def _grid(view: View, metric: str, name: str, title: str) -> Table | None:
-    found = numbers(view.results, metric)
-    if not found.base:
-        return None
-    notes = [*_seed_note(view), 'Own domain in bold; "_Avg": a target\'s mean over the sources.']
-    return full_grid(found.base, found.methods, view.targets, METRICS[metric][1], name, title, notes, found.others)
+    def of(results: Results) -> Table | None:
+        found = numbers(results, metric)
+        if not found.base:
+            return None
+        notes = [*_seed_note(results), 'Own domain in bold; "_Avg": a target\'s mean over the sources.']
+        return full_grid(found.base, found.methods, view.targets, METRICS[metric][1], name, title, notes, found.others)
+
+    return each_model(view, of)
 
 
 def selection_ablation(view: View) -> Table | None:
@@ -109,7 +141,8 @@ def _relabelled(
     if table is None:
         return None
     named = {label: f"{label}: {says(view.facts[label])}" for label in labels}
-    rows = tuple((named.get(str(row[0]), row[0]), *row[1:]) for row in table.rows)
+    at = table.labels - 2  # the column of the methods
+    rows = tuple((*row[:at], named.get(str(row[at]), row[at]), *row[at + 1 :]) for row in table.rows)
     return Table(table.name, table.title, table.header, rows, table.notes, table.labels)
 
 
@@ -161,41 +194,61 @@ def entropy_gaps(view: View) -> Table | None:
 
 def intervals(view: View, metric: str, against: str | None = None) -> list[Table]:
     """Differences from the base, or from the row `against`, with 95 % intervals: over questions, and with several seeds
-    over these. No table where nothing can be set against that row."""
-    if against is not None and against not in view.results.labels:
-        return []
+    over these. No table where nothing can be compared with that row."""
+    tables = (
+        each_model(view, lambda results: _question_intervals(view, results, metric, against)),
+        each_model(view, lambda results: _seed_intervals(view, results, metric, against)),
+    )
+    return [table for table in tables if table is not None]
+
+
+def _question_intervals(view: View, results: Results, metric: str, against: str | None) -> Table | None:
+    if against is not None and against not in results.labels:
+        return None
+    found = over_questions(results, metric, view.layout, view.resamples, against=against)
+    how = "paired bootstrap over questions, the same drawn for both models and for every seed"
+    return _intervals(view, results, metric, against, "questions", found, how)
+
+
+def _seed_intervals(view: View, results: Results, metric: str, against: str | None) -> Table | None:
+    if against is not None and against not in results.labels:
+        return None
+    how = f"Student's t over {len(results.seeds)} seeds, each against {against or 'the base'} of the same seed"
+    found = over_seeds(results, metric, view.layout, against)
+    return _intervals(view, results, metric, against, "seeds", found, how)
+
+
+def _intervals(
+    view: View,
+    results: Results,
+    metric: str,
+    against: str | None,
+    over: str,
+    found: Mapping[tuple[str, str], Mapping[str, Interval]],
+    how: str,
+) -> Table | None:
     what, decimals = METRICS[metric]
-    name, other = ("intervals", "the base") if against is None else (f"against_{against}", against)
-    kinds = [
-        (
-            "questions",
-            over_questions(view.results, metric, view.layout, view.resamples, against=against),
-            "paired bootstrap over questions, the same drawn for both models and for every seed",
-        ),
-        (
-            "seeds",
-            over_seeds(view.results, metric, view.layout, against),
-            f"Student's t over {len(view.results.seeds)} seeds, each against {other} of the same seed",
-        ),
-    ]
     columns = [*view.layout.science, SCIENCE, *view.layout.others, *([ALL] if view.layout.others else [])]
+    rows = tuple(
+        (label, kind, *(_signed_interval(cells[c], decimals) if c in cells else None for c in columns))
+        for (label, kind), cells in found.items()
+        if cells
+    )
+    if not rows:
+        return None
+    name = "intervals" if against is None else f"against_{against}"
     header = ("Method", "", *("Avg." if c in (SCIENCE, ALL) else view.layout.label(c) for c in columns))
-    tables = []
-    for over, found, how in kinds:
-        rows = tuple(
-            (label, kind, *(_signed_interval(cells[c], decimals) if c in cells else None for c in columns))
-            for (label, kind), cells in found.items()
-            if cells
-        )
-        if rows:
-            title = f"Differences from {other} with 95 % intervals over {over}: {what}"
-            notes = (f"By {how}.", *missing_notes(view, numbers(view.results, metric)))
-            tables.append(Table(f"{name}_{metric}_{over}", title, header, rows, notes, labels=2))
-    return tables
+    title = f"Differences from {against or 'the base'} with 95 % intervals over {over}: {what}"
+    notes = (f"By {how}.", *missing_notes(view, results, numbers(results, metric)))
+    return Table(f"{name}_{metric}_{over}", title, header, rows, notes, labels=2)
 
 
 def quality(view: View) -> Table | None:
-    """Further metrics on each model's own domain, means over sources and seeds."""
+    """More metrics on each model's own domain, means over sources and seeds."""
+    return each_model(view, _quality)
+
+
+def _quality(results: Results) -> Table | None:
     names = ("avg", "maj", "pass", "unparsed", "truncated")
     rows: list[tuple[Cell, ...]] = []
 
@@ -204,12 +257,12 @@ def quality(view: View) -> Table | None:
         rest = [Entry(float(np.mean([m[key] for m in found]))) for key in ("distinct_answers", "mean_length")]
         rows.append((label, kind, *(Entry(value) for value in means), *rest))
 
-    bases = [result.metrics for found in view.results.base.values() for result in found.values()]
+    bases = [result.metrics for found in results.base.values() for result in found.values()]
     if not bases:
         return None
     add("Base", "all targets", bases)
-    for label in view.results.labels:
-        runs = [(source, found) for (name, source, _), found in view.results.runs.items() if name == label]
+    for label in results.labels:
+        runs = [(source, found) for (name, source, _), found in results.runs.items() if name == label]
         inside = [found[source].metrics for source, found in runs if source in found]
         cross = [r.metrics for source, found in runs for target, r in found.items() if target != source]
         for kind, metrics in (("in", inside), ("cross", cross)):
@@ -227,9 +280,13 @@ def _key(metrics: Mapping[str, float], name: str) -> str:
 
 def material(view: View) -> Table | None:
     """Of what each row learned, how much was right; means over runs. Where a row loses, the first thing to look at."""
+    return each_model(view, lambda results: _material({k: m for k, m in view.material.items() if k in results.runs}))
+
+
+def _material(materials: Mapping[Run, Material]) -> Table | None:
     rows: list[tuple[Cell, ...]] = []
-    for label in dict.fromkeys(name for name, _, _ in view.material):
-        found = [m for (name, _, _), m in view.material.items() if name == label]
+    for label in dict.fromkeys(name for name, _, _ in materials):
+        found = [m for (name, _, _), m in materials.items() if name == label]
         columns = [
             [getattr(m, name) for m in found if getattr(m, name) is not None]
             for name in ("pool", "selected", "shown", "misleading")
@@ -248,9 +305,13 @@ def material(view: View) -> Table | None:
 
 def cost(view: View) -> Table | None:
     """What training took, means over runs."""
+    return each_model(view, lambda results: _cost({k: c for k, c in view.costs.items() if k in results.runs}))
+
+
+def _cost(costs: Mapping[Run, Cost]) -> Table | None:
     rows: list[tuple[Cell, ...]] = []
-    for label in dict.fromkeys(name for name, _, _ in view.costs):
-        found = [c for (name, _, _), c in view.costs.items() if name == label]
+    for label in dict.fromkeys(name for name, _, _ in costs):
+        found = [c for (name, _, _), c in costs.items() if name == label]
         mean = [float(np.mean(column)) for column in zip(*((c.rollout_tokens, c.train_tokens) for c in found))]
         steps, seconds = (float(np.mean([getattr(c, name) for c in found])) for name in ("steps", "seconds"))
         rows.append(
@@ -271,13 +332,17 @@ def cost(view: View) -> Table | None:
 
 def each_run(view: View) -> Table | None:
     """Every run by itself, for statistics of the reader's own."""
+    return each_model(view, lambda results: _each_run(view, results))
+
+
+def _each_run(view: View, results: Results) -> Table | None:
     found = {  # by seed and metric, rows of Table 3 or 4
-        (seed, metric): cells_of(numbers(view.results, metric, [seed]), view.layout)
-        for seed in view.results.seeds
+        (seed, metric): cells_of(numbers(results, metric, [seed]), view.layout)
+        for seed in results.seeds
         for metric in METRICS
     }
     rows: list[tuple[Cell, ...]] = []
-    for label, source, seed in view.results.runs:
+    for label, source, seed in results.runs:
         of = [
             (found[seed, metric][label, kind].get(source), METRICS[metric][1]) for metric in METRICS for kind in KINDS
         ]
@@ -290,7 +355,7 @@ def each_run(view: View) -> Table | None:
     return Table("runs", "Each run", header, tuple(rows), ("Differences from the base of the same seed.",), labels=3)
 
 
-def missing_notes(view: View, found: Numbers) -> list[str]:
+def missing_notes(view: View, results: Results, found: Numbers) -> list[str]:
     """A footnote for each row that lacks sources or seeds."""
     notes = []
     sources = dict.fromkeys(s for grid in found.methods.values() for s in grid)
@@ -299,20 +364,21 @@ def missing_notes(view: View, found: Numbers) -> list[str]:
         if absent:
             notes.append(f"{label}: no run on {', '.join(absent)}, left out of value and baseline alike.")
         for source in grid:
-            seeds = [seed for name, s, seed in view.results.runs if (name, s) == (label, source)]
-            if view.results.seeds and sorted(seeds) != view.results.seeds and label not in view.results.others:
+            seeds = [seed for name, s, seed in results.runs if (name, s) == (label, source)]
+            if results.seeds and sorted(seeds) != results.seeds and label not in results.others:
                 shown = ", ".join(map(str, sorted(seeds)))
                 notes.append(f"{label} on {view.layout.label(source)}: seeds {shown} alone.")
     return notes
 
 
-def _seed_note(view: View) -> list[str]:
-    seeds = view.results.seeds
+def _seed_note(results: Results) -> list[str]:
+    seeds = results.seeds
     return [f"Means over seeds {', '.join(map(str, seeds))}."] if len(seeds) > 1 else []
 
 
 def _avg(view: View) -> str:
-    first = next((r for found in view.results.base.values() for r in found.values()), None)
+    each = (r for results in view.models.values() for found in results.base.values() for r in found.values())
+    first = next(each, None)
     return "Avg" if first is None else f"Avg@{first.samples}"
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from nopsd.evaluation.entropy import EntropyGap
 from nopsd.evaluation.results import DomainResult
-from nopsd.reporting.compare.results import Results
+from nopsd.reporting.compare.results import Model, Results
 from nopsd.reporting.cross_domain import PAPER, Layout
 
 OWN = "nopsd"  # the row that the ablations are set against, and whose first run the diagnostics are of
@@ -58,9 +59,9 @@ class Pool:
 
 @dataclass
 class View:
-    """All that is reported; what is missing leaves a stated gap."""
+    """All that is reported; what is missing leaves a stated gap. A row is compared with its own base model alone."""
 
-    results: Results
+    models: dict[Model, Results]
     layout: Layout  # of the sources
     targets: Layout  # of all domains that were evaluated
     facts: dict[str, RowFacts] = field(default_factory=dict)  # by label
@@ -74,6 +75,14 @@ class View:
     missing: list[str] = field(default_factory=list)  # runs that are not there, with the reason
     resamples: int = 1000
     about: list[str] = field(default_factory=list)  # a sentence each
+
+    def model_names(self) -> dict[Model, str]:
+        """The models' names: the last part of their paths, and of the hashes too where two would be alike."""
+        last = {model: Path(model.path).name for model in self.models}
+        several = {name for name in last.values() if list(last.values()).count(name) > 1}
+        paths = {model: model.path if name in several else name for model, name in last.items()}
+        alike = {name for name in paths.values() if list(paths.values()).count(name) > 1}
+        return {model: f"{name} {model.hash[:8]}" if name in alike else name for model, name in paths.items()}
 
 
 def layout_for(domains: Sequence[str]) -> Layout:

@@ -1,6 +1,6 @@
 """What `nopsd inspect` shows of a scored pool, as plain data; and the numbers that text and figures share.
 
-In: filled in by `nopsd.commands.inspect` from a run folder. Nothing here reads a file.
+In: filled in by `nopsd.tasks.inspect` from a run folder. Nothing here reads a file.
 `correct` comes from an evaluation and is shown only; no stage before evaluation sees it.
 """
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from nopsd.commands.doctor import doctor
 from nopsd.config import load_config
 from nopsd.errors import ConfigError
+from nopsd.tasks.doctor import doctor
 
 
 def diagnosis(tmp_path: Path, *overrides: str) -> tuple[dict[str, Any], int]:

@@ -51,18 +51,24 @@ def judge(folder: Path, name: str, skills: dict[str, float], seed: int, config: 
     return results
 
 
-def finish(member: Member, gain: float = 0.2, targets=TARGETS):
-    """A finished run of `member`, whose training gained `gain` on every target."""
-    run, config = RunFolder(member.config.run_dir), member.config
+def only(view):
+    """The results of a view that has one base model."""
+    (results,) = view.models.values()
+    return results
+
+
+def finish(member: Member, gain: float = 0.2, targets=TARGETS, base: float = 0.4, weights: str = "1"):
+    """A finished run of `member`, whose training gained `gain` on every target; `weights`: the base model's hash."""
+    run, config, made = RunFolder(member.config.run_dir), member.config, {"model": weights}
     for stage in ("evaluate_base", "evaluate", "rollout", "train"):
-        run.begin(stage, {"fake": 1})
-    judge(run.stage_dir("evaluate_base"), "base", dict.fromkeys(targets, 0.4), member.seed, config)
-    judge(run.stage_dir("evaluate"), "final", dict.fromkeys(targets, 0.4 + gain), 100 + member.seed, config)
+        run.begin(stage, made)
+    judge(run.stage_dir("evaluate_base"), "base", dict.fromkeys(targets, base), member.seed, config)
+    judge(run.stage_dir("evaluate"), "final", dict.fromkeys(targets, base + gain), 100 + member.seed, config)
     write_rollouts(run.stage_dir("rollout") / "rollouts.parquet", rollouts(member.source, 0.4, member.seed, 1))
     rows = [{"step": s, "response_length_mean": 10.0 + s, "time/rollout": 1.0, "time/student": 0.5} for s in (0, 1)]
     write_jsonl(run.stage_dir("train") / "metrics.jsonl", rows)
     for stage in ("evaluate_base", "evaluate", "rollout", "train"):
-        run.commit(stage, {"fake": 1})
+        run.commit(stage, made)
 
 
 def diagnose(member: Member):

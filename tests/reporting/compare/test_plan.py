@@ -3,7 +3,16 @@
 import pytest
 
 from nopsd.errors import ConfigError
-from nopsd.reporting.compare.plan import as_tree, members, read_plan, target_config, trained
+from nopsd.reporting.compare.plan import (
+    as_tree,
+    base_of,
+    base_paths,
+    members,
+    read_plan,
+    target_config,
+    trained,
+    with_flags,
+)
 
 
 def test_runs_follow_from_the_plan(plan_of):
@@ -21,6 +30,25 @@ def test_runs_follow_from_the_plan(plan_of):
 def test_a_seed_may_vary_training_alone(plan_of):
     runs = members(plan_of(vary="train.seed"))
     assert {(m.config.seed, m.config.train.seed) for m in runs} == {(0, 0), (0, 1)}
+
+
+@pytest.mark.parametrize("seed", [0, 1, 7])
+def test_seeds_of_training_are_different_trainings_whatever_seed_is(plan_of, seed):
+    """Breaks if training takes seed 0 for unset and falls back on `seed`: one training would be made twice."""
+    runs = members(plan_of(vary="train.seed", seeds=[0, 1], set={"seed": seed}))
+    assert {(m.seed, m.config.train.seed, m.config.seed) for m in runs} == {(0, 0, seed), (1, 1, seed)}
+    varied = {m.config.train.seed for m in members(plan_of(seeds=[0, 1]))}
+    assert varied == {0, 1}, "with `vary: seed` training follows"
+
+
+def test_a_checkpoint_of_one_of_several_models_says_which(plan_of):
+    """Breaks if a given checkpoint is compared with another model than the one that it was trained from."""
+    sizes = {"nopsd": {}, "big": {"method": "nopsd", "set": {"model.path": "/models/big"}}}
+    plan = plan_of(methods=sizes, also={"x": {"path": "p"}, "y": {"path": "p", "base": "/models/big"}})
+    runs = members(plan)
+    assert base_paths(runs) == ["lab", "/models/big"] and base_of(plan.also["y"], "y", runs) == "/models/big"
+    with pytest.raises(ConfigError, match=r"also.x: the runs have the models lab, /models/big: give its `base`"):
+        base_of(plan.also["x"], "x", runs)
 
 
 def test_base_is_a_row_and_no_run(plan_of):
@@ -69,3 +97,27 @@ def test_flags_make_the_same_plan(tmp_path):
     assert target_config(plan, "biology", "/m", 4).model.path == "/m"
     with pytest.raises(ConfigError, match="NAME=value"):
         as_tree(flags, ["mine"], [])
+
+
+def test_flags_win_over_the_file():
+    file = {"seeds": [0], "set": {"a": 1, "b": 1}, "methods": ["nopsd"]}
+    assert with_flags(file, {"seeds": [1], "set": {"b": 2}}) == {
+        "seeds": [1],
+        "set": {"a": 1, "b": 2},
+        "methods": ["nopsd"],
+    }
+
+
+def test_a_row_that_a_flag_names_keeps_the_files_settings():
+    """Breaks if `--plan FILE --methods ttrl` trains another ttrl than the file's."""
+    file = {
+        "sources": {"biology": {"set": {"a": 1}}, "physics": {}},
+        "methods": {"ttrl": {"set": {"train.batch": 2}}, "random": {"method": "nopsd"}, "nopsd": None},
+    }
+    both = with_flags(file, {"methods": ["ttrl", "lmsi"], "sources": ["biology"]})
+    assert both["methods"] == {"ttrl": {"set": {"train.batch": 2}}, "lmsi": None}
+    assert both["sources"] == {"biology": {"set": {"a": 1}}}
+    assert with_flags({"methods": ["nopsd"]}, {"methods": ["nopsd"]})["methods"] == {"nopsd": None}
+    plan = read_plan({**both, "methods": {**both["methods"], "random": file["methods"]["random"]}}, "a plan")
+    assert plan.methods["ttrl"].set == {"train.batch": 2} and plan.methods["lmsi"].set == {}
+    assert plan.methods["random"].method == "nopsd"

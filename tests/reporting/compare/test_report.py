@@ -14,6 +14,7 @@ from nopsd.reporting.compare.tables import all_tables, calibration, cost
 from nopsd.reporting.compare.views import Material, Pool
 from nopsd.reporting.table import as_csv
 from nopsd.run.folder import RunFolder
+from tests.reporting.compare.conftest import only
 
 
 @pytest.fixture
@@ -61,9 +62,9 @@ def test_tables_of_the_ablations_hold_their_rows_alone(view):
 def test_each_run_is_told_by_itself(view):
     """Breaks if a run's numbers are another seed's, or its difference is from another seed's base."""
     table = next(t for t in all_tables(view) if t.name == "runs")
-    assert len(table.rows) == len(view.results.runs) == 8
+    assert len(table.rows) == len(only(view).runs) == 8
     row = next(row for row in table.rows if row[:3] == ("top", "chemistry", "1"))
-    after, before = view.results.runs["top", "chemistry", 1]["chemistry"], view.results.base[1]["chemistry"]
+    after, before = only(view).runs["top", "chemistry", 1]["chemistry"], only(view).base[1]["chemistry"]
     assert row[3].value == pytest.approx(100 * after.metrics["avg"])
     assert row[3].delta == pytest.approx(100 * (after.metrics["avg"] - before.metrics["avg"]))
     assert row[5].value == pytest.approx(after.metrics["ece"]) and row[5].decimals == 3

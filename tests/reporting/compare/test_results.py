@@ -20,7 +20,7 @@ from nopsd.reporting.compare.results import (
     t_interval,
 )
 from nopsd.reporting.compare.views import layout_for
-from tests.reporting.compare.conftest import finish, judge
+from tests.reporting.compare.conftest import finish, judge, only
 
 
 @pytest.fixture
@@ -34,11 +34,11 @@ def avg(result):
 
 def test_cells_are_means_over_seeds(view):
     """Breaks if a cell is another seed's, another source's or another target's."""
-    found = numbers(view.results, "avg")
-    runs = view.results.runs
+    found = numbers(only(view), "avg")
+    runs = only(view).runs
     wanted = np.mean([avg(runs["top", "chemistry", seed]["colours"]) for seed in (0, 1)])
     assert found.methods["top"]["chemistry"]["colours"] == pytest.approx(wanted)
-    assert found.base["biology"] == pytest.approx(np.mean([avg(view.results.base[s]["biology"]) for s in (0, 1)]))
+    assert found.base["biology"] == pytest.approx(np.mean([avg(only(view).base[s]["biology"]) for s in (0, 1)]))
     cells = cells_of(found, view.layout)["nopsd", "cross"]
     inside = [found.methods["nopsd"]["biology"][t] - found.base[t] for t in ("chemistry", "colours")]
     assert cells["biology"].delta == pytest.approx(np.mean(inside))
@@ -46,8 +46,8 @@ def test_cells_are_means_over_seeds(view):
 
 def test_seed_intervals_are_students(view):
     """Breaks if seeds are not paired with their own base, or the interval is normal's instead of Student's."""
-    found = over_seeds(view.results, "avg", view.layout)["nopsd", "in"]["biology"]
-    results = view.results
+    found = over_seeds(only(view), "avg", view.layout)["nopsd", "in"]["biology"]
+    results = only(view)
     each = [avg(results.runs["nopsd", "biology", s]["biology"]) - avg(results.base[s]["biology"]) for s in (0, 1)]
     half = stats.t.ppf(0.975, 1) * np.std(each, ddof=1) / np.sqrt(2)
     assert (found.value, found.low, found.high) == pytest.approx(
@@ -62,8 +62,8 @@ def test_seed_intervals_are_students(view):
 
 def test_question_intervals_draw_the_same_questions_for_all_seeds(view):
     """Breaks if base and method, or two seeds, are resampled apart: the interval would not be paired."""
-    found = over_questions(view.results, "avg", view.layout, 40, seed=3)["nopsd", "in"]["biology"]
-    results = view.results
+    found = over_questions(only(view), "avg", view.layout, 40, seed=3)["nopsd", "in"]["biology"]
+    results = only(view)
     per_question = np.zeros(12)
     for seed in (0, 1):
         after, before = (r["biology"].rows for r in (results.runs["nopsd", "biology", seed], results.base[seed]))
@@ -77,26 +77,26 @@ def test_question_intervals_draw_the_same_questions_for_all_seeds(view):
 
 def test_a_row_is_set_against_another_question_by_question(view):
     """Breaks if two methods are compared through the base, source by another source, or on questions drawn apart."""
-    runs = view.results.runs
-    cells = cells_of(numbers(view.results, "avg"), view.layout, "nopsd")
+    runs = only(view).runs
+    cells = cells_of(numbers(only(view), "avg"), view.layout, "nopsd")
     assert {label for label, _ in cells} == {"top"}
     gaps = [
         np.mean([avg(runs["top", "chemistry", s][t]) - avg(runs["nopsd", "chemistry", s][t]) for s in (0, 1)])
         for t in ("biology", "colours")
     ]
     assert cells["top", "cross"]["chemistry"].delta == pytest.approx(np.mean(gaps))
-    found = over_questions(view.results, "avg", view.layout, 40, seed=3, against="nopsd")["top", "in"]["biology"]
+    found = over_questions(only(view), "avg", view.layout, 40, seed=3, against="nopsd")["top", "in"]["biology"]
     per_question = np.zeros(12)
     for seed in (0, 1):
         top, nopsd = (runs[label, "biology", seed]["biology"].rows for label in ("top", "nopsd"))
         per_question += [100 * (np.mean(a.correct) - np.mean(b.correct)) / 2 for a, b in zip(top, nopsd)]
-    rng = np.random.default_rng(3 + list(view.results.base[0]).index("biology"))
+    rng = np.random.default_rng(3 + list(only(view).base[0]).index("biology"))
     drawn = [per_question[rng.integers(12, size=12)].mean() for _ in range(40)]
     assert (found.value, found.low, found.high) == pytest.approx(
         (per_question.mean(), *np.quantile(drawn, [0.025, 0.975]))
     )
     each = [avg(runs["top", "biology", s]["biology"]) - avg(runs["nopsd", "biology", s]["biology"]) for s in (0, 1)]
-    assert over_seeds(view.results, "avg", view.layout, "nopsd")["top", "in"]["biology"] == t_interval(each)
+    assert over_seeds(only(view), "avg", view.layout, "nopsd")["top", "in"]["biology"] == t_interval(each)
 
 
 def test_a_source_that_the_other_row_lacks_is_not_set_against_it(plan_of):
@@ -104,7 +104,7 @@ def test_a_source_that_the_other_row_lacks_is_not_set_against_it(plan_of):
     for member in members(plan):
         if (member.label, member.source) != ("nopsd", "chemistry"):
             finish(member)
-    found = numbers(view_of(plan, members(plan), {}).results, "avg")
+    found = numbers(only(view_of(plan, members(plan), {})), "avg")
     cells = cells_of(found, layout_for(["biology", "chemistry"]), "nopsd")["top", "in"]
     assert set(cells) == {"biology", SCIENCE, ALL} and cells[SCIENCE] == cells["biology"]
 
@@ -115,17 +115,17 @@ def test_a_missing_source_drops_out_of_value_and_baseline(plan_of):
         if (member.label, member.source) != ("top", "chemistry"):
             finish(member)
     view = view_of(plan, members(plan), {"top, chemistry, seed 0": "it broke"})
-    cells = cells_of(numbers(view.results, "avg"), view.layout)["top", "in"]
+    cells = cells_of(numbers(only(view), "avg"), view.layout)["top", "in"]
     assert "chemistry" not in cells and cells[SCIENCE] == cells["biology"]
     assert view.missing == ["top, chemistry, seed 0: it broke"]
 
 
 def test_other_questions_than_the_bases_are_refused(view):
     """Breaks if a stale evaluation is compared with a base that answered other questions."""
-    base = view.results.base[0]
+    base = only(view).base[0]
     base["biology"] = replace(base["biology"], rows=base["biology"].rows[::-1])
     with pytest.raises(DataError, match="different questions"):
-        check_paired(view.results)
+        check_paired(only(view))
 
 
 def test_checkpoints_given_have_a_row(plan_of, tmp_path):
@@ -141,7 +141,7 @@ def test_checkpoints_given_have_a_row(plan_of, tmp_path):
         root = tmp_path / "out" / "also" / name
         judge(root / "biology-0", "model", {"biology": 0.8, "chemistry": 0.7}, 5, runs[0].config)
         RunFolder(root).commit("biology-0", {"fake": 1})
-    results = view_of(plan, runs, {}).results
+    results = only(view_of(plan, runs, {}))
     assert set(results.others) == {"mine"} and ("ttrl", "biology", 0) in results.runs
 
 

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from nopsd import cli
-from nopsd.commands.names import ALIASES, COMMANDS, STAGE_NAMES
 from nopsd.data.records import Question
 from nopsd.files import read_json, write_json, write_jsonl
 from nopsd.neurons.store import NeuronSets, rank_file, write_neurons
@@ -15,7 +14,6 @@ from nopsd.reporting.figures import style
 from nopsd.rollout.types import Rollout, write_rollouts
 from nopsd.run.folder import RunFolder
 from nopsd.signals.store import Signals, write_signals
-from nopsd.stages.registry import STAGES
 
 WIDTHS = [16, 24]
 UIDS = [f"q{i:02d}" for i in range(24)]
@@ -142,9 +140,9 @@ def test_without_scored_neurons_it_says_what_to_run(tmp_path, capsys):
 
 def test_majority_share_comes_from_the_rollouts(scored):
     """Label-free confidence of several rollouts: the majority's share, of the run's own responses."""
-    from nopsd.commands.inspect import inspection
     from nopsd.config import load_config
     from nopsd.run.session import Session
+    from nopsd.tasks.inspect import inspection
 
     with Session(load_config("lab", [f"run_dir={scored.root}"])) as session:
         view = inspection(session)
@@ -156,9 +154,9 @@ def test_majority_share_comes_from_the_rollouts(scored):
 
 def test_the_signals_stage_is_used(scored):
     """Its columns are by uid, in another order perhaps; what is no column of confidence is left out."""
-    from nopsd.commands.inspect import inspection
     from nopsd.config import load_config
     from nopsd.run.session import Session
+    from nopsd.tasks.inspect import inspection
 
     values = np.arange(23, dtype=np.float32)
     columns = {"token_entropy": values, "majority_conf": values / 23, "embedding": np.ones((23, 4), np.float32)}
@@ -214,7 +212,7 @@ def test_a_file_that_is_no_evaluation_is_refused(scored, capsys, name, content, 
 
 def test_evaluation_rows_are_read_too(scored):
     """eval_*.jsonl rows: the share of a question's right samples."""
-    from nopsd.commands.inspect import read_correct
+    from nopsd.tasks.inspect import read_correct
 
     path = scored.root / "eval_base_pool.jsonl"
     path.write_text(
@@ -250,33 +248,6 @@ def test_what_is_missing_is_said(scored):
     for stage in ("data", "rollout", "select"):
         assert f"The {stage} stage is not done" in text(scored)
     assert "(not there" in text(scored) and "| pool | 24 |" in text(scored)
-
-
-def test_commands_are_the_stages_and_score_is_neurons(monkeypatch):
-    """`nopsd score` must be the neurons stage, and every stage a command."""
-    from nopsd.run import runner
-
-    assert STAGE_NAMES == tuple(stage.name for stage in STAGES)
-    assert set(STAGE_NAMES) <= set(COMMANDS) and ALIASES == {"score": "neurons"}
-    called = []
-    monkeypatch.setattr(runner, "run_one", lambda stages, config, name, redo: called.append((name, redo)))
-    assert cli.main(["score", "--preset", "lab", "--redo", "score"]) == 0
-    assert called == [("neurons", "neurons")]
-
-
-def test_inspects_options_are_refused_elsewhere(capsys):
-    """An option that is silently ignored looks as if it had worked."""
-    assert cli.main(["config", "--question", "q01"]) == 1
-    assert "belong to `nopsd inspect`" in capsys.readouterr().err
-
-
-def test_the_command_line_loads_nothing_heavy():
-    """`nopsd --help` must not take the seconds that torch takes."""
-    import subprocess
-    import sys
-
-    code = "import sys, nopsd.cli; nopsd.cli.parser(); print({'torch', 'numpy', 'matplotlib'} & set(sys.modules))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
 
 
 def test_the_manifest_of_neurons_is_what_counts(scored, capsys):

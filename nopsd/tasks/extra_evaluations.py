@@ -1,5 +1,5 @@
-"""What `nopsd compare` evaluates besides its runs: targets of other data sets, checkpoints that were there before, and
-the diagnostics of Tables 5 and 6 (SPEC §9.5). Each is a sealed folder of its own and is made once.
+"""What `nopsd compare` evaluates besides its runs: targets of other data sets, checkpoints trained elsewhere, and the
+diagnostics of the paper's Tables 5 and 6. Each is a sealed folder of its own and is made once.
 """
 
 from __future__ import annotations
@@ -9,15 +9,13 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
-from nopsd.commands import entropy_gap
-from nopsd.commands.eval import VERSION, evaluate_model
 from nopsd.config import METHODS, Config, to_plain
 from nopsd.data.records import Question
 from nopsd.data.sources import load_splits
 from nopsd.evaluation.artefacts import evaluated_domains
 from nopsd.files import sha256_json
-from nopsd.reporting.compare.gathering import SELECTED, TARGETS
-from nopsd.reporting.compare.plan import Member, Plan, domains, target_config
+from nopsd.reporting.compare.gathering import SELECTED, TARGETS, base_folder
+from nopsd.reporting.compare.plan import Member, Plan, base_of, base_paths, domains, target_config
 from nopsd.reporting.compare.views import OWN
 from nopsd.rollout.service import RolloutService
 from nopsd.rollout.weight_sync import load_folder
@@ -26,40 +24,44 @@ from nopsd.run.folder import RunFolder
 from nopsd.run.server_cache import Keeper, KeptSession
 from nopsd.run.session import Session
 from nopsd.stages.data import chosen_tests
+from nopsd.tasks import entropy_gap
+from nopsd.tasks.evaluate import VERSION, evaluate_model
 
 
-def further(plan: Plan, runs: Sequence[Member], keeper: Keeper) -> list[tuple[str, Callable[[], None]]]:
+def extra_evaluations(plan: Plan, runs: Sequence[Member], keeper: Keeper) -> list[tuple[str, Callable[[], None]]]:
     """What is evaluated besides the runs, as (name, work)."""
     todo: list[tuple[str, Callable[[], None]]] = []
+    paths = base_paths(runs)
     for seed in plan.seeds:
-        todo.append((f"base, seed {seed}", partial(base_elsewhere, plan, runs, keeper, seed)))
+        for path in paths:
+            name = f"base, seed {seed}" if len(paths) == 1 else f"base {path}, seed {seed}"
+            todo.append((name, partial(evaluate_base_model, plan, runs, keeper, path, seed)))
     for member in runs:
         if METHODS[member.config.method].trainer is not None:
-            todo.append((f"{member.name}, other targets", partial(elsewhere, plan, member, keeper)))
+            todo.append((f"{member.name}, other targets", partial(evaluate_on_other_data, plan, member, keeper)))
         if plan.diagnostics and member.label == OWN and member.seed == plan.seeds[0]:
-            todo.append((f"{member.name}, Table 5", partial(selected_pool, member, keeper)))
-            todo.append((f"{member.name}, Table 6", partial(gap, member, keeper)))
+            todo.append((f"{member.name}, Table 5", partial(evaluate_selected, member, keeper)))
+            todo.append((f"{member.name}, Table 6", partial(measure_entropy_gap, member, keeper)))
     for name, also in plan.also.items():
-        run, base = RunFolder(Path(plan.folder) / "also" / quote(name, safe="")), runs[0].config.model.path
-        todo.append((name, partial(on_groups, plan, also.path, base, plan.seeds[0], run, (), keeper)))
+        run = RunFolder(Path(plan.folder) / "also" / quote(name, safe=""))
+        work = partial(on_groups, plan, also.path, base_of(also, name, runs), plan.seeds[0], run, (), keeper)
+        todo.append((name, work))
     return todo
 
 
-def base_elsewhere(plan: Plan, runs: Sequence[Member], keeper: Keeper, seed: int) -> None:
-    """The base model on the targets that no run has evaluated it on."""
-    have = {t for m in runs if m.seed == seed for t in targets_of(m, names.EVALUATE_BASE, "base")}
-    model = runs[0].config.model.path
-    on_groups(plan, model, model, seed, RunFolder(Path(plan.folder) / "base"), have, keeper)
+def evaluate_base_model(plan: Plan, runs: Sequence[Member], keeper: Keeper, path: str, seed: int) -> None:
+    """A base model on the targets on which no run has evaluated it."""
+    same = (m for m in runs if m.seed == seed and m.config.model.path == path)
+    have = {t for m in same for t in targets_of(m, names.EVALUATE_BASE, "base")}
+    on_groups(plan, path, path, seed, base_folder(plan, path), have, keeper)
 
 
-def elsewhere(plan: Plan, member: Member, keeper: Keeper) -> None:
+def evaluate_on_other_data(plan: Plan, member: Member, keeper: Keeper) -> None:
     """A trained model on the targets of other data than its own."""
     run = RunFolder(member.config.run_dir)
-    have = targets_of(member, names.EVALUATE, "final")
     if run.manifest(names.EVALUATE) is not None:
-        export = run.export
-        base = member.config.model.path
-        on_groups(plan, str(export), base, member.seed, RunFolder(run.root / TARGETS), have, keeper)
+        have, base = targets_of(member, names.EVALUATE, "final"), member.config.model.path
+        on_groups(plan, str(run.export), base, member.seed, RunFolder(run.root / TARGETS), have, keeper)
 
 
 def targets_of(member: Member, stage: str, name: str) -> list[str]:
@@ -78,11 +80,11 @@ def on_groups(
         seen |= set(tests)
         if tests:
             with KeptSession(config, keeper) as session:
-                client = partial(holding, keeper, target_config(plan, name, base, seed), session)
+                client = partial(client_with_weights, keeper, target_config(plan, name, base, seed), session)
                 evaluate_model(session, run, quote(f"{name}-{seed}", safe=""), tests, client)
 
 
-def holding(keeper: Keeper, served: Config, session: Session) -> RolloutService:
+def client_with_weights(keeper: Keeper, served: Config, session: Session) -> RolloutService:
     """A client of the kept servers once they hold the session's own model."""
     client = keeper.client(served)
     load_folder(client, session.model.path, VERSION)
@@ -105,7 +107,7 @@ def tests_key(config: Config) -> str:
 _READ: dict[str, dict[str, list[Question]]] = {}
 
 
-def selected_pool(member: Member, keeper: Keeper) -> None:
+def evaluate_selected(member: Member, keeper: Keeper) -> None:
     """Table 5: the base model's eval.n answers to the selected questions, as far as their answers are known."""
     with KeptSession(member.config, keeper) as session:
         if session.run.manifest(names.SELECT) is None:
@@ -122,7 +124,7 @@ def selected_pool(member: Member, keeper: Keeper) -> None:
             )
 
 
-def gap(member: Member, keeper: Keeper) -> None:
+def measure_entropy_gap(member: Member, keeper: Keeper) -> None:
     """Table 6."""
     with KeptSession(member.config, keeper) as session:
         if session.run.manifest(names.SELECT) is not None:

@@ -1,4 +1,4 @@
-"""nopsd.commands.compare: the loop over runs, with fakes; and once for real (soak)."""
+"""nopsd.tasks.compare: the loop over runs, with fakes; and once for real (soak)."""
 
 import json
 import os
@@ -10,12 +10,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from nopsd.commands import compare as comparing
-from nopsd.commands.compare import Eta, merged, run_plan
 from nopsd.errors import ServerError
 from nopsd.reporting.compare import report
-from nopsd.reporting.compare.plan import members, read_plan
+from nopsd.reporting.compare.plan import members
 from nopsd.run import server_cache as kept
+from nopsd.tasks import compare as comparing
+from nopsd.tasks.compare import Eta, run_plan
 from tests.reporting.compare.conftest import finish
 
 
@@ -33,7 +33,7 @@ def without_engines(monkeypatch):
         return True
 
     monkeypatch.setattr(comparing, "run_member", fake)
-    monkeypatch.setattr(comparing, "further", lambda *_: [])
+    monkeypatch.setattr(comparing, "extra_evaluations", lambda *_: [])
     monkeypatch.setattr(report, "write_table", lambda folder, table: None)
     monkeypatch.setattr(report, "FIGURES", {})
     return ran
@@ -58,30 +58,6 @@ def test_the_estimate_goes_by_this_starts_runs():
     eta.add(60.0)
     eta.done = 2
     assert eta.said() == "run 3 of 4 (1 min 00 s a run, about 2 min 00 s left)"
-
-
-def test_flags_win_over_the_file():
-    file = {"seeds": [0], "set": {"a": 1, "b": 1}, "methods": ["nopsd"]}
-    assert merged(file, {"seeds": [1], "set": {"b": 2}}) == {
-        "seeds": [1],
-        "set": {"a": 1, "b": 2},
-        "methods": ["nopsd"],
-    }
-
-
-def test_a_row_that_a_flag_names_keeps_the_files_settings():
-    """Breaks if `--plan FILE --methods ttrl` trains another ttrl than the file's."""
-    file = {
-        "sources": {"biology": {"set": {"a": 1}}, "physics": {}},
-        "methods": {"ttrl": {"set": {"train.batch": 2}}, "random": {"method": "nopsd"}, "nopsd": None},
-    }
-    both = merged(file, {"methods": ["ttrl", "lmsi"], "sources": ["biology"]})
-    assert both["methods"] == {"ttrl": {"set": {"train.batch": 2}}, "lmsi": None}
-    assert both["sources"] == {"biology": {"set": {"a": 1}}}
-    assert merged({"methods": ["nopsd"]}, {"methods": ["nopsd"]})["methods"] == {"nopsd": None}
-    plan = read_plan({**both, "methods": {**both["methods"], "random": file["methods"]["random"]}}, "a plan")
-    assert plan.methods["ttrl"].set == {"train.batch": 2} and plan.methods["lmsi"].set == {}
-    assert plan.methods["random"].method == "nopsd"
 
 
 def test_servers_are_kept_while_their_settings_last(plan_of, monkeypatch, tmp_path):

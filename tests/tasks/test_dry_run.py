@@ -12,13 +12,13 @@ from omegaconf import OmegaConf
 from nopsd import cli
 from nopsd.cluster.doctor.fitting import GPUS, room_on
 from nopsd.cluster.doctor.memory import needs_of, shape_of
-from nopsd.commands import dry_run as module
-from nopsd.commands.dry_run import dry_run, lacking_files
 from nopsd.config import METHODS, PRESETS, load_config, preset_names
 from nopsd.engine.ds_config import role_configs
 from nopsd.errors import ConfigError
 from nopsd.run.stage import Counts
 from nopsd.stages.registry import STAGES
+from nopsd.tasks import dry_run as module
+from nopsd.tasks.dry_run import dry_run, lacking_files
 
 MODELS = Path(__file__).parents[1] / "cluster" / "doctor" / "qwen3"  # config.json alone, with the published numbers
 PAPER = [name for name in preset_names() if name.startswith("paper/")]
@@ -290,8 +290,3 @@ def test_the_command(argv, code, capsys, tmp_path):
     assert cli.main([*argv, "--dry-run", "--preset", "lab", f"run_dir={run}"]) == code
     assert not run.exists()
     assert ("dry run of" in capsys.readouterr().out) is (code == 0)
-
-
-def test_it_belongs_to_run_and_stages():
-    with pytest.raises(ConfigError, match="belongs to"):
-        cli.dispatch(cli.parser().parse_args(["doctor", "--dry-run"]), "lab", [])

@@ -7,14 +7,14 @@ import sys
 
 import pytest
 
-from nopsd.commands import eval as evaluating
-from nopsd.commands.eval import evaluate, folder_name
 from nopsd.config import load_config
 from nopsd.errors import ArtefactError, ServerError
 from nopsd.files import read_json
 from nopsd.rollout import stage as rollout_stage
 from nopsd.rollout.types import Rollout
 from nopsd.run.session import Session
+from nopsd.tasks import evaluate as evaluating
+from nopsd.tasks.evaluate import evaluate, folder_name
 
 SMALL = ("eval.limit=3", "eval.n=2", "eval.bootstrap=20", "eval.targets=[chemistry]")
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from deepspeed.launcher import runner
 
+from nopsd import cli
 from nopsd.cluster import planning
-from nopsd.commands.launch import launch
 
 
 @pytest.mark.parametrize("launcher", ["pdsh", "mpich"])
@@ -22,7 +22,7 @@ def test_a_dry_run_asks_no_host(launcher, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(subprocess, "Popen", asked)
     (tmp_path / "hosts").write_text("nowhere1.invalid slots=1\nnowhere2.invalid slots=1\nnowhere3.invalid slots=1\n")
     given = ["train", "--preset", "lab", "--hostfile", str(tmp_path / "hosts"), "--launcher", launcher, "--dry-run"]
-    assert launch([*given, f"run_dir={tmp_path / 'run'}", "rollout.hosts=[nowhere3.invalid]"]) == 0
+    assert cli.main(["launch", *given, f"run_dir={tmp_path / 'run'}", "rollout.hosts=[nowhere3.invalid]"]) == 0
     line = next(text for text in capsys.readouterr().out.splitlines() if " deepspeed --hostfile " in text)
     seen = runner.parse_args(shlex.split(line.split(" deepspeed ", 1)[1]))
     assert seen.launcher == launcher and seen.master_addr == "nowhere1.invalid" and seen.user_args[0] == "train"

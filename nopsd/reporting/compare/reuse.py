@@ -14,17 +14,16 @@ from typing import Any
 
 from nopsd.data.artefacts import TESTS
 from nopsd.errors import ArtefactError
-from nopsd.files import flatten, sha256_file
+from nopsd.files import flatten, read_json, sha256_file
 from nopsd.rollout.types import FILE as ROLLOUTS
 from nopsd.run import folder as names
 from nopsd.run.folder import BEGUN, MANIFEST, RunFolder
 
-BASE = "evaluate_base"
 # Of evaluate_base: what its rollouts of the test questions don't depend on (they do on tests.jsonl).
 POOLS_OWN = ("input.data", "input.rollout")
 
 
-def adopt(
+def reuse_stages(
     run: RunFolder,
     others: Sequence[RunFolder],
     stages: Sequence[tuple[str, Sequence[str]]],
@@ -32,19 +31,19 @@ def adopt(
 ) -> list[str]:
     """Take over what another run has already made, in order; returns the names. `stages`: (name, the stages it
     reads); `fingerprint(name)` may be called once those are there. A stage that was begun here is left alone."""
-    taken = []
+    reused = []
     for name, reads in stages:
         folder = run.stage_dir(name)
         if folder.exists() or any(run.manifest(read) is None for read in reads):
             continue
         made = flatten(fingerprint(name))
-        donor = next((o for o in others if _made_from(o, name) == made), None)
-        if donor is not None:
-            link_stage(donor.stage_dir(name), folder)
-            taken.append(name)
-        elif name == BASE:
-            _adopt_base_rollouts(run, others, made)
-    return taken
+        source = next((o for o in others if _made_from(o, name) == made), None)
+        if source is not None:
+            link_stage(source.stage_dir(name), folder)
+            reused.append(name)
+        elif name == names.EVALUATE_BASE:
+            _reuse_base_rollouts(run, others, made)
+    return reused
 
 
 def _made_from(run: RunFolder, stage: str) -> dict[str, Any] | None:
@@ -57,8 +56,6 @@ def link_stage(source: Path, target: Path) -> None:
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    from nopsd.files import read_json
-
     for name in [BEGUN, *read_json(source / MANIFEST)["files"], MANIFEST]:
         link(source / name, part / name)
     os.replace(part, target)
@@ -74,15 +71,15 @@ def link(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def _adopt_base_rollouts(run: RunFolder, others: Sequence[RunFolder], made: Mapping[str, Any]) -> None:
+def _reuse_base_rollouts(run: RunFolder, others: Sequence[RunFolder], made: Mapping[str, Any]) -> None:
     """The base model's answers to the same test questions, sampled for another source: judging them again is cheap."""
     tests = _tests_hash(run)
     for other in others:
-        theirs = _made_from(other, BASE)
+        theirs = _made_from(other, names.EVALUATE_BASE)
         same = theirs is not None and _without_pool(theirs) == _without_pool(made)
-        file = other.stage_dir(BASE) / ROLLOUTS
+        file = other.stage_dir(names.EVALUATE_BASE) / ROLLOUTS
         if same and tests is not None and _tests_hash(other) == tests and file.exists():
-            link(file, run.stage_dir(BASE) / ROLLOUTS)
+            link(file, run.stage_dir(names.EVALUATE_BASE) / ROLLOUTS)
             return
 
 

@@ -1,0 +1,38 @@
+"""`nopsd run`: every stage of a run."""
+
+from __future__ import annotations
+
+import argparse
+
+from nopsd.commands import stages
+from nopsd.commands.command import Command, load, stage_name
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Bring all stages up to date."""
+    config = load(arguments)
+    if arguments.dry_run:
+        from nopsd.tasks.dry_run import dry_run
+
+        text, code = dry_run(config)
+        print(text)
+        return code
+    from nopsd.run import runner
+    from nopsd.stages.registry import STAGES
+    from nopsd.stages.report import closing_words
+
+    print(closing_words(runner.run_all(STAGES, config, stage_name(arguments.redo))))
+    return 0
+
+
+COMMAND = Command(
+    "run",
+    "run every stage, in the order below; what is up to date is skipped",
+    stages.add_arguments,
+    run,
+    """\
+  nopsd run --preset lab                                  the embedded lab, end to end
+  nopsd run --preset lab data.domain=chemistry select.selector=random
+  nopsd run --preset lab --redo train                     train again, and what reads it
+  nopsd run --dry-run --preset paper/biology              what it would do; needs no GPU, network or weights""",
+)

@@ -1,0 +1,159 @@
+"""A comparison's runs, one after the other, and then its tables.
+
+In: a plan (`nopsd.reporting.compare.plan`). Out: FOLDER/runs/LABEL-SOURCE-SEED, ordinary run folders;
+FOLDER/compare.md, .html, tables/, figures/. The same plan continues where it was: finished runs are left alone, broken
+ones continue, and stages that two runs would make alike are made once. One set of rollout servers serves all.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+
+from nopsd.config import METHODS, Config
+from nopsd.data.sources import load_splits
+from nopsd.errors import Stopped, UserError
+from nopsd.evaluation.judge import Judge
+from nopsd.files import flatten, write_atomic
+from nopsd.reporting.compare.gathering import view_of
+from nopsd.reporting.compare.plan import Member, Plan, base_of, members, target_config
+from nopsd.reporting.compare.report import write_comparison
+from nopsd.reporting.compare.reuse import reuse_stages
+from nopsd.reporting.table import Table, markdown
+from nopsd.run import folder as names
+from nopsd.run import runner
+from nopsd.run.folder import RunFolder
+from nopsd.run.progress import duration
+from nopsd.run.server_cache import Keeper, KeptSession
+from nopsd.run.session import Session
+from nopsd.run.stage import Stage
+from nopsd.selection.names import check_names
+from nopsd.stages.registry import STAGES
+from nopsd.tasks.extra_evaluations import extra_evaluations, tests_key, tests_of
+
+SHARED = (names.DATA, names.ROLLOUT, names.EVALUATE_BASE, names.NEURONS, names.SIGNALS, names.SELECT)
+
+
+def run_plan(plan: Plan) -> int:
+    """Everything that is not there yet, then the tables."""
+    runs = members(plan)
+    check_before(plan, runs)
+    root = Path(plan.folder)
+    write_atomic(root / "plan.yaml", yaml.safe_dump(OmegaConf.to_container(OmegaConf.structured(plan))))
+    failed: dict[str, str] = {}
+    clock = Eta(len(runs))
+    with Keeper(root) as keeper:
+        for member in runs:
+            print(f"\n=== {clock.said()}: {member.name}", flush=True)
+            began = time.monotonic()
+            made = guarded(member.name, failed, keeper, partial(run_member, member, runs, keeper))
+            if made is not False:
+                clock.add(time.monotonic() - began)
+            clock.done += 1
+        for name, work in extra_evaluations(plan, runs, keeper):
+            guarded(name, failed, keeper, work)
+    tables = write_comparison(root, view_of(plan, runs, failed))
+    print(closing(tables, root, failed))
+    return 1 if failed else 0
+
+
+def check_before(plan: Plan, runs: Sequence[Member]) -> None:
+    """What can be known before anything is computed. Raises UserError naming the run or target."""
+    for name, also in plan.also.items():
+        base_of(also, name, runs)
+    for target in plan.targets:
+        config = target_config(plan, target, runs[0].config.model.path, plan.seeds[0])
+        Judge(config).check(load_splits(config.data).tests)
+        if target not in tests_of(config):
+            raise UserError(f"targets.{target}: data.name={config.data.name} has no test questions of it")
+    asked: set[str] = set()
+    for member in {(m.source, m.label): m for m in runs}.values():
+        try:
+            check_names(member.config)
+            key = tests_key(member.config)
+            if key not in asked:  # reading a data set takes seconds
+                Judge(member.config).check(load_splits(member.config.data).tests)
+                if not any(tests_of(member.config).values()):
+                    raise UserError("there are no test questions with answers, so there is nothing to compare")
+            asked.add(key)
+        except UserError as error:
+            raise type(error)(f"{member.name}: {error}") from error
+
+
+def guarded(name: str, failed: dict[str, str], keeper: Keeper, work: Callable[[], Any]) -> Any:
+    """`work()`; a failure is noted, and the others go on, with new servers."""
+    try:
+        return work()
+    except UserError as error:
+        if isinstance(error, Stopped):
+            raise
+        failed[name] = str(error)
+        print(f"      FAILED: {error}", flush=True)
+        keeper.close()
+        return None
+
+
+class Eta:
+    """How many runs are done, and what is left at this start's own pace."""
+
+    def __init__(self, total: int) -> None:
+        self.total, self.done, self.seconds = total, 0, []  # type: int, int, list[float]
+
+    def add(self, seconds: float) -> None:
+        self.seconds.append(seconds)
+
+    def said(self) -> str:
+        text = f"run {self.done + 1} of {self.total}"
+        if not self.seconds:
+            return text
+        mean = sum(self.seconds) / len(self.seconds)
+        return f"{text} ({duration(mean)} a run, about {duration(mean * (self.total - self.done))} left)"
+
+
+def stages_of(config: Config) -> Sequence[Stage]:
+    """What a run of the comparison consists of; the base is evaluated and no more."""
+    untrained = METHODS[config.method].trainer is None
+    return STAGES.with_inputs(names.EVALUATE_BASE, config) if untrained else STAGES.planned(config)
+
+
+def run_member(member: Member, runs: Sequence[Member], keeper: Keeper) -> bool:
+    """Bring one run up to date; False if it was finished before."""
+    others = [RunFolder(m.config.run_dir) for m in runs if m.config.run_dir != member.config.run_dir]
+    with KeptSession(member.config, keeper) as session:
+        stages = stages_of(member.config)
+        if finished(session, stages):
+            print("      finished before", flush=True)
+            return False
+        reused = reuse_stages(
+            session.run,
+            others,
+            [(s.name, STAGES.reads(s, member.config)) for s in stages if s.name in SHARED],
+            lambda name: STAGES.fingerprint(session, STAGES[name]),
+        )
+        if reused:
+            print(f"      shared with another run: {', '.join(reused)}", flush=True)
+        runner.bring_up(STAGES, session, stages, None)
+    return True
+
+
+def finished(session: Session, stages: Sequence[Stage]) -> bool:
+    """All stages are sealed and made from what is asked for now. Files are not hashed: `nopsd run` does that."""
+    for stage in stages:
+        manifest = session.run.manifest(stage.name)
+        if manifest is None or manifest["fingerprint"] != flatten(STAGES.fingerprint(session, stage)):
+            return False
+    return True
+
+
+def closing(tables: Sequence[Table], root: Path, failed: Mapping[str, str]) -> str:
+    """The console's last words: Table 3, what failed, and the places."""
+    shown = [markdown(table) for table in tables if table.name == "table3"]
+    lines = [*shown, *(f"FAILED: {name}: {why}" for name, why in failed.items())]
+    places = (("report", root / "compare.html"), ("tables", root / "tables"))
+    return "\n".join(["", *lines, *(f"{name:9} {path}" for name, path in places)])
