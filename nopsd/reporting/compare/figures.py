@@ -76,7 +76,7 @@ def pooled(view: View) -> Figure | None:
 
 def differences(view: View) -> Figure | None:
     """Mean difference from the base over all sources, in and cross, with intervals over questions."""
-    rows: list[tuple[str, Mapping[str, Interval | None]]] = []
+    rows: list[tuple[str, dict[str, Interval | None]]] = []
     names = view.model_names()
     for model, results in view.models.items():
         found = over_questions(results, "avg", view.layout, view.resamples)
