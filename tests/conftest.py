@@ -37,17 +37,6 @@ ROOT = Path(__file__).resolve().parents[1]
 ENGINE_FIXTURES = frozenset({"deepspeed_run", "run_ranks", "worker_ranks", "server", "two_hosts"})
 
 
-# Started once a session and worth sharing: files that ask for the same one run on the same worker, one after another.
-SHARED_FIXTURES = ("two_hosts", "engine_cases", "server")
-
-
-def group_of(item: pytest.Item) -> str:
-    """What runs on one worker, in order: the files of a folder that share a costly fixture, else each file."""
-    names = getattr(item, "fixturenames", ())
-    shared = next((name for name in SHARED_FIXTURES if name in names), None)
-    return f"{item.path.parent.name}:{shared}" if shared else str(item.path.relative_to(ROOT))
-
-
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--soak", action="store_true", help="run the tests marked soak too: they take minutes each")
     parser.addoption("--fast", action="store_true", help="leave out the tests marked engine")
@@ -59,7 +48,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if ENGINE_FIXTURES.intersection(getattr(item, "fixturenames", ())):
             item.add_marker("engine")
-        item.add_marker(pytest.mark.xdist_group(group_of(item)))
     left_out = set() if config.getoption("--soak") else {"soak"}
     if config.getoption("--fast"):
         left_out |= {"engine", "soak"}

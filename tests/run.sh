@@ -55,5 +55,5 @@ printf 'tests: mypy nopsd\n'
 mypy nopsd
 printf 'tests: pytest\n'
 # Two workers on two cores: what starts ranks or servers mostly waits for them, and for programs to load. A file stays
-# on one worker, and so do the files that share a server or a set of engines (tests/conftest.py names the groups).
-exec pytest -n "${WORKERS:-2}" --dist loadgroup --no-loadscope-reorder ${FAST:+--fast} $SOAK ${GIVEN[@]+"${GIVEN[@]}"}
+# on one worker, and so do the files that share a server or a set of engines (tests/workers.py).
+exec pytest -p tests.workers -n "${WORKERS:-2}" --no-loadscope-reorder ${FAST:+--fast} $SOAK ${GIVEN[@]+"${GIVEN[@]}"}

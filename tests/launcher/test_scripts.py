@@ -5,6 +5,7 @@ its calls. `test_real_environment_is_reused_at_once` runs the real script on the
 """
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = ["launcher/common.sh", "launcher/setup_env.sh", "launcher/quickstart.sh", "tests/run.sh", ".ci/run"]
 TOOLS = (
-    "awk bash basename cat chmod cp cut df dirname env flock grep head mkdir mv rm sed sha256sum tail touch true"
+    "awk bash basename cat chmod cp cut df dirname env flock grep head id mkdir mv rm sed sha256sum tail touch true"
 ).split()
 
 # Stands in for python and, in the environment it makes, for pip. $FAKE/calls notes the pip calls; each line of
@@ -58,6 +59,7 @@ class Sandbox:
 
     def program(self, name: str, text: str) -> None:
         path = self.bin / name
+        path.unlink(missing_ok=True)  # it may be a link to the machine's own program, which root could overwrite
         path.write_text(text)
         path.chmod(0o755)
 
@@ -86,6 +88,7 @@ def sandbox(tmp_path: Path) -> Sandbox:
     box.program("python3.11", FAKE_PYTHON)
     box.program("g++", "#!/usr/bin/env bash\n")
     box.program("sleep", "#!/usr/bin/env bash\n")
+    (root / "tests/setup_peers.sh").write_text("echo peers are set up\n")
     box.program("df", "#!/usr/bin/env bash\nprintf 'h\\nd 9 9 %s 1%% /\\n' $((99 << 20))\n")
     return box
 
@@ -280,5 +283,34 @@ def test_run_sh_and_ci_pass_on_every_failure(sandbox, failing):
         sandbox.program(tool, f'#!/usr/bin/env bash\necho "{tool} called with: $*"\nexit {code}\n')
     done = sandbox.run("tests/run.sh", "--soak", "-k", "a or b")
     assert done.returncode == (3 if failing else 0)
-    assert ("pytest called with: --soak -k a or b" in done.stdout) is (failing in ("pytest", None))
+    called = re.search(r"^pytest called with: .* --soak -k a or b$", done.stdout, re.M)
+    assert bool(called) is (failing in ("pytest", None))
     assert sandbox.run(".ci/run").returncode == (3 if failing else 0)
+
+
+def test_run_sh_says_what_it_cannot_install(sandbox):
+    """Tests of several hosts would be left out for ever without anyone's knowing."""
+    for tool in ("ruff", "mypy", "pytest"):
+        sandbox.program(tool, "#!/usr/bin/env bash\n")
+    sandbox.program("id", "#!/usr/bin/env bash\necho 1000\n")
+    sandbox.program("apt-get", "#!/usr/bin/env bash\necho called >&2\n")
+    done = sandbox.run("tests/run.sh")
+    assert done.returncode == 0 and "called" not in done.stderr
+    assert re.search(r"remedy: .*apt-get install .*pdsh", done.stdout)
+
+
+@pytest.mark.parametrize("lists", ["fresh", "stale"])
+def test_run_sh_installs_what_root_may(sandbox, lists):
+    """A fresh machine's package lists are empty: they are fetched, and it's tried again."""
+    for tool in ("ruff", "mypy", "pytest"):
+        sandbox.program(tool, "#!/usr/bin/env bash\n")
+    sandbox.program("id", "#!/usr/bin/env bash\necho 0\n")
+    fails = f'[ -e "$FAKE/updated" ] || [ {lists} = fresh ]'
+    update = '[ "$1" != update ] || touch "$FAKE/updated"'
+    sandbox.program("apt-get", f'#!/usr/bin/env bash\necho "$*" >>"$FAKE/apt"\n{update}\n{fails}\n')
+    assert sandbox.run("tests/run.sh").returncode == 0
+    asked = (sandbox.fake / "apt").read_text().splitlines()
+    assert [line.split()[0] for line in asked] == (
+        ["install"] if lists == "fresh" else ["install", "update", "install"]
+    )
+    assert "pdsh" in asked[-1].split() and "openmpi-bin" in asked[-1].split()
