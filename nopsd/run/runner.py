@@ -178,6 +178,7 @@ def record_run(session: Session) -> None:
 
 
 def environment(session: Session) -> dict[str, Any]:
+    """Versions, revision, machine and command, for environment.json."""
     versions = {}
     for name in PACKAGES:
         try:

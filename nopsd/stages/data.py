@@ -93,6 +93,7 @@ def chosen_tests(config: Config, splits: Splits) -> dict[str, list[Question]]:
 
 
 def check_pool(config: Config, pool: Sequence[Question]) -> None:
+    """The pool has enough questions for context.m demonstrations; DataError if not."""
     needed = config.context.m + 1 if find_retriever(config.context).from_pool else 1
     if len(pool) < needed:
         raise DataError(

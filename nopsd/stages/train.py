@@ -79,7 +79,7 @@ class Train(Stage):
         return METHODS[config.method].trainer != "sft" or config.train.probe_every > 0
 
     def check(self, session: Session) -> None:
-        """A method that reads labels has them, and says so."""
+        """A method that reads labels has them; the user is warned."""
         if METHODS[session.config.method].reads_labels:
             pool_key(session.judge, session.splits.pool)
             print(f"WARNING: {WARNING}", flush=True)

@@ -58,7 +58,7 @@ def test_how_work_is_shared_makes_nothing_again(redone):
 
 
 def test_another_choice_leaves_the_scores_alone(redone):
-    """The neuron stage is the dear one: trying selectors and contexts must never repeat it."""
+    """The neuron stage costs most: trying selectors and contexts must never repeat it."""
     changed = redone("select.selector=random", "select.fraction=0.5", "context.retriever=random", "context.m=1")
     assert not changed & BEFORE_SIGNALS and {"select", "train", "evaluate", "report"} <= changed
     assert "signals" not in changed, "neither choice needs any"

@@ -9,7 +9,7 @@ from nopsd.stages.report import notes, training_notes
 
 
 def test_a_stop_is_told_with_its_reason_and_the_weights_kept(tmp_path: Path):
-    """Broken if a collapse's model is handed on without a word, or a sound run is called stopped."""
+    """Broken if a collapse's model is handed on without a word, or a healthy run is called stopped."""
     session = Session(load_config("lab", [f"run_dir={tmp_path}", "train.steps=150"]))
     assert training_notes(session)[1] == ""
     folder = session.run.stage_dir("train") / "export"
