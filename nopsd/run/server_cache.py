@@ -11,7 +11,7 @@ from nopsd.rollout.service import RolloutService
 from nopsd.run.session import Session
 
 
-class Keeper:
+class ServerCache:
     """The rollout servers of all runs: started when first needed, again where a run asks for other ones."""
 
     def __init__(self, root: Path) -> None:
@@ -33,22 +33,22 @@ class Keeper:
             self._session.close()
         self._session = None
 
-    def __enter__(self) -> Keeper:
+    def __enter__(self) -> ServerCache:
         return self
 
     def __exit__(self, *exc: object) -> None:
         self.close()
 
 
-class KeptSession(Session):
+class CachedServerSession(Session):
     """A run's session whose servers outlive it."""
 
-    def __init__(self, config: Config, keeper: Keeper) -> None:
+    def __init__(self, config: Config, servers: ServerCache) -> None:
         super().__init__(config)
-        self.keeper = keeper
+        self.servers = servers
 
     def client(self) -> RolloutService:
-        return self.keeper.client(self.config)
+        return self.servers.client(self.config)
 
     def close(self) -> None:
-        """The servers are the keeper's."""
+        """The servers are the cache's."""

@@ -30,7 +30,7 @@ from nopsd.run import folder as names
 from nopsd.run import runner
 from nopsd.run.folder import RunFolder
 from nopsd.run.progress import duration
-from nopsd.run.server_cache import Keeper, KeptSession
+from nopsd.run.server_cache import CachedServerSession, ServerCache
 from nopsd.run.session import Session
 from nopsd.run.stage import Stage
 from nopsd.selection.names import check_names
@@ -48,16 +48,16 @@ def run_plan(plan: Plan) -> int:
     write_atomic(root / "plan.yaml", yaml.safe_dump(OmegaConf.to_container(OmegaConf.structured(plan))))
     failed: dict[str, str] = {}
     clock = Eta(len(runs))
-    with Keeper(root) as keeper:
+    with ServerCache(root) as servers:
         for member in runs:
             print(f"\n=== {clock.said()}: {member.name}", flush=True)
             began = time.monotonic()
-            made = guarded(member.name, failed, keeper, partial(run_member, member, runs, keeper))
+            made = guarded(member.name, failed, servers, partial(run_member, member, runs, servers))
             if made is not False:
                 clock.add(time.monotonic() - began)
             clock.done += 1
-        for name, work in extra_evaluations(plan, runs, keeper):
-            guarded(name, failed, keeper, work)
+        for name, work in extra_evaluations(plan, runs, servers):
+            guarded(name, failed, servers, work)
     tables = write_comparison(root, view_of(plan, runs, failed))
     print(closing(tables, root, failed))
     return 1 if failed else 0
@@ -86,7 +86,7 @@ def check_before(plan: Plan, runs: Sequence[Member]) -> None:
             raise type(error)(f"{member.name}: {error}") from error
 
 
-def guarded(name: str, failed: dict[str, str], keeper: Keeper, work: Callable[[], Any]) -> Any:
+def guarded(name: str, failed: dict[str, str], servers: ServerCache, work: Callable[[], Any]) -> Any:
     """`work()`; a failure is noted, and the others go on, with new servers."""
     try:
         return work()
@@ -95,7 +95,7 @@ def guarded(name: str, failed: dict[str, str], keeper: Keeper, work: Callable[[]
             raise
         failed[name] = str(error)
         print(f"      FAILED: {error}", flush=True)
-        keeper.close()
+        servers.close()
         return None
 
 
@@ -122,10 +122,10 @@ def stages_of(config: Config) -> Sequence[Stage]:
     return STAGES.with_inputs(names.EVALUATE_BASE, config) if untrained else STAGES.planned(config)
 
 
-def run_member(member: Member, runs: Sequence[Member], keeper: Keeper) -> bool:
+def run_member(member: Member, runs: Sequence[Member], servers: ServerCache) -> bool:
     """Bring one run up to date; False if it was finished before."""
     others = [RunFolder(m.config.run_dir) for m in runs if m.config.run_dir != member.config.run_dir]
-    with KeptSession(member.config, keeper) as session:
+    with CachedServerSession(member.config, servers) as session:
         stages = stages_of(member.config)
         if finished(session, stages):
             print("      finished before", flush=True)

@@ -21,47 +21,47 @@ from nopsd.rollout.service import RolloutService
 from nopsd.rollout.weight_sync import load_folder
 from nopsd.run import folder as names
 from nopsd.run.folder import RunFolder
-from nopsd.run.server_cache import Keeper, KeptSession
+from nopsd.run.server_cache import CachedServerSession, ServerCache
 from nopsd.run.session import Session
 from nopsd.stages.data import chosen_tests
 from nopsd.tasks import entropy_gap
 from nopsd.tasks.evaluate import VERSION, evaluate_model
 
 
-def extra_evaluations(plan: Plan, runs: Sequence[Member], keeper: Keeper) -> list[tuple[str, Callable[[], None]]]:
+def extra_evaluations(plan: Plan, runs: Sequence[Member], servers: ServerCache) -> list[tuple[str, Callable[[], None]]]:
     """What is evaluated besides the runs, as (name, work)."""
     todo: list[tuple[str, Callable[[], None]]] = []
     paths = base_paths(runs)
     for seed in plan.seeds:
         for path in paths:
             name = f"base, seed {seed}" if len(paths) == 1 else f"base {path}, seed {seed}"
-            todo.append((name, partial(evaluate_base_model, plan, runs, keeper, path, seed)))
+            todo.append((name, partial(evaluate_base_model, plan, runs, servers, path, seed)))
     for member in runs:
         if METHODS[member.config.method].trainer is not None:
-            todo.append((f"{member.name}, other targets", partial(evaluate_on_other_data, plan, member, keeper)))
+            todo.append((f"{member.name}, other targets", partial(evaluate_on_other_data, plan, member, servers)))
         if plan.diagnostics and member.label == OWN and member.seed == plan.seeds[0]:
-            todo.append((f"{member.name}, Table 5", partial(evaluate_selected, member, keeper)))
-            todo.append((f"{member.name}, Table 6", partial(measure_entropy_gap, member, keeper)))
+            todo.append((f"{member.name}, Table 5", partial(evaluate_selected, member, servers)))
+            todo.append((f"{member.name}, Table 6", partial(measure_entropy_gap, member, servers)))
     for name, also in plan.also.items():
         run = RunFolder(Path(plan.folder) / "also" / quote(name, safe=""))
-        work = partial(on_groups, plan, also.path, base_of(also, name, runs), plan.seeds[0], run, (), keeper)
+        work = partial(on_groups, plan, also.path, base_of(also, name, runs), plan.seeds[0], run, (), servers)
         todo.append((name, work))
     return todo
 
 
-def evaluate_base_model(plan: Plan, runs: Sequence[Member], keeper: Keeper, path: str, seed: int) -> None:
+def evaluate_base_model(plan: Plan, runs: Sequence[Member], servers: ServerCache, path: str, seed: int) -> None:
     """A base model on the targets on which no run has evaluated it."""
     same = (m for m in runs if m.seed == seed and m.config.model.path == path)
     have = {t for m in same for t in targets_of(m, names.EVALUATE_BASE, "base")}
-    on_groups(plan, path, path, seed, base_folder(plan, path), have, keeper)
+    on_groups(plan, path, path, seed, base_folder(plan, path), have, servers)
 
 
-def evaluate_on_other_data(plan: Plan, member: Member, keeper: Keeper) -> None:
+def evaluate_on_other_data(plan: Plan, member: Member, servers: ServerCache) -> None:
     """A trained model on the targets of other data than its own."""
     run = RunFolder(member.config.run_dir)
     if run.manifest(names.EVALUATE) is not None:
         have, base = targets_of(member, names.EVALUATE, "final"), member.config.model.path
-        on_groups(plan, str(run.export), base, member.seed, RunFolder(run.root / TARGETS), have, keeper)
+        on_groups(plan, str(run.export), base, member.seed, RunFolder(run.root / TARGETS), have, servers)
 
 
 def targets_of(member: Member, stage: str, name: str) -> list[str]:
@@ -70,7 +70,7 @@ def targets_of(member: Member, stage: str, name: str) -> list[str]:
 
 
 def on_groups(
-    plan: Plan, model: str, base: str, seed: int, run: RunFolder, have: Collection[str], keeper: Keeper
+    plan: Plan, model: str, base: str, seed: int, run: RunFolder, have: Collection[str], servers: ServerCache
 ) -> None:
     """Evaluate `model` on every target but those in `have`, data set by data set. `base`: what servers start with."""
     seen = set(have)
@@ -79,14 +79,14 @@ def on_groups(
         tests = {t: q for t, q in tests_of(config).items() if t not in seen}
         seen |= set(tests)
         if tests:
-            with KeptSession(config, keeper) as session:
-                client = partial(client_with_weights, keeper, target_config(plan, name, base, seed), session)
+            with CachedServerSession(config, servers) as session:
+                client = partial(client_with_weights, servers, target_config(plan, name, base, seed), session)
                 evaluate_model(session, run, quote(f"{name}-{seed}", safe=""), tests, client)
 
 
-def client_with_weights(keeper: Keeper, served: Config, session: Session) -> RolloutService:
+def client_with_weights(servers: ServerCache, served: Config, session: Session) -> RolloutService:
     """A client of the kept servers once they hold the session's own model."""
-    client = keeper.client(served)
+    client = servers.client(served)
     load_folder(client, session.model.path, VERSION)
     return client
 
@@ -107,9 +107,9 @@ def tests_key(config: Config) -> str:
 _READ: dict[str, dict[str, list[Question]]] = {}
 
 
-def evaluate_selected(member: Member, keeper: Keeper) -> None:
+def evaluate_selected(member: Member, servers: ServerCache) -> None:
     """Table 5: the base model's eval.n answers to the selected questions, as far as their answers are known."""
-    with KeptSession(member.config, keeper) as session:
+    with CachedServerSession(member.config, servers) as session:
         if session.run.manifest(names.SELECT) is None:
             return
         chosen = set(session.run.selection().uids)
@@ -124,8 +124,8 @@ def evaluate_selected(member: Member, keeper: Keeper) -> None:
             )
 
 
-def measure_entropy_gap(member: Member, keeper: Keeper) -> None:
+def measure_entropy_gap(member: Member, servers: ServerCache) -> None:
     """Table 6."""
-    with KeptSession(member.config, keeper) as session:
+    with CachedServerSession(member.config, servers) as session:
         if session.run.manifest(names.SELECT) is not None:
             entropy_gap.bring_up(session)

@@ -24,7 +24,7 @@ def without_engines(monkeypatch):
     """Runs are finished by hand in place of stages; returns what was run."""
     ran = []
 
-    def fake(member, runs, keeper):
+    def fake(member, runs, servers):
         if (member.label, member.source) == ("top", "chemistry") and "broken" not in ran:
             ran.append("broken")
             raise ServerError("the server is gone")
@@ -78,9 +78,9 @@ def test_servers_are_kept_while_their_settings_last(plan_of, monkeypatch, tmp_pa
     monkeypatch.setattr(kept, "Session", FakeSession)
     a, b = (m.config for m in members(plan_of())[:2])
     other = members(plan_of(set={"model.path": "else"}))[0].config
-    with kept.Keeper(tmp_path) as keeper:
-        assert keeper.client(a).of == keeper.client(b).of == "lab" and opened == ["lab"]
-        keeper.client(other)
+    with kept.ServerCache(tmp_path) as servers:
+        assert servers.client(a).of == servers.client(b).of == "lab" and opened == ["lab"]
+        servers.client(other)
         assert opened == ["lab", "else"]
 
 

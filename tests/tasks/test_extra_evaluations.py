@@ -28,7 +28,7 @@ def evaluated(monkeypatch):
     seen = []
 
     class FakeSession(SimpleNamespace):
-        def __init__(self, config, keeper):
+        def __init__(self, config, servers):
             super().__init__(config=config)
 
         def __enter__(self):
@@ -40,7 +40,7 @@ def evaluated(monkeypatch):
     def fake(session, run, stage, tests, client):
         seen.append((session.config.model.path, sorted(tests), run.root.name, stage))
 
-    monkeypatch.setattr(module, "KeptSession", FakeSession)
+    monkeypatch.setattr(module, "CachedServerSession", FakeSession)
     monkeypatch.setattr(module, "evaluate_model", fake)
     return seen
 
