@@ -1,4 +1,4 @@
-"""T-FIG3 (SPEC §12): which reading of the neuron count gives the paper's Fig. 3? Settles G1 and G2 with the 4B model.
+"""Which reading of the neuron count gives the paper's Fig. 3? Settled with the 4B model.
 
     python tools/fig3.py --preset paper/biology data.domain=Biology data.pool_limit=400 run_dir=runs/fig3-biology
     python tools/fig3.py --preset lab data.pool_limit=240 run_dir=runs/fig3-lab --chunks 4,8,16,64
@@ -42,9 +42,9 @@ from nopsd.rollout.types import Rollout
 from nopsd.run.session import Session
 from nopsd.selection.jaccard import mean_pairwise
 
-LEAST_QUESTIONS = 200  # SPEC §12
+LEAST_QUESTIONS = 200
 DISTANCE_SAMPLE = 1000  # questions whose pairwise distances are averaged
-# What the paper reports for Qwen3-4B-Thinking-2507 [P Fig. 3, §5.2], with tolerances of ours (chosen).
+# What the paper reports for Qwen3-4B-Thinking-2507 (its Fig. 3 and section 5.2), with tolerances of ours (chosen).
 PAPER_WIDTHS = [9728] * 36
 COUNT_BAND = (20_000, 55_000)  # 5 % and 95 % quantile of s(x) within
 PEARSON_BELOW = -0.15
@@ -74,7 +74,7 @@ class Outcome:
 
 
 def readings(base: NeuronConfig, chunks: Sequence[int], values: Sequence[str], aligns: Sequence[str]) -> list[Reading]:
-    """Every count mode, merge and chunk size that differs in what it counts (G1, G2), for each value and alignment."""
+    """Every count mode, merge and chunk size that differs in what it counts, for each value and alignment."""
     modes = [("pairs", "union", c) for c in chunks] + [("pairs", "exact", max(chunks))]
     modes += [("chunk_topk", "union", c) for c in chunks] + [("token_topk", "union", max(chunks))]
     made = []
@@ -311,7 +311,7 @@ def main(argv: Sequence[str]) -> int:
         runner.run_one(STAGES, config, "data")
         with Session(config) as session:
             if len(session.pool) < LEAST_QUESTIONS:
-                raise DataError(f"a pool of {len(session.pool)} questions: T-FIG3 needs at least {LEAST_QUESTIONS}")
+                raise DataError(f"a pool of {len(session.pool)} questions: the figure needs at least {LEAST_QUESTIONS}")
         runner.run_one(STAGES, config, "rollout")
         if config.dist.ranks == 1:
             score(config, wanted, folder, chosen.extract)

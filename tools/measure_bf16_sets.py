@@ -1,4 +1,4 @@
-"""How far bf16 moves neuron counts, neuron sets and what is chosen by them (issue 3, SPEC §3.3).
+"""How far bf16 moves neuron counts, neuron sets and what is chosen by them.
 
     python tools/measure_bf16_sets.py                            # 400 lab questions and Qwen3-0.6B's shape: 5 minutes
     python tools/measure_bf16_sets.py --only lab --questions 100

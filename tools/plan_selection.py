@@ -1,4 +1,4 @@
-"""What the neuron stage, the selection and the context search take on paper: time, memory and bytes (SPEC §13).
+"""What the neuron stage, the selection and the context search take on paper: time, memory and bytes.
 
     python tools/plan_selection.py                                  # Qwen3-4B, to a million questions
     python tools/plan_selection.py --models all --ranks 8 64 --tflops 400 --overhead 1.35
@@ -81,7 +81,6 @@ class Job:
     fraction: float = 0.2
     k: int = 5_000
     m: int = 10
-    per_layer: int = 2_000
 
     @property
     def selected(self) -> int:
@@ -89,7 +88,7 @@ class Job:
 
 
 def sample_bytes(job: Job, neurons: int) -> dict[str, float]:
-    """SPEC §13.1, sharding by sample: each column of its table, and the candidates of queries-only."""
+    """What ranks hold or send, for either dist.context_exchange; samples are shared over the ranks."""
     n, s = job.questions, job.selected
     return {
         "counts and uids": 8 * n,
@@ -99,20 +98,6 @@ def sample_bytes(job: Job, neurons: int) -> dict[str, float]:
         "ids, queries-only": 4 * job.k * s,
         "candidates, queries-only": 8 * job.m * job.ranks * s,
         "intersections": 4 * s * n,
-    }
-
-
-def shard_bytes(job: Job, model: Model) -> dict[str, float]:
-    """SPEC §13.2 and §13.3: what layer, neuron and position sharding exchange for all questions."""
-    n = job.questions
-    return {
-        "layer or neuron: counts": 4 * n,
-        "layer or neuron: top-K by threshold": 32 * 4 * n,
-        "layer or neuron: top-K by candidates": 8 * job.k * job.ranks * n,
-        "neuron: tops of each layer": 8 * job.per_layer * job.ranks * model.layers * n,
-        "layer or neuron: intersections": 4 * job.selected * n,
-        "position: pair lists": 8 * job.per_layer * model.layers * job.ranks * n,
-        "position: dense maximum": 4 * model.neurons * n,
     }
 
 
@@ -222,19 +207,15 @@ def _times(options: argparse.Namespace, model: Model, flops: float, speed: Speed
 
 
 def _exchanges(options: argparse.Namespace, model: Model) -> list[list[str]]:
-    """Bytes of every sharding, with the most ranks."""
+    """Bytes of either exchange, with the most ranks."""
     jobs = [job for job in _jobs(options) if job.ranks == max(options.ranks)]
-    columns = [{**sample_bytes(job, model.neurons), **shard_bytes(job, model)} for job in jobs]
+    columns = [sample_bytes(job, model.neurons) for job in jobs]
     rows = [[f"exchanged, {max(options.ranks)} ranks", *(f"N={job.questions:,}" for job in jobs)]]
     return rows + [[name, *(human(column[name]) for column in columns)] for name in columns[0]]
 
 
 def _jobs(options: argparse.Namespace) -> list[Job]:
-    return [
-        Job(n, r, options.fraction, options.k, options.m, options.per_layer)
-        for n in options.questions
-        for r in options.ranks
-    ]
+    return [Job(n, r, options.fraction, options.k, options.m) for n in options.questions for r in options.ranks]
 
 
 def _print_table(rows: Sequence[Sequence[str]]) -> None:
@@ -254,7 +235,6 @@ def _options() -> argparse.ArgumentParser:
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--k", type=int, default=5_000)
     parser.add_argument("--m", type=int, default=10)
-    parser.add_argument("--per-layer", type=int, default=2_000, help="n, the pairs kept of each layer")
     parser.add_argument("--fraction", type=float, default=0.2)
     parser.add_argument("--tokens", type=int, default=2_000, help="of a prompt and its response")
     parser.add_argument("--overhead", type=float, default=1.35, help="scoring pass over bare forward, in time")

@@ -1,4 +1,4 @@
-"""What one layer's neurons did in one forward pass: handed by an adapter to whoever watches (SPEC §3.2).
+"""What one layer's neurons did in one forward pass: given by an adapter to a callback.
 
 A layer is one or several blocks of neurons that share a down-projection: a whole MLP, or the experts of a mixture.
 Positions are flat: b * T + t for position t of row b. Everything here lives only inside the layer's hook.
@@ -25,7 +25,8 @@ class Block:
     @property
     def width(self) -> int:
         """F_b."""
-        return self.down_HF.shape[1]
+        result: int = self.down_HF.shape[1]
+        return result
 
     def rows(self, start: int, stop: int) -> slice:
         """The block's rows that lie at flat positions start <= p < stop."""
@@ -36,7 +37,8 @@ class Block:
         """For each flat position, how many of the block's rows lie before it."""
         if self.tokens is None:
             return list(positions)
-        return torch.searchsorted(self.tokens, torch.tensor(positions, device=self.tokens.device)).tolist()
+        result: list[int] = torch.searchsorted(self.tokens, torch.tensor(positions, device=self.tokens.device)).tolist()
+        return result
 
 
 @dataclass(frozen=True)

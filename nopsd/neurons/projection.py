@@ -31,6 +31,7 @@ NARROWEST = 8
 
 
 def grid_of(block: Block) -> Grid:
+    """The grid of the device that holds the block."""
     return CPU_GRID if block.down_HF.device.type == "cpu" else GPU_GRID
 
 
@@ -130,4 +131,5 @@ def _needed(
 ) -> list[int]:
     """Starts of the token tiles that the chunks reach."""
     reached = [_rows_of(block, places_P, low, high, found_U) for low, high in zip(cuts[0::2], cuts[1::2])]
-    return (torch.unique(torch.cat(reached) // step) * step).tolist()
+    result: list[int] = (torch.unique(torch.cat(reached) // step) * step).tolist()
+    return result

@@ -25,11 +25,11 @@ def load_rank_neurons(folder: str | Path, ranks: Ranks) -> NeuronSets:
         share, headers = _read_share(Path(folder), ranks)
     except ArtefactError as error:
         failure = str(error)
-    told = ranks.all_gather_json({"failure": failure, "headers": headers})
-    failures = [rank["failure"] for rank in told if rank["failure"]]
+    states = ranks.all_gather_json({"failure": failure, "headers": headers})
+    failures = [rank["failure"] for rank in states if rank["failure"]]
     if share is None or failures:
         raise ArtefactError(failures[0])
-    first, *others = [(Path(folder) / name, header) for rank in told for name, header in rank["headers"]]
+    first, *others = [(Path(folder) / name, header) for rank in states for name, header in rank["headers"]]
     for path, header in others:
         check_same_making(*first, path, header)
     return share

@@ -60,8 +60,8 @@ class Scorer:
     def _token_rows(self, tokens: torch.Tensor) -> torch.Tensor:
         return gather_rows(self.sites.unembedding, tokens, self.ranks).float()
 
-    @torch.no_grad()
     def _forward(self, ids_BT: torch.Tensor) -> None:
         # Through the engine's root, where ZeRO-3 starts its trace of the modules; of the logits only the last
         # position's are computed. No mask: padding is on the right, and a causal model does not look there.
-        self.engine(input_ids=ids_BT.to(self.ranks.device), use_cache=False, logits_to_keep=1)
+        with torch.no_grad():
+            self.engine(input_ids=ids_BT.to(self.ranks.device), use_cache=False, logits_to_keep=1)

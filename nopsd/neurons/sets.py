@@ -1,4 +1,4 @@
-"""Sparse neuron sets of one response (SPEC §3.3, G1, G2): U (counted) and N_K (compared); and of a question's several.
+"""Sparse neuron sets of a response (the paper's Eqs. 4, 5): U (counted), N_K (compared); and of a question's several.
 
 In: the config and a model's widths; the sets of a question's rollouts. Out: `SetSizes`, `SampleSets`. Pure.
 A neuron's global id is the widths of the layers before its own, plus its place in it: g = l * F + i. Every tie is
@@ -20,7 +20,7 @@ from nopsd.config import NeuronConfig
 
 @dataclass(frozen=True)
 class SetSizes:
-    """What the sets are made by, for one model: `per_layer` = n and `k` = K of SPEC §3.3, neurons of each layer."""
+    """What the sets are made by, for one model: `per_layer` neurons a layer and chunk, `k` = K, widths."""
 
     mode: str
     merge: str
@@ -56,7 +56,7 @@ class SampleSets:
 
 
 def set_sizes(config: NeuronConfig, widths: Sequence[int], active: Sequence[int] | None = None) -> SetSizes:
-    """The config's constants, or with `scale_with_width` the paper's ratios to this model's width (§3.3)."""
+    """The config's constants, or with `scale_with_width` the paper's ratios to this model's width."""
     per_layer, k = config.per_layer, config.k
     if config.scale_with_width:
         reached = sum(active or widths)  # of a mixture, a token meets only the experts it is sent to
@@ -75,7 +75,7 @@ def sample_sets(count: float, ids: torch.Tensor, scores: torch.Tensor, sizes: Se
 
 
 def merge_rollouts(samples: Sequence[SampleSets], sizes: SetSizes) -> SampleSets:
-    """Several rollouts of one question (§3.1): s = the mean count, N_K = top-K of the max-merged scores.
+    """Several rollouts of one question: s = the mean count, N_K = top-K of the max-merged scores.
 
     Merging the top-K lists gives the same as merging everything: a neuron in the merged top-K is in the
     top-K of the rollout where it has its greatest score.
@@ -93,9 +93,9 @@ def merge_rollouts(samples: Sequence[SampleSets], sizes: SetSizes) -> SampleSets
 
 
 def agreement(samples: Sequence[SampleSets]) -> float:
-    """Mean Jaccard similarity of N_K over all pairs of a question's rollouts (NAD, SPEC §4); NaN with fewer than two.
+    """Mean Jaccard similarity of N_K over all pairs of a question's rollouts (NAD); NaN with fewer than two.
 
-    Two empty sets share nothing: similarity 0, as their distance is 1 (§5).
+    Two empty sets share nothing: similarity 0, as their distance is 1.
     """
     sets = [set(s.ids.tolist()) for s in samples]
     pairs = [len(a & b) / max(len(a | b), 1) for a, b in combinations(sets, 2)]

@@ -136,7 +136,8 @@ def join(parts: Sequence[NeuronSets], where: str) -> NeuronSets:
     width = max(part.ids.shape[1] for part in parts)
 
     def stacked(name: str) -> np.ndarray:
-        return np.concatenate([getattr(part, name) for part in parts])[order]
+        result: np.ndarray = np.concatenate([getattr(part, name) for part in parts])[order]
+        return result
 
     return NeuronSets(
         ordered,

@@ -1,10 +1,12 @@
-"""The greatest of many scores, exactly and in about one pass over memory (SPEC §3.3, issue 3).
+"""The greatest of many scores, exactly and in about one pass over memory (the top-n of the paper's Eqs. 4 and 5).
 
 In: contributions of one layer and chunk, or of many positions. Out: the places of the n greatest, every tie broken by
 the lower place, so that equal scores give equal sets on every machine.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch.nn.functional import pad
@@ -14,6 +16,8 @@ from nopsd.errors import UserError
 BLOCKS = (64, 16)  # scores that share one maximum; the widest that leaves SPARE maxima for each score wanted
 SPARE = 4
 NONE = float("-inf")  # a place that holds no score
+
+Compare = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def top_flat(scores: torch.Tensor, n: int) -> torch.Tensor:
@@ -71,7 +75,7 @@ def _blocks(flat: torch.Tensor, block: int) -> torch.Tensor:
     return (pad(flat, (0, short), value=NONE) if short else flat).view(-1, block)
 
 
-def _places(flat_SB: torch.Tensor, blocks: torch.Tensor, least: torch.Tensor, compare) -> torch.Tensor:
+def _places(flat_SB: torch.Tensor, blocks: torch.Tensor, least: torch.Tensor, compare: Compare) -> torch.Tensor:
     """Ascending places, in these ascending blocks, of the scores that compare so with `least`."""
     block, offset = compare(flat_SB[blocks], least).nonzero(as_tuple=True)
     return blocks[block] * flat_SB.shape[1] + offset

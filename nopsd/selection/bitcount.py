@@ -1,4 +1,4 @@
-"""Intersection sizes of sets with up to LANES pool sets at a time, by bit-sliced counting. Pure; compiled by numba.
+"""Intersections of sets with up to BLOCK_SETS pool sets at a time, by bit-sliced counting. Pure; compiled by numba.
 
 The product X_q X_p^T with X_q sparse and X_p dense, one bit an entry: a pool block's columns are bit
 vectors, and |N(q) & N(p)| for all p of the block is the sum of the columns that q names. Carry-save adders
@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar, cast
 
 import numpy as np
 from numba import njit
@@ -22,10 +22,22 @@ from numba import njit
 logging.getLogger("numba").setLevel(logging.WARNING)  # it logs its bytecode wherever the root logger is at DEBUG
 
 WORDS = 16  # 64-bit words of a column: long enough for vector instructions, short enough for a tile to stay in cache
-LANES = 64 * WORDS  # pool sets counted at once
+BLOCK_SETS = 64 * WORDS  # pool sets counted at once
 GROUP = 16  # columns added at a time
 NO_NEIGHBOR = -1  # in place of a neighbor that is not there
 _PLANES = (8, 13, 20, 31)  # counter widths there is code for: sets of up to 2^planes - 1 members
+
+Function = TypeVar("Function", bound=Callable[..., object])
+
+
+def compiled(function: Function) -> Function:
+    """The function compiled by numba, without Python's lock."""
+    return cast(Function, njit(nogil=True)(function))
+
+
+def inlined(function: Function) -> Function:
+    """The function compiled into its callers."""
+    return cast(Function, njit(inline="always")(function))
 
 
 def planes_for(largest: int) -> int:
@@ -33,8 +45,8 @@ def planes_for(largest: int) -> int:
     return next(planes for planes in _PLANES if largest < 2**planes)
 
 
-@njit(nogil=True)
-def count_columns(ids, rows, counts):  # pragma: no cover (compiled)
+@compiled
+def count_columns(ids: np.ndarray, rows: np.ndarray, counts: np.ndarray) -> None:  # pragma: no cover (compiled)
     """counts [M] += how many of these rows' sets each neuron is in. ids [n, K] int32, padded with -1."""
     for row in rows:
         for k in range(ids.shape[1]):
@@ -42,8 +54,10 @@ def count_columns(ids, rows, counts):  # pragma: no cover (compiled)
                 counts[ids[row, k]] += 1
 
 
-@njit(nogil=True)
-def count_tiles(ids, rows, tile_of, members, sizes):  # pragma: no cover (compiled)
+@compiled
+def count_tiles(
+    ids: np.ndarray, rows: np.ndarray, tile_of: np.ndarray, members: np.ndarray, sizes: np.ndarray
+) -> None:  # pragma: no cover (compiled)
     """members [rows, tiles] += members in each tile, sizes [rows] = all members. tile_of [M]: -1 for no tile."""
     for i, row in enumerate(rows):
         for k in range(ids.shape[1]):
@@ -53,8 +67,10 @@ def count_tiles(ids, rows, tile_of, members, sizes):  # pragma: no cover (compil
                     members[i, tile_of[ids[row, k]]] += 1
 
 
-@njit(nogil=True)
-def fill_tiles(ids, rows, tile_of, place_of, starts, places):  # pragma: no cover (compiled)
+@compiled
+def fill_tiles(
+    ids: np.ndarray, rows: np.ndarray, tile_of: np.ndarray, place_of: np.ndarray, starts: np.ndarray, places: np.ndarray
+) -> None:  # pragma: no cover (compiled)
     """places[starts[i, tile]:] = the members' places in the tile."""
     ahead = np.empty(starts.shape[1], np.int64)
     for i, row in enumerate(rows):
@@ -67,8 +83,10 @@ def fill_tiles(ids, rows, tile_of, place_of, starts, places):  # pragma: no cove
                 ahead[own] += 1
 
 
-@njit(nogil=True)
-def fill_table(table, places, starts, tile):  # pragma: no cover (compiled)
+@compiled
+def fill_table(
+    table: np.ndarray, places: np.ndarray, starts: np.ndarray, tile: int
+) -> None:  # pragma: no cover (compiled)
     """The tile's columns as bit vectors over the pool block's sets, flat [columns, WORDS]."""
     table[:] = 0
     for p in range(starts.shape[0]):
@@ -77,8 +95,8 @@ def fill_table(table, places, starts, tile):  # pragma: no cover (compiled)
             table[np.int64(places[k]) * WORDS + (p >> 6)] |= bit
 
 
-@njit(inline="always")
-def _full_add(a, b, c):  # pragma: no cover (compiled)
+@inlined
+def _full_add(a: int, b: int, c: int) -> tuple[int, int]:  # pragma: no cover (compiled)
     half = a ^ b
     return half ^ c, (a & b) | (half & c)
 
@@ -89,8 +107,16 @@ def adder(planes: int) -> Callable[..., None]:
 
     # The 16 columns are copied side by side, with constant strides, and the words innermost: only so does the
     # compiler see that nothing overlaps and use vector instructions.
-    @njit(nogil=True)
-    def add(table, places, starts, tile, first, counters, scratch):  # pragma: no cover (compiled)
+    @compiled
+    def add(
+        table: np.ndarray,
+        places: np.ndarray,
+        starts: np.ndarray,
+        tile: int,
+        first: int,
+        counters: np.ndarray,
+        scratch: np.ndarray,
+    ) -> None:  # pragma: no cover (compiled)
         """counters [queries, planes * WORDS] += the tile's columns named by queries first, first + 1, …"""
         for q in range(counters.shape[0]):
             count = counters[q]
@@ -124,24 +150,24 @@ def adder(planes: int) -> Callable[..., None]:
                         count[j * WORDS + w] = bits ^ carry
                         carry = bits & carry
 
-    return add  # type: ignore[no-any-return]
+    return add
 
 
-@njit(inline="always")
-def _lane(count, planes, p):  # pragma: no cover (compiled)
-    """The count of the block's p-th pool set."""
+@inlined
+def _count_of(count: np.ndarray, planes: int, p: int) -> np.int64:  # pragma: no cover (compiled)
+    """The intersection with the block's p-th pool set."""
     value = np.int64(0)
     for j in range(planes):
         value |= np.int64((count[j * WORDS + (p >> 6)] >> np.uint64(p & 63)) & np.uint64(1)) << j
     return value
 
 
-@njit(nogil=True)
-def unpack(counters, planes, common):  # pragma: no cover (compiled)
-    """common [queries, <=LANES] = the intersections, as integers."""
+@compiled
+def unpack(counters: np.ndarray, planes: int, common: np.ndarray) -> None:  # pragma: no cover (compiled)
+    """common [queries, <=BLOCK_SETS] = the intersections, as integers."""
     for q in range(common.shape[0]):
         for p in range(common.shape[1]):
-            common[q, p] = _lane(counters[q], planes, p)
+            common[q, p] = _count_of(counters[q], planes, p)
 
 
 class SetInfo(NamedTuple):
@@ -160,8 +186,8 @@ class Best(NamedTuple):
     union: np.ndarray
 
 
-@njit(inline="always")
-def _with_at_least(count, planes, w, least):  # pragma: no cover (compiled)
+@inlined
+def _with_at_least(count: np.ndarray, planes: int, w: int, least: int) -> np.uint64:  # pragma: no cover (compiled)
     """A word's pool sets, one bit each, that have at least `least` members in common with the query."""
     if least >> planes:
         return np.uint64(0)
@@ -175,8 +201,8 @@ def _with_at_least(count, planes, w, least):  # pragma: no cover (compiled)
     return more | same
 
 
-@njit(inline="always")
-def _insert(best, q, number, shared, whole):  # pragma: no cover (compiled)
+@inlined
+def _insert(best: Best, q: int, number: int, shared: np.int64, whole: np.int64) -> None:  # pragma: no cover (compiled)
     """Put a pool set into query q's list, behind those as near as it. Distances are fractions of integers."""
     numbers, common, union = best.numbers, best.common, best.union
     m = numbers.shape[1]
@@ -191,15 +217,17 @@ def _insert(best, q, number, shared, whole):  # pragma: no cover (compiled)
         numbers[q, at], common[q, at], union[q, at] = number, shared, whole
 
 
-@njit(nogil=True)
-def offer(counters, planes, queries, pool, best):  # pragma: no cover (compiled)
+@compiled
+def offer(
+    counters: np.ndarray, planes: int, queries: SetInfo, pool: SetInfo, best: Best
+) -> None:  # pragma: no cover (compiled)
     """Put the block's pool sets (`SetInfo`) into the queries' lists (`Best`).
 
     Pool numbers must ascend from call to call: of two equally near the earlier stays ahead. Not offered are the
     query itself and pool sets whose text number equals the query's.
     """
-    m, lanes = best.numbers.shape[1], len(pool.sizes)
-    smallest = np.empty((lanes + 63) // 64, np.int64)  # of each word's sets: a few short ones slow down few others
+    m, width = best.numbers.shape[1], len(pool.sizes)
+    smallest = np.empty((width + 63) // 64, np.int64)  # of each word's sets: a few short ones slow down few others
     for w in range(len(smallest)):
         smallest[w] = pool.sizes[64 * w : 64 * w + 64].min()
     for q in range(counters.shape[0]):
@@ -213,10 +241,10 @@ def offer(counters, planes, queries, pool, best):  # pragma: no cover (compiled)
             hits = _with_at_least(count, planes, w, least)
             if hits == 0:
                 continue
-            for p in range(64 * w, min(64 * w + 64, lanes)):
+            for p in range(64 * w, min(64 * w + 64, width)):
                 if not (hits >> np.uint64(p & 63)) & np.uint64(1):
                     continue
                 if pool.numbers[p] == queries.numbers[q] or pool.texts[p] == queries.texts[q]:
                     continue
-                shared = _lane(count, planes, p)
+                shared = _count_of(count, planes, p)
                 _insert(best, q, pool.numbers[p], shared, queries.sizes[q] + pool.sizes[p] - shared)

@@ -1,4 +1,4 @@
-"""What ranks tell each other so that each sees the same whole (SPEC §13.1): counts, and neuron sets asked for.
+"""What ranks exchange so that each sees the same: counts, and neuron sets asked for.
 
 In: this rank's sets; questions are named by number, their place in the ascending list of uids, which all ranks
 hold. Out: the same arrays on every rank, in ascending order of number, whatever the sharding. Collective.
@@ -14,7 +14,7 @@ import torch
 from nopsd.engine.distributed import Ranks
 from nopsd.selection.sets import set_sizes
 
-GATHER_ALL_LIMIT = 10**9  # bytes of all sets on every rank (SPEC §13.1: "fine below ~1 GB")
+GATHER_ALL_LIMIT = 10**9  # bytes of all sets on every rank
 
 
 @dataclass(frozen=True)

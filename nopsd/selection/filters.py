@@ -1,4 +1,4 @@
-"""Whose responses may be demonstrations (SPEC §5 `demo_filter`, F11). Pure, and label-free: a majority of
+"""Whose responses may be demonstrations (context.filter). Pure, and label-free: a majority of
 the model's own answers.
 
 In: all questions' columns by number. Out: which questions may be shown, and which of their responses is.

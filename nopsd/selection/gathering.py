@@ -81,7 +81,8 @@ def gather_column(numbers: np.ndarray, values: np.ndarray, ranks: Ranks) -> np.n
     """All ranks' float32 values, by ascending number."""
     own = np.stack([numbers.astype(np.float64), np.asarray(values, dtype=np.float64)], axis=1)
     rows = torch.cat(ranks.all_gather_ragged(torch.from_numpy(own))).numpy()
-    return rows[np.argsort(rows[:, 0], kind="stable"), 1].astype(np.float32)
+    result: np.ndarray = rows[np.argsort(rows[:, 0], kind="stable"), 1].astype(np.float32)
+    return result
 
 
 def _signals_of(uids: Sequence[str], signals: Columns | None) -> dict[str, np.ndarray]:

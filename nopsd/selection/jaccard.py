@@ -1,4 +1,4 @@
-"""Jaccard distance between neuron sets (SPEC §5, §13.1). Pure.
+"""Jaccard distance between neuron sets. Pure.
 
     I = |N_K(x) & N_K(x')|;  J = 1 - I / (|N_K(x)| + |N_K(x')| - I);  an empty union gives J = 1
 
@@ -24,7 +24,8 @@ SMALL = 10**9
 
 def distances_of(common: np.ndarray, union: np.ndarray) -> np.ndarray:
     """J float64 of sizes of intersections and unions."""
-    return 1.0 - common / np.maximum(union, 1)
+    result: np.ndarray = 1.0 - common / np.maximum(union, 1)
+    return result
 
 
 def is_small(queries: Sets, pool: Sets) -> bool:
@@ -35,7 +36,8 @@ def is_small(queries: Sets, pool: Sets) -> bool:
 def intersections(queries: Sets, pool: Sets, neurons: int, budget: int) -> np.ndarray:
     """I [Q, N] int32. ConfigError if `budget` bytes are too few for any block of the kernel."""
     if is_small(queries, pool):
-        return (indicator(queries, neurons) @ indicator(pool, neurons).T.tocsr()).toarray()
+        result: np.ndarray = (indicator(queries, neurons) @ indicator(pool, neurons).T.tocsr()).toarray()
+        return result
     from nopsd.selection.bitcount import unpack  # compiles at its first use
     from nopsd.selection.tiles import sweep
 
@@ -74,7 +76,7 @@ def jaccard_distances(queries_QK: np.ndarray, pool_NK: np.ndarray, neurons: int)
 
 
 def mean_pairwise(ids_NK: np.ndarray, neurons: int, block_mib: int = BLOCK_MIB) -> float | None:
-    """Mean J over all pairs of different rows (SPEC §1: reasoning diversity); None with fewer than two rows.
+    """Mean J over all pairs of different rows (reasoning diversity); None with fewer than two rows.
 
     Summed without rounding error, so that the blocks do not matter.
     """

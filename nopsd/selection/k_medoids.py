@@ -1,4 +1,4 @@
-"""k-medoids on a distance matrix: k-means++ seeding, then assignment and update in turn (SPEC §14, NeuFS's settings).
+"""k-medoids on a distance matrix: k-means++ seeding, then assignment and update in turn (NeuFS's settings).
 
 Pure. Deterministic for a given generator: ties go to the lowest number.
 """
@@ -64,7 +64,8 @@ def assign(distances_NN: np.ndarray, medoids: np.ndarray) -> np.ndarray:
     """Each row's nearest medoid; a medoid is its own, also where another row equals it."""
     labels = np.argmin(distances_NN[:, medoids], axis=1)
     labels[medoids] = np.arange(len(medoids))
-    return labels
+    result: np.ndarray = labels
+    return result
 
 
 def _update(distances_NN: np.ndarray, medoids: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What a configuration's selector and retriever are, known before any expensive work (SPEC §4, §5)."""
+"""What a configuration's selector and retriever are, known before any expensive work."""
 
 from __future__ import annotations
 

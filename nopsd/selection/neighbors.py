@@ -1,4 +1,4 @@
-"""The pool questions nearest to each query by neuron overlap (SPEC §5, §13.1): what a retriever hands back.
+"""The pool questions nearest to each query by neuron overlap: what a retriever hands back.
 
 In: a `Table` of all questions (the same on every rank), queries, neuron sets. Out: for each query its m nearest
 allowed pool questions, nearest first, ties by uid; the same on every rank and for every sharding. The query itself
@@ -68,7 +68,8 @@ def permitted_pairs(table: Table, queries: np.ndarray, pool: np.ndarray, dedup_t
     pairs &= table.allowed[pool][None]
     if dedup_text:
         pairs &= table.texts[queries][:, None] != table.texts[pool][None]
-    return pairs
+    result: np.ndarray = pairs
+    return result
 
 
 def nearest_sets(

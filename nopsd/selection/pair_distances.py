@@ -1,4 +1,4 @@
-"""Jaccard distances of all pairs of a domain's neuron sets, for selectors that cluster (SPEC §4 dual_neufs, §13.1).
+"""Jaccard distances of all pairs of a domain's neuron sets, for selectors that cluster (dual_neufs).
 
 In: each rank's sets of the sets. Out: the same float32 matrix on every rank: each rank makes a slice of its rows, from
 exact integers, and all are gathered. Collective. What is gathered is held within dist.block_mib, known before it is;
@@ -35,7 +35,8 @@ def pair_distances(uids: Sequence[str], sets: RankSets, ranks: Ranks, block_mib:
             rows[first : first + len(block)] = block
         matrix = torch.cat(ranks.all_gather_ragged(torch.from_numpy(rows))).numpy()
         np.fill_diagonal(matrix, 0)  # J of an empty set and itself is 1
-        return matrix
+        result: np.ndarray = matrix
+        return result
 
     return distances
 
@@ -46,6 +47,7 @@ def needed_mib(questions: int, clusters: int, width: int) -> float:
 
 
 def refuse_too_many(questions: int, clusters: int, width: int, block_mib: int) -> None:
+    """ConfigError, saying what would fit, unless the matrix fits dist.block_mib."""
     needed = needed_mib(questions, clusters, width)
     if needed > block_mib:
         share = clusters / max(questions, 1)  # 4 N (N + K + share N) <= room

@@ -1,4 +1,4 @@
-"""What a selector sees: the questions' label-free columns, by ascending uid (SPEC §4).
+"""What a selector sees: the questions' label-free columns, by ascending uid.
 
 In: counts, lengths and flags of the neurons artefact, columns of the signals artefact. Nothing here can hold an
 answer: `Question` has no such field, and columns come from the model's own responses.

@@ -1,4 +1,4 @@
-"""Neuron sets as arrays (SPEC §3.3, §5): the shapes that selection works on. Pure.
+"""Neuron sets as arrays: the shapes that selection works on. Pure.
 
 A set is a row of ids int32 [N, K], padded with -1 anywhere, no id twice.
 """

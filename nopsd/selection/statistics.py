@@ -1,4 +1,4 @@
-"""What a selection looks like, for selected.json (SPEC §9.5): quantiles of s and of scores, and what they go with.
+"""What a selection looks like, for selected.json: quantiles of s and of scores, and what they go with.
 
 Pure. In: a `Pool` of all questions. Out: plain values; None where there is nothing to correlate.
 """
@@ -44,6 +44,7 @@ def _of_domain(values: np.ndarray, pool: Pool, rows: np.ndarray) -> dict[str, An
 
 
 def quantiles(values: np.ndarray) -> dict[str, float]:
+    """By percent; empty without values."""
     if not len(values):
         return {}
     return dict(zip(QUANTILES, np.quantile(values, [int(q) / 100 for q in QUANTILES]).tolist()))

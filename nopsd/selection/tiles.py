@@ -1,4 +1,4 @@
-"""Neuron sets cut into tiles of columns, and blocks of them that fit a memory budget (SPEC §13.1). Pure.
+"""Neuron sets cut into tiles of columns, and blocks of them that fit a memory budget. Pure.
 
 In: ids [n, K] int32 padded with -1, a budget in bytes. Out: `Visit` is called with every block of queries x pool sets
 and its counters (nopsd.selection.bitcount); blocks of one query come in the order of the pool. What is found never
@@ -17,8 +17,8 @@ import torch
 
 from nopsd.errors import ConfigError
 from nopsd.selection.bitcount import (
+    BLOCK_SETS,
     GROUP,
-    LANES,
     WORDS,
     adder,
     count_columns,
@@ -112,7 +112,7 @@ def plan_blocks(budget: int, query_width: int, pool_width: int, neurons: int, th
     per_counted = 8 * planes * WORDS
     tables = threads * 8 * WORDS * (columns_for(neurons) + 1 + GROUP)
     strip = min(STRIP, (budget - tables) // 4 // (threads * per_counted))
-    pool = min(LANES, (budget - tables) // 4 // per_pool)
+    pool = min(BLOCK_SETS, (budget - tables) // 4 // per_pool)
     queries = (budget - tables - pool * per_pool - threads * strip * per_counted) // per_query
     if strip < _LEAST_STRIP or pool < _LEAST_POOL or queries < _LEAST_STRIP:
         least = tables + max(
@@ -166,7 +166,8 @@ class _Counter:
         for tile in range(self._layout.tiles):
             fill_table(self._own.table, pool.places, pool.starts, tile)
             add(self._own.table, queries.places, queries.starts, tile, rows.start, counters, self._own.scratch)
-        return counters
+        result: np.ndarray = counters
+        return result
 
 
 def _slices(start: int, stop: int, step: int) -> Iterator[slice]:

@@ -1,4 +1,4 @@
-"""What selection knows of questions whose neurons nobody has scored: their responses' lengths alone (SPEC §4).
+"""What selection knows of questions whose neurons nobody has scored: their responses' lengths alone.
 
 In: the pool's rollouts. Out: this rank's share in the form of the neurons artefact, with counts that are not numbers
 and without sets. For methods that select and show by nothing of the neurons (nopsd.selection.names.needs_neurons).

@@ -1,0 +1,1 @@
+"""What selectors and retrievers other than the paper's go by: columns of texts, of a forward pass, of sampling."""

@@ -1,4 +1,4 @@
-"""NAIT's direction of a target ability, and a sample's alignment with it (SPEC §4, §14; arXiv 2603.13201). Pure.
+"""NAIT's direction of a target ability, and a sample's alignment with it (arXiv 2603.13201). Pure.
 
     Δ_i^l = A_i^l(t_last) - A_i^l(t_first)     activations of layer l's neurons in reference example i
     v_l = first principal component of {Δ_i^l}, its sign such that mean(Δ)·v_l >= 0
@@ -30,4 +30,5 @@ def principal_direction(delta_PF: np.ndarray) -> np.ndarray:
     along = float(mean @ direction)
     if abs(along) <= NOISE * np.linalg.norm(mean):  # no say: the largest component is made positive
         along = float(direction[np.argmax(np.abs(direction))])
-    return -direction if along < 0 else direction
+    result: np.ndarray = -direction if along < 0 else direction
+    return result

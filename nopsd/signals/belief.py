@@ -1,4 +1,4 @@
-"""How far demonstrations move a question's answers (SPEC §4 `belief_shift`, after INFLOW).
+"""How far demonstrations move a question's answers (the selector `belief_shift`, after INFLOW).
 
     JS(answers zero-shot || answers with demonstrations), natural log, in [0, log 2]
 
@@ -27,7 +27,7 @@ from nopsd.rollout.stage import Generator, run_rollouts
 from nopsd.rollout.types import Rollout
 from nopsd.signals.agreement import Answers
 
-SIGN_EVERY_S = 20.0  # far within any process group's timeout
+HEARTBEAT_S = 20.0  # far within any process group's timeout
 UNREAD = ""  # the outcome of answers that can't be read; no answer is an empty text
 T = TypeVar("T")
 
@@ -77,14 +77,14 @@ def sample_demonstrated(
     return run_rollouts(questions, prompts, client, asked, seed, folder, 0, progress)
 
 
-def from_main_showing_signs(ranks: Ranks, call: Callable[[Callable[[], None]], T], every_s: float = SIGN_EVERY_S) -> T:
+def broadcast_with_heartbeat(ranks: Ranks, call: Callable[[Callable[[], None]], T], every_s: float = HEARTBEAT_S) -> T:
     """As `engine.broadcast_from_rank0`, for work longer than the process group's timeout. Collective.
 
-    `call(sign)` runs on rank 0 and calls `sign()` now and then: the others, who wait for it, get a sign of life.
+    `call(heartbeat)` runs on rank 0 and calls `heartbeat()` now and then, which keeps the waiting ranks alive.
     """
     last = time.monotonic()
 
-    def sign() -> None:
+    def heartbeat() -> None:
         nonlocal last
         if time.monotonic() - last >= every_s:
             last = time.monotonic()
@@ -92,10 +92,11 @@ def from_main_showing_signs(ranks: Ranks, call: Callable[[Callable[[], None]], T
 
     def on_main() -> Any:
         try:
-            return call(sign)
+            return call(heartbeat)
         finally:
             ranks.broadcast_json({"waiting": False})
 
     while not ranks.is_main and ranks.broadcast_json(None)["waiting"]:
         pass
-    return broadcast_from_rank0(ranks, on_main)
+    result: T = broadcast_from_rank0(ranks, on_main)
+    return result

@@ -62,7 +62,7 @@ def forward_columns(
         raise DataError("no rollouts to read signals off: run the rollout stage with a pool that isn't empty")
     observer = Observer(model.engine, ranks, config.logit_chunk, model.value)
     examples = list(reference) if "nait" in wanted else []
-    told = _Progress(progress, len(examples) + len(rollouts))
+    counter = _Progress(progress, len(examples) + len(rollouts))
     made_from = {
         "model": model.hash,
         "batch": config.max_batch_tokens,
@@ -73,8 +73,8 @@ def forward_columns(
     directions: list[np.ndarray] = []
     if examples:
         shards = ShardFolder(Path(folder), sha256_json(made_from))
-        directions = _directions(observer, examples, config.max_batch_tokens, shards, told)
-        told.before = len(examples)
+        directions = _directions(observer, examples, config.max_batch_tokens, shards, counter)
+        counter.before = len(examples)
     elif "nait" in wanted:
         raise DataError("nait without reference examples: set signal.reference")
     made_from |= {"columns": wanted, "rollouts": rollouts_hash(rollouts)}
@@ -82,7 +82,7 @@ def forward_columns(
         lambda batch: observer.measure(rollouts, batch, wanted, directions), observer.idle, _no_rows(wanted, model)
     )
     shards = ShardFolder(Path(folder), sha256_json(made_from))
-    shared = share(rollouts, config.max_batch_tokens, shards, measuring, ranks, told)
+    shared = share(rollouts, config.max_batch_tokens, shards, measuring, ranks, counter)
     whole = {name: shared.take(name) for name in wanted}
     return question_means([r.uid for r in rollouts], whole)[1]
 
@@ -100,13 +100,13 @@ def write_shared_signals(folder: str | Path, signals: Signals, ranks: Ranks) -> 
 
 
 def _directions(
-    observer: Observer, examples: Sequence[Rollout], max_tokens: int, shards: ShardFolder, told: _Progress
+    observer: Observer, examples: Sequence[Rollout], max_tokens: int, shards: ShardFolder, counter: _Progress
 ) -> list[np.ndarray]:
     """v_l of each layer, on every rank; a layer at a time, so that no rank ever holds all examples' activations."""
     widths = find_sites(observer.lm).widths
     empty = {str(layer): np.zeros((0, width), dtype=np.float32) for layer, width in enumerate(widths)}
     measuring = Measuring(lambda batch: observer.differences(examples, batch), observer.idle, empty)
-    shared = share(examples, max_tokens, shards, measuring, observer.ranks, told)
+    shared = share(examples, max_tokens, shards, measuring, observer.ranks, counter)
     directions = [principal_direction(shared.take(str(layer))) for layer in range(len(widths))]
     if not any(direction.any() for direction in directions):
         raise DataError(

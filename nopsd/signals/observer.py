@@ -1,4 +1,4 @@
-"""One forward pass over a batch of responses, and what is read off it on the way (SPEC §4, §5, §3.4).
+"""One forward pass over a batch of responses, and what is read off it on the way.
 
 In: a (ZeRO-3) engine, rollouts, the columns wanted. Out: one row a rollout. Under ZeRO-3 the output weight may be
 read only inside the head's own forward, so token statistics are formed in a pre-hook of the head that was
@@ -93,7 +93,7 @@ class Observer:
         return found
 
     def idle(self) -> None:
-        """Take part in the others' collectives without reading anything (§13.1)."""
+        """Take part in the others' collectives without reading anything."""
         self._forward(torch.zeros(1, 2, dtype=torch.long))
 
     def _token_means(self, hidden_TH: torch.Tensor, rollout: Rollout, head: nn.Module) -> list[float]:
@@ -103,7 +103,8 @@ class Observer:
         targets = torch.tensor(rollout.response_ids, device=hidden_TH.device)
         states = hidden_TH[first : first + size]  # the positions that predict the response's tokens
         per_token = token_statistics(states, targets, head.weight, _bias(head), self.form, self.chunk)
-        return per_token.double().mean(1).tolist()
+        result: list[float] = per_token.double().mean(1).tolist()
+        return result
 
     def _align(
         self, activity: LayerActivity, members: Sequence[Rollout], directions: Sequence[np.ndarray], scores: np.ndarray
@@ -123,19 +124,20 @@ class Observer:
         for start in range(rows.start, rows.stop, self.chunk):
             piece = block.values(slice(start, min(start + self.chunk, rows.stop)))
             total += piece.float().sum(0).double().cpu()
-        return total.numpy()
+        result: np.ndarray = total.numpy()
+        return result
 
     def _check_form(self, hidden_BTH: torch.Tensor, head: nn.Module) -> None:
         """Once: keep our logits of the last position, which the model computes too; see `_forward`."""
         if not self.checked:
             self.own = self.form(project(hidden_BTH[:, -1], head.weight, _bias(head))).cpu()
 
-    @torch.no_grad()
     def _forward(self, ids_BT: torch.Tensor) -> None:
         # Through the engine's root, where ZeRO-3 starts its trace of the modules. No mask: padding is on the right,
         # and a causal model does not look there.
         self.own = None
-        output = self.engine(input_ids=ids_BT.to(self.ranks.device), use_cache=False, logits_to_keep=1)
+        with torch.no_grad():
+            output = self.engine(input_ids=ids_BT.to(self.ranks.device), use_cache=False, logits_to_keep=1)
         if self.own is not None:
             theirs = output.logits[:, -1]
             tolerance = TOLERANCE.get(theirs.dtype, LOW_PRECISION_TOLERANCE)
@@ -180,7 +182,8 @@ def _values_at(block: Block, position: int) -> np.ndarray:
     rows = block.rows(position, position + 1)
     if rows.stop == rows.start:
         return np.zeros(block.width, dtype=np.float32)
-    return block.values(rows)[0].float().cpu().numpy()
+    result: np.ndarray = block.values(rows)[0].float().cpu().numpy()
+    return result
 
 
 def _bias(head: nn.Module) -> torch.Tensor | None:

@@ -1,4 +1,4 @@
-"""NAIT's reference set: examples of a target ability, a JSONL file of the user's (SPEC §4 `nait`).
+"""NAIT's reference set: examples of a target ability, a JSONL file of the user's (the selector `nait`).
 
 In: lines `{"prompt", "response"}` or `{"instruction", "input"?, "output"}`. Out: the examples as rollouts, so that
 they pass through the model as responses do. Nothing of the pool is read here.

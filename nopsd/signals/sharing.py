@@ -44,7 +44,8 @@ class Shared:
         own = torch.from_numpy(np.ascontiguousarray(self.columns.pop(name)))
         rows = torch.cat(self.ranks.all_gather_ragged(own)).numpy()
         index = torch.cat(self.ranks.all_gather_ragged(torch.from_numpy(self.index))).numpy()
-        return rows[np.argsort(index, kind="stable")]
+        result: np.ndarray = rows[np.argsort(index, kind="stable")]
+        return result
 
 
 def share(

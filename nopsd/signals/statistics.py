@@ -1,4 +1,4 @@
-"""How sure a model is of each token of its response, from the final hidden states (SPEC §4). Pure.
+"""How sure a model is of each token of its response, from the final hidden states. Pure.
 
     token_entropy    -Σ_v p log p                                 lower: surer
     self_certainty   KL(U || p) = logsumexp(z) - mean(z) - log V  higher: surer

@@ -1,4 +1,4 @@
-"""The signals artefact: `signals.npz`, what selectors and retrievers other than the paper's go by (SPEC §4, §5).
+"""The signals artefact: `signals.npz`, what selectors and retrievers other than the paper's go by.
 
 | column | shape | what |
 |---|---|---|

@@ -19,7 +19,7 @@ from nopsd.run.session import Session
 from nopsd.run.stage import Counts, Progress, Stage
 from nopsd.selection.names import check_names
 from nopsd.signals.agreement import Answers, agreement, answers_of
-from nopsd.signals.belief import belief_shift, from_main_showing_signs, sample_demonstrated
+from nopsd.signals.belief import belief_shift, broadcast_with_heartbeat, sample_demonstrated
 from nopsd.signals.forward_columns import MeasuredModel, forward_columns, write_shared_signals
 from nopsd.signals.needs import FROM_FORWARD, FROM_TEXT, needed, shaping_keys
 from nopsd.signals.reference import read_reference
@@ -146,4 +146,4 @@ def demonstrated_answers(session: Session, signals: Columns, ranks: Ranks, folde
         )
         return answers_of(rollouts, questions, session.think_open)
 
-    return from_main_showing_signs(ranks, sample)
+    return broadcast_with_heartbeat(ranks, sample)

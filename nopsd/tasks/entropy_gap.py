@@ -26,7 +26,7 @@ from nopsd.run import runner
 from nopsd.run.progress import StageProgress
 from nopsd.run.session import Session
 from nopsd.run.stage import Progress, Stage, Stages
-from nopsd.signals.belief import from_main_showing_signs, sample_demonstrated
+from nopsd.signals.belief import broadcast_with_heartbeat, sample_demonstrated
 from nopsd.signals.observer import Columns, Observer, watch_outputs
 from nopsd.signals.sharing import Measuring, share
 from nopsd.stages.base_model import base_engine
@@ -100,7 +100,7 @@ def work(session: Session, folder: Path, progress: Progress) -> None:
     assert ranks is not None
     uids = session.run.selection().uids
     chosen = set(uids)
-    from_main_showing_signs(ranks, lambda sign: sample_teacher(session, uids, folder, sign, progress))
+    broadcast_with_heartbeat(ranks, lambda sign: sample_teacher(session, uids, folder, sign, progress))
     sides = {
         "student": [r for r in session.rollouts if r.uid in chosen],
         "teacher": read_rollouts(folder / "teacher" / FILE_OF_ROLLOUTS),

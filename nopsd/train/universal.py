@@ -25,7 +25,7 @@ from nopsd.engine.distributed import Ranks
 from nopsd.errors import ArtefactError
 
 FOLDER = ".universal"
-SIGN_EVERY_S = 20.0  # well below any process group's timeout
+HEARTBEAT_S = 20.0  # well below any process group's timeout
 
 
 def load_universal(engine: Any, path: Path, ranks: Ranks) -> tuple[str | None, dict[str, Any] | None]:
@@ -93,7 +93,7 @@ def _wait(work: _Work | None, ranks: Ranks) -> None:
     waiting = True
     while waiting:
         if work is not None:
-            work.join(SIGN_EVERY_S)
+            work.join(HEARTBEAT_S)
         waiting = ranks.broadcast_json(work is not None and work.is_alive())
 
 

@@ -26,7 +26,7 @@ SIZES = {
 
 
 class Unsharded:
-    """A plain model called the way a DeepSpeed engine is; the sharded one is tested in test_t_dist_scoring."""
+    """A plain model called the way a DeepSpeed engine is; the sharded one is tested in test_score_pool_on_ranks."""
 
     def __init__(self, module):
         self.module, self.forwards = module, 0

@@ -1,4 +1,4 @@
-"""Every family's adapter takes values, directions and routing weights from the right places (SPEC §3.2, G10)."""
+"""Every family's adapter takes values, directions and routing weights from the right places."""
 
 import copy
 import math

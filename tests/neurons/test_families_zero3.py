@@ -1,4 +1,4 @@
-"""Adapters under ZeRO-3: weights are read where they are gathered, and no rank waits for another (SPEC §13.1)."""
+"""Adapters under ZeRO-3: weights are read where they are gathered, and no rank waits for another."""
 
 import importlib.util
 import json

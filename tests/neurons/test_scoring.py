@@ -1,4 +1,4 @@
-"""T-SCORE (SPEC §12): contributions are what §3.2 says, on real models, against independent loops in float64."""
+"""Contributions are the paper's Eq. 3, on real models, against independent loops in float64."""
 
 import copy
 from itertools import product
@@ -14,7 +14,7 @@ from nopsd.neurons.score_pool import ScoredModel, score_pool
 
 
 def loops(model, rollout, config):
-    """SPEC §3.3's `extract` with loops, in float64: (s, ids, scores)."""
+    """Counts and sets with loops, in float64: (s, ids, scores)."""
     model = copy.deepcopy(model).double()
     values = {}
     for layer, block in enumerate(model.model.layers):
@@ -54,7 +54,7 @@ def loops(model, rollout, config):
         {"chunk": 100, "per_layer": 5, "k": 3},
     ],
 )
-def test_t_score_equals_loops_in_float64(engine, alone, make_rollouts, tmp_path, changed):
+def test_equals_loops_in_float64(engine, alone, make_rollouts, tmp_path, changed):
     """Scores to 1e-5, and the same counts and sets, with responses of uneven length batched together."""
     config = NeuronConfig(**{"per_layer": 12, "k": 20, "chunk": 5, "max_batch_tokens": 64, **changed})
     rollouts = make_rollouts(7)
@@ -72,7 +72,7 @@ def test_t_score_equals_loops_in_float64(engine, alone, make_rollouts, tmp_path,
         assert found.lengths[row] == len(rollout.response_ids) - config.drop_last_position
 
 
-def test_t_score_act_fn_scores_to_1e_5(build_model, make_rollouts):
+def test_act_fn_scores_to_1e_5(build_model, make_rollouts):
     """Before they are stored in float16, scores equal float64 loops to 1e-5 of their size."""
     model, rollout = build_model(), make_rollouts(1, seed=4)[0]
     config = NeuronConfig(per_layer=10_000, k=10_000, chunk=1024)

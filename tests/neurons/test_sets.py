@@ -1,4 +1,4 @@
-"""T-CHUNK and T-SETS (SPEC §12): the sets of §3.3 against plain Python, with ties, in every mode."""
+"""Neuron sets against plain Python, with ties, in every mode."""
 
 import math
 from itertools import product
@@ -80,7 +80,7 @@ MODES = [
 
 @pytest.mark.parametrize("ties", [True, False])
 @pytest.mark.parametrize("settings", MODES)
-def test_t_sets_equal_plain_python(settings, ties):
+def test_sets_equal_plain_python(settings, ties):
     for seed in range(8):
         scores = random_scores(seed, ties=ties)
         found = run(scores, **settings)
@@ -90,7 +90,7 @@ def test_t_sets_equal_plain_python(settings, ties):
 
 
 @pytest.mark.parametrize("settings", MODES)
-def test_t_sets_bounds_and_repeatability(settings):
+def test_sets_bounds_and_repeatability(settings):
     """|N_K| <= K, N_K within U, scores positive and in order, equal on repeated runs."""
     for seed in range(5):
         scores = random_scores(seed)
@@ -106,7 +106,7 @@ def test_t_sets_bounds_and_repeatability(settings):
 
 
 @pytest.mark.parametrize("ties", [True, False])
-def test_t_chunk_exact_is_independent_of_the_chunk_size(ties):
+def test_exact_is_independent_of_the_chunk_size(ties):
     """`exact` gives identical s and N_K for B in {1, 7, T}."""
     scores = random_scores(1, length=19, ties=ties)
     results = [run(scores, chunk_merge="exact", chunk=b) for b in (1, 7, 19)]
@@ -115,7 +115,7 @@ def test_t_chunk_exact_is_independent_of_the_chunk_size(ties):
         assert torch.equal(other.ids, results[0].ids) and torch.equal(other.scores, results[0].scores)
 
 
-def test_t_chunk_union_count_does_not_fall_when_a_chunk_is_split():
+def test_union_count_does_not_fall_when_a_chunk_is_split():
     grew = False
     for seed in range(10):
         scores = random_scores(seed, length=16, ties=False)
@@ -126,7 +126,7 @@ def test_t_chunk_union_count_does_not_fall_when_a_chunk_is_split():
 
 
 def test_rollouts_of_a_question_merge_to_the_top_k_of_the_maxima():
-    """n_extract > 1 (§3.1). Merging the cut lists must equal merging everything and cutting then."""
+    """n_extract > 1. Merging the cut lists must equal merging everything and cutting then."""
     sizes = set_sizes(NeuronConfig(per_layer=9, k=8, chunk=4), [F] * L)
     for seed in range(10):
         several = [random_scores(10 * seed + i) for i in range(3)]
@@ -142,12 +142,12 @@ def test_rollouts_of_a_question_merge_to_the_top_k_of_the_maxima():
 
 def test_sizes_follow_the_papers_ratios_with_the_width():
     sizes = set_sizes(NeuronConfig(scale_with_width=True), [9728] * 36)
-    assert (sizes.per_layer, sizes.k) == (2000, 5001)  # §3.3: round(0.2056 F), round(0.01428 L F)
+    assert (sizes.per_layer, sizes.k) == (2000, 5001)  # round(0.2056 F), round(0.01428 L F)
     small = set_sizes(NeuronConfig(scale_with_width=True), [2])
     assert (small.per_layer, small.k) == (1, 1)
 
 
-def test_t_sets_of_a_batch_are_those_of_its_responses_alone():
+def test_sets_of_a_batch_are_those_of_its_responses_alone():
     """Else responses of one forward pass mix: rows of uneven length, and one without any position."""
     samples = [random_scores(seed, length=length) for seed, length in enumerate((10, 0, 1, 7))]
     for settings in MODES:
@@ -157,7 +157,7 @@ def test_t_sets_of_a_batch_are_those_of_its_responses_alone():
             assert found.histogram.tolist() == [sum(g // F == layer for g in ids) for layer in range(L)]
 
 
-def test_t_sets_go_by_the_columns_of_a_mixture_and_never_by_its_padding():
+def test_sets_go_by_the_columns_of_a_mixture_and_never_by_its_padding():
     """Columns that name neurons give the sets of the dense form; places without an expert are -inf and in no set."""
     for settings in [*MODES, {"per_layer": 10_000, "k": 10_000, "positive_only": False}]:
         scores = random_scores(3)
@@ -178,7 +178,7 @@ def test_both_zeros_are_one_score():
 
 
 def test_agreement_is_the_mean_pairwise_jaccard_similarity():
-    """NAD's score (SPEC §4); with one rollout it is not defined."""
+    """NAD's score; with one rollout it is not defined."""
 
     def sets(*ids):
         return SampleSets(0, torch.tensor(ids, dtype=torch.int64), torch.zeros(len(ids)), torch.zeros(L))

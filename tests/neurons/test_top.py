@@ -1,4 +1,4 @@
-"""The exact top-n kernel (SPEC §3.3) against plain Python sorting, on inputs made to mislead its prefilter."""
+"""The exact top-n kernel against plain Python sorting, on inputs made to mislead its prefilter."""
 
 import math
 import random

@@ -1,4 +1,4 @@
-"""T-SEL (SPEC §12, §4): which questions are selected."""
+"""Which questions are selected."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def run(columns, **settings):
     return select(make_pool(**columns, domains=domains), SelectConfig(**settings))
 
 
-def test_t_sel_5636_questions_without_ties_give_1127():
+def test_5636_questions_without_ties_give_1127():
     """The paper's Chemistry pool: 20 % of 5636."""
     columns = pool(5636)
     chosen = run(columns)
@@ -37,12 +37,12 @@ def test_t_sel_5636_questions_without_ties_give_1127():
 
 
 @pytest.mark.parametrize("fraction, size, k", [(0.2, 5636, 1127), (0.29, 100, 29), (0.1, 30, 3), (1.0, 7, 7)])
-def test_t_sel_budget_is_the_floor_of_the_fraction_as_written(fraction, size, k):
+def test_budget_is_the_floor_of_the_fraction_as_written(fraction, size, k):
     """0.29 * 100 is 28.999… in binary floats."""
     assert budget(fraction, size) == k
 
 
-def test_t_sel_ties_include_or_exact():
+def test_ties_include_or_exact():
     columns = pool(200, ties=True)
     included, exact = run(columns), run(columns, ties="exact")
     by_score = sorted(zip(columns["counts"], columns["uids"]))
@@ -70,7 +70,7 @@ def test_top_keeps_the_highest():
         {"selector": "neuron_count_top", "exclude_truncated": True},
     ],
 )
-def test_t_sel_does_not_depend_on_the_order_of_the_pool(settings):
+def test_does_not_depend_on_the_order_of_the_pool(settings):
     columns = pool(120, ties=True)
     order = np.random.default_rng(1).permutation(120)
     shuffled = {n: [c[i] for i in order] if n == "uids" else c[order] for n, c in columns.items()}

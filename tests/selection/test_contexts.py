@@ -1,4 +1,4 @@
-"""Contexts (SPEC §5): the nearest allowed pool questions, and what is refused."""
+"""Contexts: the nearest allowed pool questions, and what is refused."""
 
 import json
 
@@ -42,7 +42,7 @@ def expected(neurons, query, pool, m, same_text=()):
     return sorted((distance(u), u) for u in allowed)[:m]
 
 
-def test_t_jacc_contexts_are_the_nearest_with_ties_by_uid(make_neurons, alone, tmp_path):
+def test_contexts_are_the_nearest_with_ties_by_uid(make_neurons, alone, tmp_path):
     neurons = make_neurons(30)
     chosen, contexts = run(neurons, alone, tmp_path)
     assert set(contexts) == set(chosen.uids) == set(neurons.uids) - {"q003"}  # q003 has no scored position

@@ -1,4 +1,4 @@
-"""`dual_neufs` (SPEC §4, §14): clustering against brute force, scores against plain loops, memory before work."""
+"""`dual_neufs`: clustering against brute force, scores against plain loops, memory before work."""
 
 from itertools import combinations
 

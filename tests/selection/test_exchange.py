@@ -1,4 +1,4 @@
-"""T-DIST (SPEC §12, §13.1): the same s, S and C, to the bit, on 1, 2 and 4 ranks, by all exchanges; and their bytes."""
+"""The same s, S and C, to the bit, on 1, 2 and 4 ranks, by all exchanges; and their bytes."""
 
 import json
 import os
@@ -32,7 +32,7 @@ def job(tmp_path_factory, make_neurons):
 
 
 @pytest.mark.engine
-def test_t_dist_uneven_shards_an_empty_rank_and_ties(job):
+def test_uneven_shards_an_empty_rank_and_ties(job):
     """A run on another number of ranks, or with other memory, would train on other questions."""
     reference = job["out"] / "queries_only-sorting-1"
     files = sorted(p.relative_to(reference) for p in reference.rglob("*.json"))
@@ -77,8 +77,8 @@ def directory(counts, width):
     return Directory(numbers, [np.full(len(n), width) for n in numbers], width)
 
 
-def test_evenly_shared_bytes_are_the_specification_s():
-    """SPEC §13.1: 4 K |S| + 8 m R |S| in all for queries-only, 4 K N for gather-all (and 8 m |S| of results)."""
+def test_evenly_shared_bytes_in_all():
+    """4 K |S| + 8 m R |S| in all for queries-only, 4 K N for gather-all (and 8 m |S| of results)."""
     ranks, each, width, m = 8, 50, 5_000, 10
     whole = directory([each] * ranks, width)
     queries = np.arange(0, ranks * each, 5)

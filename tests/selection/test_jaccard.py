@@ -1,4 +1,4 @@
-"""T-JACC (SPEC §12, §5): distances against Python sets, by scipy's product and by the kernel, whatever the blocks."""
+"""Distances against Python sets, by scipy's product and by the kernel, whatever the blocks."""
 
 import math
 import tracemalloc
@@ -40,7 +40,7 @@ def by_sets(a, b):
     return 1.0 - len(a & b) / len(a | b) if a | b else 1.0
 
 
-def test_t_jacc_equals_python_sets(product):
+def test_equals_python_sets(product):
     """Demonstrations would not be the nearest."""
     queries, query_sets = random_sets(10, 0)
     pool, pool_sets = random_sets(25, 1)
@@ -49,7 +49,7 @@ def test_t_jacc_equals_python_sets(product):
     assert np.array_equal(found, [[by_sets(a, b) for b in pool_sets] for a in query_sets])
 
 
-def test_t_jacc_symmetric_with_zero_diagonal(product):
+def test_symmetric_with_zero_diagonal(product):
     ids, sets = random_sets(30, 2)
     found = jaccard_distances(ids, ids, NEURONS)
     assert np.array_equal(found, found.T)

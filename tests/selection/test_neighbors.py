@@ -39,7 +39,7 @@ def by_fractions(ids, query, others, m):
         return 1 - Fraction(len(own & theirs), max(len(own | theirs), 1))
 
     near = sorted((distance(other), other) for other in others)[:m]
-    return [number for _, number in near], [1.0 - float(1 - d) for d, _ in near]  # as rounded as SPEC §5's formula
+    return [number for _, number in near], [1.0 - float(1 - d) for d, _ in near]  # rounded as 1 - I / U is
 
 
 @pytest.mark.parametrize("count", [3, 90, 1_300])

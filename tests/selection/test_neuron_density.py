@@ -1,4 +1,4 @@
-"""`neuron_density` against plain loops over Python sets. On several ranks: test_t_dist_registry."""
+"""`neuron_density` against plain loops over Python sets. On several ranks: test_registry_on_ranks."""
 
 from __future__ import annotations
 

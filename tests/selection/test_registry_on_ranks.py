@@ -1,4 +1,4 @@
-"""T-DIST for the whole registry (SPEC §12, §13.1): the same files to the byte on 1, 2 and 4 ranks."""
+"""The whole registry: the same files to the byte on 1, 2 and 4 ranks."""
 
 import json
 import os
@@ -55,7 +55,7 @@ def runs(tmp_path_factory, make_neurons):
 
 @pytest.mark.engine
 @pytest.mark.parametrize("size", [2, 4])
-def test_t_dist_every_selector_with_every_retriever(runs, size):
+def test_every_selector_with_every_retriever(runs, size):
     """Uneven shards, an empty rank, ties everywhere: a rank that differs would train on other questions."""
     wanted = sorted((runs / "out-1").iterdir())
     assert len(wanted) == len(SELECTORS) * len(RETRIEVERS)

@@ -1,4 +1,4 @@
-"""Retrievers and filters (SPEC §5) against plain loops; what each may show and what it may not."""
+"""Retrievers and filters against plain loops; what each may show and what it may not."""
 
 import json
 from dataclasses import replace

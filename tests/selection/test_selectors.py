@@ -1,4 +1,4 @@
-"""The registry of selectors (SPEC §4): each one's score and direction on an example worked out by hand."""
+"""The registry of selectors: each one's score and direction on an example worked out by hand."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""From contexts to the teacher's prompts (SPEC §5): the response that was chosen is shown, the end is the student's."""
+"""From contexts to the teacher's prompts: the response that was chosen is shown, the end is the student's."""
 
 from dataclasses import replace
 

@@ -17,7 +17,7 @@ from nopsd.signals.agreement import answers_of
 from nopsd.signals.belief import (
     answer_distribution,
     belief_shift,
-    from_main_showing_signs,
+    broadcast_with_heartbeat,
     jensen_shannon,
     sample_demonstrated,
 )
@@ -89,10 +89,10 @@ def test_sampling_asks_for_belief_samples_and_survives_a_kill(question, answered
 def test_one_process_needs_no_sign():
     """Signs are for ranks that wait (see worker_signals.py); a failure reaches the caller as it is."""
     alone = Ranks(0, 1, torch.device("cpu"))
-    assert from_main_showing_signs(alone, lambda sign: sign() or [1, "a"], every_s=0) == [1, "a"]
+    assert broadcast_with_heartbeat(alone, lambda sign: sign() or [1, "a"], every_s=0) == [1, "a"]
 
     def fail(sign):
         raise DataError("as it is")
 
     with pytest.raises(DataError, match="as it is"):
-        from_main_showing_signs(alone, fail)
+        broadcast_with_heartbeat(alone, fail)

@@ -48,7 +48,7 @@ def test_embedding_is_the_mean_of_normed_response_states(build_model, make_rollo
 @pytest.mark.parametrize("value", ["act_fn", "gated"])
 @pytest.mark.parametrize("examples", [5, 40])  # fewer and more than the 24 neurons of a layer
 def test_nait_equals_plain_loops_and_an_svd(value, examples, build_model, make_rollouts, unsharded, tmp_path, oracle):
-    """The alignment is that of SPEC §4 with the principal direction of an independent SVD, sign included."""
+    """The alignment is that with the principal direction of an independent SVD, sign included."""
     model, rollouts = build_model(), make_rollouts(6)
     shown = make_rollouts(examples, seed=9)
     reference = copy.deepcopy(model)

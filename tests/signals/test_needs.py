@@ -14,7 +14,7 @@ def test_the_papers_run_needs_nothing():
 
 
 def test_each_choice_asks_for_its_own_column():
-    """Every selector of SPEC §4 that goes by a signal is served, and no other asks for one."""
+    """Every selector that goes by a signal is served, and no other asks for one."""
     own = {"majority_conf", "token_entropy", "self_certainty", "seq_nll", "nait", "belief_shift"}
     for name in CHOICES["select.selector"]:
         assert needed(SelectConfig(selector=name), ContextConfig()) == ({name} if name in own else set())

@@ -81,7 +81,7 @@ def test_a_sharded_model_gives_a_plain_models_columns(on_ranks, unsharded, alone
 
 @pytest.mark.slow
 def test_every_rank_runs_as_many_forwards(on_ranks):
-    """One forward less on a rank would hang the others (§13.1); and work must be shared, not repeated."""
+    """One forward less on a rank would hang the others; and work must be shared, not repeated."""
     out, _, sizes = on_ranks
     for name in CASES:
         counts = {}

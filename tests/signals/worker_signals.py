@@ -13,7 +13,7 @@ from nopsd.engine.distributed import init_distributed, shutdown_distributed
 from nopsd.engine.frozen import load_frozen
 from nopsd.files import write_json
 from nopsd.rollout.types import read_rollouts
-from nopsd.signals.belief import from_main_showing_signs
+from nopsd.signals.belief import broadcast_with_heartbeat
 from nopsd.signals.forward_columns import MeasuredModel, forward_columns, write_shared_signals
 from nopsd.signals.store import Signals
 
@@ -62,7 +62,7 @@ def main(ranks, job):
             sign()
         return job["size"]
 
-    assert from_main_showing_signs(ranks, long_work, every_s=0.0) == job["size"]
+    assert broadcast_with_heartbeat(ranks, long_work, every_s=0.0) == job["size"]
 
 
 if __name__ == "__main__":

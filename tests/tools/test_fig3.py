@@ -171,7 +171,7 @@ def test_few_questions_and_bad_options_are_refused(lab_run, capsys, monkeypatch)
     monkeypatch.setattr(fig3, "LEAST_QUESTIONS", 200)
     folder = lab_run[0]
     assert fig3.main([*ARGUMENTS, f"run_dir={folder}"]) == 1
-    assert "a pool of 40 questions: T-FIG3 needs at least 200" in capsys.readouterr().err
+    assert "a pool of 40 questions: the figure needs at least 200" in capsys.readouterr().err
     assert fig3.main(["--preset", "lab", f"run_dir={folder}", "--chunks", "four"]) == 1
     assert "--chunks four: write whole numbers" in capsys.readouterr().err
     assert fig3.main(["--preset", "lab", f"run_dir={folder}", "--value", "gatd"]) == 1

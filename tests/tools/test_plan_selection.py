@@ -36,15 +36,9 @@ def test_bytes_are_those_by_hand(plan, row):
 
 
 def test_bytes_of_candidates_are_those_by_hand(plan):
-    """On 8 ranks: candidates of 0.7 MB; of shared neurons 1.8 GB, or 0.7 MB by a threshold."""
+    """0.7 MB for 5,636 questions on 8 ranks."""
     model, job = plan.MODELS["Qwen3-4B"], plan.Job(5_636, ranks=8)
     assert plan.sample_bytes(job, model.neurons)["candidates, queries-only"] == pytest.approx(0.7 * MB, rel=0.05)
-    found = plan.shard_bytes(job, model)
-    assert found["layer or neuron: top-K by candidates"] == pytest.approx(1.8 * GB, rel=0.02)
-    assert found["layer or neuron: top-K by threshold"] == pytest.approx(0.7 * MB, rel=0.05)
-    one = plan.shard_bytes(plan.Job(1), model)
-    assert one["position: dense maximum"] == pytest.approx(1.4 * MB, rel=0.01)
-    assert one["position: pair lists"] == 576 * KB
 
 
 @pytest.mark.parametrize(
@@ -87,4 +81,4 @@ def test_the_table_is_printed_from_a_calibration_here(plan, capsys):
     assert plan.main(["--k", "100", "--questions", "1000", "1000000", "--ranks", "1", "4"]) == 0
     printed = capsys.readouterr().out
     assert "ns a pair and thread (measured; " in printed
-    assert "1,000,000" in printed and "position: pair lists" in printed
+    assert "1,000,000" in printed and "candidates, queries-only" in printed

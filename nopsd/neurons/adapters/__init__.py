@@ -1,4 +1,4 @@
-"""Where the neurons are in a model, and how to see them in a forward pass (SPEC §3.4, G10).
+"""Where the neurons are in a model, and how to see them in a forward pass.
 
 One module a family of MLPs (`gated`, `plain`, `mixture`), one interface (`sites.MlpSite`); see `find.ADAPTERS`.
 """

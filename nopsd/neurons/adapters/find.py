@@ -11,7 +11,7 @@ from torch import nn
 
 from nopsd.errors import UserError
 from nopsd.neurons.adapters import gated, mixture, plain
-from nopsd.neurons.adapters.sites import MlpSite, NeuronSites, Unsupported
+from nopsd.neurons.adapters.sites import MlpSite, NeuronSites, UnsupportedError
 
 ADAPTERS = (mixture.match, gated.match, plain.match)  # tried in this order
 STACKS = ("layers", "h", "blocks")  # a decoder's list of layers
@@ -36,7 +36,7 @@ def _site(model: nn.Module, index: int, layer: nn.Module) -> MlpSite:
         for match in ADAPTERS:
             try:
                 site = match(holder)
-            except Unsupported as error:
+            except UnsupportedError as error:
                 raise _unknown(model, f"layer {index}: {error}") from None
             if site is not None:
                 return site

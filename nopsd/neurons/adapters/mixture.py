@@ -1,4 +1,4 @@
-"""Mixtures of gated experts: Qwen3-MoE, Mixtral and those built like them (SPEC §3.2).
+"""Mixtures of gated experts: Qwen3-MoE, Mixtral and those built like them.
 
 Neuron number: expert * F_e + its place in the expert. Its value at a token is multiplied by the token's routing
 weight, for that is how the expert's output enters the layer's: so contributions sum to e_y . MLP(h). Experts that a
@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import Any
 
 import torch
 from torch import nn
@@ -24,8 +25,8 @@ from nopsd.neurons.adapters.sites import (
     Activation,
     Handle,
     MlpSite,
-    Tell,
-    Unsupported,
+    Report,
+    UnsupportedError,
     as_is,
     bare,
     check_gating,
@@ -37,7 +38,7 @@ REQUIRED = {"has_gate": True, "has_bias": False, "is_transposed": False, "is_con
 
 
 def match(mlp: nn.Module) -> MlpSite | None:
-    """A block of `experts` and a router; Unsupported with shared experts or another layout of the weights."""
+    """A block of `experts` and a router; UnsupportedError with shared experts or another layout of the weights."""
     experts = getattr(mlp, "experts", None)
     if experts is None:
         return None
@@ -46,17 +47,17 @@ def match(mlp: nn.Module) -> MlpSite | None:
         child for child, module in mlp.named_children() if child not in (*ROUTERS, "experts") and _weights(module)
     ]
     if others:
-        raise Unsupported(f"{name}.{others[0]}: experts beside the routed ones are not scored")
+        raise UnsupportedError(f"{name}.{others[0]}: experts beside the routed ones are not scored")
     for attribute, needed in REQUIRED.items():
         if getattr(experts, attribute, needed) is not needed:
-            raise Unsupported(f"{name}.experts.{attribute} is {not needed}")
+            raise UnsupportedError(f"{name}.experts.{attribute} is {not needed}")
     gate_up, down = getattr(experts, "gate_up_proj", None), getattr(experts, "down_proj", None)
     if not (isinstance(gate_up, nn.Parameter) and isinstance(down, nn.Parameter) and len(full_shape(down)) == 3):
-        raise Unsupported(f"{name}.experts has no 3-D gate_up_proj and down_proj")
+        raise UnsupportedError(f"{name}.experts has no 3-D gate_up_proj and down_proj")
     per_token = getattr(getattr(experts, "config", None), "num_experts_per_tok", None)
     called = [getattr(experts, attribute, None) for attribute in ("act_fn", "_apply_gate")]
     if not all(map(callable, called)) or not isinstance(per_token, int):
-        raise Unsupported(f"{name}.experts has no act_fn or _apply_gate, or its config no num_experts_per_tok")
+        raise UnsupportedError(f"{name}.experts has no act_fn or _apply_gate, or its config no num_experts_per_tok")
     return Mixture(name, mlp, experts, per_token)
 
 
@@ -82,16 +83,16 @@ class Mixture:
     def active(self) -> int:
         return self.per_token * full_shape(self.experts.down_proj)[2]
 
-    def attach(self, value: str, tell: Tell) -> list[Handle]:
+    def attach(self, value: str, report: Report) -> list[Handle]:
         latest: list[torch.Tensor] = []
 
         def forward(hidden_PH: torch.Tensor, index_Pk: torch.Tensor, weight_Pk: torch.Tensor) -> torch.Tensor:
             output_PH, blocks = experts_forward(self.experts, hidden_PH, index_Pk, weight_Pk, value)
-            tell(blocks)
+            report(blocks)
             latest[:] = [output_PH]
             return output_PH
 
-        def check(_block: nn.Module, _inputs: tuple, output: torch.Tensor | tuple) -> None:
+        def check(_block: nn.Module, _inputs: tuple[Any, ...], output: Any) -> None:
             whole = output[0] if isinstance(output, tuple) else output
             if latest and not torch.equal(whole.reshape(latest[0].shape), latest.pop()):
                 raise UserError(
@@ -105,7 +106,7 @@ class Mixture:
 class _Replaced:
     """A module's forward, replaced until `remove`."""
 
-    def __init__(self, module: nn.Module, forward: Callable) -> None:
+    def __init__(self, module: nn.Module, forward: Callable[..., torch.Tensor]) -> None:
         self.module, self.before = module, module.__dict__.get("forward")
         module.forward = forward
 

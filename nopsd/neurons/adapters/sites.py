@@ -1,4 +1,4 @@
-"""What an adapter is: one layer's neurons, and how their values are told in a forward pass (SPEC §3.4, G10).
+"""What an adapter is: one layer's neurons, and how they are reported in a forward pass.
 
 Under ZeRO-3 a weight may be read only while its own module runs, from that module's forward pre-hook on, where it is
 gathered; so a site tells its blocks from there, and whoever listens is done with them when the call returns.
@@ -17,7 +17,7 @@ from nopsd.errors import UserError
 from nopsd.neurons.activity import Block, LayerActivity
 
 Consumer = Callable[[LayerActivity], None]
-Tell = Callable[[tuple[Block, ...]], None]
+Report = Callable[[tuple[Block, ...]], None]
 Activation = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -31,7 +31,7 @@ class MlpSite(Protocol):
     """One layer's MLP. An adapter module has `match(mlp: nn.Module) -> MlpSite | None` that makes it.
 
     `match` is given a decoder layer's MLP, or the layer itself; it returns None for another's kind of MLP and raises
-    `Unsupported` for one of its kind that it can't read. Widths are those of the whole model under ZeRO-3
+    `UnsupportedError` for one of its kind that it can't read. Widths are those of the whole model under ZeRO-3
     (`full_shape`).
     """
 
@@ -45,8 +45,8 @@ class MlpSite(Protocol):
         """Those of them that one token reaches."""
         ...
 
-    def attach(self, value: str, tell: Tell) -> list[Handle]:
-        """From now on call `tell` once a forward pass with the layer's blocks; `value`: `act_fn` or `gated`."""
+    def attach(self, value: str, report: Report) -> list[Handle]:
+        """From now on call `report` once a forward pass with the layer's blocks; `value`: `act_fn` or `gated`."""
         ...
 
 
@@ -64,7 +64,7 @@ class NeuronSites:
     unembedding: torch.Tensor
 
 
-class Unsupported(Exception):
+class UnsupportedError(Exception):
     """An MLP of the adapter's kind that it can't read; the text says why."""
 
 
@@ -84,7 +84,8 @@ def bare(activation: Any) -> Activation:
     Of a module its bare forward: calling the module once more would change the sequence of modules that ZeRO-3
     traces, so that a rank which scores and one which idles would disagree, and hang.
     """
-    return activation.forward if isinstance(activation, nn.Module) else activation
+    result: Activation = activation.forward if isinstance(activation, nn.Module) else activation
+    return result
 
 
 def one_block(down_HF: torch.Tensor, values_F: torch.Tensor, form: Activation) -> tuple[Block]:
@@ -94,6 +95,7 @@ def one_block(down_HF: torch.Tensor, values_F: torch.Tensor, form: Activation) -
 
 
 def as_is(values: torch.Tensor) -> torch.Tensor:
+    """The identity."""
     return values
 
 
@@ -105,6 +107,6 @@ def check_gating(gate_F: torch.Tensor, up_F: torch.Tensor, form: Activation, gat
         return  # named where the scores are cut
     if float((expected.float() - found.float()).abs().max()) > least * float(found.abs().max()) + 1e-30:
         raise UserError(
-            f"model.path: {name}'s down projection is not given act(gate) * up, so its activation can't be told from "
-            "outside: use neurons.value=gated, or add an adapter in nopsd/neurons/adapters/"
+            f"model.path: {name}'s down projection is not given act(gate) * up, so its activation can't be seen from "
+            "outside: use neuron.value=gated, or add an adapter in nopsd/neurons/adapters/"
         )

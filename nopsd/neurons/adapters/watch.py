@@ -1,4 +1,4 @@
-"""See a model's neurons in its forward passes (SPEC §3.4): one call a layer, in order, from inside the pass."""
+"""See a model's neurons in its forward passes: one call a layer, in order, from inside the pass."""
 
 from __future__ import annotations
 
@@ -41,25 +41,25 @@ class _Watched:
     def __init__(self, index: int, mlp: MlpSite, width: int, consume: Consumer) -> None:
         self.index, self.mlp, self.width, self.consume = index, mlp, width, consume
         self.shape = (0, 0)
-        self.told, self.passes = 0, 0
+        self.reports, self.passes = 0, 0
 
     def attach(self, layer: nn.Module, value: str) -> list[Handle]:
         before = layer.register_forward_pre_hook(self._enter, with_kwargs=True)
-        return [before, *self.mlp.attach(value, self._tell), layer.register_forward_hook(self._leave)]
+        return [before, *self.mlp.attach(value, self._report), layer.register_forward_hook(self._leave)]
 
-    def _enter(self, _layer: nn.Module, inputs: tuple, named: dict[str, Any]) -> None:
+    def _enter(self, _layer: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
         hidden: torch.Tensor = inputs[0] if inputs else named["hidden_states"]
-        self.shape, self.told = (hidden.shape[0], hidden.shape[1]), 0
+        self.shape, self.reports = (hidden.shape[0], hidden.shape[1]), 0
 
-    def _tell(self, blocks: tuple[Block, ...]) -> None:
-        self.told += 1
+    def _report(self, blocks: tuple[Block, ...]) -> None:
+        self.reports += 1
         self.consume(LayerActivity(self.index, self.shape, blocks, self.width))
 
-    def _leave(self, layer: nn.Module, _inputs: tuple, _output: Any) -> None:
+    def _leave(self, layer: nn.Module, _inputs: tuple[Any, ...], _output: Any) -> None:
         self.passes += 1
-        if self.told != 1:
+        if self.reports != 1:
             raise UserError(
-                f"model.path: layer {self.index} ({type(layer).__name__}) ran, and its neurons were seen {self.told} "
-                "times instead of once: its MLP's forward does not go through its projections (a fused kernel such as "
-                "Liger's?); load the model without it"
+                f"model.path: layer {self.index} ({type(layer).__name__}) ran, and its neurons were seen "
+                f"{self.reports} times instead of once: its MLP's forward does not go through its projections (a fused "
+                "kernel such as Liger's?); load the model without it"
             )

@@ -1,4 +1,4 @@
-"""What a retriever is (SPEC §5): from a `Request` to each query's demonstrations, nearest first.
+"""What a retriever is: from a `Request` to each query's demonstrations, nearest first.
 
 A retriever is one function under the decorator `retriever`, in a file of ours or of a user's (nopsd.plugins):
 

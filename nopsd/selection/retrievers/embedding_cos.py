@@ -1,4 +1,4 @@
-"""`embedding_cos`: the m questions of nearest mean last hidden state, 1 − cos as distance (SPEC §5).
+"""`embedding_cos`: the m questions of nearest mean last hidden state, 1 − cos as distance.
 
 In: column `embedding` [N, H]. Out: neighbors by (distance, uid), the same on every machine, for every number of ranks
 and every size of block: unit vectors are rounded to a grid of 2^-25, so that products and their sums are integers
@@ -19,6 +19,7 @@ TEMPORARIES = 6  # arrays of the block's size that are alive at once, in float64
 
 @retriever(needs=("embedding",), neurons=False)
 def embedding_cos(request: Request) -> Neighbors:
+    """Each rank finds the neighbors of a slice of the queries. Collective."""
     grid_NH = on_grid(np.asarray(request.column("embedding")), request.table.uids)
     edges = np.linspace(0, len(request.queries), request.ranks.world + 1).astype(np.int64)
     own = request.queries[edges[request.ranks.rank] : edges[request.ranks.rank + 1]]
@@ -37,7 +38,8 @@ def on_grid(embedding_NH: np.ndarray, uids: list[str]) -> np.ndarray:
         raise DataError(f"question {uids[bad[0]]} has an embedding that is not finite: run the signals stage again")
     values = embedding_NH.astype(np.float64)
     norm = np.sqrt((values**2).sum(axis=1, keepdims=True))
-    return np.rint(np.divide(values, norm, out=np.zeros_like(values), where=norm > 0) * GRID)
+    result: np.ndarray = np.rint(np.divide(values, norm, out=np.zeros_like(values), where=norm > 0) * GRID)
+    return result
 
 
 def cosine_distances(queries_QH: np.ndarray, pool_NH: np.ndarray) -> np.ndarray:
@@ -45,7 +47,8 @@ def cosine_distances(queries_QH: np.ndarray, pool_NH: np.ndarray) -> np.ndarray:
     product = queries_QH @ pool_NH.T  # exact: |sums| <= |q||p| < 2^53
     squares = (queries_QH**2).sum(axis=1)[:, None] * (pool_NH**2).sum(axis=1)[None]
     cosine = np.divide(product, np.sqrt(squares), out=np.zeros_like(product), where=squares > 0)
-    return 1.0 - np.clip(cosine, -1, 1)
+    result: np.ndarray = 1.0 - np.clip(cosine, -1, 1)
+    return result
 
 
 def _nearest(request: Request, grid_NH: np.ndarray, queries: np.ndarray) -> Neighbors:

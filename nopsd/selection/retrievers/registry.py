@@ -1,4 +1,4 @@
-"""The retrievers by name (SPEC §5). In: a config. Out: the `Retriever` it names, ours or a user's."""
+"""The retrievers by name. In: a config. Out: the `Retriever` it names, ours or a user's."""
 
 from __future__ import annotations
 

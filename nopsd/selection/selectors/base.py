@@ -1,4 +1,4 @@
-"""What a selector is (SPEC §4): a score for each question of a pool, which end of it is kept, and what it needs.
+"""What a selector is: a score for each question of a pool, which end of it is kept, and what it needs.
 
 A selector is one function under the decorator `selector`, in a file of ours or of a user's (nopsd.plugins):
 
@@ -67,10 +67,11 @@ def selector(
 
 
 def without_length(scores: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Residual [N] of the scores in their least-squares line on log T: what length alone does not explain (§4, F12)."""
+    """Residual [N] of the scores in their least-squares line on log T: what length alone does not explain."""
     scores, log_length = np.asarray(scores, dtype=np.float64), np.log(np.asarray(lengths, dtype=np.float64))
     if len(scores) == 0 or np.ptp(log_length) == 0:
         return scores - scores.mean() if len(scores) else scores
     centred = log_length - log_length.mean()
     slope = (centred * (scores - scores.mean())).sum() / (centred**2).sum()
-    return scores - scores.mean() - slope * centred
+    result: np.ndarray = scores - scores.mean() - slope * centred
+    return result

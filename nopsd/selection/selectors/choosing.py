@@ -1,4 +1,4 @@
-"""From scores to the selected questions (SPEC §4, Alg. 1).
+"""From scores to the selected questions (the paper's Algorithm 1).
 
 In: a `Pool` of all questions and a config. Out: `Selection`, the same on every rank and for every order of the input.
     paper: thr = k-th smallest s, k = floor(b N);  S = {x : s(x) <= thr}

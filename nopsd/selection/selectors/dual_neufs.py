@@ -1,4 +1,4 @@
-"""`dual_neufs`: strong answers from every region of the pool (SPEC §4, §14; NeuFS, arXiv 2607.02423).
+"""`dual_neufs`: strong answers from every region of the pool (NeuFS, arXiv 2607.02423).
 
 k-medoids by Jaccard distance of N_K, k = the budget; in each cluster, with ~ for min-max inside it,
 score = tau Q~ + (1 - tau)(1 - D~);   Q = |N_act| = s,   D = distance to the medoid;   the best one is kept
@@ -33,4 +33,5 @@ def min_max(values: np.ndarray, labels: np.ndarray) -> np.ndarray:
     np.minimum.at(low, labels, values)
     np.maximum.at(high, labels, values)
     width = (high - low)[labels]
-    return np.divide(values - low[labels], width, out=np.zeros(len(values)), where=width > 0)
+    result: np.ndarray = np.divide(values - low[labels], width, out=np.zeros(len(values)), where=width > 0)
+    return result

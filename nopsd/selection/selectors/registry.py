@@ -1,4 +1,4 @@
-"""The selectors by name (SPEC §4). In: a config. Out: the `Selector` it names, ours or a user's."""
+"""The selectors by name. In: a config. Out: the `Selector` it names, ours or a user's."""
 
 from __future__ import annotations
 
