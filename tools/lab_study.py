@@ -32,6 +32,7 @@ from nopsd_step import NoSync, PlainEngine, plain_engines
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 from nopsd.config import Config, SamplingConfig, load_config
+from nopsd.data.artefacts import POOL
 from nopsd.data.prompts import think_ids
 from nopsd.data.sources import load_answer_key
 from nopsd.engine.distributed import Ranks
@@ -43,6 +44,7 @@ from nopsd.files import read_jsonl
 from nopsd.neurons.score_pool import ScoredModel, score_pool
 from nopsd.rollout.stage import run_rollouts
 from nopsd.rollout.types import Rollout
+from nopsd.run.folder import SELECT, TRAIN
 from nopsd.run.session import Session, eval_sampling
 from nopsd.selection.artefacts import read_contexts, read_selected
 from nopsd.signals.store import Signals, write_signals
@@ -158,7 +160,7 @@ def made(config: Config) -> Session:
     folders = {name: run.stage_dir(name) for name in ("data", "rollout", "neurons", "signals", "evaluate_base")}
     for folder in folders.values():
         folder.mkdir(parents=True, exist_ok=True)
-    if not (folders["data"] / "pool.jsonl").exists():
+    if not (folders["data"] / POOL).exists():
         prepare_data(config, session.model, session.renderer, session.splits, folders["data"])
     write_signals(folders["signals"], Signals([]))
     lm = AutoModelForCausalLM.from_pretrained(session.model.path).eval()
@@ -193,7 +195,7 @@ def trained(session: Session) -> tuple[LocalSampler, list[float]]:
                 client=client,
                 sync=NoSync(),
                 ranks=ALONE,
-                folder=run.stage_dir("train"),
+                folder=run.stage_dir(TRAIN),
                 identity={},
                 log=log,
                 student_prompts={uid: session.student_prompts[uid] for uid in selected},
@@ -207,7 +209,7 @@ def trained(session: Session) -> tuple[LocalSampler, list[float]]:
 def studied(config: Config, tests: int) -> dict[str, Any]:
     """One row: select, train, evaluate."""
     session = made(config)
-    folder = session.run.stage_dir("select")
+    folder = session.run.stage_dir(SELECT)
     folder.mkdir(exist_ok=True)
     STAGES["select"].work(session, folder, None)
     client, losses = trained(session)

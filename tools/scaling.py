@@ -28,6 +28,8 @@ from pathlib import Path
 from typing import Any
 
 from nopsd.cluster.doctor.scaling import QWEN3, Machine, Work, states_fit, step_s
+from nopsd.run.folder import TRAIN
+from nopsd.train.artefacts import METRICS
 
 GPUS = (8, 16, 32, 64, 128, 256, 512)
 SERVING = 0.25  # of the GPUs
@@ -109,7 +111,7 @@ def measure(ranks: Sequence[int], out: Path, overrides: Sequence[str]) -> list[d
         row: dict[str, float] = {"ranks": count}
         for stage in MEASURED:
             row[f"{stage}_s"] = command(stage, folder, [*overrides, f"dist.ranks={count}"])
-        steps = [json.loads(line) for line in (folder / "train" / "metrics.jsonl").read_text().splitlines()]
+        steps = [json.loads(line) for line in (folder / TRAIN / METRICS).read_text().splitlines()]
         for phase in (name for name in steps[-1] if name.startswith("time/")):
             row[phase] = statistics.median(step[phase] for step in steps[1:])  # the first one warms up
         rows.append(row)

@@ -28,6 +28,7 @@ from nopsd.reporting.table import Cell, Entry, Table, plain
 from nopsd.rollout.pool import server_urls
 from nopsd.rollout.service import RolloutService
 from nopsd.rollout.stage import run_rollouts
+from nopsd.rollout.types import FILE as ROLLOUTS
 from nopsd.rollout.types import Rollout, read_rollouts
 from nopsd.rollout.weight_sync import load_folder
 from nopsd.run.folder import RunFolder
@@ -163,7 +164,7 @@ def said(done: Evaluation, session: Session, tests: Tests) -> str:
     table = results_table(done.results)
     widths = [max(len(plain(row[i])) for row in [table.header, *table.rows]) for i in range(len(table.header))]
     lines = ["  ".join(plain(c).ljust(w) for c, w in zip(row, widths)).rstrip() for row in [table.header, *table.rows]]
-    by_uid = group_by_question(read_rollouts(done.folder / "rollouts.parquet"))
+    by_uid = group_by_question(read_rollouts(done.folder / ROLLOUTS))
     for domain, questions in tests.items():
         if answer_kind(questions[0]) == "letter":
             lines.append(f"{domain}: {gap_of(done.results[domain], by_uid)}")
