@@ -1,7 +1,7 @@
 """Selection and context search among many synthetic neuron sets: time, memory, exactness.
 
     python tools/bench_selection.py --sets 5000 --compare 1024     # a minute or two
-    python tools/bench_selection.py --threads 2                    # 200,000 sets of 5,000 neurons, as issue 3 asks
+    python tools/bench_selection.py --threads 2                    # 200,000 sets of 5,000 neurons
 
 Sets: a neuron of rank r is drawn with probability .95 / (1 + (r / r0)^2), r0 = alike * K; even ranks are the same
 neurons for all questions, odd ranks the topic's own; sets are filled up to K with neurons drawn uniformly, and one

@@ -44,8 +44,8 @@ def checkpoint_activations(model: Any) -> None:
 def tile_mlps(model: nn.Module, tile: int) -> int:
     """Compute each dense MLP `tile` token rows at a time, forward and backward, with DeepSpeed's TiledMLP.
 
-    Arctic Long Sequence Training, arXiv 2506.13996, §3.1.1: the [tokens, intermediate] activations are never whole.
-    Returns how many MLPs were changed. ConfigError if the model has none (mixtures keep their experts' weights
+    Arctic Long Sequence Training, arXiv 2506.13996, Section 3.1.1: the [tokens, intermediate] activations are never
+    whole. Returns how many MLPs were changed. ConfigError if the model has none (mixtures keep their experts' weights
     in one tensor, without an MLP module), or drops out values in them (LoRA's dropout).
     """
     mlps = [m for m in model.modules() if _is_mlp(m)]

@@ -1,4 +1,4 @@
-"""`--dry-run`: what a command would do, checked without a GPU, the network or weights (issue 6, "Paper presets").
+"""`--dry-run`: what a command would do, checked without a GPU, the network or weights.
 
 In: the configuration, a command's name. Out: a text and an exit code: 1 if something is wrong that no download would
 mend. Nothing is started, fetched or written. Looked at: the stages in order with their work; the data, where they are
@@ -124,7 +124,7 @@ def find_model(config: Config, found: Preview) -> Path | None:
     cached = try_to_load_from_cache(path, "config.json", revision=config.model.revision)
     if not isinstance(cached, str):
         found.fetched.append(f"model: {path} (config.json, weights, tokenizer)")
-        message = f"{path}'s config.json isn't here, so that memory can't be reckoned: fetch that file first, or give"
+        message = f"{path}'s config.json isn't here, so memory can't be estimated: fetch that file first, or give"
         found.findings.append(Finding("model", "all", WARNING, f"{message} model.path=FOLDER"))
         return None
     folder = Path(cached).parent

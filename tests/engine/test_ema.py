@@ -1,4 +1,4 @@
-"""T-EMA (SPEC §6.2, §6.5): the float32 master follows the closed form, and bfloat16 weights don't stall it."""
+"""The float32 master of the moving average follows the closed form, and bfloat16 weights don't stall it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `load_frozen` refuses. That it shards is shown with real ranks, in tests/neurons/test_t_dist_scoring.py."""
+"""What `load_frozen` refuses. That it shards is shown with real ranks, in tests/neurons/test_score_pool_on_ranks.py."""
 
 import pytest
 import torch

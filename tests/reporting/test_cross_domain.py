@@ -57,7 +57,7 @@ def test_in_and_cross_domain_rows_are_the_papers(source):
     close(cross_domain(GRID, BASE)[source], CROSS[source])
 
 
-def test_t_cross_golden_averages():
+def test_averages_equal_the_papers_tables():
     """The averages over sources and over the four science sources."""
     inside, cross = in_domain(GRID, BASE), cross_domain(GRID, BASE)
     close(average(inside, DOMAINS), (74.47, 2.05))
@@ -69,7 +69,7 @@ def test_t_cross_golden_averages():
     assert sum(means.values()) / 6 == pytest.approx(73.51, abs=0.005)  # another aggregate than 74.47
 
 
-def test_t_cross_missing_source_drops_out_of_value_and_baseline():
+def test_missing_source_drops_out_of_value_and_baseline():
     """A method without its Edu run is compared over five sources on both sides."""
     grid = {s: row for s, row in GRID.items() if s != "edu_feedback"}
     five = [d for d in DOMAINS if d != "edu_feedback"]

@@ -88,8 +88,8 @@ def test_the_configs_have_the_model_cards_parameters(name, billions):
     assert round(shape(str(MODELS / name)).parameters / 1e9, 1) == billions
 
 
-# SPEC §10, §10.1, of the paper's own model, written down once more and by hand.
-SPEC_10 = {
+# Settings of the paper's own model, written down once more and by hand.
+PAPER = {
     "rollout_zs": {"n": 1, "temperature": 0.6, "top_p": 0.95, "top_k": 20, "max_new": 8192},
     "neuron": {
         "value": "act_fn",
@@ -175,7 +175,7 @@ def test_paper_presets_state_every_value_of_the_paper(name):
     """A default that changes must not change the paper's runs."""
     files = [PRESETS / "paper" / "biology.yaml", PRESETS / "paper" / f"{name}.yaml"]
     stated = OmegaConf.to_container(OmegaConf.merge(*map(OmegaConf.load, files)))
-    for section, values in SPEC_10.items():
+    for section, values in PAPER.items():
         assert {key: stated[section].get(key, "not stated") for key in values} == values, section
     assert stated["model"] == {"path": "Qwen/Qwen3-4B-Thinking-2507", "dtype": "bfloat16"}
     assert (stated["data"]["test_ratio"], stated["data"]["seed"]) == (RATIOS[name], 42)
@@ -215,7 +215,7 @@ def test_numbers_of_the_work(hub):
 
 
 def test_published_sizes_are_the_papers(hub):
-    """Shown where the data are not here: SPEC §2.2's reckoning, and said to be that."""
+    """Shown where the data are not here: sizes computed from the published rows, and marked so."""
     sizes = {"biology": 3541, "material": 4460, "physics": 2984, "chemistry": 5636, "mmlu_pro": 9625}
     for name, pool in sizes.items():
         text, _ = dry_run(load_config(f"paper/{name}"), "data")

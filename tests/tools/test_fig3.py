@@ -109,7 +109,7 @@ def test_agreeing_readings_are_named():
 @pytest.fixture
 def lab_run(tmp_path, monkeypatch, lab_model_dir):
     """40 lab questions with made-up responses of 3 to 30 tokens, every third one's answer right; stages not run,
-    the model not sharded (test_t_dist_scoring has that)."""
+    the model not sharded (test_score_pool_on_ranks has that)."""
     from transformers import AutoModelForCausalLM
 
     from nopsd.config import load_config
@@ -155,7 +155,7 @@ def test_the_whole_way_on_the_lab_model(lab_run, capsys):
 
     loaded = {name: load_neurons(out / name) for name in ("pairs-union-4", "pairs-union-1000", "pairs-exact")}
     counts = {name: neurons.counts for name, neurons in loaded.items()}
-    np.testing.assert_array_equal(counts["pairs-union-1000"], counts["pairs-exact"])  # T-CHUNK: one chunk is all
+    np.testing.assert_array_equal(counts["pairs-union-1000"], counts["pairs-exact"])  # one chunk is all
     assert (counts["pairs-union-4"] >= counts["pairs-exact"]).all() and counts["pairs-union-4"].max() > 500
     first = {r.uid: len(r.response_ids) for r in rollouts if r.sample == 0}
     assert loaded["pairs-exact"].lengths.tolist() == [first[uid] for uid in loaded["pairs-exact"].uids]

@@ -152,5 +152,5 @@ def test_a_run_that_a_guard_stops_is_evaluated_and_says_so_everywhere(tmp_path: 
     assert record["steps"] == 1 and record["stopped"]["step"] == 3
     report = (tmp_path / "run" / "report" / "report.md").read_text()
     assert words in report and "guard.max_kl_ratio was passed 2 times in 3 steps, first at step 1" in report
-    again = nopsd(*command[:-4])  # other limits: nothing is made afresh, and the stop is told again
+    again = nopsd(*command[:-4])  # other limits: nothing is made afresh, and the stop is reported again
     assert again.count(words) == 2 and again.count("up to date") == 9

@@ -164,7 +164,7 @@ def resumed(make: Any, ranks: Ranks) -> dict[str, Any]:
     class StopAtThird(Rows):
         def log(self, step: int, values: dict[str, float]) -> None:
             super().log(step, values)
-            if step == 2 and ranks.rank == ranks.world - 1:  # any one rank is told
+            if step == 2 and ranks.rank == ranks.world - 1:  # one rank alone is asked to stop
                 run.stop.notice._take(signal.SIGTERM, None)
 
     run.log, said = StopAtThird(), ""

@@ -7,7 +7,8 @@ stragglers, a network shared with others, and everything that a real cluster has
 Per token a forward costs 2 FLOPs a weight that is multiplied (Kaplan et al., arXiv 2001.08361) and attention
 4 · layers · width · (positions seen); a backward twice that, and checkpointing one forward more. ZeRO-3 gathers the
 weights in the forward and again in the backward, and reduce-scatters the gradients, in every micro-batch (Rajbhandari
-et al., arXiv 1910.02054 §7): three times the model's bytes through each host's link, and once more for the teacher.
+et al., arXiv 1910.02054, Section 7): three times the model's bytes through each host's link, and once more for the
+teacher.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ def log_probs(hidden: torch.Tensor, weight: torch.Tensor, temperature: float) ->
     return (hidden @ weight.t() / temperature).log_softmax(-1)
 
 
-# A block's terms are added in float32, over at least four vector lanes (SSE): BLOCK / 4 roundings in a lane, each of at
+# A block's terms are added in float32, over at least four partial sums (SSE): BLOCK / 4 roundings in each, of at
 # most u = 2^-24 of the sum, which add up as a random walk, u·sqrt(BLOCK / 4) = 1.3e-6. Two of these (P's sum and d's
 # mean enter the gradient), and exp's own 3e-7. A CPU with wider vectors is nearer.
 BOUND = 2 * 2**-24 * (cpu_kernel.BLOCK / 4) ** 0.5 + 3e-7
