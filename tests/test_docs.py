@@ -22,6 +22,8 @@ def test_the_readme_stays_short():
 
 @PAGE
 def test_every_key_is_a_key(page):
+    if page.name == "changelog.md":
+        return  # it names keys that are gone
     named = re.findall(rf"`((?:{'|'.join(SECTIONS)})\.[a-z_]+(?:\.[a-z_]+)*)(?:=[^`]*)?`", page.read_text())
     assert not set(named) - {key.name for key in all_keys()}
 
