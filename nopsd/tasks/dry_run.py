@@ -144,6 +144,7 @@ def lacking_files(folder: Path) -> list[str]:
 
 
 def look_at_windows(config: Config, folder: Path) -> None:
+    """Raise ConfigError if prompts or responses don't fit the windows of the model or the server."""
     window = int(read_json(folder / "config.json").get("max_position_embeddings") or 1 << 30)
     check_windows(config, ModelFiles(folder, "", window))
     longest = max(config.rollout_zs.max_new, config.eval.max_new, config.train.max_response)

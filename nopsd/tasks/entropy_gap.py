@@ -1,4 +1,4 @@
-"""`nopsd entropy_gap`: H of the base model zero-shot and with its demonstrations, each on its own samples.
+"""Entropies of the base model zero-shot and with its demonstrations, each on its own samples.
 
 In: a run's data, rollout and select stages; a rollout server with the base weights. Out, in RUN/entropy_gap: the
 teacher's own rollouts and entropy_gap.json, {estimator: {questions, student, teacher, gap, low, high}}. Not a stage of
@@ -198,6 +198,7 @@ class EntropyObserver(Observer):
 
 
 def as_row(gap: EntropyGap) -> dict[str, Any]:
+    """As entropy_gap.json has it."""
     return {
         "questions": gap.questions,
         "student": gap.student,

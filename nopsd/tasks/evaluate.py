@@ -1,4 +1,4 @@
-"""`nopsd eval`: any checkpoint or hub model on the configured targets.
+"""Evaluate any checkpoint or hub model on the configured targets.
 
 In: `model.path`, the data's test questions, rollout servers (started here, or running elsewhere). Out, in
 RUN/eval/MODEL-HASH: rollouts.parquet, eval_MODEL_DOMAIN.jsonl, metrics.json, and the same as lm-evaluation-harness's

@@ -65,6 +65,7 @@ def evaluate_on_other_data(plan: Plan, member: Member, servers: ServerCache) -> 
 
 
 def targets_of(member: Member, stage: str, name: str) -> list[str]:
+    """Targets on which a run has evaluated a model; none where the stage isn't done."""
     run = RunFolder(member.config.run_dir)
     return evaluated_domains(run.stage_dir(stage), name) if run.manifest(stage) else []
 

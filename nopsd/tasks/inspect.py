@@ -30,7 +30,7 @@ from nopsd.rollout.types import Rollout
 from nopsd.run import folder as names
 from nopsd.run.folder import RunFolder
 from nopsd.run.session import Session
-from nopsd.train.metrics_log import TENSORBOARD
+from nopsd.train.artefacts import TENSORBOARD
 
 FOLDER = "inspect"
 NOT_A_SIGNAL = ("length",)  # columns of the signals stage that are shown in another place

@@ -63,6 +63,7 @@ def left_files(config: Config) -> Path:
 
 
 def leave_launch_files(config: Config, plan: Plan) -> Path:
+    """What the printed commands read, in RUN/launch."""
     environment = {**os.environ, "OMP_NUM_THREADS": str(config.dist.threads)}
     content = LaunchFile(without_own(ranks_environment(plan, environment)))
     return write_files(plan, Path(config.run_dir) / "launch", environment, content)

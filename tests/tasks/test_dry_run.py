@@ -89,7 +89,7 @@ def test_the_configs_have_the_model_cards_parameters(name, billions):
 
 
 # Settings of the paper's own model, written down once more and by hand.
-PAPER = {
+PAPER_SETTINGS = {
     "rollout_zs": {"n": 1, "temperature": 0.6, "top_p": 0.95, "top_k": 20, "max_new": 8192},
     "neuron": {
         "value": "act_fn",
@@ -175,7 +175,7 @@ def test_paper_presets_state_every_value_of_the_paper(name):
     """A default that changes must not change the paper's runs."""
     files = [PRESETS / "paper" / "biology.yaml", PRESETS / "paper" / f"{name}.yaml"]
     stated = OmegaConf.to_container(OmegaConf.merge(*map(OmegaConf.load, files)))
-    for section, values in PAPER.items():
+    for section, values in PAPER_SETTINGS.items():
         assert {key: stated[section].get(key, "not stated") for key in values} == values, section
     assert stated["model"] == {"path": "Qwen/Qwen3-4B-Thinking-2507", "dtype": "bfloat16"}
     assert (stated["data"]["test_ratio"], stated["data"]["seed"]) == (RATIOS[name], 42)

@@ -162,6 +162,7 @@ def material_of(run: RunFolder) -> Material | None:
 
 
 def rollout_tokens(run: RunFolder) -> float:
+    """Tokens of the pool's rollouts."""
     file = run.stage_dir(names.ROLLOUT) / ROLLOUTS
     if not file.exists():
         return 0.0

@@ -101,7 +101,7 @@ def read_plan(tree: Mapping[str, Any], where: str) -> Plan:
         if isinstance(tree.get(key), Mapping):
             tree[key] = {str(name): value or {} for name, value in tree[key].items()}
     try:
-        plan: Plan = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Plan), tree))  # type: ignore[assignment]
+        plan: Plan = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Plan), tree))
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", None) or "?"
         raise ConfigError(f"{where}: {key}: {str(error).splitlines()[0]}") from error

@@ -19,6 +19,7 @@ from nopsd.reporting.cross_domain import Cell, Grid, Layout, Scores, average, cr
 
 Run = tuple[str, str, int]  # label, source, seed
 ByTarget = Mapping[str, DomainResult]
+METRICS = {"avg": ("accuracy", 2), "ece": ("ECE", 3)}  # of the tables: name and decimals
 SCALE = {"avg": 100.0, "maj": 100.0, "ece": 1.0}
 
 

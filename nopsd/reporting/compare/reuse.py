@@ -62,6 +62,7 @@ def link_stage(source: Path, target: Path) -> None:
 
 
 def link(source: Path, target: Path) -> None:
+    """A hard link, or a copy where there are none. ArtefactError if `source` is missing."""
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(source, target)

@@ -1,8 +1,6 @@
-"""The paper's Tables 1-8 from a comparison's numbers, and our own: intervals, quality, material, cost and each run by
-itself.
+"""The paper's Tables 1-8 from a comparison's numbers, and differences with intervals.
 
-A row is compared with its own base model alone. Where the runs have several, a table has the rows of one model after
-another, with the model in the first column. Tables 1 and 2 are summaries of the rows that differ from N-OPSD in the
+A row is compared with its own base model alone. Tables 1 and 2 are summaries of the rows that differ from N-OPSD in the
 selector alone, or in the retriever alone. A table whose data are not there is None.
 """
 
@@ -10,26 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-import numpy as np
-
 from nopsd.evaluation.bootstrap import Interval
 from nopsd.reporting.compare.results import (
     ALL,
-    KINDS,
+    METRICS,
     SCIENCE,
     Numbers,
     Results,
-    Run,
-    cells_of,
     numbers,
     over_questions,
     over_seeds,
 )
-from nopsd.reporting.compare.views import OWN, Cost, Material, RowFacts, View
+from nopsd.reporting.compare.run_tables import cost, each_run, material, quality
+from nopsd.reporting.compare.views import OWN, RowFacts, View, avg_name, each_model
 from nopsd.reporting.cross_domain import full_grid, summary
 from nopsd.reporting.table import Cell, Entry, Table, signed
 
-METRICS = {"avg": ("accuracy", 2), "ece": ("ECE", 3)}
 DIRECTION = {"neuron_count": "bottom {b:.0f} % (fewest neurons)", "neuron_count_top": "top {b:.0f} % (most neurons)"}
 
 
@@ -56,22 +50,9 @@ def all_tables(view: View) -> list[Table]:
     return [table for table in made if table is not None]
 
 
-def each_model(view: View, make: Callable[[Results], Table | None]) -> Table | None:
-    """The tables of all base models as one."""
-    names = view.model_names()
-    made = {names[model]: table for model, results in view.models.items() if (table := make(results)) is not None}
-    first = next(iter(made.values()), None)
-    if first is None or len(view.models) == 1:
-        return first
-    rows = [(name if i == 0 else "", *row) for name, table in made.items() for i, row in enumerate(table.rows)]
-    notes = dict.fromkeys(note for table in made.values() for note in table.notes)
-    header = ("Base model", *first.header)
-    return Table(first.name, first.title, header, tuple(rows), tuple(notes), labels=first.labels + 1)
-
-
 def accuracy(view: View) -> Table | None:
     """Table 3."""
-    return _summary(view, "avg", "table3", f"Table 3. {_avg(view)} in per cent, in- and cross-domain")
+    return _summary(view, "avg", "table3", f"Table 3. {avg_name(view)} in per cent, in- and cross-domain")
 
 
 def calibration(view: View) -> Table | None:
@@ -95,7 +76,9 @@ def _summary(view: View, metric: str, name: str, title: str, labels: Sequence[st
 
 def accuracy_grid(view: View) -> Table | None:
     """Table 7."""
-    return _grid(view, "avg", "table7", f"Table 7. {_avg(view)} in per cent of every source's model on every target")
+    return _grid(
+        view, "avg", "table7", f"Table 7. {avg_name(view)} in per cent of every source's model on every target"
+    )
 
 
 def calibration_grid(view: View) -> Table | None:
@@ -137,7 +120,7 @@ def _ablation(view: View, alike: Callable[[RowFacts, RowFacts], bool]) -> list[s
 def _relabelled(
     view: View, labels: Sequence[str], name: str, title: str, says: Callable[[RowFacts], str]
 ) -> Table | None:
-    table = _summary(view, "avg", name, f"{title} ({_avg(view)})", labels) if len(labels) > 1 else None
+    table = _summary(view, "avg", name, f"{title} ({avg_name(view)})", labels) if len(labels) > 1 else None
     if table is None:
         return None
     named = {label: f"{label}: {says(view.facts[label])}" for label in labels}
@@ -243,118 +226,6 @@ def _intervals(
     return Table(f"{name}_{metric}_{over}", title, header, rows, notes, labels=2)
 
 
-def quality(view: View) -> Table | None:
-    """More metrics on each model's own domain, means over sources and seeds."""
-    return each_model(view, _quality)
-
-
-def _quality(results: Results) -> Table | None:
-    names = ("avg", "maj", "pass", "unparsed", "truncated")
-    rows: list[tuple[Cell, ...]] = []
-
-    def add(label: str, kind: str, found: Sequence[Mapping[str, float]]) -> None:
-        means = [100 * float(np.mean([m[_key(m, name)] for m in found])) for name in names]
-        rest = [Entry(float(np.mean([m[key] for m in found]))) for key in ("distinct_answers", "mean_length")]
-        rows.append((label, kind, *(Entry(value) for value in means), *rest))
-
-    bases = [result.metrics for found in results.base.values() for result in found.values()]
-    if not bases:
-        return None
-    add("Base", "all targets", bases)
-    for label in results.labels:
-        runs = [(source, found) for (name, source, _), found in results.runs.items() if name == label]
-        inside = [found[source].metrics for source, found in runs if source in found]
-        cross = [r.metrics for source, found in runs for target, r in found.items() if target != source]
-        for kind, metrics in (("in", inside), ("cross", cross)):
-            if metrics:
-                add(label if kind == "in" else "", kind, metrics)
-    k = int(bases[0]["samples"])
-    header = ("Method", "", f"Avg@{k}", f"maj@{k}", f"pass@{k}", "unparsed", "truncated", "answers", "length")
-    notes = ("Per cent, but for distinct answers a question and mean length in tokens.",)
-    return Table("quality", "Answers: right, readable, whole, various", header, tuple(rows), notes, labels=2)
-
-
-def _key(metrics: Mapping[str, float], name: str) -> str:
-    return f"pass@{int(metrics['samples'])}" if name == "pass" else name
-
-
-def material(view: View) -> Table | None:
-    """Of what each row learned, how much was right; means over runs. Where a row loses, the first thing to look at."""
-    return each_model(view, lambda results: _material({k: m for k, m in view.material.items() if k in results.runs}))
-
-
-def _material(materials: Mapping[Run, Material]) -> Table | None:
-    rows: list[tuple[Cell, ...]] = []
-    for label in dict.fromkeys(name for name, _, _ in materials):
-        found = [m for (name, _, _), m in materials.items() if name == label]
-        columns = [
-            [getattr(m, name) for m in found if getattr(m, name) is not None]
-            for name in ("pool", "selected", "shown", "misleading")
-        ]
-        rows.append((label, *(Entry(100 * float(np.mean(column))) if column else None for column in columns)))
-    if not rows:
-        return None
-    notes = (
-        "Per cent of the base model's zero-shot answers, and of contexts. Judged with labels after the fact; "
-        "nothing was selected or trained by them, but by a method that says so.",
-    )
-    title = "Right answers among those of the pool, of the selected questions, and shown to the teacher"
-    header = ("Method", "pool", "selected", "demonstrations", "contexts mostly wrong")
-    return Table("material", title, header, tuple(rows), notes)
-
-
-def cost(view: View) -> Table | None:
-    """What training took, means over runs."""
-    return each_model(view, lambda results: _cost({k: c for k, c in view.costs.items() if k in results.runs}))
-
-
-def _cost(costs: Mapping[Run, Cost]) -> Table | None:
-    rows: list[tuple[Cell, ...]] = []
-    for label in dict.fromkeys(name for name, _, _ in costs):
-        found = [c for (name, _, _), c in costs.items() if name == label]
-        mean = [float(np.mean(column)) for column in zip(*((c.rollout_tokens, c.train_tokens) for c in found))]
-        steps, seconds = (float(np.mean([getattr(c, name) for c in found])) for name in ("steps", "seconds"))
-        rows.append(
-            (
-                label,
-                str(len(found)),
-                Entry(steps, decimals=0),
-                *(Entry(m / 1000, decimals=1) for m in mean),
-                Entry(seconds, decimals=1),
-            )
-        )
-    if not rows:
-        return None
-    header = ("Method", "runs", "steps", "pool rollouts, 1000 tokens", "training, 1000 tokens", "training, s")
-    notes = ("Means over runs. Tokens sampled by the servers; seconds: wall time of the steps' phases as logged.",)
-    return Table("cost", "Cost of training", header, tuple(rows), notes)
-
-
-def each_run(view: View) -> Table | None:
-    """Every run by itself, for statistics of the reader's own."""
-    return each_model(view, lambda results: _each_run(view, results))
-
-
-def _each_run(view: View, results: Results) -> Table | None:
-    found = {  # by seed and metric, rows of Table 3 or 4
-        (seed, metric): cells_of(numbers(results, metric, [seed]), view.layout)
-        for seed in results.seeds
-        for metric in METRICS
-    }
-    rows: list[tuple[Cell, ...]] = []
-    for label, source, seed in results.runs:
-        of = [
-            (found[seed, metric][label, kind].get(source), METRICS[metric][1]) for metric in METRICS for kind in KINDS
-        ]
-        entries = [None if cell is None else Entry(cell.value, cell.delta, decimals) for cell, decimals in of]
-        rows.append((label, view.layout.label(source), str(seed), *entries))
-    if not rows:
-        return None
-    name = _avg(view)
-    header = ("Method", "source", "seed", f"{name} in", f"{name} cross", "ECE in", "ECE cross")
-    return Table("runs", "Each run", header, tuple(rows), ("Differences from the base of the same seed.",), labels=3)
-
-
 def missing_notes(view: View, results: Results, found: Numbers) -> list[str]:
     """A footnote for each row that lacks sources or seeds."""
     notes = []
@@ -374,12 +245,6 @@ def missing_notes(view: View, results: Results, found: Numbers) -> list[str]:
 def _seed_note(results: Results) -> list[str]:
     seeds = results.seeds
     return [f"Means over seeds {', '.join(map(str, seeds))}."] if len(seeds) > 1 else []
-
-
-def _avg(view: View) -> str:
-    each = (r for results in view.models.values() for found in results.base.values() for r in found.values())
-    first = next(each, None)
-    return "Avg" if first is None else f"Avg@{first.samples}"
 
 
 def _signed_interval(value: Interval, decimals: int) -> str:

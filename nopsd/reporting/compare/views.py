@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from nopsd.evaluation.entropy import EntropyGap
 from nopsd.evaluation.results import DomainResult
 from nopsd.reporting.compare.results import Model, Results
 from nopsd.reporting.cross_domain import PAPER, Layout
+from nopsd.reporting.table import Table
 
 OWN = "nopsd"  # the row that the ablations are set against, and whose first run the diagnostics are of
 
@@ -92,3 +93,23 @@ def layout_for(domains: Sequence[str]) -> Layout:
     science = tuple(d for d in PAPER.science if d in domains)
     others = tuple(d for d in domains if d not in science)
     return Layout(science, others) if science else Layout(others, ())
+
+
+def each_model(view: View, make: Callable[[Results], Table | None]) -> Table | None:
+    """The tables of all base models as one: where there are several, the model's name is the first column."""
+    names = view.model_names()
+    made = {names[model]: table for model, results in view.models.items() if (table := make(results)) is not None}
+    first = next(iter(made.values()), None)
+    if first is None or len(view.models) == 1:
+        return first
+    rows = [(name if i == 0 else "", *row) for name, table in made.items() for i, row in enumerate(table.rows)]
+    notes = dict.fromkeys(note for table in made.values() for note in table.notes)
+    header = ("Base model", *first.header)
+    return Table(first.name, first.title, header, tuple(rows), tuple(notes), labels=first.labels + 1)
+
+
+def avg_name(view: View) -> str:
+    """Avg@k, with the samples a question."""
+    each = (r for results in view.models.values() for found in results.base.values() for r in found.values())
+    first = next(each, None)
+    return "Avg" if first is None else f"Avg@{first.samples}"
