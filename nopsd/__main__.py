@@ -1,3 +1,5 @@
+"""`python -m nopsd`: the command line."""
+
 from nopsd.cli import main
 
 if __name__ == "__main__":

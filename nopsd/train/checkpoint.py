@@ -162,7 +162,7 @@ def bytes_to_write(engine: Any, ema: Any) -> int:
     """About what this rank's part of a checkpoint takes."""
     trained = [getattr(p, "ds_tensor", p).numel() for p in engine.module.parameters() if p.requires_grad]
     averaged = [] if ema is None else [shard.numel() * shard.element_size() for shard in ema.state().values()]
-    return BYTES_A_PARAMETER * sum(trained) + sum(averaged)
+    return int(BYTES_A_PARAMETER * sum(trained) + sum(averaged))
 
 
 def _make_room(path: Path, size: int) -> None:

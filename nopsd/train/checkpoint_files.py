@@ -55,6 +55,7 @@ class Keep:
 
 
 def tag_of(step: int) -> str:
+    """The folder's name of the checkpoint after so many steps."""
     return f"step_{step:08d}"
 
 

@@ -95,7 +95,7 @@ class Reader:
     def reuses(self) -> bool:
         return self.shared or self.cache is not None
 
-    @torch.no_grad()
+    @torch.no_grad()  # type: ignore[untyped-decorator]
     def read(self, sides: Sequence[Side]) -> list[Tensor]:
         """Hidden states `[N, H]` of each side. Every rank must call it, and runs as many forwards as the others."""
         if not sides or not sides[0].packed or not self.reuses:

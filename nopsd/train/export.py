@@ -112,8 +112,8 @@ def gather(tensor: PlainWeight | Tensor, ranks: Ranks) -> Tensor | None:
 
 def _bytes(tensor: PlainWeight | Tensor) -> int:
     if isinstance(tensor, PlainWeight):
-        return math.prod(tensor.shape) * tensor.parameter.element_size()
-    return tensor.numel() * tensor.element_size()
+        return int(math.prod(tensor.shape) * tensor.parameter.element_size())
+    return int(tensor.numel() * tensor.element_size())
 
 
 def verify(
@@ -125,7 +125,7 @@ def verify(
     return float(broadcast_from_rank0(ranks, lambda: _compare(own, part, probe_ids, dtype, trust_remote_code)))
 
 
-@torch.no_grad()
+@torch.no_grad()  # type: ignore[untyped-decorator]
 def probe_logits(model: torch.nn.Module, ids: list[int]) -> Tensor:
     """Float32 logits (T, V) of one sequence, on the CPU. Under ZeRO-3 all ranks must call it."""
     training = model.training

@@ -76,8 +76,10 @@ def reshard(files: list[Path], name: str, rank: int, like: torch.Tensor) -> torc
 
 
 def random_file(path: Path, rank: int) -> Path:
+    """Where a rank's random number generators are saved."""
     return path / f"random_rank_{rank:05d}.safetensors"
 
 
 def ema_file(path: Path, rank: int) -> Path:
+    """Where a rank's part of the moving average is saved."""
     return path / f"ema_rank_{rank:05d}.safetensors"

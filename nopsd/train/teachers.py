@@ -116,7 +116,8 @@ class EngineTeacher(OneModel):
         return gathered_weight(self.engine)
 
     def squared_distance(self, rank: int) -> float:
-        return squared_distance(parameters(self.student.module.lm), parameters(self.engine.module), rank)
+        distance: float = squared_distance(parameters(self.student.module.lm), parameters(self.engine.module), rank)
+        return distance
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,8 @@ class AdapterTeacher(OneModel):
         """With an adapter, between the adapters' own tensors; without, between the weights they make."""
         lm = self.student.module.lm
         if self.adapter is not None:
-            return squared_distance(adapter_parameters(lm, STUDENT), adapter_parameters(lm, self.adapter), rank)
+            found: float = squared_distance(adapter_parameters(lm, STUDENT), adapter_parameters(lm, self.adapter), rank)
+            return found
         change = squared_change(lm)
         return change if rank == 0 else 0.0
 
@@ -171,7 +173,7 @@ class TrustRegionTeacher:
         return (*self.base.readers, self.own)
 
 
-@torch.no_grad()
+@torch.no_grad()  # type: ignore[untyped-decorator]
 def own_hidden(student: Any, ids_BT: Tensor, rows_N: Tensor, segments: Segments | None = None) -> Tensor:
     """The student's final hidden states `[N, H]` at such rows: evaluation mode, no gradient, no logits.
 
@@ -208,6 +210,7 @@ def no_weight() -> Iterator[None]:
 
 
 def parameters(model: torch.nn.Module) -> Mapping[str, Any]:
+    """The model's parameters by name."""
     return dict(model.named_parameters())
 
 

@@ -37,7 +37,9 @@ def load_universal(engine: Any, path: Path, ranks: Ranks) -> tuple[str | None, d
     try:
         with _universal(engine):
             whole = all(p.requires_grad for p in engine.module.parameters())  # LoRA's hold the adapters alone
-            loaded = engine.load_checkpoint(str(work), tag=path.name, load_module_strict=whole)
+            loaded: tuple[str | None, dict[str, Any] | None] = engine.load_checkpoint(
+                str(work), tag=path.name, load_module_strict=whole
+            )
         _own_step_counts(engine)
     finally:
         ranks.barrier()

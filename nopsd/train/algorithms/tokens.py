@@ -77,7 +77,7 @@ def load_token_engine(config: Config, model_path: Path, ranks: Ranks, parallel: 
     return load_student(model_path, config.model.dtype, student_config, train, wrap, trusted, train.seed)
 
 
-@torch.no_grad()
+@torch.no_grad()  # type: ignore[untyped-decorator]
 def own_statistics(engine: Any, batch: MicroBatch) -> Tensor:
     """`statistics_of` a micro-batch's loss rows, by the engine's own weights; evaluation mode. Collective."""
     training = engine.training

@@ -85,7 +85,7 @@ def _by_threads(kernel: Any, arrays: tuple[np.ndarray, ...], inverse: np.float32
             other.result()
 
 
-@intrinsic
+@intrinsic  # type: ignore[untyped-decorator]
 def _float_of_bits(_context: Any, _bits: Any) -> Any:
     from llvmlite import ir
 

@@ -116,7 +116,7 @@ class _Constants(NamedTuple):
     config: DistillConfig
 
 
-class _FusedLinearDivergence(torch.autograd.Function):
+class _FusedLinearDivergence(torch.autograd.Function):  # type: ignore[misc]
     @staticmethod
     def forward(
         ctx: Any,
@@ -158,7 +158,7 @@ class _FusedLinearDivergence(torch.autograd.Function):
         return loss, sums, logprob_N, reverse_kl_N
 
     @staticmethod
-    @once_differentiable
+    @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, grad_loss: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
         if ctx.gradients is None:
             raise RuntimeError("the fused loss's gradient was taken already: run the forward again")

@@ -31,7 +31,7 @@ from nopsd.train.losses.fused_linear import FusedResult, fused_linear_divergence
 NOT_LINEAR = ("final_logit_softcapping", "logits_scaling", "logit_scale")
 
 
-class LossHead(nn.Linear):
+class LossHead(nn.Linear):  # type: ignore[misc]
     """A bias-free `lm_head` that can also give a loss. Holds the very weight Parameter of the one it replaces."""
 
     def __init__(self, lm_head: nn.Linear) -> None:
@@ -40,7 +40,7 @@ class LossHead(nn.Linear):
         self.weight = lm_head.weight
 
     # Under ZeRO-3 pass `loss_inputs` by name: the hooks look through positional arguments alone.
-    def forward(self, hidden: Tensor, loss_inputs: Any = None) -> Any:  # type: ignore[override]
+    def forward(self, hidden: Tensor, loss_inputs: Any = None) -> Any:
         """Logits of `hidden`; with `loss_inputs`, what `loss` gives for rows `hidden` [N, H]."""
         return super().forward(hidden) if loss_inputs is None else self.loss(hidden, loss_inputs)
 
@@ -71,7 +71,7 @@ def replace_head(lm: Any, kind: type[LossHead], make: Callable[[nn.Linear], Loss
     return head
 
 
-@torch.no_grad()
+@torch.no_grad()  # type: ignore[untyped-decorator]
 def response_hidden(model: nn.Module, input_ids_BT: Tensor, rows_N: Tensor, segments: Segments | None = None) -> Tensor:
     """A frozen model's final hidden states `[N, H]` at `rows_N`: no gradient, no logits.
 
@@ -161,7 +161,7 @@ def install_head(lm: nn.Module, config: DistillConfig, vocab_size: int | None = 
     return head
 
 
-class DistillModel(nn.Module):
+class DistillModel(nn.Module):  # type: ignore[misc]
     """A causal LM as a DeepSpeed engine's module: in a batch, out the distillation loss.
 
     `engine(**batch)` gives a FusedResult; `engine.backward(result.loss)`. Its parameters are named `lm.…`.

@@ -42,7 +42,7 @@ class TokenLossHead(LossHead):
         )
 
 
-class TokenLossModel(nn.Module):
+class TokenLossModel(nn.Module):  # type: ignore[misc]
     """`engine(**batch)` gives a TokenResult, or statistics `[3, N]`. Its parameters are named `lm.…`."""
 
     def __init__(self, lm: Any, chunk: int | None = None) -> None:

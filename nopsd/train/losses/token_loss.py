@@ -64,7 +64,7 @@ def fused_linear_token_loss(
     )
 
 
-class _FusedTokenLoss(torch.autograd.Function):
+class _FusedTokenLoss(torch.autograd.Function):  # type: ignore[misc]
     @staticmethod
     def forward(
         ctx: Any,
@@ -113,7 +113,7 @@ class _FusedTokenLoss(torch.autograd.Function):
         return loss, logprob_N, entropy_N
 
     @staticmethod
-    @once_differentiable
+    @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, grad_loss: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
         if ctx.gradients is None:
             raise RuntimeError("the fused loss's gradient was taken already: run the forward again")

@@ -100,13 +100,13 @@ def _launch(
         )
 
 
-@triton.jit
+@triton.jit  # type: ignore[untyped-decorator]
 def _scaled(row, top, ids, kept, INVERSE: tl.constexpr):  # type: ignore[no-untyped-def]
     """(z − max z)/τ; 0 past the vocabulary."""
     return tl.where(kept, (tl.load(row + ids, mask=kept, other=0.0) - top) * INVERSE, 0.0)
 
 
-@triton.jit
+@triton.jit  # type: ignore[untyped-decorator]
 def _log_ratio(d, LOG_BETA: tl.constexpr, LOG_REST: tl.constexpr):  # type: ignore[no-untyped-def]
     """log p/m with m = β q + (1−β) p, of d = log p/q; out of the larger of both terms, so that nothing overflows."""
     a = LOG_BETA - d
@@ -114,7 +114,7 @@ def _log_ratio(d, LOG_BETA: tl.constexpr, LOG_REST: tl.constexpr):  # type: igno
     return -(larger + tl.log(1.0 + tl.exp(smaller - larger)))
 
 
-@triton.jit
+@triton.jit  # type: ignore[untyped-decorator]
 def _sums(  # type: ignore[no-untyped-def]
     student,
     teacher,
@@ -151,7 +151,7 @@ def _sums(  # type: ignore[no-untyped-def]
     tl.store(found + i * 6 + 5, tl.sum(Qd))
 
 
-@triton.jit
+@triton.jit  # type: ignore[untyped-decorator]
 def _mixture_sums(  # type: ignore[no-untyped-def]
     student,
     teacher,
@@ -184,7 +184,7 @@ def _mixture_sums(  # type: ignore[no-untyped-def]
     tl.store(found + i * 2 + 1, tl.sum(of_q))
 
 
-@triton.jit
+@triton.jit  # type: ignore[untyped-decorator]
 def _reverse_gradient(  # type: ignore[no-untyped-def]
     student,
     teacher,
@@ -210,7 +210,7 @@ def _reverse_gradient(  # type: ignore[no-untyped-def]
         tl.store(out + i * stride + ids, tl.exp(s) * (s - t - shift) * scale, mask=kept)
 
 
-@triton.jit
+@triton.jit  # type: ignore[untyped-decorator]
 def _forward_gradient(  # type: ignore[no-untyped-def]
     student,
     teacher,
@@ -236,7 +236,7 @@ def _forward_gradient(  # type: ignore[no-untyped-def]
         tl.store(out + i * stride + ids, tl.exp(s) * scale - tl.exp(t) * teacher_scale, mask=kept)
 
 
-@triton.jit
+@triton.jit  # type: ignore[untyped-decorator]
 def _jsd_gradient(  # type: ignore[no-untyped-def]
     student,
     teacher,
