@@ -178,7 +178,7 @@ def made(config: Config) -> Session:
 def trained(session: Session) -> tuple[LocalSampler, list[float]]:
     """The student after `train.steps` of Algorithm 1, and its losses."""
     config, run = session.config, session.run
-    selected, questions = run.selection().uids, session.questions
+    selected = run.selection().uids
     student, teacher = plain_engines(config, session.model.path)
     client, log = LocalSampler(student.module.lm, session.tokenizer, session.model.path), LastLoss(config.train.steps)
     torch.manual_seed(config.seed)
@@ -186,9 +186,7 @@ def trained(session: Session) -> tuple[LocalSampler, list[float]]:
         train(
             TrainingRun(
                 config=config,
-                algorithm=Distillation(
-                    teacher_prompts=demonstrated(session, selected, questions), teacher_engine=teacher
-                ),
+                algorithm=Distillation(teacher_prompts=demonstrated(session, selected), teacher_engine=teacher),
                 model_path=session.model.path,
                 selected=selected,
                 student=student,

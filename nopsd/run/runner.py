@@ -86,12 +86,12 @@ def is_made_from_this(stages: Stages, session: Session, stage: Stage) -> bool:
     return bool(read_json(begun) == flatten(stages.fingerprint(session, stage)))
 
 
-def run_stage(stages: Stages, session: Session, stage: Stage) -> None:
-    """Bring a stage up to date, from the process the user started."""
+def run_stage(stages: Stages, session: Session, stage: Stage, place: tuple[int, int] | None = None) -> None:
+    """Bring a stage up to date, from the process the user started. `place`: the number, of how many, that progress
+    shows, if it isn't that among a run's stages."""
     made = stages.fingerprint(session, stage)
-    with StageProgress(
-        f"{stage.name}: {stage.title(session.config)}", *stages.place(stage, session.config)
-    ) as progress:
+    place = place or stages.place(stage, session.config)
+    with StageProgress(f"{stage.name}: {stage.title(session.config)}", *place) as progress:
         if session.run.is_current(stage.name, made):
             progress.up_to_date()
             return

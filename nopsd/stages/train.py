@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from nopsd.config import METHODS, Config, is_foreign, shaping_keys
 from nopsd.data.prompts import TeacherPrompt
-from nopsd.data.records import Question
 from nopsd.engine.distributed import Ranks
 from nopsd.engine.stopping import StopRequest
 from nopsd.errors import ConfigError
@@ -102,7 +101,32 @@ class Train(Stage):
 
     def work(self, session: Session, folder: Path, progress: Progress) -> None:
         """Train by the method's own algorithm. ConfigError for a method that trains nothing."""
-        train(session, folder, progress)
+        from nopsd.train.run import TrainingInputs
+        from nopsd.train.trainer import run_training
+
+        trainer = METHODS[session.config.method].trainer
+        if trainer is None:
+            raise ConfigError(f"method={session.config.method} trains nothing: name another method")
+        assert session.ranks is not None
+        selected, algorithm, facts = {"distill": distillation, "sft": finetuning, "grpo": grpo}[trainer](session)
+        config = plan(session, folder, len(selected), facts)
+        asks = self.asks_server(config) and session.ranks.is_main  # rank 0 may have to start the server
+        client = session.client() if asks else None
+        inputs = TrainingInputs(
+            config=config,
+            algorithm=algorithm,
+            selected=selected,
+            student_prompts={uid: session.student_prompts[uid] for uid in selected},
+            model_path=session.model.path,
+            client=client,
+            ranks=session.ranks,
+            folder=folder,
+            open_log=lambda step: MetricsLog(folder, step),
+            progress=progress,
+            probe=label_free_probe(session, client) if client else None,
+            stop=StopRequest.of_this_process(),
+        )
+        run_training(inputs)
 
     def finish(self, session: Session) -> str | None:
         """If a guard stopped the training, that it did."""
@@ -111,45 +135,15 @@ class Train(Stage):
         return f"WARNING: {note} `--redo train`, with guard.stop=false, trains on regardless." if note else None
 
 
-def train(session: Session, folder: Path, progress: Progress) -> None:
-    """Train by the method's own algorithm. ConfigError for a method that trains nothing."""
-    from nopsd.train.run import TrainingInputs
-    from nopsd.train.trainer import run_training
-
-    trainer = METHODS[session.config.method].trainer
-    if trainer is None:
-        raise ConfigError(f"method={session.config.method} trains nothing: name another method")
-    assert session.ranks is not None
-    selected, algorithm, facts = {"distill": distillation, "sft": finetuning, "grpo": grpo}[trainer](session)
-    config = plan(session, folder, len(selected), facts)
-    served = trainer != "sft" or config.train.probe_every > 0
-    client = session.client() if served and session.ranks.is_main else None  # rank 0 may have to start the server
-    inputs = TrainingInputs(
-        config=config,
-        algorithm=algorithm,
-        selected=selected,
-        student_prompts={uid: session.student_prompts[uid] for uid in selected},
-        model_path=session.model.path,
-        client=client,
-        ranks=session.ranks,
-        folder=folder,
-        open_log=lambda step: MetricsLog(folder, step),
-        progress=progress,
-        probe=label_free_probe(session, client) if client else None,
-        stop=StopRequest.of_this_process(),
-    )
-    run_training(inputs)
-
-
 def distillation(session: Session) -> Prepared:
     """Prompts of the teacher for the selected questions, and of the objective's other distributions."""
     from nopsd.train.algorithms.distill import Distillation
 
     assert session.ranks is not None
-    selected, questions = selection(session)
+    selected = session.run.selection().uids
     algorithm = Distillation(
-        teacher_prompts=demonstrated(session, selected, questions),
-        aux_prompts=auxiliary_prompts(session, session.ranks, selected, questions),
+        teacher_prompts=demonstrated(session, selected),
+        aux_prompts=auxiliary_prompts(session, session.ranks, selected),
         style_ids=tuple(single_token_ids(session.tokenizer, session.config.train.style_words)),
     )
     return selected, algorithm, {}
@@ -160,8 +154,8 @@ def finetuning(session: Session) -> Prepared:
     from nopsd.train.algorithms.sft import Finetuning
     from nopsd.train.voting import keep_voted
 
-    selected, questions = selection(session)
-    answers = answers_of(session.rollouts, questions, session.think_open)
+    selected = session.run.selection().uids
+    answers = answers_of(session.rollouts, session.questions, session.think_open)
     voted = keep_voted(selected, session.rollouts, answers, session.config.sft, session.config.train.seed).checked()
     responses = {uid: [r.response_ids for r in rows] for uid, rows in voted.responses.items()}
     return list(responses), Finetuning(responses=responses), voted.counts()
@@ -171,13 +165,7 @@ def grpo(session: Session) -> Prepared:
     """The selected questions, for the reward to read answers by."""
     from nopsd.train.algorithms.grpo import Grpo
 
-    selected, questions = selection(session)
-    return selected, Grpo(questions=questions, think_open=session.think_open), {}
-
-
-def selection(session: Session) -> tuple[list[str], dict[str, Question]]:
-    """The selected uids, best first, and all pool questions by uid."""
-    return session.run.selection().uids, session.questions
+    return session.run.selection().uids, Grpo(questions=session.questions, think_open=session.think_open), {}
 
 
 def plan(session: Session, folder: Path, questions: int, facts: dict[str, int] | None = None) -> Config:
@@ -190,29 +178,24 @@ def plan(session: Session, folder: Path, questions: int, facts: dict[str, int] |
     return replace(config, train=train)
 
 
-def demonstrated(
-    session: Session, selected: list[str], questions: dict[str, Question], ask: bool = True
-) -> dict[str, TeacherPrompt]:
+def demonstrated(session: Session, selected: list[str], ask: bool = True) -> dict[str, TeacherPrompt]:
     """The teacher's prompts: of method opsd_oracle with a right solution, else with the select stage's contexts."""
     if not METHODS[session.config.method].reads_labels:
         return teacher_prompts(session, selected, ask=ask)
     from nopsd.evaluation.oracle import right_solutions
 
-    rollouts = session.rollouts
-    asked = [questions[uid] for uid in selected]
-    shown = right_solutions(session.judge, asked, rollouts, session.think_open)
+    asked = [session.questions[uid] for uid in selected]
+    shown = right_solutions(session.judge, asked, session.rollouts, session.think_open)
     longest = session.config.context.max_prompt
     return {q.uid: session.renderer.teacher(q, [shown[q.uid]], longest, ask=ask) for q in asked}
 
 
-def auxiliary_prompts(
-    session: Session, ranks: Ranks, selected: list[str], questions: dict[str, Question]
-) -> dict[str, dict[str, list[int]]]:
+def auxiliary_prompts(session: Session, ranks: Ranks, selected: list[str]) -> dict[str, dict[str, list[int]]]:
     """Further prompts that distill.target and distill.contrast read the teacher at. Collective."""
     config, prompts = session.config, {}
     wanted = auxiliaries(config.distill)
     if "ctx_only" in wanted:
-        prompts["ctx_only"] = demonstrated(session, selected, questions, ask=False)
+        prompts["ctx_only"] = demonstrated(session, selected, ask=False)
     if "random_ctx" in wanted:
         signals = session.run.signals()
         seed = config.context.seed + 1  # other draws than context.retriever=random's own

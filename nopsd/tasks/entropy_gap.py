@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from nopsd.cluster.stage_launcher import launch_stage, under_launcher
+from nopsd.cluster.stage_launcher import under_launcher
 from nopsd.config import Config
 from nopsd.evaluation.entropy import ESTIMATORS, EntropyGap, entropy_gap, question_means, token_entropies
 from nopsd.files import read_json, sha256_json, write_json
@@ -23,7 +23,6 @@ from nopsd.rollout.types import FILE as FILE_OF_ROLLOUTS
 from nopsd.rollout.types import Rollout, read_rollouts, rollouts_hash
 from nopsd.run import folder as names
 from nopsd.run import runner
-from nopsd.run.progress import StageProgress
 from nopsd.run.session import Session
 from nopsd.run.stage import Progress, Stage, Stages
 from nopsd.signals.belief import broadcast_with_heartbeat, sample_demonstrated
@@ -50,27 +49,9 @@ def measure(config: Config) -> dict[str, EntropyGap]:
         return read_gap(session.run.root)
 
 
-def bring_up(session: Session, place: tuple[int, int] = (1, 1)) -> None:
+def bring_up(session: Session) -> None:
     """From the process that the user started: launch the ranks unless the result is there."""
-    from nopsd.cluster.planning import make_plan
-
-    made = GAP_STAGES.fingerprint(session, GAP)
-    with StageProgress(f"{NAME}: {GAP.does}", *place) as progress:
-        if session.run.is_current(NAME, made):
-            progress.up_to_date()
-            return
-        session.run.begin(NAME, made)
-        runner.record_run(session)
-        dist, root = session.config.dist, session.run.root
-        launch_stage(
-            NAME,
-            root / "config.yaml",
-            make_plan(session.config, root),
-            dist,
-            session.log_path(NAME),
-            session.server_environment(),
-            progress,
-        )
+    runner.run_stage(GAP_STAGES, session, GAP, place=(1, 1))
 
 
 def read_gap(root: Path) -> dict[str, EntropyGap]:
@@ -226,6 +207,10 @@ class EntropyGapStage(Stage):
         "eval.bootstrap",
     )
     distributed = True
+
+    def asks_server(self, config: Config) -> bool:
+        """For the teacher's own samples."""
+        return True
 
     def work(self, session: Session, folder: Path, progress: Progress) -> None:
         """Sample the teacher and measure both sides."""

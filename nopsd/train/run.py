@@ -107,8 +107,8 @@ class Algorithm(ABC):
 class TrainingInputs:
     """What is trained, from what, and where the result goes.
 
-    `selected`: the uids trained on. `client`: a `sampling.Client` on rank 0, unused elsewhere. `open_log(first step)`
-    and `probe(version)` (label-free numbers of the served policy) are called on rank 0 alone.
+    `selected`: the uids trained on. `client`: a `rollout.stage.Generator`, used on rank 0 alone. `open_log(first
+    step)` and `probe(version)` (label-free numbers of the served policy) are called on rank 0 alone.
     """
 
     config: Config

@@ -21,7 +21,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -36,21 +36,6 @@ from nopsd.train.run import Step, TrainingRun
 
 PROBE_TOKENS = 8
 PENDING = "pending"  # its name among a checkpoint's extras
-
-
-class Client(Protocol):
-    """What training asks of `nopsd.rollout.client.RolloutClient`; `progress` only when it samples ahead."""
-
-    def generate(
-        self,
-        prompts: Sequence[list[int]],
-        uids: Sequence[str],
-        sampling: SamplingConfig,
-        seed: int,
-        expected_version: int | None = None,
-        logprobs: bool = False,
-        progress: Callable[..., None] | None = None,
-    ) -> list[list[Rollout]]: ...
 
 
 class Sampler:
