@@ -11,7 +11,7 @@ from nopsd.config import CHOICES, METHODS, all_keys, preset_names
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 SECTIONS = (
-    "data model neuron signal select context teacher distill dist server train eval guard rollout_zs rollout sft grpo"
+    "data model neuron signal select context teacher distill dist server train eval guard zero_shot rollout sft grpo"
 ).split()
 PAGE = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 

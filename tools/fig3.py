@@ -10,7 +10,7 @@ reading the range of s(x), its correlation with accuracy, also with log length h
 Jaccard distance, against the paper's figures where the model and the data are the paper's.
 
 Out: RUN/fig3/fig3.md, fig3.png, fig3.json, pool_correct.json and one folder of neuron sets a reading. A reading that is
-there is not scored again. With a preset, rollout_zs.n is 8 unless set (accuracy over eight answers, as in Fig. 3);
+there is not scored again. With a preset, zero_shot.n is 8 unless set (accuracy over eight answers, as in Fig. 3);
 s(x) comes from the first --extract of them.
 """
 
@@ -241,7 +241,7 @@ def report(config: Config, wanted: Sequence[Reading], folder: Path) -> str:
     with Session(config) as session:
         shares = session.judge.pool_correctness(session.pool, pool_rollouts(session), session.think_open)
         write_pool_correct(folder, shares)
-        answers = config.rollout_zs.n
+        answers = config.zero_shot.n
     correct = read_json(folder / "pool_correct.json")
     if len(correct) < 3:
         raise DataError(f"data.name={config.data.name}: the pool's answers are not known: accuracy can't be judged")
@@ -280,7 +280,7 @@ def options(argv: Sequence[str]) -> argparse.Namespace:
 
 def configured(chosen: argparse.Namespace) -> tuple[Config, list[Reading]]:
     """The configuration and the readings asked for. Raises ConfigError."""
-    overrides = chosen.overrides if chosen.config else ["rollout_zs.n=8", *chosen.overrides]
+    overrides = chosen.overrides if chosen.config else ["zero_shot.n=8", *chosen.overrides]
     config = load_config(chosen.config or chosen.preset, overrides)
     neuron = config.neuron
     try:

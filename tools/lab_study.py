@@ -166,7 +166,7 @@ def made(config: Config) -> Session:
     lm = AutoModelForCausalLM.from_pretrained(session.model.path).eval()
     client = LocalSampler(lm, session.tokenizer, session.model.path)
     prompts = [session.renderer.student(q) for q in session.pool]
-    rollouts = run_rollouts(session.pool, prompts, client, config.rollout_zs, config.seed, folders["rollout"], 0, None)
+    rollouts = run_rollouts(session.pool, prompts, client, config.zero_shot, config.seed, folders["rollout"], 0, None)
     if not list(folders["neurons"].glob("neurons.rank*.npz")):
         model = ScoredModel(PlainEngine(lm, config.train, 1), session.model.hash, think_ids(session.tokenizer))
         score_pool(model, rollouts, config.neuron, ALONE, folders["neurons"])

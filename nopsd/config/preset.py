@@ -14,6 +14,7 @@ from nopsd.errors import ConfigError
 from nopsd.files import flatten
 
 PRESETS = Path(__file__).parent / "presets"
+RENAMED = {"rollout_zs": "zero_shot"}  # sections that had another name
 BASE = "base"  # of a preset: the preset that it starts from
 
 
@@ -80,7 +81,9 @@ def refuse_unknown(layer: Layer) -> None:
             continue
         if inside := next((key for key in valid if key.startswith(f"{name}.")), None):
             raise ConfigError(f"{layer.where}: {name} is a section and takes no value: set its keys, such as {inside}")
-        near = difflib.get_close_matches(name, valid, n=1, cutoff=0.4)
+        section, _, rest = name.partition(".")
+        near = [renamed] if (renamed := f"{RENAMED.get(section)}.{rest}") in valid else []
+        near = near or difflib.get_close_matches(name, valid, n=1, cutoff=0.4)
         near = near or [key for key in valid if key.split(".")[-1] == name.split(".")[-1]][:1]
         hint = f"; did you mean {near[0]}?" if near else "; `nopsd config` lists every key"
         raise ConfigError(f"{layer.where}: unknown key {name}{hint}")

@@ -46,10 +46,10 @@ def _own_code(key: Key, value: Any) -> bool:
 
 def _check_samples(config: Config) -> None:
     for key, choices in NEED_SAMPLES.items():
-        if value_of(config, key) in choices and config.rollout_zs.n < 2:
+        if value_of(config, key) in choices and config.zero_shot.n < 2:
             raise ConfigError(
                 f"{key}={value_of(config, key)} compares several answers of one question, and "
-                f"rollout_zs.n={config.rollout_zs.n}: set rollout_zs.n=8, say"
+                f"zero_shot.n={config.zero_shot.n}: set zero_shot.n=8, say"
             )
     if config.select.selector == "nait" and not config.signal.reference:
         raise ConfigError("select.selector=nait needs signal.reference: a JSONL of the target ability's examples")
@@ -80,10 +80,10 @@ def _check_method(config: Config) -> None:
             f"method={config.method} shows no demonstrations, and context.retriever={config.context.retriever}: "
             "set context.retriever=none"
         )
-    if method.trainer == "sft" and config.rollout_zs.n < 2:
+    if method.trainer == "sft" and config.zero_shot.n < 2:
         raise ConfigError(
-            f"method={config.method} votes over several answers of one question, and rollout_zs.n="
-            f"{config.rollout_zs.n}: set rollout_zs.n=8, say"
+            f"method={config.method} votes over several answers of one question, and zero_shot.n="
+            f"{config.zero_shot.n}: set zero_shot.n=8, say"
         )
     if method.trainer == "grpo" and train.n < 2:
         raise ConfigError(

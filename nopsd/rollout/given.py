@@ -29,13 +29,13 @@ def given_rollouts(
 ) -> list[Rollout]:
     """The given responses (uid -> text) as rollouts, also written to `folder`. Rank 0 alone calls it.
 
-    `encode`: text to the ids of a whole assistant turn; `samples`: `rollout_zs.n`; `window`: most tokens of prompt
+    `encode`: text to the ids of a whole assistant turn; `samples`: `zero_shot.n`; `window`: most tokens of prompt
     and response. Raises ConfigError unless one sample is asked for: there is one response a question.
     """
     if samples != 1:
         raise ConfigError(
-            f"rollout_zs.n={samples}: these data give one response a question, so that nothing can be chosen by "
-            "comparing several answers of one: set rollout_zs.n=1, and a selector that does without"
+            f"zero_shot.n={samples}: these data give one response a question, so that nothing can be chosen by "
+            "comparing several answers of one: set zero_shot.n=1, and a selector that does without"
         )
     rollouts = []
     for number, (question, prompt) in enumerate(zip(questions, prompts, strict=True), 1):

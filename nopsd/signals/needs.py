@@ -35,7 +35,7 @@ _SHAPED_BY: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(FROM_LOGITS, (*_FORWARD_KEYS, "signal.logit_chunk")),
     "embedding": _FORWARD_KEYS,
     "nait": (*_FORWARD_KEYS, "signal.logit_chunk", "signal.reference_limit", "neuron.value", "prompt"),
-    "belief_shift": ("signal.belief_samples", "rollout_zs", "context", "prompt", "model.dtype", "server.dtype"),
+    "belief_shift": ("signal.belief_samples", "zero_shot", "context", "prompt", "model.dtype", "server.dtype"),
 }
 
 

@@ -66,7 +66,7 @@ def prepare_data(
     check_pool(config, splits.pool)
     check_windows(config, model)
     if splits.responses is None:
-        longest_pool = check_prompts(config, renderer, splits.pool, config.rollout_zs.max_new, "rollout_zs.max_new")
+        longest_pool = check_prompts(config, renderer, splits.pool, config.zero_shot.max_new, "zero_shot.max_new")
     else:
         longest_pool = check_given_prompts(renderer, splits.pool, model.window)
     everything = [q for questions in tests.values() for q in questions]

@@ -31,7 +31,7 @@ class Neurons(Stage):
 
     def workload(self, config: Config, counts: Counts | None) -> str:
         """Responses and ranks."""
-        sampled = responses(counts.pool if counts else None, config.rollout_zs.n, config.rollout_zs.max_new)
+        sampled = responses(counts.pool if counts else None, config.zero_shot.n, config.zero_shot.max_new)
         return f"{sampled} scored, on {config.dist.ranks} ranks"
 
     def work(self, session: Session, folder: Path, progress: Progress) -> None:

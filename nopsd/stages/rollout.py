@@ -21,7 +21,7 @@ class Rollouts(Stage):
     name = names.ROLLOUT
     does = "answer the pool zero-shot with the base model"
     inputs = (names.DATA,)
-    config_keys = ("rollout_zs", "prompt", *SERVED_DTYPES)
+    config_keys = ("zero_shot", "prompt", *SERVED_DTYPES)
 
     def needed(self, config: Config) -> bool:
         """Always."""
@@ -29,12 +29,12 @@ class Rollouts(Stage):
 
     def workload(self, config: Config, counts: Counts | None) -> str:
         """Responses and tokens."""
-        return responses(counts.pool if counts else None, config.rollout_zs.n, config.rollout_zs.max_new)
+        return responses(counts.pool if counts else None, config.zero_shot.n, config.zero_shot.max_new)
 
     def work(self, session: Session, folder: Path, progress: Progress) -> None:
         """Sample, or tokenise what is given."""
         prompts = [session.renderer.student(q) for q in session.pool]
-        given, sampling = session.run.given_responses(), session.config.rollout_zs
+        given, sampling = session.run.given_responses(), session.config.zero_shot
         if given is not None:
             encode, window = session.renderer.response, session.model.window
             given_rollouts(session.pool, prompts, given, encode, sampling.n, window, folder, progress)

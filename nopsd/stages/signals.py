@@ -138,7 +138,7 @@ def demonstrated_answers(session: Session, signals: Columns, ranks: Ranks, folde
             [questions[uid] for uid in signals.uids],
             [prompts[uid].ids for uid in signals.uids],
             session.client_holding(session.model.path, version=0),
-            config.rollout_zs,
+            config.zero_shot,
             config.signal.belief_samples,
             config.seed,
             folder / "belief",

@@ -90,7 +90,7 @@ class Train(Stage):
             return f"{train.epochs:g} epochs of the questions selected, {train.batch} a step"
         steps = settled(train, chosen(config, pool)).steps if pool is not None else train.steps
         if trainer == "sft":
-            kept, longest = config.sft.per_question or config.rollout_zs.n, config.rollout_zs.max_new
+            kept, longest = config.sft.per_question or config.zero_shot.n, config.zero_shot.max_new
             return (
                 f"at most {steps:,} steps of {train.batch} responses ({kept} a question) of at most {longest:,} tokens"
             )

@@ -147,11 +147,11 @@ def look_at_windows(config: Config, folder: Path) -> None:
     """Raise ConfigError if prompts or responses don't fit the windows of the model or the server."""
     window = int(read_json(folder / "config.json").get("max_position_embeddings") or 1 << 30)
     check_windows(config, ModelFiles(folder, "", window))
-    longest = max(config.rollout_zs.max_new, config.eval.max_new, config.train.max_response)
+    longest = max(config.zero_shot.max_new, config.eval.max_new, config.train.max_response)
     if longest >= config.server.max_model_len:
         raise ConfigError(
             f"server.max_model_len={config.server.max_model_len} leaves no room for a prompt before {longest} tokens "
-            "of rollout_zs.max_new, eval.max_new or train.max_response: raise it, or lower those"
+            "of zero_shot.max_new, eval.max_new or train.max_response: raise it, or lower those"
         )
 
 

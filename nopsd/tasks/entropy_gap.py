@@ -114,8 +114,8 @@ def sample_teacher(
         [questions[uid] for uid in uids],
         [prompts[uid].ids for uid in uids],
         session.client_holding(session.model.path, version=0),
-        config.rollout_zs,
-        config.rollout_zs.n,
+        config.zero_shot,
+        config.zero_shot.n,
         config.seed,
         folder / "teacher",
         tell,
@@ -197,7 +197,7 @@ class EntropyGapStage(Stage):
     does = "entropies of student and teacher on their own samples"
     inputs = (names.DATA, names.ROLLOUT, names.SELECT)
     config_keys = (
-        "rollout_zs",
+        "zero_shot",
         "context",
         "prompt",
         "signal.max_batch_tokens",

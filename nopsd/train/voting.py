@@ -33,8 +33,8 @@ class VotedResponses:
             raise DataError(
                 f"none of {len(self.unread) + len(self.unsure) + len(self.cut)} questions has a voted answer to train "
                 f"on: in {len(self.unread)} no answer could be read (a model that answers in another form needs "
-                f"another prompt, or more room: rollout_zs.max_new), in {len(self.unsure)} the majority is below "
-                f"sft.min_share, in {len(self.cut)} every response that agrees was cut (raise rollout_zs.max_new)"
+                f"another prompt, or more room: zero_shot.max_new), in {len(self.unsure)} the majority is below "
+                f"sft.min_share, in {len(self.cut)} every response that agrees was cut (raise zero_shot.max_new)"
             )
         return self
 

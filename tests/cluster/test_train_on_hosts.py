@@ -132,7 +132,7 @@ def given(two_hosts, tmp_path_factory) -> Prepared:
     stand_in = two_hosts.popen("node1", command, environment(), stdout=subprocess.PIPE)
     try:
         assert stand_in.stdout.readline() == b"up\n"
-        data = ("method=lmsi", "rollout_zs.n=2", "data.pool_limit=16", "server.url=http://127.0.0.1:8764")
+        data = ("method=lmsi", "zero_shot.n=2", "data.pool_limit=16", "server.url=http://127.0.0.1:8764")
         return prepared(two_hosts, tmp_path_factory.mktemp("given") / "run", (*COMMON, *data))
     finally:
         stand_in.kill()

@@ -66,7 +66,7 @@ def test_the_later_of_steps_and_epochs_counts():
     [
         (["method=ttrl", "train.n=1"], ["train.n=1", "train.n=8"]),
         (["method=ttrl", "train.temperature=0.6"], ["train.temperature=1"]),
-        (["method=lmsi", "rollout_zs.n=1"], ["rollout_zs.n=1", "rollout_zs.n=8"]),
+        (["method=lmsi", "zero_shot.n=1"], ["zero_shot.n=1", "zero_shot.n=8"]),
         (["method=lmsi", "sft.min_share=1.5"], ["sft.min_share"]),
         (["method=ttrl", "distill.beta=0.3"], ["distill.beta=0.3", "no meaning for method=ttrl", "command line"]),
         (["method=lmsi", "teacher.kind=ema"], ["teacher.kind=ema", "no meaning"]),
@@ -77,7 +77,7 @@ def test_the_later_of_steps_and_epochs_counts():
         (["method=opsd_random", "select.selector=all"], ["select.selector=random"]),
         (["method=opsd_oracle", "context.retriever=random"], ["context.retriever=none"]),
         (["method=nait_sft"], ["signal.reference"]),
-        (["method=opsd_majconf", "rollout_zs.n=1"], ["rollout_zs.n=8"]),
+        (["method=opsd_majconf", "zero_shot.n=1"], ["zero_shot.n=8"]),
         (["method=ttrl", "train.keep_best=1", "train.best_by=reverse_kl"], ["train.best_by=loss"]),
         (["train.epochs=0"], ["train.epochs=0"]),
         (["train.warmup_ratio=1"], ["train.warmup_ratio=1"]),

@@ -84,3 +84,8 @@ def test_steps_of_a_preset_stand_in_place_of_its_bases_epochs(tmp_path):
 def test_a_wrong_base_is_refused_with_its_file(tmp_path, files, words):
     with pytest.raises(ConfigError, match=words):
         write(tmp_path, **files)("mine")
+
+
+def test_a_section_s_old_name_is_answered_with_its_new_one():
+    with pytest.raises(ConfigError, match=r"rollout_zs\.n; did you mean zero_shot\.n\?"):
+        load_config("lab", ["rollout_zs.n=2"])

@@ -115,7 +115,7 @@ def test_secrets_are_withheld_and_names_cannot_become_html(tmp_path):
         assert "sk-very-secret" not in path.read_text()
     page = Page((tmp_path / "report.html").read_text())
     assert "script" not in page.tags and "b" not in page.tags
-    assert "(withheld)" in page.text and "rollout_zs" in page.text
+    assert "(withheld)" in page.text and "zero_shot" in page.text
 
 
 def test_the_selection_table_holds_means_of_what_is_known(make_pool):

@@ -36,6 +36,6 @@ def test_responses_stand_behind_their_prompts(tmp_path):
 
 def test_several_samples_are_refused(tmp_path):
     """There is one response: a selector that compares several would compare it with itself."""
-    with pytest.raises(ConfigError, match="rollout_zs.n=8: .*rollout_zs.n=1"):
+    with pytest.raises(ConfigError, match="zero_shot.n=8: .*zero_shot.n=1"):
         given(tmp_path, samples=8)
     assert not list(tmp_path.iterdir())

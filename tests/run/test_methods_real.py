@@ -31,7 +31,7 @@ SMALL = (
     "server.kv_cache_mib=128",
 )
 SHORT = (
-    "rollout_zs.max_new=32",
+    "zero_shot.max_new=32",
     "eval.max_new=32",
     "train.max_response=32",
     "server.max_model_len=4096",
@@ -39,11 +39,11 @@ SHORT = (
 FEWER = {  # so that a few dozen rows are answered once and not eight times where the method allows it
     "ttrl": ("train.n=4",),
     "intuitor": ("train.n=4",),
-    "sdpo_labelfree": ("train.n=2", "rollout_zs.n=4"),
-    "lmsi": ("rollout_zs.n=4",),
-    "nait_sft": ("rollout_zs.n=4", "select.fraction=0.5"),
-    "opsd_majconf": ("rollout_zs.n=4",),
-    "opsd_oracle": ("rollout_zs.n=4",),
+    "sdpo_labelfree": ("train.n=2", "zero_shot.n=4"),
+    "lmsi": ("zero_shot.n=4",),
+    "nait_sft": ("zero_shot.n=4", "select.fraction=0.5"),
+    "opsd_majconf": ("zero_shot.n=4",),
+    "opsd_oracle": ("zero_shot.n=4",),
 }
 
 

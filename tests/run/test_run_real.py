@@ -132,7 +132,7 @@ def test_real_sciknoweval_questions_go_through(shared_data, tmp_path):
         "eval.targets=[Biology]",
         *SMALL,
         "train.steps=2",
-        "rollout_zs.max_new=32",
+        "zero_shot.max_new=32",
         "eval.max_new=32",
         "train.max_response=32",
         "server.max_model_len=4096",

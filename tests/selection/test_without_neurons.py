@@ -108,6 +108,6 @@ def test_who_needs_neurons(tmp_path, monkeypatch):
     assert not needed("select.selector=random", "context.retriever=random")
     assert needed("select.selector=random", "context.retriever=random", "context.filter=s_below_median")
     for name in ("neuron_count_top", "nad_agreement", "dual_neufs"):
-        assert needed(f"select.selector={name}", "context.retriever=none", "rollout_zs.n=2")
+        assert needed(f"select.selector={name}", "context.retriever=none", "zero_shot.n=2")
     assert needed("select.selector=own_choice_of_b:by_counts", "context.retriever=none")
     assert not needed("select.selector=own_choice_of_b:by_length", "context.retriever=none")

@@ -45,7 +45,7 @@ def open_session(tmp_path, monkeypatch):
             f"data.path={folder / 'pool.jsonl'}",
             "data.domain=d",
             "data.test_ratio=0.001",
-            "rollout_zs.n=4",
+            "zero_shot.n=4",
             "context.m=2",
             *overrides,
         )

@@ -28,7 +28,7 @@ WITHOUT_NEURONS = {"lmsi", "nait_sft", "ttrl", "intuitor", "opsd_random", "opsd_
 
 def settings_of(method, tmp_path):
     (tmp_path / "reference.jsonl").write_text('{"prompt": "p", "response": "r"}\n' * 3)
-    several = [f"rollout_zs.n={SAMPLES}"]
+    several = [f"zero_shot.n={SAMPLES}"]
     return [f"method={method}", "context.m=2", *several, f"signal.reference={tmp_path / 'reference.jsonl'}"]
 
 
@@ -82,7 +82,7 @@ def test_methods_share_all_that_comes_before_their_choice(tmp_path):
     """Else a comparison would answer the pool and score its neurons once a method."""
     data = ["data.name=file", f"data.path={tmp_path / 'q.jsonl'}"]
     (tmp_path / "q.jsonl").write_text('{"question": "x", "answer": "y"}\n{"question": "z", "answer": "y"}\n')
-    made = {method: Made([*settings_of(method, tmp_path), *data, "rollout_zs.temperature=0.6"]) for method in METHODS}
+    made = {method: Made([*settings_of(method, tmp_path), *data, "zero_shot.temperature=0.6"]) for method in METHODS}
     for name in ("data", "rollout", "evaluate_base", "neurons"):
         assert len({m.stage_hash(name) for m in made.values()}) == 1, name
     assert len({made[m].stage_hash("signals") for m in ("nopsd", "opsd_random", "ttrl", "lmsi", "opsd_null")}) == 1

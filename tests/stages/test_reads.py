@@ -168,7 +168,7 @@ def settings(folder):
         "data.domain=d",
         f"data.path={folder / QUESTIONS}",
         "data.test_ratio=0.25",
-        "rollout_zs.n=4",
+        "zero_shot.n=4",
         "context.m=2",
         "select.fraction=0.4",
     ]

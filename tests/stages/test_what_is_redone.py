@@ -81,7 +81,7 @@ def test_settings_of_the_model_and_the_scores(redone):
     assert {"neurons", "select"} <= changed and not changed & {"data", "rollout", "evaluate_base"}
     changed = redone("model.dtype=bfloat16")
     assert {"rollout", "evaluate_base", "neurons", "train"} <= changed and "data" not in changed
-    assert "neurons" in redone("rollout_zs.temperature=0.1") and "select" not in redone("train.lr=1")
+    assert "neurons" in redone("zero_shot.temperature=0.1") and "select" not in redone("train.lr=1")
     assert "train" in redone("distill.beta=0.3") and "train" not in redone("distill.kernel=torch")  # rounding alone
 
 

@@ -90,7 +90,7 @@ def test_the_configs_have_the_model_cards_parameters(name, billions):
 
 # Settings of the paper's own model, written down once more and by hand.
 PAPER_SETTINGS = {
-    "rollout_zs": {"n": 1, "temperature": 0.6, "top_p": 0.95, "top_k": 20, "max_new": 8192},
+    "zero_shot": {"n": 1, "temperature": 0.6, "top_p": 0.95, "top_k": 20, "max_new": 8192},
     "neuron": {
         "value": "act_fn",
         "align": "predict",

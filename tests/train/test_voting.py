@@ -71,7 +71,7 @@ def test_the_share_is_of_all_responses():
 def test_a_pool_without_a_single_voted_answer_is_refused_with_the_reason():
     """A model that never answers in the asked form must be told from one that disagrees with itself."""
     answers = {"a": [None, None], "b": [None, None]}
-    with pytest.raises(DataError, match="none of 2 questions .* in 2 no answer could be read .* rollout_zs.max_new"):
+    with pytest.raises(DataError, match="none of 2 questions .* in 2 no answer could be read .* zero_shot.max_new"):
         keep_voted(["a", "b"], group("a", 2) + group("b", 2), answers, SftConfig(), 0).checked()
     kept = keep_voted(["a"], group("a", 2), {"a": ["A", "A"]}, SftConfig(), 0)
     assert kept.checked() is kept

@@ -44,7 +44,7 @@ class Config:
     prompt: PromptConfig = field(default_factory=PromptConfig)
     server: ServerConfig = field(default_factory=ServerConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
-    rollout_zs: SamplingConfig = field(default_factory=SamplingConfig)
+    zero_shot: SamplingConfig = field(default_factory=SamplingConfig)
     neuron: NeuronConfig = field(default_factory=NeuronConfig)
     signal: SignalConfig = field(default_factory=SignalConfig)
     select: SelectConfig = field(default_factory=SelectConfig)

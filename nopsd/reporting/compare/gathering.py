@@ -191,4 +191,4 @@ def _diagnostics(view: View, plan: Plan, members: Sequence[Member]) -> None:
         if run.manifest(names.NEURONS) is not None and correct:
             neurons = run.neurons()
             shares = [correct.get(uid, float("nan")) for uid in neurons.uids]
-            view.pools[source] = Pool(neurons.counts.tolist(), shares, member.config.rollout_zs.n)
+            view.pools[source] = Pool(neurons.counts.tolist(), shares, member.config.zero_shot.n)

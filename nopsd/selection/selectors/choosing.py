@@ -123,7 +123,7 @@ def _checked(returned: Any, pool: Pool, config: SelectConfig) -> np.ndarray:
         raise DataError(
             f"select.selector={config.selector} has no score for {len(bad)} of {len(scores)} questions: that of "
             f"question {pool.uids[bad[0]]} is {scores[bad[0]]}. Take another selector, or remove these questions; "
-            "what compares a question's answers (nad_agreement, majority_conf, belief_shift) needs rollout_zs.n of 2 "
+            "what compares a question's answers (nad_agreement, majority_conf, belief_shift) needs zero_shot.n of 2 "
             "or more"
         )
     return scores

@@ -67,7 +67,7 @@ def seq_nll(pool: Pool, config: SelectConfig) -> np.ndarray:
 def nad_agreement(pool: Pool, config: SelectConfig) -> np.ndarray:
     """Mean pairwise Jaccard similarity of the neuron sets of a question's answers (NAD, arXiv 2510.26277).
 
-    NaN, and refused, for a question with one answer: it needs rollout_zs.n of 2 or more.
+    NaN, and refused, for a question with one answer: it needs zero_shot.n of 2 or more.
     """
     return pool.column("agreement")
 
