@@ -4,7 +4,7 @@ import pytest
 
 from nopsd.config import PromptConfig
 from nopsd.data.demonstrations import demonstrations_for, display_order, solution_text
-from nopsd.data.prompts import PromptRenderer, load_tokenizer
+from nopsd.data.prompts import PromptRenderer, load_tokenizer, think_ids
 from nopsd.data.records import Option, Question
 from nopsd.data.wording import Demonstration, student_message, teacher_message
 from nopsd.errors import DataError, UserError
@@ -115,3 +115,9 @@ def test_display_orders():
     assert sorted(display_order(9, "random", "s")) == list(range(9)) and display_order(
         9, "random", "s"
     ) == display_order(9, "random", "s")
+
+
+def test_thinking_tags_are_found(lab_model_dir):
+    tokenizer = load_tokenizer(lab_model_dir)
+    opening, closing = think_ids(tokenizer)
+    assert tokenizer.decode([opening]) == "<think>" and tokenizer.decode([closing]) == "</think>"

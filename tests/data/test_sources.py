@@ -1,49 +1,13 @@
-"""Data sources on real rows and on a user's own files; labels must not reach anything but evaluation."""
+"""Sources of questions, whatever their kind: splits, published sizes, what is asked of the hub."""
 
-import csv
 import json
 
+import datasets
 import pytest
 
-from nopsd.config import load_config
-from nopsd.data.sources import load_answer_key, load_splits
+from nopsd.data.sources import hub_id, load_splits, published_sizes
 from nopsd.errors import DataError
-
-
-def data(*overrides):
-    return load_config("lab", list(overrides)).data
-
-
-@pytest.mark.parametrize(
-    ("domain", "train", "test"),
-    [
-        ("Biology", 3541, 394),
-        ("Material", 4460, 496),
-        ("Physics", 2984, 332),
-        ("Chemistry", 5636, 627),
-    ],
-)
-def test_sciknoweval_splits_have_the_papers_sizes(shared_data, domain, train, test):
-    """The paper's N in Fig. 3, which follow from the numbers of questions with four options."""
-    splits = load_splits(data("data.name=sciknoweval", f"data.path={shared_data}", f"data.domain={domain}"))
-    assert (len(splits.pool), len(splits.tests[domain])) == (train, test)
-    assert not {q.uid for q in splits.pool} & {q.uid for q in splits.tests[domain]}
-
-
-def test_mmlu_pro_split_has_the_papers_size(shared_data):
-    config = data("data.name=mmlu_pro", f"data.path={shared_data}", "data.domain=mmlu_pro", "data.test_ratio=0.2")
-    splits = load_splits(config)
-    assert (len(splits.pool), len(splits.tests["mmlu_pro"])) == (9625, 2407)
-    key = load_answer_key(config)
-    assert all(key[q.uid] in {o.label for o in q.options} for q in splits.tests["mmlu_pro"])
-
-
-def test_edu_feedback_has_phrases_for_labels(shared_data):
-    edu = ("data.name=edu_feedback", f"data.path={shared_data}", "data.test_ratio=0.2")
-    splits = load_splits(data(*edu, "data.domain=edu_feedback"))
-    with pytest.raises(DataError, match="data.domain=edu: data.name=edu_feedback has one domain, use edu_feedback"):
-        load_splits(data(*edu, "data.domain=edu"))  # else its own test questions count as another domain's
-    assert {o.label for o in splits.pool[0].options} == {"With Explanation", "Without Explanation"}
+from tests.data.settings import data
 
 
 def test_lab_pools_and_tests_are_disjoint():
@@ -53,74 +17,91 @@ def test_lab_pools_and_tests_are_disjoint():
     assert all(q.question not in texts for tests in splits.tests.values() for q in tests)
 
 
-def write_jsonl(path, rows):
-    path.write_text("".join((r if isinstance(r, str) else json.dumps(r)) + "\n" for r in rows))
-    return f"data.path={path}"
-
-
-def file_data(path_override, *more):
-    return data("data.name=file", path_override, "data.domain=mine", *more)
-
-
-def test_unlabeled_questions_all_go_to_the_pool(tmp_path):
-    path = write_jsonl(tmp_path / "q.jsonl", [{"question": f"What is {i}?"} for i in range(5)])
-    splits = load_splits(file_data(path))
-    assert len(splits.pool) == 5 and splits.tests == {}
-
-
-@pytest.mark.parametrize("kind", ["csv", "parquet", "jsonl"])
-def test_labelled_files_of_each_kind_split(tmp_path, kind):
-    rows = [{"id": f"q{i}", "question": f"Pick {i}", "options": ["yes", "no"], "answer": "A"} for i in range(10)]
-    path = tmp_path / f"q.{kind}"
-    if kind == "csv":
-        with open(path, "w", newline="") as file:
-            writer = csv.DictWriter(file, rows[0])
-            writer.writeheader()
-            writer.writerows([{**r, "options": json.dumps(r["options"])} for r in rows])
-    elif kind == "parquet":
-        import pyarrow
-        import pyarrow.parquet
-
-        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
-    else:
-        write_jsonl(path, rows)
-    config = file_data(f"data.path={path}", "data.test_ratio=0.2")
-    splits = load_splits(config)
-    assert (len(splits.pool), len(splits.tests["mine"])) == (8, 2)
-    assert splits.pool[0].options[1].text == "no" and set(load_answer_key(config).values()) == {"A"}
+def test_a_missing_file_says_so(tmp_path):
+    with pytest.raises(DataError, match="does not exist: set data.path"):
+        load_splits(data("data.name=file", f"data.path={tmp_path / 'no.jsonl'}", "data.domain=mine"))
 
 
 @pytest.mark.parametrize(
-    ("rows", "said"),
+    ("domain", "pool", "test"),
+    [("Biology", 3541, 394), ("Material", 4460, 496), ("Physics", 2984, 332), ("Chemistry", 5636, 627)],
+)
+def test_published_sizes_are_computed_as_the_split_makes_them(domain, pool, test):
+    """`--dry-run` shows them before the data are here."""
+    sizes = published_sizes(data("data.name=sciknoweval", f"data.domain={domain}"))
+    assert (sizes[0], sizes[1][domain]) == (pool, test)
+    mmlu = published_sizes(data("data.name=mmlu_pro", "data.domain=mmlu_pro", "data.test_ratio=0.2"))
+    assert mmlu == (9625, {"mmlu_pro": 2407})
+    assert published_sizes(data("data.name=sciknoweval", "data.domain=Biology", "data.levels=[L3]")) is None
+    assert published_sizes(data("data.name=mmlu_pro", "data.domain=law")) is None
+
+
+@pytest.mark.parametrize(
+    ("overrides", "asked"),
     [
-        (['{"question": '], r"q.jsonl:1: not JSON"),
-        ([{"question": "a"}, "[1]"], r"q.jsonl:2: a JSON object"),
-        ([{"question": "a"}, {"question": "  "}], r"q.jsonl:2: no text in column `question`"),
-        ([{"text": "a"}], r"columns: text.*data.question_column"),
-        ([{"id": 1, "question": "a"}, {"id": 1, "question": "b"}], r"q.jsonl:2: id 1 was used before, at .*q.jsonl:1"),
-        ([{"question": "a", "options": "x"}], r"q.jsonl:1: options must be"),
-        ([], r"the pool .* is empty"),
+        (["data.name=sciknoweval"], "hicai-zju/SciKnowEval"),
+        (["data.name=sciknoweval", "data.path=me/mirror"], "me/mirror"),
+        (["data.name=mmlu_pro"], "TIGER-Lab/MMLU-Pro"),
+        (["data.name=edu_feedback"], None),
+        (["data.name=file", "data.path=me/questions"], "me/questions"),
+        (["data.name=file", "data.path=me/questions.jsonl"], None),
+        (["data.name=lab"], None),
     ],
 )
-def test_bad_files_are_refused_by_place(tmp_path, rows, said):
-    path = write_jsonl(tmp_path / "q.jsonl", rows)
-    with pytest.raises(DataError, match=said):
-        load_splits(file_data(path))
+def test_which_hub_set_would_be_asked(overrides, asked):
+    assert hub_id(data(*overrides)) == asked
 
 
-def test_missing_file_and_unreachable_hub_say_so(tmp_path):
-    with pytest.raises(DataError, match="does not exist: set data.path"):
-        load_splits(file_data(f"data.path={tmp_path / 'no.jsonl'}"))
-    with pytest.raises(DataError, match="hub data set hicai-zju/SciKnowEval can't be loaded"):
-        load_splits(data("data.name=sciknoweval"))  # tests run with the hub offline
+@pytest.mark.parametrize("name", ["sciknoweval", "mmlu_pro"])
+def test_an_unreachable_hub_names_set_and_remedy(name):
+    """Tests run with the hub offline, as many clusters do."""
+    with pytest.raises(DataError, match=r"hub data set .*/.* can't be loaded .*set data.path to a local copy"):
+        load_splits(data(f"data.name={name}"))
 
 
-def test_options_without_an_answer_are_refused_for_evaluation_only(tmp_path):
-    from nopsd.evaluation.evaluate import check_answers
+HUB_ROWS = {
+    "sciknoweval": [
+        {
+            "question": f"Which {i}?",
+            "choices": {"text": ["x", "y", "z", "w"], "label": list("ABCD")},
+            "answerKey": "B",
+            "answer": "y",
+            "type": "mcq-4-choices" if i < 20 else "true_or_false",
+            "domain": "Biology",
+            "details": {"level": "L1", "task": "t", "subtask": "s", "source": "c"},
+        }
+        for i in range(25)
+    ],
+    "mmlu_pro": [
+        {
+            "question_id": i,
+            "question": f"Which {i}?",
+            "options": ["x", "y", "N/A", "z"],
+            "answer": "B",
+            "answer_index": 1,
+            "cot_content": "",
+            "category": "law",
+            "src": "c",
+        }
+        for i in range(20)
+    ],
+}
 
-    rows = [{"id": i, "question": f"Pick {i}", "options": ["a", "b"], "answer": "A" if i else None} for i in range(4)]
-    config = file_data(write_jsonl(tmp_path / "q.jsonl", rows), "data.test_ratio=0.5")
-    splits = load_splits(config)
-    questions = [*splits.pool, *splits.tests["mine"]]
-    with pytest.raises(DataError, match="question 0 has options but no answer"):
-        check_answers(questions, load_answer_key(config))
+
+@pytest.mark.parametrize(("name", "domain"), [("sciknoweval", "Biology"), ("mmlu_pro", "mmlu_pro")])
+def test_hub_and_local_file_of_the_same_schema_give_the_same_questions(name, domain, tmp_path, monkeypatch):
+    """Else a run on a cluster without network is another experiment."""
+    rows, asked = HUB_ROWS[name], []
+
+    def from_hub(path, split):
+        asked.append((path, split))
+        return datasets.Dataset.from_list(rows)
+
+    monkeypatch.setattr(datasets, "load_dataset", from_hub)
+    hub = load_splits(data(f"data.name={name}", f"data.domain={domain}"))
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    datasets.Dataset.from_list(rows).to_parquet(tmp_path / "rows.parquet")
+    for file in ("rows.jsonl", "rows.parquet"):
+        assert load_splits(data(f"data.name={name}", f"data.domain={domain}", f"data.path={tmp_path / file}")) == hub
+    assert len(hub.pool) == 18 and len(hub.tests[domain]) == 2
+    assert asked == [(hub_id(data(f"data.name={name}")), "test")]

@@ -7,9 +7,7 @@ import itertools
 import pytest
 import torch
 
-from nopsd.config import TrainConfig
 from nopsd.engine.sequence_parallel import SequenceParallel
-from nopsd.engine.student import lr_at
 from nopsd.train.batches import (
     Batching,
     Example,
@@ -177,14 +175,6 @@ def test_an_idle_rank_gets_a_dummy_of_weight_zero():
 def test_a_step_whose_tokens_are_all_masked_has_weight_zero_and_still_runs():
     batches = rank_micro_batches(examples(2), 0, 1, Batching(Limits(2), skip_first=99))
     assert len(batches) == 1 and float(batches[0].weights_N.sum()) == 0.0
-
-
-def test_learning_rate_rises_over_the_warm_up_then_stays_or_falls_to_nothing():
-    constant = TrainConfig(steps=30, lr=2.0, warmup=10)
-    assert [lr_at(s, constant) for s in (0, 4, 9, 10, 29)] == [0.2, 1.0, 2.0, 2.0, 2.0]
-    cosine = TrainConfig(steps=30, lr=2.0, warmup=10, schedule="cosine")
-    assert lr_at(10, cosine) == 2.0 and lr_at(20, cosine) == pytest.approx(1.0) and lr_at(30, cosine) < 1e-9
-    assert lr_at(0, TrainConfig(warmup=0, lr=2.0)) == 2.0
 
 
 @pytest.mark.parametrize("size", [2, 3])

@@ -8,8 +8,10 @@ import statistics
 
 import pytest
 
+from nopsd.config import TrainConfig
 from nopsd.errors import ConfigError
-from nopsd.train.planning import SLACK, Item, Limits, check_budget, owner, plan, side_tokens, work
+from nopsd.train.batches import batch_uids
+from nopsd.train.planning import SLACK, Item, Limits, check_budget, owner, plan, settled, side_tokens, work
 
 Case = tuple[list[Item], int, Limits]
 
@@ -158,3 +160,24 @@ def test_a_budget_below_every_sequence_is_refused():
     check_budget(10, 9, 90, 10)
     with pytest.raises(ConfigError, match=r"train.micro_tokens=9: the shortest.*9 tokens.*set 100 or more"):
         check_budget(9, 9, 90, 10)
+
+
+@pytest.mark.parametrize(("questions", "batch", "epochs"), [(1600, 16, 1.0), (33, 4, 1.0), (7, 16, 2.0), (50, 8, 0.3)])
+def test_every_question_comes_as_often_as_asked_and_no_whole_step_more(questions, batch, epochs):
+    """A step too few leaves questions out of the only epoch."""
+    steps = settled(TrainConfig(epochs=epochs, batch=batch), questions).steps
+    assert steps * batch >= epochs * questions > (steps - 1) * batch
+    if epochs == int(epochs):
+        uids = [f"q{i}" for i in range(questions)]
+        drawn = [uid for step in range(steps) for uid in batch_uids(uids, step, batch, 0)]
+        assert min(drawn.count(uid) for uid in uids) >= epochs
+
+
+def test_decimal_fractions_count_as_written():
+    """0.1 of 160 questions is 16, not 16.000…1 and a step more."""
+    assert settled(TrainConfig(epochs=0.1, batch=16), 160).steps == 1
+    assert settled(TrainConfig(epochs=0.7, batch=1), 10).steps == 7
+
+
+def test_what_is_null_leaves_steps_and_warmup():
+    assert settled(TrainConfig(steps=5, warmup=2), 1000) == TrainConfig(steps=5, warmup=2)

@@ -10,13 +10,11 @@ import torch
 from torch import Tensor
 
 from nopsd.config import Config, DistillConfig, validate
-from nopsd.config.distill_rules import check_distill
-from nopsd.errors import ConfigError, DataError
-from nopsd.train.algorithms.distill import needed_aux_prompts
+from nopsd.errors import ConfigError
 from nopsd.train.losses.divergence import divergence, token_divergence
 from nopsd.train.losses.fused_linear import FusedResult, fused_linear_divergence
 from nopsd.train.losses.targets import auxiliaries
-from tests.train.naive_objective import softmax, token_loss
+from tests.train.losses.naive_objective import softmax, token_loss
 
 N, V = 5, 7
 NAMES = ("base", "ctx_only", "random_ctx")
@@ -308,39 +306,3 @@ def test_missing_inputs_are_named():
         fused_linear_divergence(*rows, DistillConfig(divergence="sampled_rkl"))
     with pytest.raises(ValueError, match="served_N"):
         fused_linear_divergence(*rows, DistillConfig(is_clip=2.0), target_N=x.target)
-
-
-@pytest.mark.parametrize(
-    ("keys", "message"),
-    [
-        ({"support": "topk", "tail": "none"}, "biased"),
-        ({"support": "topk", "tail": "none", "divergence": "jsd", "beta": 1.0}, "biased"),
-        ({"support": "topk", "tail": "stopgrad", "divergence": "jsd"}, "form of the reverse KL"),
-        ({"divergence": "sampled_rkl", "support": "topk"}, "support=topk has no meaning"),
-        ({"divergence": "sampled_rkl", "token_clip": 1.0}, "token_clip"),
-        ({"pointwise_clip": 0.0}, "pointwise_clip=0"),
-        ({"is_clip": 2.0, "temperature": 1.1}, "temperature=1"),
-        ({"contrast": "random"}, "random_ctx"),
-        ({"contrast": "random_ctx", "target": "pmi"}, "each define the target"),
-    ],
-)
-def test_objectives_that_cannot_be_meant_are_refused_by_name(keys, message):
-    with pytest.raises(ConfigError, match=message):
-        validate(Config(distill=DistillConfig(**keys)))
-
-
-def test_a_question_without_an_auxiliary_prompt_is_named_before_anything_is_loaded():
-    config, given = Config(distill=DistillConfig(target="pmi")), {"ctx_only": {"a": [1], "c": [2]}, "random_ctx": {}}
-    assert needed_aux_prompts(config, ["a"], given) == {"ctx_only": {"a": [1]}}
-    assert needed_aux_prompts(Config(), ["a", "b"], {}) == {}
-    with pytest.raises(DataError, match="question b has no ctx_only prompt"):
-        needed_aux_prompts(config, ["a", "b"], given)
-
-
-@pytest.mark.parametrize("keys", [{"kl_base_coef": 0.1}, {"target": "pmi"}], ids=name_of)
-def test_the_base_needs_a_teacher_that_stays_the_base(keys):
-    config = Config(distill=DistillConfig(**keys))
-    check_distill(config)
-    config.teacher.kind = "ema"
-    with pytest.raises(ConfigError, match="teacher.kind=frozen"):
-        check_distill(config)

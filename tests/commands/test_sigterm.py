@@ -20,7 +20,7 @@ import pytest
 
 from nopsd.files import read_jsonl
 from nopsd.train.checkpoint import COMMITTED
-from tests.run.test_interrupted_run import SMALL, wait_for
+from tests.commands.test_interrupted_run import SMALL, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.soak, pytest.mark.engine]
 ENV = {**os.environ, "DS_ACCELERATOR": "cpu"}

@@ -62,7 +62,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, 
     python = require_peer("triton")
     folder = tmp_path_factory.mktemp("triton")
     torch.save([(keys, given(*shape)) for keys, *shape in CASES], folder / "in.pt")
-    script, root = Path(__file__).with_name("triton_reference.py"), Path(__file__).parents[2]
+    script, root = Path(__file__).with_name("triton_reference.py"), Path(__file__).parents[3]
     environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": str(root), "DS_ACCELERATOR": "cpu"}
     finished = subprocess.run(
         [python, str(script), str(folder / "in.pt"), str(folder / "out.pt")],

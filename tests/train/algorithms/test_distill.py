@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from nopsd.train.algorithms.distill import Distillation, Target
+from nopsd.config import Config, DistillConfig
+from nopsd.errors import DataError
+from nopsd.train.algorithms.distill import Distillation, Target, needed_aux_prompts
 from nopsd.train.losses.fused_linear import FusedResult
 from nopsd.train.losses.tile import STATISTICS
 from nopsd.train.metrics import StepSums
@@ -43,3 +45,11 @@ def test_reverse_kl_on_style_tokens_is_summed_over_tokens_that_count():
 
 def test_without_style_words_nothing_is_on_style_tokens():
     assert style_kl(())["style_kl"] == 0.0
+
+
+def test_a_question_without_an_auxiliary_prompt_is_named_before_anything_is_loaded():
+    config, given = Config(distill=DistillConfig(target="pmi")), {"ctx_only": {"a": [1], "c": [2]}, "random_ctx": {}}
+    assert needed_aux_prompts(config, ["a"], given) == {"ctx_only": {"a": [1]}}
+    assert needed_aux_prompts(Config(), ["a", "b"], {}) == {}
+    with pytest.raises(DataError, match="question b has no ctx_only prompt"):
+        needed_aux_prompts(config, ["a", "b"], given)

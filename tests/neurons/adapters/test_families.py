@@ -8,40 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from nopsd.errors import UserError
-from nopsd.neurons.adapters import find_sites, watch
-from nopsd.neurons.layer_scores import ScoredRow, layer_scores
+from tests.neurons.adapters.scores import PROMPT, TOKENS, all_scores
 
 SEPARATE = ["qwen2", "qwen3", "llama", "mistral", "gemma", "gemma2", "gemma3"]
 FUSED = ["phi3", "glm"]
 PLAIN = ["gpt_neox", "gpt2", "opt", "phi"]
 MIXTURES = ["qwen3_moe", "mixed", "mixtral"]
-PROMPT, TOKENS = [5, 9, 33, 2], [17, 40, 17, 8, 61, 40, 3]
-
-
-def all_scores(model, value):
-    """Each layer's contributions [T_s, F] as float64 arrays, NaN where a neuron has no activation."""
-    sites, layers = find_sites(model), {}
-    distinct, places = torch.unique(torch.tensor(TOKENS), return_inverse=True)
-    directions = sites.unembedding[distinct].detach().float()
-    rows = [ScoredRow(1, len(PROMPT) - 1, places)]
-
-    def consume(activity):
-        matrix = np.full((len(TOKENS), activity.width), np.nan)
-        for _, first, scores, columns in layer_scores(activity, rows, directions, chunk=4):
-            assert scores.dtype == torch.float32
-            for c in range(len(scores)):
-                at = columns[c] if columns is not None else torch.arange(activity.width)
-                kept = at >= 0
-                assert bool((at[kept].diff() > 0).all())
-                assert bool((scores[c][~kept] == -torch.inf).all())
-                matrix[first + c, at[kept].numpy()] = scores[c][kept].double().numpy()
-        layers[activity.layer] = matrix
-
-    with torch.no_grad(), watch(sites, value, consume):
-        model(input_ids=torch.tensor([[4] * len(PROMPT + TOKENS), PROMPT + TOKENS]))
-    assert list(layers) == [0, 1, 2]
-    return list(layers.values())
 
 
 def mlps(model):
@@ -166,110 +138,6 @@ def test_act_fn_contributions_equal_loops_in_float64(build_family, family):
         assert np.nanmax(np.abs(found - expected)) < 1e-5 * np.nanmax(np.abs(expected))
 
 
-def test_widths_of_mixed_models(build_family):
-    """`mlp_only_layers` are as wide as an MLP, mixtures as all their experts; a token reaches two of five."""
-    sites = find_sites(build_family("mixed"))
-    assert (sites.widths, sites.active) == ((40, 24, 40), (16, 24, 16))
-
-
-def test_a_plain_mlps_gated_value_is_its_act_fn_value(build_family):
-    model = build_family("gpt_neox")
-    assert all(np.array_equal(a, b) for a, b in zip(all_scores(model, "gated"), all_scores(model, "act_fn")))
-
-
-@pytest.mark.parametrize("activation", [nn.SiLU(), nn.functional.silu])
-def test_an_activation_shared_by_all_layers_or_a_function(build_family, activation):
-    """Hooks on the activation module would be told of another layer's gate, or never."""
-    model = build_family("qwen3")
-    expected = all_scores(model, "act_fn")
-    for layer in model.model.layers:
-        del layer.mlp.act_fn
-        layer.mlp.act_fn = activation
-    assert all(np.array_equal(a, b) for a, b in zip(all_scores(model, "act_fn"), expected))
-
-
-@pytest.mark.parametrize("family, value", [("qwen3", "act_fn"), ("qwen3", "gated"), ("gpt_neox", "act_fn")])
-def test_a_fused_mlp_that_bypasses_its_projections_is_refused(build_family, family, value):
-    """Else its layer's neurons would silently be missing from all sets."""
-    model = build_family(family)
-    (model.model if family == "qwen3" else model.gpt_neox).layers[1].mlp.forward = lambda x: x * 0.5
-    with pytest.raises(UserError, match="layer 1 .* seen 0 times instead of once.*fused"):
-        all_scores(model, value)
-
-
-def test_an_mlp_whose_gate_is_used_in_another_way_is_refused(build_family):
-    """Its activation would be guessed wrongly; the true down-projection input can still be had."""
-    model = build_family("llama")
-    mlp = model.model.layers[2].mlp
-    mlp.forward = lambda x: mlp.down_proj(mlp.act_fn(mlp.gate_proj(x)).clamp(max=0.01) * mlp.up_proj(x))
-    with pytest.raises(UserError, match="LlamaMLP's down projection is not given act.gate. . up.*value=gated"):
-        all_scores(model, "act_fn")
-    assert np.isfinite(all_scores(model, "gated")[2]).all()
-
-
-def test_mixtures_that_add_something_are_refused(build_family):
-    with pytest.raises(UserError, match="layer 0: Qwen2MoeSparseMoeBlock.shared_expert: experts beside"):
-        find_sites(build_family("qwen2_moe"))
-    model = build_family("mixtral")
-    block, forward = model.model.layers[1].mlp, model.model.layers[1].mlp.forward
-    block.forward = lambda x: 2 * forward(x)
-    with pytest.raises(UserError, match="output is not the weighted sum of its experts"):
-        all_scores(model, "act_fn")
-
-
-def test_a_mixture_runs_its_own_forward_again_after_the_watch(build_family):
-    """And gives the same output while watched."""
-    model = build_family("qwen3_moe")
-    ids, outputs = torch.tensor([PROMPT]), []
-    with torch.no_grad():
-        expected = model(input_ids=ids).logits
-        with watch(find_sites(model), "act_fn", lambda activity: None):
-            outputs.append(model(input_ids=ids).logits)
-        outputs.append(model(input_ids=ids).logits)
-    assert torch.allclose(outputs[0], expected, atol=1e-5)
-    assert torch.equal(outputs[1], expected)
-    assert "forward" not in model.model.layers[0].mlp.experts.__dict__
-
-
-def test_a_watch_without_a_forward_pass_is_an_error(build_family):
-    """A pass through another module (a compiled copy, say) would otherwise give empty sets."""
-    with pytest.raises(UserError, match="no forward pass went through layer 0"):
-        with watch(find_sites(build_family("qwen3")), "act_fn", lambda activity: None):
-            pass
-
-
-def test_the_language_model_inside_a_multimodal_wrapper_is_found():
-    from transformers import Gemma3Config, Gemma3ForConditionalGeneration
-
-    text = {
-        "vocab_size": 64,
-        "hidden_size": 16,
-        "intermediate_size": 24,
-        "num_hidden_layers": 3,
-        "head_dim": 8,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 1,
-    }
-    vision = {
-        "hidden_size": 16,
-        "intermediate_size": 20,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "image_size": 28,
-        "patch_size": 14,
-    }
-    tokens = {"image_token_index": 60, "boi_token_index": 61, "eoi_token_index": 62}
-    model = Gemma3ForConditionalGeneration(
-        Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4, **tokens)
-    )
-    sites, seen_layers = find_sites(model.eval()), []
-    assert sites.widths == (24, 24, 24)
-    assert sites.unembedding.shape == (64, 16)
-    with torch.no_grad(), watch(sites, "act_fn", lambda activity: seen_layers.append(activity.layer)):
-        model(input_ids=torch.tensor([PROMPT]))
-    assert seen_layers == [0, 1, 2]
-
-
 @pytest.mark.parametrize("family", ["qwen3", "mixtral"])
 @pytest.mark.parametrize("value", ["act_fn", "gated"])
 def test_bf16_weights_are_multiplied_in_float32(build_family, family, value):
@@ -312,12 +180,3 @@ def expert_loop(experts, args, rows, value):
                 down = experts.down_proj[e].double().numpy()
                 expected[t, e * 8 : e * 8 + 8] = w * k.numpy() * (rows[t] @ down)
     return expected
-
-
-def test_an_unknown_architecture_is_refused_with_what_an_adapter_needs(build_model):
-    model = build_model()
-    del model.model.layers[1].mlp.gate_proj
-    with pytest.raises(UserError, match="layer 1 has no MLP that an adapter knows; .*Qwen3MLP.*find.py.*must name"):
-        find_sites(model)
-    with pytest.raises(UserError, match="Linear can't be found .no list of decoder layers"):
-        find_sites(nn.Linear(2, 2))

@@ -16,11 +16,11 @@ import torch
 from nopsd.train.algorithms.rewards import group_advantages
 from nopsd.train.batches import batch_uids
 from nopsd.train.sampling import request_names, step_seed
-from tests.train import worker_tokens as worker
+from tests.train.algorithms import worker_tokens as worker
 
 pytestmark = [pytest.mark.slow, pytest.mark.engine]
 HERE = Path(__file__).parent
-RANKS = HERE.parent / "engine" / "worker_ranks.py"
+RANKS = HERE.parents[1] / "engine" / "worker_ranks.py"
 CASES = ("sft", "majority", "certainty", "lora", "grpo_resume", "sft_resume", "ulysses")
 
 
@@ -55,7 +55,7 @@ def runs(model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, dic
     out = tmp_path_factory.mktemp("tokens")
     (out / "job.json").write_text(json.dumps({"model": str(model), "out": str(out), "cases": CASES}))
     command = [sys.executable, "-W", "ignore", RANKS, HERE / "worker_tokens.py", out / "job.json", 1, 2]
-    environment = {**os.environ, "PYTHONPATH": str(HERE.parents[1]), "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(HERE.parents[2]), "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
     done = subprocess.run([*map(str, command)], timeout=900, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     return {

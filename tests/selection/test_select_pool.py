@@ -5,26 +5,22 @@ import json
 import numpy as np
 import pytest
 
-from nopsd.config import ContextConfig, SelectConfig
+from nopsd.config import ContextConfig
 from nopsd.errors import ArtefactError, ConfigError, DataError
 from nopsd.selection.artefacts import read_contexts, read_selected
 from nopsd.selection.gathering import PoolData
-from nopsd.selection.select_pool import Sharing, select_pool
+from nopsd.selection.select_pool import Sharing, find_contexts
+from nopsd.signals.store import Signals
+from tests.selection.pools import AGREES, contexts_of, texts_of
 
 
-def texts_of(neurons):
+def twin_texts(neurons):
     """q005's and q006's texts differ only in case and spacing."""
     return {u: "Same  text?" if u == "q005" else "same TEXT? " if u == "q006" else f"text {u}" for u in neurons.uids}
 
 
-def run(neurons, alone, tmp_path, select=None, domains=None, texts=None, **context):
-    return select_pool(
-        PoolData(neurons, texts or texts_of(neurons), domains),
-        SelectConfig(**(select or {"selector": "all"})),
-        ContextConfig(**{"m": 4, **context}),
-        Sharing(alone),
-        tmp_path,
-    )
+def run(neurons, alone, tmp_path, texts=None, **settings):
+    return contexts_of(neurons, alone, tmp_path, texts=texts or twin_texts(neurons), **{"m": 4, **settings})
 
 
 def sets_of(neurons):
@@ -130,10 +126,39 @@ def test_short_contexts_are_counted(make_neurons, alone, tmp_path):
 
 def test_questions_and_neuron_sets_must_match(make_neurons, alone, tmp_path):
     neurons = make_neurons(8)
-    texts = texts_of(neurons)
+    texts = twin_texts(neurons)
     with pytest.raises(DataError, match="q999 has no neuron set"):
         run(neurons, alone, tmp_path, texts={**texts, "q999": "x"})
     del texts["q002"]
     with pytest.raises(DataError, match="q002 has a neuron set but is not in the pool"):
         run(neurons, alone, tmp_path, texts=texts)
     assert np.all(neurons.ids >= -1)
+
+
+def test_signals_of_other_questions_are_refused(make_neurons, alone, tmp_path):
+    neurons = make_neurons(12)
+    signals = Signals(neurons.uids[1:], {"agrees": AGREES[1:]})
+    with pytest.raises(DataError, match="question q000 has no signals: .*--redo signals"):
+        contexts_of(neurons, alone, tmp_path, signals)
+
+
+def test_contexts_for_any_questions_are_those_of_the_selection(make_neurons, alone, tmp_path):
+    """belief_shift needs demonstrations before there is a selection; they must be the ones that training shows."""
+    neurons = make_neurons(30)
+    _, contexts = contexts_of(neurons, alone, tmp_path, select={"fraction": 0.3})
+    asked = sorted(contexts)[:4]
+    found = find_contexts(asked, PoolData(neurons, texts_of(neurons)), ContextConfig(m=3), Sharing(alone))
+    assert found == {uid: contexts[uid] for uid in asked}
+    with pytest.raises(ConfigError, match="context.pool=selected.*set context.pool=all"):
+        find_contexts(asked, PoolData(neurons, texts_of(neurons)), ContextConfig(m=3, pool="selected"), Sharing(alone))
+
+
+def test_contexts_of_before_samples_were_named_are_still_read(make_neurons, alone, tmp_path):
+    _, contexts = contexts_of(make_neurons(12), alone, tmp_path)
+    stored = json.loads((tmp_path / "contexts.json").read_text())
+    assert {frozenset(n) for near in stored.values() for n in near} == {frozenset({"uid", "sample", "distance"})}
+    for near in stored.values():
+        for n in near:
+            del n["sample"]
+    (tmp_path / "contexts.json").write_text(json.dumps(stored))
+    assert read_contexts(tmp_path) == contexts

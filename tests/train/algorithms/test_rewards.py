@@ -1,4 +1,4 @@
-"""The token's loss and slope against plain loops and autograd in float64; advantages; rewards on hostile texts."""
+"""Advantages by hand; rewards on hostile texts: what they get wrong is learnt."""
 
 from __future__ import annotations
 
@@ -10,52 +10,14 @@ import torch
 
 from nopsd.data.records import Option, Question
 from nopsd.engine.distributed import Ranks
-from nopsd.errors import ConfigError, DataError
+from nopsd.errors import DataError
 from nopsd.rollout.types import Rollout
 from nopsd.train.algorithms.rewards import certainty_rewards, group_advantages, majority_rewards, zero_share
 from nopsd.train.batches import Batching, Example, rank_micro_batches
-from nopsd.train.losses.grpo import GrpoLoss
 from nopsd.train.planning import Limits
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
 QUESTION = Question("q", "d", "s", "Which?", (Option("A", "one"), Option("B", "two"), Option("C", "three")))
-
-
-def brute(logprob: float, old: float, advantage: float, reference: float, clip: float, beta: float) -> float:
-    """The definition, for one token."""
-    ratio = math.exp(logprob - old)
-    bounded = min(max(ratio, 1 - clip), 1 + clip)
-    kl = math.exp(reference - logprob) - (reference - logprob) - 1
-    return -min(ratio * advantage, bounded * advantage) + beta * kl
-
-
-@pytest.mark.parametrize("beta", [0.0, 0.3])
-def test_values_and_slopes_are_the_definitions(beta: float):
-    """A gradient where the clip is flat, or none where it isn't, trains another objective than the logged one."""
-    generator = torch.Generator().manual_seed(0)
-    logprob, old, reference, advantage = torch.randn(4, 200, generator=generator, dtype=torch.float64).unbind()
-    logprob, old, reference = -logprob.abs(), -logprob.abs() + 0.3 * old, -reference.abs()
-    loss_of = GrpoLoss(advantage, old, reference, 0.2, beta)
-    value, slope = loss_of(logprob[50:], slice(50, 200))
-    step = 1e-6
-    for i in range(150):
-        row = [old[50 + i].item(), advantage[50 + i].item(), reference[50 + i].item(), 0.2, beta]
-        x = logprob[50 + i].item()
-        assert value[i].item() == pytest.approx(brute(x, *row), rel=1e-12)
-        assert slope[i].item() == pytest.approx((brute(x + step, *row) - brute(x - step, *row)) / (2 * step), abs=1e-5)
-    ratio, clipped, kl = loss_of.logged_values(logprob)
-    assert 0.1 < clipped.mean() < 0.9 and (kl >= 0).all()
-    assert ((slope == 0) == (clipped[50:] == 1)).all() or beta > 0
-
-
-def test_unknown_old_log_probs_count_as_the_policys_own():
-    """A server that gives none must not turn the whole gradient into NaN."""
-    logprob, advantage = torch.tensor([-1.0, -2.0]), torch.tensor([0.5, -0.5])
-    for old in (None, torch.full((2,), math.nan)):
-        loss_of = GrpoLoss(advantage, old, None, 0.2, 0.0)
-        value, slope = loss_of(logprob, slice(0, 2))
-        assert torch.equal(value, -advantage) and torch.equal(slope, -advantage)
-        assert [t.tolist() for t in loss_of.logged_values(logprob)] == [[1, 1], [0, 0]]
 
 
 def test_advantages_by_hand():
@@ -143,17 +105,3 @@ def test_certainty_is_each_responses_own_mean():
         statistics.append(torch.tensor([[0.0] * len(places), places, [0.0] * len(places)]))
     found = certainty_rewards(4, batches, statistics, ALONE)
     assert found.values == [1.0, 0.0, 22.0, 30.0]
-
-
-def test_keys_that_make_no_group_or_another_policys_ratio_are_refused():
-    """train.n=1 has no group; at another temperature the server's log-probs are not of the policy that sampled."""
-    from nopsd.config import Config
-    from nopsd.train.algorithms.grpo import check_config
-
-    config = Config()
-    for key, value in (("n", 1), ("temperature", 0.7)):
-        config.train.n, config.train.temperature = 8, 1.0
-        check_config(config)
-        setattr(config.train, key, value)
-        with pytest.raises(ConfigError, match=f"train.{key}"):
-            check_config(config)
