@@ -33,7 +33,9 @@ def test_ties_and_questions_without_scored_positions_are_treated_as_for_counts(n
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_score_that_is_no_number_is_refused_by_name(value):
     """NaN sorts last: it would silently be kept by a selector of the highest, or drop a question unseen."""
-    with pytest.raises(DataError, match=r"select.selector=nad_agreement has no score for 1 of 5.*question q2 is .*rol"):
+    with pytest.raises(
+        DataError, match=r"select.selector=nad_agreement has no score for 1 of 5.*question q2 is .*zero_shot.n"
+    ):
         chosen("nad_agreement", {"agreement": [0.1, 0.2, value, 0.3, 0.4]})
     without = chosen("nad_agreement", {"agreement": [0.1, 0.2, value, 0.3, 0.4]}, lengths=[1, 1, 0, 1, 1])
     assert without.uids == ["q4", "q3"]  # q2 is no candidate
