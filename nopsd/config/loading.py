@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import dataclasses
+from collections.abc import Iterable, Mapping
+from functools import reduce
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+import yaml
 
 from nopsd.config.methods import METHODS, is_foreign
 from nopsd.config.preset import PRESETS, Layer, preset_layers, read_layer, refuse_unknown
-from nopsd.config.rules import validate
+from nopsd.config.rules import validate, value_of
 from nopsd.config.schema import RUNTIME_ONLY, Config, all_keys
+from nopsd.config.values import Plain, Reference, escaped, from_command_line, has_reference, parse, resolved
 from nopsd.errors import ConfigError
 
 COMMAND_LINE = "command line"
+KEYS = {key.name: key for key in all_keys()}
 # Keys of `train` that say one thing in two ways: the one set later counts.
 REPLACES = {"steps": "epochs", "warmup": "warmup_ratio"}
 
@@ -28,11 +31,11 @@ def load_config(preset: str | None = None, overrides: Iterable[str] = ()) -> Con
     layers = preset_layers(preset) if preset else []
     layers.append(_command_line(list(overrides)))
     method, ordered = _with_method(layers)
-    config = _defaults()
+    values: dict[str, Any] = {key.name: Reference(key.default) if key.follows else key.default for key in all_keys()}
     for layer in ordered:
-        config = _merge(config, layer)
-    _reset_foreign(config, method, layers)
-    loaded: Config = OmegaConf.to_object(config)
+        _merge(values, layer)
+    _reset_foreign(values, method, layers)
+    loaded = _config_of(values)
     validate(loaded)
     return loaded
 
@@ -43,18 +46,21 @@ def to_yaml(config: Config) -> str:
     A section's seed that equals `seed` is written as following it, so that `seed=` on top of a saved configuration
     means the same as without one.
     """
-    structured = OmegaConf.structured(config)
+    tree: dict[str, Any] = {}
     for key in all_keys():
-        if key.follows and OmegaConf.select(structured, key.name) == OmegaConf.select(structured, key.follows):
-            OmegaConf.update(structured, key.name, key.default)
-    return str(OmegaConf.to_yaml(structured))
+        value = value_of(config, key.name)
+        *sections, last = key.name.split(".")
+        node = tree
+        for section in sections:
+            node = node.setdefault(section, {})
+        follows = key.follows and value == value_of(config, key.follows)
+        node[last] = key.default if follows else escaped(value, KEYS)
+    return str(yaml.safe_dump(tree, sort_keys=False, allow_unicode=True))
 
 
 def to_plain(config: Any) -> dict[str, Any]:
     """A config section (or the whole) as plain dictionaries and lists."""
-    plain = OmegaConf.to_container(OmegaConf.structured(config))
-    assert isinstance(plain, dict)
-    return {str(name): value for name, value in plain.items()}
+    return dataclasses.asdict(config)
 
 
 def shaping(config: Config, section: str) -> dict[str, Any]:
@@ -69,19 +75,23 @@ def shaping_keys(section: str) -> tuple[str, ...]:
 
 
 def _command_line(overrides: list[str]) -> Layer:
+    settings: dict[str, Any] = {}
     for item in overrides:
-        if "=" not in item:
+        name, equals, text = item.partition("=")
+        if not equals:
             raise ConfigError(f"override {item!r}: write key=value")
-    layer = Layer(OmegaConf.from_dotlist(overrides), COMMAND_LINE)
+        settings[name] = from_command_line(KEYS[name], text) if name in KEYS else Plain(text)
+    layer = Layer(settings, COMMAND_LINE)
     refuse_unknown(layer)
     return layer
 
 
-def _defaults() -> DictConfig:
-    config = OmegaConf.structured(Config)
-    for key in all_keys():
-        if key.follows:
-            OmegaConf.update(config, key.name, key.default)
+def _config_of(values: Mapping[str, Any]) -> Config:
+    """The typed configuration, references resolved."""
+    config = Config()
+    for name, value in resolved(values, KEYS).items():
+        *sections, last = name.split(".")
+        setattr(reduce(getattr, sections, config), last, value)
     return config
 
 
@@ -100,20 +110,18 @@ def _with_method(layers: list[Layer]) -> tuple[str, list[Layer]]:
     return method, [*layers[:first], read_layer(path), *layers[first:]]
 
 
-def _merge(config: DictConfig, layer: Layer) -> DictConfig:
-    try:
-        merged: DictConfig = OmegaConf.merge(config, layer.settings)
-    except OmegaConfBaseException as error:
-        key = getattr(error, "full_key", None) or "?"
-        raise ConfigError(f"{layer.where}: {key}: {str(error).splitlines()[0]}") from error
-    given = layer.settings.get("train") or {}
+def _merge(values: dict[str, Any], layer: Layer) -> None:
+    for name, raw in layer.settings.items():
+        try:
+            values[name] = Reference(raw) if has_reference(raw, KEYS) else parse(KEYS[name], raw)
+        except ConfigError as error:
+            raise ConfigError(f"{layer.where}: {error}") from error
     for count, share in REPLACES.items():
-        if count in given and share not in given:
-            merged.train[share] = None
-    return merged
+        if f"train.{count}" in layer.settings and f"train.{share}" not in layer.settings:
+            values[f"train.{share}"] = None
 
 
-def _reset_foreign(config: DictConfig, method: str, layers: list[Layer]) -> None:
+def _reset_foreign(values: dict[str, Any], method: str, layers: list[Layer]) -> None:
     """Keys that mean nothing to the method back to their defaults, where a preset for another method set them.
 
     ConfigError if a preset for this method, or the command line, set one.
@@ -124,15 +132,15 @@ def _reset_foreign(config: DictConfig, method: str, layers: list[Layer]) -> None
         name: layer.where
         for layer in layers
         if layer.where == COMMAND_LINE or layer.method == method
-        for name in layer.keys
+        for name in layer.settings
     }
     for key in all_keys():
-        value = OmegaConf.select(config, key.name)
-        if value == key.default or not is_foreign(method, key.name):
+        value = values[key.name]
+        if value in (key.default, Reference(key.default)) or not is_foreign(method, key.name):
             continue
         if key.name in set_by:
             raise ConfigError(
                 f"{set_by[key.name]}: {key.name}={value} has no meaning for method={method} "
                 f"({METHODS[method].does}): leave it out"
             )
-        OmegaConf.update(config, key.name, key.default)
+        values[key.name] = Reference(key.default) if key.follows else key.default

@@ -5,11 +5,12 @@ from __future__ import annotations
 import difflib
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from omegaconf import DictConfig, OmegaConf
+from yaml import YAMLError
 
 from nopsd.config.schema import all_keys
+from nopsd.config.values import Plain, read_yaml
 from nopsd.errors import ConfigError
 from nopsd.files import flatten
 
@@ -19,20 +20,15 @@ BASE = "base"  # of a preset: the preset that it starts from
 
 
 class Layer(NamedTuple):
-    """Settings, and where they were written."""
+    """Settings as they are written, by dotted key, and where."""
 
-    settings: DictConfig
+    settings: dict[str, Any]
     where: str
 
     @property
     def method(self) -> str | None:
         """The method that they name."""
         return str(self.settings["method"]) if "method" in self.settings else None
-
-    @property
-    def keys(self) -> list[str]:
-        """The dotted keys that they set."""
-        return list(flatten(OmegaConf.to_container(self.settings)))
 
 
 def preset_names() -> list[str]:
@@ -57,26 +53,27 @@ def preset_layers(preset: str) -> list[Layer]:
         paths.append(_base_path(str(base), paths))
     for below, above in pairwise(layers):
         if below.method and not above.method:
-            above.settings["method"] = below.method
+            above.settings["method"] = Plain(below.method)
     return layers
 
 
 def read_layer(path: Path) -> Layer:
     """A YAML file's settings. Raises ConfigError for unreadable YAML and for keys that the schema doesn't have."""
     try:
-        layer = Layer(OmegaConf.load(path), str(path))
-    except Exception as error:  # yaml's errors share no base class with OmegaConf's
-        raise ConfigError(f"{path}: not readable as YAML: {str(error).splitlines()[0]}") from error
+        tree = read_yaml(path.read_text(encoding="utf-8-sig"))
+    except (OSError, UnicodeDecodeError, YAMLError, RecursionError) as error:
+        raise ConfigError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(tree, dict | None):
+        raise ConfigError(f"{path}: the top level must be a mapping of keys")
+    layer = Layer(flatten(tree or {}), str(path))
     refuse_unknown(layer)
     return layer
 
 
 def refuse_unknown(layer: Layer) -> None:
     """ConfigError for a key that the schema doesn't have, with the nearest one that it has."""
-    if not isinstance(layer.settings, DictConfig):
-        raise ConfigError(f"{layer.where}: the top level must be a mapping of keys")
     valid = [key.name for key in all_keys()]
-    for name in layer.keys:
+    for name in layer.settings:
         if name in valid or name == BASE:
             continue
         if inside := next((key for key in valid if key.startswith(f"{name}.")), None):
@@ -90,7 +87,7 @@ def refuse_unknown(layer: Layer) -> None:
 
 
 def _path_of(preset: str) -> Path:
-    path = Path(preset)
+    path = Path(preset).expanduser()
     if path.suffix in (".yaml", ".yml"):
         if not path.is_file():
             raise ConfigError(f"preset file {preset} does not exist")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 
 from nopsd.config import SftConfig
 from nopsd.data.majority import majority
@@ -65,13 +66,13 @@ def keep_voted(
     for rollout in sorted(rollouts, key=lambda r: (r.uid, r.sample)):
         if rollout.uid in by_uid:
             by_uid[rollout.uid].append(rollout)
-    kept = VotedResponses()
+    kept, least = VotedResponses(), Fraction(str(config.min_share))  # exact: 0.7 of 10 is 7
     for uid, responses in by_uid.items():
         vote, count = majority(answers.get(uid, ()))
         agreeing = [r for r, answer in zip(responses, answers.get(uid, ())) if answer == vote and not r.truncated]
         if vote is None:
             kept.unread.append(uid)
-        elif count < config.min_share * len(responses):
+        elif count < least * len(responses):
             kept.unsure.append(uid)
         elif not agreeing:
             kept.cut.append(uid)

@@ -54,9 +54,9 @@ def test_bounds_are_enforced(name):
     wrong = [key.ge - step, key.gt, key.le + step, key.lt]
     for value in [value for value in wrong if math.isfinite(value)] + ([] if step == 1 else [math.nan]):
         with pytest.raises(ConfigError, match=f"{name}=.*{key.bounds}"):
-            validate(with_value(name, value))
+            validate(with_value(name, [value] * key.size if key.size else value))
     for value in [value for value in (key.ge, key.le) if math.isfinite(value)]:
-        key.check(value)
+        key.check([value] * key.size if key.size else value)
 
 
 @pytest.mark.parametrize("name", [key.name for key in KEYS.values() if key.choices])

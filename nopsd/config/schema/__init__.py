@@ -37,8 +37,8 @@ class Config:
     """The configuration of a run."""
 
     method: str = key("nopsd", "what the run trains by", source="paper", choices=tuple(METHODS))
-    run_dir: str = key("runs/run", "the run's folder")
-    seed: int = key(0, "of rollouts, and of selection, training and evaluation where their own seeds are not set")
+    run_dir: str = key("runs/run", "the run's folder", path=True)
+    seed: int = key(0, "of rollouts, and of selection, training and evaluation where their own seeds are not set", ge=0)
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     prompt: PromptConfig = field(default_factory=PromptConfig)

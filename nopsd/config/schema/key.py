@@ -14,6 +14,7 @@ from typing import Any, TypedDict, Union, Unpack, get_args, get_origin, get_type
 from nopsd.errors import ConfigError
 
 _METADATA = "nopsd"
+LARGEST = 2**53  # of any number: whole numbers above are not exact in JSON, and no key means so much
 
 
 class Details(TypedDict, total=False):
@@ -26,6 +27,8 @@ class Details(TypedDict, total=False):
     gt: float  # above
     le: float  # at most
     lt: float  # below
+    size: int  # items of a list; bounds are those of each item
+    path: bool  # a path of this machine, in which `~` is the user's home
     follows: str  # key whose value is the default
     runtime_only: bool  # changes how a run is computed, not its results: a run may be continued with another value
 
@@ -40,7 +43,7 @@ def key(default: Any, help: str, **details: Unpack[Details]) -> Any:
 
 @dataclass(frozen=True)
 class Key:
-    """One key of the configuration. `name` is dotted, `default` is in OmegaConf's form (`${seed}`: that of `seed`)."""
+    """One key of the configuration. `name` is dotted, `default` may be a reference (`${seed}`: that of `seed`)."""
 
     name: str
     type: str
@@ -53,6 +56,8 @@ class Key:
     gt: float = -math.inf
     le: float = math.inf
     lt: float = math.inf
+    size: int | None = None
+    path: bool = False
     follows: str | None = None
     runtime_only: bool = False
 
@@ -62,10 +67,20 @@ class Key:
         return self.type.endswith(" or null")
 
     @property
+    def is_list(self) -> bool:
+        """Whether it takes several values."""
+        return self.type.startswith("list[")
+
+    @property
+    def is_number(self) -> bool:
+        """Whether it takes a number, or numbers."""
+        return self.type.removesuffix(" or null") in ("int", "float", "list[int]", "list[float]")
+
+    @property
     def bounds(self) -> str:
         """The bounds in words; empty where there are none."""
         words = (("at least", self.ge), ("above", self.gt), ("at most", self.le), ("below", self.lt))
-        return " and ".join(f"{word} {bound:g}" for word, bound in words if math.isfinite(bound))
+        return " and ".join(f"{word} {bound:.15g}" for word, bound in words if math.isfinite(bound))
 
     def check(self, value: Any) -> None:
         """ConfigError for a value that the key can't take."""
@@ -76,8 +91,17 @@ class Key:
             near = difflib.get_close_matches(str(value), known, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise ConfigError(f"{self.name}={value}: use one of {', '.join(known)}{self._or_null}{hint}")
+        if self.size is not None and len(value) != self.size:
+            raise ConfigError(f"{self.name}={value}: must be {self.size} numbers, got {len(value)}")
+        if self.is_number:
+            for item in value if self.is_list else [value]:
+                self._check_number(item)
+
+    def _check_number(self, value: float) -> None:
         if self.bounds and not (self.ge <= value <= self.le and self.gt < value < self.lt):
             raise ConfigError(f"{self.name}={value}: must be {self.bounds}{self._or_null}")
+        if not abs(value) <= LARGEST:
+            raise ConfigError(f"{self.name}={value}: must be a finite number of at most {LARGEST:g}{self._or_null}")
 
     @property
     def _or_null(self) -> str:

@@ -61,7 +61,9 @@ class SignalConfig:
     max_batch_tokens: int = key(8192, "tokens of a forward pass", ge=1)
     logit_chunk: int = key(512, "positions whose logits are in memory at once", ge=1)
     belief_samples: int = key(8, "responses with demonstrations a question; of belief_shift", ge=2)
-    reference: Optional[str] = key(None, "of nait: JSONL of the target ability's examples (prompt, response)")
+    reference: Optional[str] = key(
+        None, "of nait: JSONL of the target ability's examples (prompt, response)", path=True
+    )
     reference_limit: int = key(512, "of nait: the first N examples of signal.reference", ge=2)
 
 
@@ -106,7 +108,7 @@ class SelectConfig:
     )
     exclude_truncated: bool = key(False, "select no question whose rollout was truncated")
     tau: float = key(0.5, "of dual_neufs: weight of quality against diversity", source="NeuFS", gt=0, le=1)
-    seed: int = key(0, "of random choices", follows="seed")
+    seed: int = key(0, "of random choices", follows="seed", ge=0)
 
 
 @dataclass
@@ -144,4 +146,4 @@ class ContextConfig:
         10240, "tokens of the teacher's prompt; over it the farthest go", source="chosen: SDPO's limit", ge=1
     )
     dedup_text: bool = key(True, "never show a question of the same text as demonstration")
-    seed: int = key(0, "of random choices", follows="seed")
+    seed: int = key(0, "of random choices", follows="seed", ge=0)

@@ -14,7 +14,7 @@ PUBLISHED_SIZES = "computed from published sizes"  # those that the paper prints
 class ModelConfig:
     """The base model."""
 
-    path: str = key("lab", "folder, hub id, or `lab` for the embedded model")
+    path: str = key("lab", "folder, hub id, or `lab` for the embedded model", path=True)
     revision: Optional[str] = key(None, "the hub's revision; null: its default branch")
     dtype: str = key(
         "float32",
@@ -33,15 +33,15 @@ class DataConfig:
         "the data set: `file` and `instructions` read data.path",
         choices=("lab", "sciknoweval", "mmlu_pro", "edu_feedback", "file", "instructions"),
     )
-    path: Optional[str] = key(None, "local file or folder, or hub id; null: the data set's own hub id")
+    path: Optional[str] = key(None, "local file or folder, or hub id; null: the data set's own hub id", path=True)
     domain: str = key("biology", "the pool's domain; questions of a file without a domain get this one")
     types: list[str] = key(["mcq-4-choices"], "question types of SciKnowEval", source=PUBLISHED_SIZES)
     levels: list[str] = key([], "levels of SciKnowEval; empty: all", source=PUBLISHED_SIZES)
     test_ratio: float = key(
-        0.1, "share of the questions held out for the test; MMLU-Pro's preset: 0.2", source=PUBLISHED_SIZES, gt=0, le=1
+        0.1, "share of the questions held out for the test; MMLU-Pro's preset: 0.2", source=PUBLISHED_SIZES, gt=0, lt=1
     )
-    seed: int = key(42, "of the split into pool and test")
-    pool_limit: Optional[int] = key(None, "keep the first N pool questions after the split; null: all")
+    seed: int = key(42, "of the split into pool and test", ge=0, le=2**32 - 1)
+    pool_limit: Optional[int] = key(None, "keep the first N pool questions after the split; null: all", ge=1)
     id_column: str = key("id", "of `file`")
     question_column: str = key("question", "of `file`")
     options_column: str = key("options", "of `file`: a list of texts, or a mapping from label to text")
@@ -62,8 +62,8 @@ class SamplingConfig:
 
     n: int = key(1, "rollouts a question", source="paper, Algorithm 1", ge=1)
     temperature: float = key(0.6, "0: greedy", source="chosen: Qwen's recommendation, the paper's evaluation", ge=0)
-    top_p: float = key(0.95, "nucleus sampling; 1: off", source="chosen: Qwen's recommendation")
-    top_k: int = key(20, "-1: off", source="chosen: Qwen's recommendation")
+    top_p: float = key(0.95, "nucleus sampling; 1: off", source="chosen: Qwen's recommendation", gt=0, le=1)
+    top_k: int = key(20, "-1 or 0: off", source="chosen: Qwen's recommendation", ge=-1)
     max_new: int = key(8192, "response tokens at most; longer ones are cut and marked truncated", ge=1)
 
 
@@ -74,18 +74,18 @@ class ServerConfig:
     url: Optional[str] = key(None, "a vLLM server already running; null: one is started for the run")
     api_key: Optional[str] = key(None, "of the server at server.url; or in the environment as NOPSD_SERVER_KEY")
     host: str = key("127.0.0.1", "address that the started server listens on")
-    port: int = key(0, "of the started server; 0: any free port")
+    port: int = key(0, "of the started server; 0: any free port", ge=0, le=65535)
     dtype: Optional[str] = key(None, "number format of the server; null: model.dtype")
     max_model_len: int = key(4096, "tokens of prompt and response together, at most", ge=1)
-    max_num_seqs: int = key(128, "sequences that the server runs at once")
+    max_num_seqs: int = key(128, "sequences that the server runs at once", ge=1)
     kv_cache_mib: int = key(256, "memory of the key-value cache; of vLLM's CPU build", ge=1)
     gpu_memory_utilization: float = key(
         0.45, "share of a GPU's memory that the server takes; the trainer shares the device by default", gt=0, le=1
     )
-    tensor_parallel: int = key(1, "devices of one server")
-    seed: int = key(0, "vLLM's own; each request carries another, made from the run's seed")
-    startup_timeout_s: float = key(600.0, "seconds until a server must answer")
-    request_timeout_s: float = key(600.0, "seconds until a request must be answered")
+    tensor_parallel: int = key(1, "devices of one server", ge=1)
+    seed: int = key(0, "vLLM's own; each request carries another, made from the run's seed", ge=0, le=2**32 - 1)
+    startup_timeout_s: float = key(600.0, "seconds until a server must answer", gt=0)
+    request_timeout_s: float = key(600.0, "seconds until a request must be answered", gt=0)
     stall_timeout_s: float = key(120.0, "seconds without a token after which a server counts as lost; 0: never", ge=0)
     weight_sync: str = key(
         "auto",
@@ -95,8 +95,10 @@ class ServerConfig:
     sync_bucket_mib: Optional[int] = key(
         None, "sent or written at a time; null: 8 MiB by gloo, 256 MiB by nccl and disk", ge=1
     )
-    sync_folder: Optional[str] = key(None, "of weight_sync=disk: a folder that servers on other hosts see too")
-    sync_timeout_s: float = key(300.0, "seconds until a weight update must be done")
+    sync_folder: Optional[str] = key(
+        None, "of weight_sync=disk: a folder that servers on other hosts see too", path=True
+    )
+    sync_timeout_s: float = key(300.0, "seconds until a weight update must be done", gt=0)
 
 
 @dataclass
@@ -116,9 +118,9 @@ class EvalConfig:
     """Evaluation on the test questions."""
 
     n: int = key(8, "responses a test question", source="paper, Appendix C.1", ge=1)
-    temperature: float = key(0.6, "0: greedy", source="paper, Appendix C.1")
-    top_p: float = key(0.95, "nucleus sampling; 1: off", source="chosen: Qwen's recommendation")
-    top_k: int = key(20, "-1: off", source="chosen: Qwen's recommendation")
+    temperature: float = key(0.6, "0: greedy", source="paper, Appendix C.1", ge=0)
+    top_p: float = key(0.95, "nucleus sampling; 1: off", source="chosen: Qwen's recommendation", gt=0, le=1)
+    top_k: int = key(20, "-1 or 0: off", source="chosen: Qwen's recommendation", ge=-1)
     max_new: int = key(16384, "response tokens at most", ge=1)
     ece_bins: int = key(15, "equal-width bins of the expected calibration error", source="paper, Section 5.1", ge=1)
     extract: str = key(
@@ -127,9 +129,9 @@ class EvalConfig:
         choices=("strict", "lenient"),
     )
     targets: list[str] = key([], "domains besides the pool's; empty: every one that the data set has")
-    limit: Optional[int] = key(None, "first N test questions of a domain; null: all")
+    limit: Optional[int] = key(None, "first N test questions of a domain; null: all", ge=1)
     bootstrap: int = key(1000, "resamples of the questions for the intervals; 0: no intervals", ge=0)
-    seed: int = key(0, "of the responses and the resamples", follows="seed")
+    seed: int = key(0, "of the responses and the resamples", follows="seed", ge=0)
 
 
 @dataclass
@@ -138,7 +140,7 @@ class DistConfig:
 
     ranks: int = key(1, "training processes on this host; with a hostfile its slots count instead", ge=1)
     threads: int = key(1, "torch threads of a rank on a CPU", ge=1)
-    hostfile: Optional[str] = key(None, "DeepSpeed's hostfile; null: this host alone")
+    hostfile: Optional[str] = key(None, "DeepSpeed's hostfile; null: this host alone", path=True)
     launcher: str = key(
         "pdsh",
         "what starts the ranks on the hosts of dist.hostfile",
@@ -146,13 +148,19 @@ class DistConfig:
     )
     master_addr: Optional[str] = key(None, "null: the first host's address as the others see it")
     heartbeat_s: float = key(20.0, "a rank silent for so many seconds ends the run; 0: no watchdog", ge=0)
-    timeout_s: float = key(900.0, "of a collective operation, in seconds")
-    student_config: Optional[str] = key(None, "DeepSpeed JSON of the student; null: that of ds_configs for this device")
-    teacher_config: Optional[str] = key(None, "DeepSpeed JSON of the teacher; null: that of ds_configs for this device")
+    timeout_s: float = key(900.0, "of a collective operation, in seconds", gt=0)
+    student_config: Optional[str] = key(
+        None, "DeepSpeed JSON of the student; null: that of ds_configs for this device", path=True
+    )
+    teacher_config: Optional[str] = key(
+        None, "DeepSpeed JSON of the teacher; null: that of ds_configs for this device", path=True
+    )
     sequence_parallel: int = key(
         1, "ranks that compute one sequence together (Ulysses, arXiv 2309.14509); 1: none", ge=1
     )
-    nvme_path: Optional[str] = key(None, "folder on a local NVMe disk, for a DeepSpeed JSON that offloads to it")
+    nvme_path: Optional[str] = key(
+        None, "folder on a local NVMe disk, for a DeepSpeed JSON that offloads to it", path=True
+    )
     context_exchange: str = key(
         "auto",
         "which neuron sets the ranks exchange to find nearest questions; auto: by size",

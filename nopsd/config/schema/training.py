@@ -39,9 +39,9 @@ class TrainConfig:
         0, "1: sample the next step's rollouts while this one trains; 0: strictly on-policy", source="paper", ge=0, le=1
     )
     n: int = key(1, "rollouts a question and step", source="chosen: Algorithm 1 writes one response", ge=1)
-    temperature: float = key(1.0, "of the rollouts", source=DEMO_PSD)
-    top_p: float = key(1.0, "nucleus sampling; 1: off")
-    top_k: int = key(-1, "-1: off")
+    temperature: float = key(1.0, "of the rollouts; 0: greedy", source=DEMO_PSD, ge=0)
+    top_p: float = key(1.0, "nucleus sampling; 1: off", gt=0, le=1)
+    top_k: int = key(-1, "-1 or 0: off", ge=-1)
     max_response: int = key(8192, "response tokens at most", ge=1)
     lr: float = key(1e-6, "learning rate after the warm-up", source=DEMO_PSD, ge=0)
     warmup: int = key(10, "steps over which the learning rate rises", source=DEMO_PSD, ge=0)
@@ -49,8 +49,8 @@ class TrainConfig:
         None, "share of the steps, in place of train.warmup; null: train.warmup counts", ge=0, lt=1
     )
     schedule: str = key("constant", "of the learning rate after the warm-up", choices=("constant", "cosine"))
-    weight_decay: float = key(0.0, "AdamW's")
-    betas: list[float] = key([0.9, 0.999], "AdamW's")
+    weight_decay: float = key(0.0, "AdamW's", ge=0)
+    betas: list[float] = key([0.9, 0.999], "AdamW's two", ge=0, lt=1, size=2)
     clip: float = key(1.0, "largest norm of the gradient; larger ones are scaled down", ge=0)
     lora: LoraConfig = field(default_factory=LoraConfig)
     gradient_checkpointing: bool = key(
@@ -62,7 +62,7 @@ class TrainConfig:
         ge=0,
         runtime_only=True,
     )
-    seed: int = key(0, "of the order of questions and of the rollouts", follows="seed")
+    seed: int = key(0, "of the order of questions and of the rollouts", follows="seed", ge=0)
     max_skipped: int = key(
         10,
         "steps skipped in a row, for a loss or gradient that isn't finite, that end the run",
@@ -90,10 +90,10 @@ class TrainConfig:
         runtime_only=True,
     )
     sync_check_every: int = key(
-        1, "weight updates between comparisons of served with trained log-probs; 0: never", runtime_only=True
+        1, "weight updates between comparisons of served with trained log-probs; 0: never", ge=0, runtime_only=True
     )
     sync_tolerance: float = key(
-        1e-4, "largest difference in that comparison; of float32: bfloat16 needs more", runtime_only=True
+        1e-4, "largest difference in that comparison; of float32: bfloat16 needs more", ge=0, runtime_only=True
     )
 
 
@@ -107,7 +107,7 @@ class DistillConfig:
         source="paper, Eq. 7",
         choices=("reverse_kl", "forward_kl", "jsd", "sampled_rkl"),
     )
-    beta: float = key(0.5, "of jsd: the teacher's weight in the mixture; 0: forward KL, 1: reverse KL", gt=0, le=1)
+    beta: float = key(0.5, "of jsd: the teacher's weight in the mixture; 0: forward KL, 1: reverse KL", ge=0, le=1)
     support: str = key(
         "full",
         "ids that the divergence is over: the vocabulary, or the top-k",
@@ -162,7 +162,7 @@ class DistillConfig:
     )
     temperature: float = key(1.0, "of both softmaxes", source="paper", gt=0)
     skip_first_tokens: int = key(0, "tokens at a response's start without loss", source="paper", ge=0)
-    max_loss_tokens: Optional[int] = key(None, "first tokens of a response with loss; null: all", source="paper")
+    max_loss_tokens: Optional[int] = key(None, "first tokens of a response with loss; null: all", source="paper", ge=1)
     logit_chunk: Optional[int] = key(
         None, "positions whose logits are in memory at once; null: 128 on CPUs, 512 on GPUs", ge=1
     )
@@ -236,19 +236,21 @@ class GuardConfig:
     patience: int = key(5, "steps, or probes where a probe gives the number, that stop a run", ge=1)
     stop: bool = key(True, "false: warn only")
     baseline_steps: int = key(5, "first steps, which the ratios are to", ge=1)
-    min_length_ratio: Optional[float] = key(0.2, "least mean response length against the first steps'")
-    max_length_ratio: Optional[float] = key(5.0, "largest mean response length against the first steps'")
+    min_length_ratio: Optional[float] = key(0.2, "least mean response length against the first steps'", ge=0)
+    max_length_ratio: Optional[float] = key(5.0, "largest mean response length against the first steps'", gt=0)
     min_entropy: Optional[float] = key(
-        1e-4, "nats: least mean entropy of the student's tokens", source="chosen: healthy lab models have 4e-3"
+        1e-4, "nats: least mean entropy of the student's tokens", source="chosen: healthy lab models have 4e-3", ge=0
     )
     max_entropy_ratio: Optional[float] = key(
-        10.0, "largest mean entropy against the first steps' (counted as 0.1 nats or more)"
+        10.0, "largest mean entropy against the first steps' (counted as 0.1 nats or more)", gt=0
     )
-    max_repeated: Optional[float] = key(0.5, "largest mean share of a response's 4-grams that it repeats")
-    max_unparsed: Optional[float] = key(0.9, "largest share of a probe's answers that can't be read, if the first can")
+    max_repeated: Optional[float] = key(0.5, "largest mean share of a response's 4-grams that it repeats", ge=0, le=1)
+    max_unparsed: Optional[float] = key(
+        0.9, "largest share of a probe's answers that can't be read, if the first can", ge=0, le=1
+    )
     max_kl_ratio: Optional[float] = key(
-        10.0, "largest KL(student ‖ teacher) against the first steps' (counted as 0.1 nats or more)"
+        10.0, "largest KL(student ‖ teacher) against the first steps' (counted as 0.1 nats or more)", gt=0
     )
     max_kl_base: Optional[float] = key(
-        None, "nats: largest KL to the base model a token, where distill.kl_base_coef measures it"
+        None, "nats: largest KL to the base model a token, where distill.kl_base_coef measures it", ge=0
     )

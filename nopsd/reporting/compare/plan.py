@@ -202,7 +202,7 @@ def _load(plan: Plan, source: str, last: Mapping[str, Any], where: str) -> Confi
 
 
 def _value(value: Any) -> str:
-    """As OmegaConf's dotlist reads it: YAML, of which JSON is a part."""
+    """As it would be typed: JSON is YAML, which lists are read as."""
     return value if isinstance(value, str) else json.dumps(value)
 
 
@@ -224,7 +224,7 @@ def as_tree(flags: Mapping[str, Any], also: Sequence[str], overrides: Sequence[s
         tree.setdefault("also", {})[name] = entry
     if overrides:
         pairs = dict(item.split("=", 1) for item in overrides)
-        tree["set"] = {**tree.get("set", {}), **{key: yaml.safe_load(value) for key, value in pairs.items()}}
+        tree["set"] = {**tree.get("set", {}), **pairs}
     return tree
 
 
