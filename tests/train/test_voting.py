@@ -68,6 +68,13 @@ def test_the_share_is_of_all_responses():
     assert set(half.responses) == {"a"} and more.unsure == ["a"]
 
 
+def test_a_share_is_exact():
+    """0.7 x 10 is 7.000000000000001 in floats, by which 7 of 10 were fewer than 0.7."""
+    answers = {"a": ["A"] * 7 + [None] * 3}
+    for share in (0.1, 0.3, 0.6, 0.7):
+        assert set(keep_voted(["a"], group("a", 10), answers, SftConfig(min_share=share), 0).responses) == {"a"}
+
+
 def test_a_pool_without_a_single_voted_answer_is_refused_with_the_reason():
     """A model that never answers in the asked form must be told from one that disagrees with itself."""
     answers = {"a": [None, None], "b": [None, None]}
