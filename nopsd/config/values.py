@@ -42,7 +42,7 @@ class Reference:
         return str(self.raw)
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]
     """Scalars as they are written; a key given twice is an error."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
@@ -52,7 +52,8 @@ class _Loader(yaml.SafeLoader):
             if name in seen and name != "<<":
                 raise yaml.constructor.ConstructorError(None, None, f"{name} is given twice", key.start_mark)
             seen.add(name)
-        return super().construct_mapping(node, deep)
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
+        return mapping
 
 
 def _scalar(loader: _Loader, node: Any) -> str:
