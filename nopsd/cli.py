@@ -1,4 +1,4 @@
-"""The command line: `nopsd COMMAND [--preset NAME] [key=value ...]`. One sub-parser a command, from `nopsd.commands`.
+"""The command line: `nopsd COMMAND [--preset NAME] [key=value ...]`. What a command takes is in `nopsd.commands`.
 
 In: the arguments, and in ranks the launcher's environment. Out: an exit code; errors that a user can mend as one line
 on standard error. Called in-process, `main` leaves signal handlers, signal mask and environment as they were.
@@ -7,79 +7,25 @@ on standard error. Called in-process, `main` leaves signal handlers, signal mask
 from __future__ import annotations
 
 import argparse
-import difflib
 import os
-import re
+import select
 import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 
 from nopsd.cluster import rank
-from nopsd.commands.registry import COMMANDS
+from nopsd.commands.parsing import parse
 from nopsd.engine.stopping import NOTICE
 from nopsd.errors import Stopped, UserError
+from nopsd.terminal import painted
 
 # The launcher ends all ranks when the first ends: rank 0's message comes first.
 OTHER_RANKS_WAIT_S = 3.0
-VALUED = ("--preset", "--config", "--redo", "--local_rank")  # options with a value that may come before the command
 # Must be set before torch and deepspeed are imported; what the user set stays.
 QUIET = {"TOKENIZERS_PARALLELISM": "false", "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-EXAMPLES = """\
-examples:
-  nopsd run --preset lab                                      the embedded lab, end to end
-  nopsd train --config runs/lab/config.yaml                   a stage, after those that it reads
-  nopsd run --dry-run --preset paper/biology                  check, and print what it would do
-  nopsd compare --preset lab --sources biology,chemistry --methods nopsd,ttrl --seeds 0,1
-`nopsd COMMAND --help` describes a command."""
-
-
-def parsers() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentParser]]:
-    """The whole command line's parser, and each command's."""
-    top = argparse.ArgumentParser(
-        prog="nopsd",
-        description="Neuron On-Policy Self-Distillation: label-free training of a language model on questions.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in COMMANDS.values():
-        command.fill(commands.add_parser(command.name, help=command.help))
-    return top, commands.choices
-
-
-def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """The command's arguments. Options and overrides may be mixed, and options may come before the command, as
-    DeepSpeed's launcher puts --local_rank. Exits with a message if they can't be understood."""
-    top, commands = parsers()
-    place = command_place(argv)
-    if place is None:
-        return top.parse_args(argv)  # --help, or the message that there is no command
-    name = argv[place]
-    if name not in commands:
-        near = difflib.get_close_matches(name, list(commands), n=1)
-        top.error(f"unknown command {name!r}{f': did you mean {near[0]!r}?' if near else ''} (see nopsd --help)")
-    arguments, unknown = commands[name].parse_known_intermixed_args([*argv[:place], *argv[place + 1 :]])
-    if unknown:
-        commands[name].error(f"unrecognized arguments: {' '.join(unknown)}{whose(unknown[0], commands)}")
-    return arguments
-
-
-def command_place(argv: Sequence[str]) -> int | None:
-    """Where the command stands: the first word that is neither an option nor an option's value."""
-    for place, word in enumerate(argv):
-        if not word.startswith("-") and (place == 0 or argv[place - 1] not in VALUED):
-            return place
-    return None
-
-
-def whose(option: str, commands: Mapping[str, argparse.ArgumentParser]) -> str:
-    """Which commands have an option that this one lacks."""
-    flag = option.split("=")[0]
-    having = [name for name, parser in commands.items() if re.search(rf"\[{re.escape(flag)}\b", parser.format_usage())]
-    return f" ({flag} belongs to: nopsd {', '.join(having)})" if having else ""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -96,7 +42,9 @@ def run(arguments: argparse.Namespace) -> int:
         for name, value in QUIET.items():
             os.environ.setdefault(name, value)
         take_sigterm(arguments.finishes_step)
-        code: int = arguments.run(arguments)
+        with muted(getattr(arguments, "quiet", False)):
+            code: int = arguments.run(arguments)
+            sys.stdout.flush()
         rank.disconnect()
         return code
     except UserError as error:
@@ -105,6 +53,10 @@ def run(arguments: argparse.Namespace) -> int:
         rank.disconnect()
         print(f"nopsd: {stopped}; the same command continues", file=sys.stderr, flush=True)
         return 0
+    except BrokenPipeError:
+        if not output_is_closed():
+            raise
+        return 141  # as of a program that SIGPIPE ends
     except Exception:
         if "RANK" not in os.environ:
             raise
@@ -114,6 +66,26 @@ def run(arguments: argparse.Namespace) -> int:
         os._exit(1)
     except KeyboardInterrupt:
         return _fail("stopped; the same command continues where it was", 130)
+
+
+def output_is_closed() -> bool:
+    """Whether the reader of standard output, as `head` in `nopsd config | head`, has gone; nothing more is written."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    if not any(event & select.POLLERR for _, event in poll.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True
+
+
+@contextmanager
+def muted(quiet: bool) -> Iterator[None]:
+    """With `quiet`, nothing that Python prints reaches standard output; errors go to standard error."""
+    if not quiet:
+        yield
+        return
+    with open(os.devnull, "w") as sink, redirect_stdout(sink):
+        yield
 
 
 @contextmanager
@@ -153,7 +125,7 @@ def _fail(message: str, code: int = 1, of_rank: int | None = None) -> int:
 
     number = os.environ.get("RANK", "0") if under_launcher() else "0"
     tag = "" if number == "0" else f"{RANK_TAG}{number}] "
-    print(f"{ERROR_PREFIX}{tag}{message}", file=sys.stderr, flush=True)
+    print(f"{painted(ERROR_PREFIX, 'red', sys.stderr)}{tag}{message}", file=sys.stderr, flush=True)
     if under_launcher():
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # DeepSpeed's launcher sends it when another rank has ended
         rank.report(message, "user_error", of_rank)

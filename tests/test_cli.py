@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from nopsd.commands.registry import COMMANDS
 from nopsd.errors import ConfigError
 from nopsd.run import runner
 from nopsd.stages.registry import STAGES
+from nopsd.terminal import painted
 
 
 def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
@@ -51,8 +53,7 @@ except SystemExit as stopped:
 """
     text = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert "exit 0 set()" in text
-    listed = {line.split()[0] for line in text.splitlines() if line.startswith("    ") and line[4] != " "}
-    assert set(COMMANDS) <= listed
+    assert set(COMMANDS) <= {line.split()[0] for line in text.splitlines() if line.startswith("  ")}
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -96,7 +97,7 @@ def test_an_unknown_command_gets_the_nearest_suggested(capsys: pytest.CaptureFix
         (["config", "--question", "q01"], "--question", "inspect"),
         (["run", "--correct", "file"], "--correct", "inspect"),
         (["doctor", "--dry-run"], "--dry-run", "run, data"),
-        (["run", "--hostfile", "hosts"], "--hostfile", "launch, doctor"),
+        (["run", "--hostfile", "hosts"], "--hostfile", "doctor, launch"),
         (["status", "--redo", "train"], "--redo", "run, data"),
     ],
 )
@@ -142,3 +143,69 @@ def test_sigterm_is_an_orderly_end(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     monkeypatch.setattr(runner, "status", lambda stages, config: os.kill(os.getpid(), signal.SIGTERM))
     assert cli.main(["status", "--preset", "lab"]) == 130
     assert "the same command continues" in capsys.readouterr().err
+
+
+def test_help_is_one_screen_in_stage_order(capsys: pytest.CaptureFixture[str]) -> None:
+    """Breaks if a user has to scroll for a command, or reads the stages in another order than they run in."""
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 40 and max(map(len, lines)) <= 80
+    listed = [line.split()[0] for line in lines if line.startswith("  ")]
+    assert listed == list(COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_says_its_exit_codes(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Breaks if a script has to guess what a code means."""
+    with pytest.raises(SystemExit):
+        cli.main([name, "--help"])
+    codes = capsys.readouterr().out.split("exit codes:\n")[1]
+    assert [line.split()[0] for line in codes.splitlines()] == ["0", "1", "2", "130"]
+
+
+def test_quiet_prints_errors_alone(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def chatty(stages: object, config: object, name: str, redo: object) -> None:
+        print("progress")
+        raise ConfigError("it failed")
+
+    monkeypatch.setattr(runner, "run_one", chatty)
+    assert cli.main(["select", "--preset", "lab", "-q"]) == 1
+    assert capsys.readouterr() == ("", "nopsd: error: it failed\n")
+    assert cli.main(["select", "--preset", "lab"]) == 1
+    assert capsys.readouterr().out == "progress\n"
+
+
+def test_ctrl_c_is_one_line_and_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Breaks if an interrupt shows a traceback, or a script can't tell it from a failure."""
+
+    def interrupted(*given: object) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    for name in ("run_one", "run_all", "status"):
+        monkeypatch.setattr(runner, name, interrupted)
+    for command in ("select", "run", "status"):
+        assert cli.main([command, "--preset", "lab"]) == 130
+        assert capsys.readouterr().err == "nopsd: error: stopped; the same command continues where it was\n"
+
+
+def test_a_closed_pipe_is_no_traceback() -> None:
+    """Breaks if `nopsd config | head -1` ends in a traceback."""
+    command = f"{sys.executable} -m nopsd config --explain train | head -1 >/dev/null; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+    assert done.stderr == "" and done.stdout.strip() in ("0", "141")
+
+
+def test_colours_are_for_terminals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Breaks if a log file or a pipe gets escape codes, or NO_COLOR is ignored."""
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert painted("error", "red", io.StringIO()) == "error"
+    assert painted("error", "red", Terminal()) == "\033[31merror\033[0m"
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert painted("error", "red", Terminal()) == "error"

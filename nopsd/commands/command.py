@@ -3,44 +3,63 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from nopsd.config import Config
 
 ALIASES = {"score": "neurons"}  # other names of a stage
+EXIT_CODES = {
+    0: "done",
+    1: "it failed: one line on standard error has the cause and the remedy",
+    2: "the command line can't be understood",
+    130: "interrupted (Ctrl-C or SIGTERM); the same command continues",
+}
 
 
 @dataclass(frozen=True)
 class Command:
-    """`run` gets the parsed arguments and returns the exit code. `finishes_step`: a rank that gets SIGTERM notes it and
-    ends after its step, instead of being interrupted."""
+    """One command of `nopsd`.
+
+    Attributes:
+        help: What it does, in at most 62 characters: a line of `nopsd --help`.
+        run: Gets the parsed arguments and returns the exit code.
+        examples: Lines as typed, each indented by two spaces.
+        exit_codes: Where a code means something else than `EXIT_CODES` says.
+        finishes_step: A rank that gets SIGTERM notes it and ends after its step, instead of being interrupted.
+        shows_progress: It has `--quiet`, which leaves out all that it prints but errors.
+    """
 
     name: str
     help: str
     add_arguments: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace], int]
-    examples: str = ""
+    examples: str
+    exit_codes: Mapping[int, str] = field(default_factory=dict)
     finishes_step: bool = False
+    shows_progress: bool = False
 
     def fill(self, parser: argparse.ArgumentParser) -> None:
         """Give its parser all that the command takes."""
         parser.description = self.help
-        parser.epilog = f"examples:\n{self.examples}" if self.examples else None
+        codes = "\n".join(f"  {code:<5}{meaning}" for code, meaning in {**EXIT_CODES, **self.exit_codes}.items())
+        parser.epilog = f"examples:\n{self.examples}\n\nexit codes:\n{codes}"
         parser.formatter_class = argparse.RawDescriptionHelpFormatter
         self.add_arguments(parser)
+        if self.shows_progress:
+            parser.add_argument("-q", "--quiet", action="store_true", help="print errors alone")
         parser.set_defaults(run=self.run, command=self.name, finishes_step=self.finishes_step)
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     """What says which configuration."""
     parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="configuration overrides; `preset=NAME` works too"
+        "overrides", nargs="*", metavar="key=value", help="settings on top of the preset (nopsd config --explain KEY)"
     )
     parser.add_argument("--preset", metavar="NAME", help="a preset's name, or a YAML file")
-    parser.add_argument("--config", metavar="FILE", help="a resolved config.yaml of a run folder, used whole")
+    parser.add_argument("--config", metavar="FILE", help="a run folder's config.yaml, used whole")
     parser.add_argument("--local_rank", type=int, default=-1, help=argparse.SUPPRESS)  # given by some launchers
 
 

@@ -40,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         const=False,
         help="leave out Tables 5 and 6, which sample more",
     )
+    parser.add_argument("--json", action="store_true", help="print the tables as JSON, and progress on standard error")
 
 
 def _names(text: str) -> list[str]:
@@ -58,16 +59,17 @@ def run(arguments: argparse.Namespace) -> int:
     tree = as_tree({key: getattr(arguments, key) for key in FLAGS}, arguments.also, arguments.overrides)
     if arguments.plan is not None:
         tree = with_flags(read_plan_file(arguments.plan), tree)
-    return run_plan(read_plan(tree, arguments.plan or "nopsd compare"))
+    return run_plan(read_plan(tree, arguments.plan or "nopsd compare"), arguments.json)
 
 
 COMMAND = Command(
     "compare",
-    "train and evaluate sources x methods x seeds, and write the paper's tables",
+    "train and evaluate sources x methods x seeds; write the tables",
     add_arguments,
     run,
     """\
   nopsd compare --preset lab --sources biology,chemistry --methods nopsd,ttrl --seeds 0,1,2
   nopsd compare --plan plan.yaml --methods nopsd          this row of the file's alone
   nopsd compare --preset lab --sources biology --methods nopsd train.steps=20""",
+    {1: "it could not start, or a run failed: the tables are made from the others"},
 )

@@ -26,8 +26,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 COMMAND = Command(
     "doctor",
-    "check everything the run depends on, before it starts: hosts, model, memory, prompts, servers",
+    "check hosts, model, memory, data, prompts and ports",
     add_arguments,
     run,
     "  nopsd doctor --preset lab\n  nopsd doctor --preset paper/biology --hostfile hosts --json",
+    {0: "a run can start, though there may be warnings", 1: "it could not: the lines marked ERROR have the remedy"},
 )

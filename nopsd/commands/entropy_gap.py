@@ -18,8 +18,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 COMMAND = Command(
     "entropy_gap",
-    "entropies of student and teacher on their own samples (the paper's Table 6)",
+    "entropies of student and teacher (the paper's Table 6)",
     add_config_arguments,
     run,
     "  nopsd entropy_gap --preset lab",
+    shows_progress=True,
 )

@@ -30,4 +30,5 @@ COMMAND = Command(
     """\
   nopsd eval --preset lab model.path=runs/lab/train/export
   nopsd eval --preset paper/biology model.path=Qwen/Qwen3-8B""",
+    shows_progress=True,
 )

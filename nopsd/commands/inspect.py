@@ -37,8 +37,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 COMMAND = Command(
     "inspect",
-    "look at a scored pool: figures, overlap of neuron sets, nearest questions as text",
+    "look at a scored pool: figures, overlaps, nearest questions",
     add_arguments,
     run,
     "  nopsd inspect --preset lab\n  nopsd inspect --preset lab --question biology-pool-0003",
+    shows_progress=True,
 )

@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 COMMAND = Command(
     "launch",
-    "run a stage, or all, on the hosts of a hostfile; or print the `deepspeed` commands",
+    "run all stages, or one, on the hosts of a hostfile",
     add_arguments,
     run,
     """\
@@ -61,4 +61,5 @@ COMMAND = Command(
   nopsd launch train --hostfile hosts --preset paper/biology --dry-run
   nopsd launch run --hostfile hosts --preset paper/biology --restarts 3 --min-nodes 2
   nopsd launch train --hostfile hosts --config run/config.yaml --node-rank 1      where there is no ssh""",
+    shows_progress=True,
 )

@@ -1,23 +1,28 @@
-"""The commands of `nopsd`, in the order in which its help lists them."""
+"""The commands of `nopsd`, in the groups and the order in which its help lists them."""
 
 from __future__ import annotations
 
-from nopsd.commands import compare, config, doctor, entropy_gap, eval, inspect, launch, run, serve, stages, status
+from nopsd.commands import (
+    compare,
+    completion,
+    config,
+    doctor,
+    entropy_gap,
+    eval,
+    inspect,
+    launch,
+    run,
+    serve,
+    stages,
+    status,
+)
 from nopsd.commands.command import Command
 
-COMMANDS: dict[str, Command] = {
-    command.name: command
-    for command in (
-        run.COMMAND,
-        *stages.COMMANDS,
-        launch.COMMAND,
-        inspect.COMMAND,
-        eval.COMMAND,
-        entropy_gap.COMMAND,
-        compare.COMMAND,
-        config.COMMAND,
-        status.COMMAND,
-        serve.COMMAND,
-        doctor.COMMAND,
-    )
+GROUPS: dict[str, tuple[Command, ...]] = {
+    "before a run": (doctor.COMMAND, config.COMMAND),
+    "a run, and its stages in order": (run.COMMAND, *stages.COMMANDS),
+    "several hosts, several runs": (launch.COMMAND, compare.COMMAND),
+    "what a run did": (status.COMMAND, inspect.COMMAND, eval.COMMAND, entropy_gap.COMMAND),
+    "others": (serve.COMMAND, completion.COMMAND),
 }
+COMMANDS: dict[str, Command] = {command.name: command for group in GROUPS.values() for command in group}

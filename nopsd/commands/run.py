@@ -27,7 +27,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 COMMAND = Command(
     "run",
-    "run every stage, in the order below; what is up to date is skipped",
+    "run every stage, in this order; what is up to date is skipped",
     stages.add_arguments,
     run,
     """\
@@ -35,4 +35,6 @@ COMMAND = Command(
   nopsd run --preset lab data.domain=chemistry select.selector=random
   nopsd run --preset lab --redo train                     train again, and what reads it
   nopsd run --dry-run --preset paper/biology              what it would do; needs no GPU, network or weights""",
+    {1: "a stage failed, or --dry-run found what would make one fail: its line has the remedy"},
+    shows_progress=True,
 )

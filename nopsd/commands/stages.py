@@ -7,13 +7,13 @@ import argparse
 from nopsd.commands.command import ALIASES, Command, add_config_arguments, add_redo_argument, load, stage_name
 
 HELP = {
-    "data": "read the data set and split it into the unlabeled pool and test questions",
+    "data": "split the data set into the unlabeled pool and test questions",
     "rollout": "sample the base model's zero-shot answers to the pool",
     "evaluate_base": "evaluate the base model on the test questions",
-    "neurons": "score the pool: neuron contributions of the answers, and their counts s(x)",
-    "signals": "compute what selectors and retrievers other than the paper's need",
-    "select": "select the questions to train on and retrieve their demonstrations",
-    "train": "train: on-policy self-distillation, or the method's own trainer",
+    "neurons": "score the pool: the answers' neuron sets and their counts s(x)",
+    "signals": "compute what selectors other than the paper's go by",
+    "select": "select questions to train on, and retrieve demonstrations",
+    "train": "train by on-policy self-distillation, or the method's trainer",
     "evaluate": "evaluate the trained model on the test questions",
     "report": "write the report: tables and figures, as HTML and markdown",
     **{alias: f"another name of `{stage}`" for alias, stage in ALIASES.items()},
@@ -50,5 +50,6 @@ def example(name: str) -> str:
 
 
 COMMANDS = tuple(
-    Command(name, text, add_arguments, run, example(name), finishes_step=name == "train") for name, text in HELP.items()
+    Command(name, text, add_arguments, run, example(name), finishes_step=name == "train", shows_progress=True)
+    for name, text in HELP.items()
 )

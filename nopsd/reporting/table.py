@@ -81,6 +81,12 @@ def plain(cell: Cell) -> str:
     return shown if cell.delta is None else f"{shown} ({signed(cell.delta, cell.decimals)})"
 
 
+def as_record(table: Table) -> dict[str, object]:
+    """The table as plain values, for JSON: a cell is a text, null, or {value, delta}."""
+    cells = [[{"value": c.value, "delta": c.delta} if isinstance(c, Entry) else c for c in row] for row in table.rows]
+    return {"title": table.title, "header": list(table.header), "rows": cells, "notes": list(table.notes)}
+
+
 def markdown(table: Table) -> str:
     """A pipe table with its title above and its notes below."""
     body = markdown_table(table.header, [[_markdown_cell(c) for c in row] for row in table.rows])

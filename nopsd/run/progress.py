@@ -21,6 +21,7 @@ from typing import Any, TextIO
 from tqdm import tqdm
 
 from nopsd.errors import Stopped
+from nopsd.terminal import painted
 
 PLAIN_SECONDS = 10.0  # without a new line for longer than this, print one
 PLAIN_SHARE = 0.1  # and one each tenth of the way,
@@ -61,10 +62,11 @@ class StageProgress:
         self._end_part()
         elapsed = duration(self._clock() - self._started)
         if kind is None:
-            outcome = self._outcome or f"done in {elapsed}"
+            outcome = painted(self._outcome or f"done in {elapsed}", "green", self._stream)
+        elif issubclass(kind, (KeyboardInterrupt, Stopped)):
+            outcome = painted(f"interrupted after {elapsed}", "yellow", self._stream)
         else:
-            asked = issubclass(kind, (KeyboardInterrupt, Stopped))
-            outcome = f"{'interrupted' if asked else 'failed'} after {elapsed}"
+            outcome = painted(f"failed after {elapsed}", "red", self._stream)
         print((" " if self._head_open else self._margin) + outcome, file=self._stream, flush=True)
 
     def up_to_date(self) -> None:

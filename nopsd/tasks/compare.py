@@ -7,8 +7,11 @@ ones continue, and stages that two runs would make alike are made once. One set 
 
 from __future__ import annotations
 
+import json
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext, redirect_stdout
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +28,7 @@ from nopsd.reporting.compare.gathering import view_of
 from nopsd.reporting.compare.plan import Member, Plan, base_of, members, target_config
 from nopsd.reporting.compare.report import write_comparison
 from nopsd.reporting.compare.reuse import reuse_stages
-from nopsd.reporting.table import Table, markdown
+from nopsd.reporting.table import Table, as_record, markdown
 from nopsd.run import folder as names
 from nopsd.run import runner
 from nopsd.run.folder import RunFolder
@@ -40,8 +43,23 @@ from nopsd.tasks.extra_evaluations import extra_evaluations, tests_key, tests_of
 SHARED = (names.DATA, names.ROLLOUT, names.EVALUATE_BASE, names.NEURONS, names.SIGNALS, names.SELECT)
 
 
-def run_plan(plan: Plan) -> int:
-    """Everything that is not there yet, then the tables."""
+def run_plan(plan: Plan, as_json: bool = False) -> int:
+    """Everything that is not there yet, then the tables. Returns 1 if a run failed.
+
+    With `as_json` standard output gets the tables and the failures as JSON, and standard error the progress.
+    """
+    with redirect_stdout(sys.stderr) if as_json else nullcontext():
+        tables, failed = run_all(plan)
+    root = Path(plan.folder)
+    if as_json:
+        print(json.dumps({"tables": {t.name: as_record(t) for t in tables}, "failed": failed}, indent=1))
+    else:
+        print(closing(tables, root, failed))
+    return 1 if failed else 0
+
+
+def run_all(plan: Plan) -> tuple[list[Table], dict[str, str]]:
+    """The tables, and the errors of the runs that failed, by name."""
     runs = members(plan)
     check_before(plan, runs)
     root = Path(plan.folder)
@@ -58,9 +76,7 @@ def run_plan(plan: Plan) -> int:
             clock.done += 1
         for name, work in extra_evaluations(plan, runs, servers):
             guarded(name, failed, servers, work)
-    tables = write_comparison(root, view_of(plan, runs, failed))
-    print(closing(tables, root, failed))
-    return 1 if failed else 0
+    return write_comparison(root, view_of(plan, runs, failed)), failed
 
 
 def check_before(plan: Plan, runs: Sequence[Member]) -> None:

@@ -9,9 +9,11 @@ from dataclasses import asdict
 from typing import Any
 
 from nopsd.cluster.doctor.memory import GIB, Needs
-from nopsd.cluster.findings import ERROR, WARNING, Finding
+from nopsd.cluster.findings import ERROR, OK, WARNING, Finding
+from nopsd.terminal import painted
 
 WIDTH = 118
+COLOURS = {OK: "green", WARNING: "yellow", ERROR: "red"}
 
 
 def as_text(findings: Sequence[Finding]) -> str:
@@ -20,7 +22,8 @@ def as_text(findings: Sequence[Finding]) -> str:
     rows = []
     for f in findings:
         start = f"{f.level:8} {f.check:9} {f.host:{hosts}}  "
-        rows.append(textwrap.fill(f.message, WIDTH, initial_indent=start, subsequent_indent=" " * len(start)))
+        row = textwrap.fill(f.message, WIDTH, initial_indent=start, subsequent_indent=" " * len(start))
+        rows.append(painted(f.level, COLOURS[f.level]) + row.removeprefix(f.level))
     return "\n".join(rows)
 
 
