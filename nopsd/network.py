@@ -5,6 +5,8 @@ from __future__ import annotations
 import ipaddress
 import socket
 
+import psutil
+
 from nopsd.errors import UserError
 
 LOOPBACK = "127.0.0.1"
@@ -47,6 +49,14 @@ def resolve(name: str) -> list[str]:
         return sorted({str(info[4][0]) for info in socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)})
     except socket.gaierror:
         return []
+
+
+def is_this_host(host: str) -> bool:
+    """Whether `host` is loopback, or resolves to an address of one of this host's interfaces."""
+    if is_loopback(host):
+        return True
+    own = {address.address.split("%")[0] for found in psutil.net_if_addrs().values() for address in found}
+    return not own.isdisjoint(resolve(host))
 
 
 def is_loopback(host: str) -> bool:

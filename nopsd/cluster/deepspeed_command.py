@@ -39,6 +39,7 @@ class Plan:
     master_addr: str = LOOPBACK
     master_port: int = 29500
     env_file: str | None = None  # what DeepSpeed exports to each rank (DS_ENV_FILE)
+    gpus: tuple[int, ...] = ()  # of this host alone, one a rank; () on a CPU
 
     @property
     def world(self) -> int:
@@ -52,11 +53,17 @@ class Plan:
 
 def stage_command(plan: Plan, stage: str, config_path: Path, node_rank: int | None = None) -> list[str]:
     """DeepSpeed's command for one stage. `node_rank`: only this node's ranks (launcher no_ssh)."""
-    where = _on_hosts(plan, node_rank) if plan.several else ["--num_gpus", str(plan.world)]
+    where = _on_hosts(plan, node_rank) if plan.several else _on_this_host(plan)
     rendezvous = ["--master_addr", plan.master_addr] if plan.several else []
     rendezvous += ["--master_port", str(plan.master_port)]
     program = [str(SCRIPT)] if plan.several and plan.launcher in SCRIPT_ALONE else ["--module", "nopsd"]
     return [*RUNNER, *where, *rendezvous, "--no_local_rank", *program, stage, "--config", str(config_path)]
+
+
+def _on_this_host(plan: Plan) -> list[str]:
+    if plan.gpus:  # --num_gpus would take the first GPUs of the host, whatever CUDA_VISIBLE_DEVICES says
+        return ["--include", f"localhost:{','.join(map(str, plan.gpus))}"]
+    return ["--num_gpus", str(plan.world)]
 
 
 def _on_hosts(plan: Plan, node_rank: int | None) -> list[str]:
@@ -91,7 +98,11 @@ def typed_command(command: Sequence[str], environment: Mapping[str, str]) -> str
 
 
 def sbatch_script(command: str, plan: Plan, gpus: bool, log: Path, cwd: Path) -> str:
-    """The template filled in: one task a rank is what srun, which DeepSpeed calls inside, will ask for."""
+    """The template filled in: one task a rank is what srun, which DeepSpeed calls inside, will ask for.
+
+    Args:
+        gpus: whether a rank computes on a GPU; a login node that has none may write the script of nodes that do.
+    """
     values = {
         "NODES": str(len(plan.hosts)),
         "RANKS_PER_NODE": str(plan.hosts[0].slots),

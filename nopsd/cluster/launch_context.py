@@ -6,6 +6,7 @@ command, its environment, and `failure()` once a rank is lost. Every secret is r
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -18,6 +19,8 @@ from nopsd.cluster.hostfile import hostfile_text, hosts_by_rank
 from nopsd.cluster.launch_files import VARIABLE, LaunchFile, passed_on, write_env_file, write_launch_file
 from nopsd.cluster.root_cause import Failure
 from nopsd.cluster.sentinel import MESSAGE_WAIT_S
+from nopsd.engine.ds_config import RANKS_OF_HOST
+from nopsd.gpus import VARIABLE as DEVICES_VARIABLE
 from nopsd.keys import new_key
 from nopsd.network import LOOPBACK, address_towards
 
@@ -29,12 +32,15 @@ def ranks_environment(plan: Plan, environment: Mapping[str, str]) -> dict[str, s
     if not plan.several:
         return {}
     rendezvous = {"MASTER_ADDR": plan.master_addr, "MASTER_PORT": str(plan.master_port)}
-    return passed_on(environment) | rendezvous
+    # Where hosts differ, what all can share: a second copy of the weights (hpZ) must not span hosts.
+    own = {RANKS_OF_HOST: str(math.gcd(*(host.slots for host in plan.hosts)))}
+    return passed_on(environment) | rendezvous | own
 
 
 def without_own(environment: Mapping[str, str]) -> dict[str, str]:
-    """An environment without nopsd's own variables, secrets among them."""
-    return {name: value for name, value in environment.items() if not name.startswith("NOPSD_")}
+    """An environment without nopsd's own variables, secrets among them, but for what the plan alone says."""
+    kept = (RANKS_OF_HOST,)
+    return {name: value for name, value in environment.items() if not name.startswith("NOPSD_") or name in kept}
 
 
 def write_files(plan: Plan, folder: Path, environment: Mapping[str, str], content: LaunchFile) -> Path:
@@ -54,6 +60,8 @@ class LaunchContext:
     def __init__(self, plan: Plan, folder: Path, environment: Mapping[str, str], heartbeat_s: float) -> None:
         self.plan, self.folder, self.heartbeat_s = plan, folder, heartbeat_s
         self.environment = {**environment, **runner_environment(plan)}
+        if plan.gpus:  # the command names them as the host counts them
+            self.environment.pop(DEVICES_VARIABLE, None)
         self._coordinator: Coordinator | None = None
         self._failed_at: float | None = None
 

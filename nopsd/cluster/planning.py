@@ -14,7 +14,9 @@ from nopsd.cluster.hostfile import Host, read_hostfile, training_hosts, world_si
 from nopsd.cluster.preflight import address_of, facts_of_all, master_address, master_port
 from nopsd.cluster.servers.remote import RemoteServers
 from nopsd.config import Config
+from nopsd.config.rules import check_groups
 from nopsd.errors import ConfigError, UserError
+from nopsd.gpus import visible_gpus
 from nopsd.network import address_towards, free_port, resolve
 
 BY_SSH = ("pdsh", *MPI)
@@ -22,15 +24,15 @@ STANDARD_PORT = 29500  # of DeepSpeed and PyTorch, where nodes can't be asked
 
 
 def hosts_that_train(config: Config) -> list[Host]:
-    """Of dist.hostfile, without those in rollout.hosts. ConfigError if they can't share the work."""
-    assert config.dist.hostfile is not None
+    """Of dist.hostfile, without those in rollout.hosts; without one this host, with dist.ranks.
+
+    ConfigError if they can't share the work.
+    """
+    if config.dist.hostfile is None:
+        return [Host("localhost", config.dist.ranks)]
     hosts = training_hosts(read_hostfile(config.dist.hostfile), config.rollout.hosts)
-    world, together = world_size(hosts), config.dist.sequence_parallel
-    if world % together:
-        raise ConfigError(
-            f"dist.sequence_parallel={together} doesn't divide the {world} slots of {config.dist.hostfile}: "
-            "make one a multiple of the other"
-        )
+    world = world_size(hosts)
+    check_groups(config, world, f"the {world} slots of {config.dist.hostfile}")
     if len({host.slots for host in hosts}) > 1 and config.dist.launcher in ("mpich", "slurm"):
         raise ConfigError(
             f"dist.launcher={config.dist.launcher} needs the same slots on every host of {config.dist.hostfile}: "
@@ -39,9 +41,21 @@ def hosts_that_train(config: Config) -> list[Host]:
     return hosts
 
 
+def gpus_of_ranks(ranks: int) -> tuple[int, ...]:
+    """The GPU of each rank on this host alone; () on a CPU. ConfigError if there are fewer than ranks."""
+    gpus = visible_gpus()
+    if gpus and len(gpus) < ranks:
+        raise ConfigError(
+            f"dist.ranks={ranks}: a rank needs a GPU of its own, and this command sees {len(gpus)} "
+            f"(CUDA_VISIBLE_DEVICES counts): set dist.ranks={len(gpus)}"
+        )
+    return tuple(gpus[:ranks])
+
+
 def check_hosts(config: Config, run_dir: Path) -> None:
     """At a command's start, before hours of other stages: can the ranks be started later? HostsError or ConfigError."""
     if config.dist.hostfile is None:
+        gpus_of_ranks(config.dist.ranks)
         return
     if config.dist.launcher == "no_ssh":
         raise ConfigError(
@@ -56,7 +70,8 @@ def make_plan(config: Config, run_dir: Path, ask: bool = True) -> Plan:
     is started. `ask=False`: uses only what this host knows, for commands that are only printed."""
     dist = config.dist
     if dist.hostfile is None:
-        return Plan((Host("localhost", dist.ranks),), master_port=free_port())
+        gpus = gpus_of_ranks(dist.ranks)
+        return Plan((Host("localhost", dist.ranks),), master_port=free_port(), gpus=gpus)
     hosts = hosts_that_train(config)
     names, all_hosts = [host.name for host in hosts], [host.name for host in read_hostfile(dist.hostfile)]
     hostfile = str(Path(dist.hostfile).absolute())

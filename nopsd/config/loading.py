@@ -15,9 +15,11 @@ from nopsd.config.rules import validate, value_of
 from nopsd.config.schema import RUNTIME_ONLY, Config, all_keys
 from nopsd.config.values import Plain, Reference, escaped, from_command_line, has_reference, parse, resolved
 from nopsd.errors import ConfigError
+from nopsd.gpus import visible_gpus
 
 COMMAND_LINE = "command line"
 KEYS = {key.name: key for key in all_keys()}
+CPU_RANKS = 2  # so that the lab shards over ranks everywhere
 # Keys of `train` that say one thing in two ways: the one set later counts.
 REPLACES = {"steps": "epochs", "warmup": "warmup_ratio"}
 
@@ -36,6 +38,8 @@ def load_config(preset: str | None = None, overrides: Iterable[str] = ()) -> Con
         _merge(values, layer)
     _reset_foreign(values, method, layers)
     loaded = _config_of(values)
+    if loaded.dist.ranks == 0:
+        loaded.dist.ranks = _ranks_of_this_host(loaded)
     validate(loaded)
     return loaded
 
@@ -72,6 +76,15 @@ def shaping(config: Config, section: str) -> dict[str, Any]:
 def shaping_keys(section: str) -> tuple[str, ...]:
     """The dotted keys of a section that results depend on."""
     return tuple(f"{section}.{name}" for name in shaping(Config(), section))
+
+
+def _ranks_of_this_host(config: Config) -> int:
+    """One a visible GPU, CPU_RANKS without; whole groups, and none that would get no sequence of a step."""
+    ranks, together = len(visible_gpus()) or CPU_RANKS, config.dist.sequence_parallel
+    if not 1 <= together <= ranks:
+        return ranks  # `validate` refuses it
+    sequences = max(1, config.train.batch * config.train.n)
+    return min(ranks // together, sequences) * together
 
 
 def _command_line(overrides: list[str]) -> Layer:

@@ -29,7 +29,8 @@ def validate(config: Config) -> None:
     _check_checkpoints(config)
     check_distill(config)
     _check_method(config)
-    _check_groups(config)
+    if config.dist.hostfile is None:  # with one its slots count: nopsd.cluster.planning
+        check_groups(config, config.dist.ranks, f"dist.ranks={config.dist.ranks}")
     _check_servers(config)
 
 
@@ -101,20 +102,24 @@ def _check_method(config: Config) -> None:
         )
 
 
-def _check_groups(config: Config) -> None:
-    """ConfigError for groups of ranks that aren't whole, or that would get no sequence."""
-    dist, sequences = config.dist, config.train.batch * config.train.n
-    if dist.hostfile is None and dist.ranks % dist.sequence_parallel:
+def check_groups(config: Config, world: int, ranks: str) -> None:
+    """Can `world` ranks share a step's sequences?
+
+    Args:
+        world: how many ranks there are: `dist.ranks`, or the slots of the hostfile's training hosts.
+        ranks: what says so, for the message.
+
+    Raises:
+        ConfigError: for groups of ranks that aren't whole, or that would get no sequence.
+    """
+    together, sequences = config.dist.sequence_parallel, config.train.batch * config.train.n
+    if world % together:
+        raise ConfigError(f"dist.sequence_parallel={together} doesn't divide {ranks}: make one a multiple of the other")
+    if METHODS[config.method].trainer is not None and sequences < world // together:
         raise ConfigError(
-            f"dist.sequence_parallel={dist.sequence_parallel} doesn't divide dist.ranks={dist.ranks}: "
-            "make one a multiple of the other"
-        )
-    groups = max(1, dist.ranks // dist.sequence_parallel)
-    if sequences < groups:
-        raise ConfigError(
-            f"train.batch={config.train.batch} x train.n={config.train.n} sequences are fewer than the {groups} groups "
-            f"of dist.sequence_parallel={dist.sequence_parallel} ranks: some would always be idle; raise train.batch, "
-            "or lower dist.ranks"
+            f"train.batch={config.train.batch} x train.n={config.train.n} sequences a step are fewer than the "
+            f"{world // together} groups of dist.sequence_parallel={together} that {ranks} make: some ranks would "
+            "always be idle; raise train.batch, or lower the ranks"
         )
 
 

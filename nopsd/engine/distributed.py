@@ -163,6 +163,9 @@ def _bind_device(on_gpu: bool) -> None:
     if local_rank >= count:
         raise UserError(f"rank {os.environ['RANK']} has no GPU: the host has {count}; lower dist.ranks to {count}")
     torch.cuda.set_device(local_rank)
+    # An offloaded optimizer computes on the CPU, with this rank's share of the host's cores.
+    cores, ranks = len(os.sched_getaffinity(0)), int(os.environ.get("LOCAL_SIZE") or count)
+    torch.set_num_threads(max(torch.get_num_threads(), cores // ranks))
 
 
 def _json_bytes(value: Any) -> torch.Tensor:

@@ -8,6 +8,7 @@ comments. A key that the run's config also sets may be "auto", absent, or equal 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,8 +27,9 @@ _NAMES = {  # the main config's name of what DeepSpeed calls otherwise
     "bf16.enabled": "model.dtype",
     "fp16.enabled": "model.dtype",
     "zero_optimization.offload_optimizer.nvme_path": "dist.nvme_path",
-    "zero_optimization.zero_hpz_partition_size": "dist.ranks",
+    "zero_optimization.zero_hpz_partition_size": "dist.ranks, or the slots of dist.hostfile",
 }
+RANKS_OF_HOST = "NOPSD_RANKS_OF_HOST"  # set by a launch on several hosts
 _OWN = ("gradient_accumulation_steps",)  # set by no key: the plan of each step decides it (nopsd.train.planning)
 
 
@@ -68,24 +70,43 @@ def load_ds_config(path: str | None, role: str, device: str, settings: RunSettin
     return config
 
 
-def role_config(config: Config, role: str, device: str) -> dict[str, Any]:
-    """The student's or the teacher's DeepSpeed configuration of a run on `cpu` or `gpu`, filled, or ConfigError."""
+def role_config(config: Config, role: str, device: str, ranks_of_host: int | None = None) -> dict[str, Any]:
+    """The student's or the teacher's DeepSpeed configuration of a run on `cpu` or `gpu`, filled, or ConfigError.
+
+    Args:
+        ranks_of_host: how many ranks each host has; None in a rank, whose launcher says it.
+    """
     path = config.dist.student_config if role == "student" else config.dist.teacher_config
-    train, host = config.train, host_values(config.dist)
+    train, host = config.train, host_values(config.dist, ranks_of_host)
     return load_ds_config(path, role, device, RunSettings(train.micro, train.clip, config.model.dtype, host=host))
 
 
-def role_configs(config: Config, device: str) -> tuple[dict[str, Any], dict[str, Any]]:
+def role_configs(
+    config: Config, device: str, ranks_of_host: int | None = None
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """The student's and the teacher's."""
-    return role_config(config, "student", device), role_config(config, "teacher", device)
+    return role_config(config, "student", device, ranks_of_host), role_config(config, "teacher", device, ranks_of_host)
 
 
-def host_values(config: DistConfig) -> dict[str, Any]:
-    """What a DeepSpeed JSON leaves "auto" because it is the host's: its NVMe folder, how many ranks it runs."""
-    values: dict[str, Any] = {"zero_optimization.zero_hpz_partition_size": config.ranks}
+def host_values(config: DistConfig, ranks_of_host: int | None = None) -> dict[str, Any]:
+    """What a DeepSpeed JSON leaves "auto" because it is the host's: its NVMe folder, how many ranks it runs.
+
+    A launched rank reads how many from RANKS_OF_HOST, which our launch sets on all hosts alike, or from DeepSpeed's
+    own LOCAL_SIZE.
+    """
+    stated = os.environ.get(RANKS_OF_HOST) or os.environ.get("LOCAL_SIZE") or config.ranks
+    values: dict[str, Any] = {"zero_optimization.zero_hpz_partition_size": ranks_of_host or int(stated)}
     if config.nvme_path:
         values["zero_optimization.offload_optimizer.nvme_path"] = config.nvme_path
     return values
+
+
+def built_operator(ds_config: Mapping[str, Any]) -> str | None:
+    """The setting, if one has DeepSpeed compile an operator for the GPU at first use."""
+    zero = ds_config.get("zero_optimization", {})
+    if zero.get("offload_optimizer", {}).get("device") == "nvme":
+        return "offload_optimizer.device=nvme"
+    return next((key for key, value in zero.items() if key.startswith("zero_quantized_") and value), None)
 
 
 def zero_stage(ds_config: Mapping[str, Any]) -> int:

@@ -20,7 +20,7 @@ import torch.distributed as dist
 
 from nopsd.config import ServerConfig
 from nopsd.errors import ServerError, StaleWeightsError, UserError
-from nopsd.network import is_loopback
+from nopsd.network import is_loopback, is_this_host
 from nopsd.rollout.background import all_at_once
 from nopsd.rollout.client import RolloutClient
 from nopsd.rollout.gloo_sender import GlooSender
@@ -35,14 +35,24 @@ log = logging.getLogger(__name__)
 
 
 def choose_backend(config: ServerConfig, device: str, hosts: Sequence[str]) -> str:
-    """gloo|nccl|disk. `auto` is nccl only between GPUs of different hosts.
+    """gloo|nccl|disk, as the trainer sends. `auto` is nccl only between GPUs of different hosts.
 
     A server on the trainer's own host shares its devices by default, and NCCL refuses two ranks on
-    one device. If the server has devices of its own, set server.weight_sync=nccl.
+    one device. If the server has devices of its own, set server.weight_sync=nccl. A server that was started for other
+    hosts, at this one's address, may wait for nccl: it reads files whatever it waits for.
     """
     if config.weight_sync != "auto":
         return config.weight_sync
-    return "nccl" if device.startswith("cuda") and not any(is_loopback(host) for host in hosts) else "gloo"
+    if not device.startswith("cuda") or any(is_loopback(host) for host in hosts):
+        return "gloo"
+    return "disk" if any(is_this_host(host) for host in hosts) else "nccl"
+
+
+def served_backend(config: ServerConfig, device: str) -> str:
+    """gloo|nccl: what a server at `config.host` is started to wait for; files it reads in any case."""
+    if config.weight_sync != "auto":
+        return "gloo" if config.weight_sync == "disk" else config.weight_sync
+    return "nccl" if device.startswith("cuda") and not is_loopback(config.host) else "gloo"
 
 
 def open_weight_sync(

@@ -7,12 +7,13 @@ one key: started here (`rollout.servers_per_host`), or running elsewhere (`rollo
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from nopsd.cluster.planning import start_rollout_servers
+from nopsd.cluster.planning import hosts_that_train, start_rollout_servers
 from nopsd.cluster.servers.local import VllmServer, start_servers, stop_servers
 from nopsd.cluster.servers.remote import RemoteServers
 from nopsd.cluster.servers.serve import serve
@@ -142,7 +143,8 @@ class Session:
         names = ["server"] if count == 1 else [f"server-{i}" for i in range(count)]
         dtype = server.dtype or self.config.model.dtype
         logs = [self.log_path(name) for name in names]
-        return start_servers(server, str(self.model.path), dtype, logs, device=device())
+        ranks = int(os.environ.get("LOCAL_SIZE") or hosts_that_train(self.config)[0].slots)  # rank 0 may start them too
+        return start_servers(server, str(self.model.path), dtype, logs, device(), ranks=ranks)
 
     def client_holding(self, folder: Path, version: int) -> RolloutService:
         """A client of a server that holds the weights of `folder` as policy `version`."""

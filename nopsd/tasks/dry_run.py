@@ -8,17 +8,18 @@ parser; what is missing here. Hosts, ports and servers are `nopsd doctor`'s.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from nopsd.cluster.doctor import table
-from nopsd.cluster.doctor.diagnosis import hosts_of
 from nopsd.cluster.doctor.fitting import GPUS, fitting, room_on, shares_devices
 from nopsd.cluster.doctor.memory import GIB, Needs, needs_of, shape_of
 from nopsd.cluster.findings import ERROR, OK, WARNING, Finding
 from nopsd.cluster.hostfile import world_size
+from nopsd.cluster.planning import hosts_that_train
 from nopsd.config import METHODS, Config
 from nopsd.data.sources import hub_id, load_splits, published_sizes
 from nopsd.engine.device import device
@@ -62,8 +63,9 @@ def dry_run(config: Config, command: str = "run") -> tuple[str, int]:
     stages = STAGES.planned(config) if command == "run" else STAGES.with_inputs(command, config)
     found = Preview()
     counts = found.noted("data", lambda: count_questions(config, found))
-    hosts = found.noted("hosts", lambda: hosts_of(config))
+    hosts = found.noted("hosts", lambda: hosts_that_train(config))
     ranks = world_size(hosts) if hosts else config.dist.ranks
+    of_host = math.gcd(*(host.slots for host in hosts)) if hosts else None
     if {SIGNALS, SELECT} & {stage.name for stage in stages}:
         found.noted("names", lambda: check_names(config), f"{config.select.selector}, {config.context.retriever}")
     folder = found.noted("model", lambda: find_model(config, found))
@@ -71,7 +73,7 @@ def dry_run(config: Config, command: str = "run") -> tuple[str, int]:
         found.noted("windows", lambda: look_at_windows(config, folder), "the longest prompts and responses fit")
     engines = None
     if METHODS[config.method].trainer is not None and any(stage.distributed for stage in stages):
-        engines = found.noted("deepspeed", lambda: rendered(config, found))
+        engines = found.noted("deepspeed", lambda: rendered(config, found, of_host))
     if folder is not None and engines is not None:
         shape = shape_of(str(folder), config.model.trust_remote_code)
         found.needs = needs_of(config, shape, ranks, *engines)
@@ -155,13 +157,13 @@ def look_at_windows(config: Config, folder: Path) -> None:
         )
 
 
-def rendered(config: Config, found: Preview) -> tuple[dict[str, Any], dict[str, Any]]:
+def rendered(config: Config, found: Preview, ranks_of_host: int | None) -> tuple[dict[str, Any], dict[str, Any]]:
     """The student's and the teacher's DeepSpeed JSON, filled, once DeepSpeed's own parser has taken them."""
     import deepspeed
     from deepspeed.runtime.config import DeepSpeedConfig
 
     kind = "gpu" if device() == "cuda" or config.model.dtype == "bfloat16" else "cpu"
-    student, teacher = role_configs(config, kind)
+    student, teacher = role_configs(config, kind, ranks_of_host)
     for role, rendering in (("student", student), ("teacher", teacher)):
         try:
             read = DeepSpeedConfig(rendering)

@@ -99,3 +99,12 @@ def test_the_slurm_script_is_whole(gpus, tmp_path):
     done = subprocess.run(["bash"], input=stand_in + text, text=True, capture_output=True, check=False)
     assert done.stdout == "n1 slots=2\nn2 slots=2\n" and done.returncode == 3, done.stderr
     assert json.dumps(str(tmp_path)).strip('"') in text
+
+
+def test_the_gpus_that_the_user_chose_are_the_ranks(monkeypatch):
+    """DeepSpeed's --num_gpus takes the first ones of the host and drops CUDA_VISIBLE_DEVICES."""
+    alone = Plan((Host("localhost", 2),), gpus=(2, 5))
+    seen = understood(stage_command(alone, "train", CONFIG))
+    assert seen.include == "localhost:2,5" and seen.num_gpus == -1
+    assert runner.parse_inclusion_exclusion({"localhost": 8}, seen.include, "") == {"localhost": [2, 5]}
+    assert understood(stage_command(Plan((Host("localhost", 2),)), "train", CONFIG)).num_gpus == 2

@@ -2,7 +2,7 @@
 
 import pytest
 
-from nopsd.config import load_config, preset_names, to_yaml
+from nopsd.config import load_config, loading, preset_names, to_yaml
 from nopsd.errors import ConfigError
 
 
@@ -20,7 +20,7 @@ from nopsd.errors import ConfigError
         ("train.lora.dropout=1", "below 1"),
         ("train.steps=0", "at least 1"),
         ("select.fraction=1.5", "at most 1"),
-        ("train.batch=1", "dist.ranks"),
+        ("dist.ranks=40", "train.batch"),
         ("dist.sequence_parallel=3", "dist.ranks"),
         ("train.micro_tokens=0", "at least 1"),
         ("train.steps", "key=value"),
@@ -94,3 +94,14 @@ def test_a_seed_over_a_saved_configuration_moves_what_follows_it(tmp_path):
 def test_a_seed_that_is_set_to_the_runs_is_no_other_run():
     """Else a finished stage would be computed again for the same numbers."""
     assert load_config("lab", ["seed=1", "train.seed=1"]) == load_config("lab", ["seed=1"])
+
+
+@pytest.mark.parametrize(
+    ("gpus", "overrides", "ranks"),
+    [(0, [], 2), (1, [], 1), (4, [], 4), (64, ["train.batch=8"], 8), (8, ["dist.sequence_parallel=3"], 6)],
+)
+def test_the_lab_has_a_rank_for_each_gpu_and_two_on_a_cpu(monkeypatch, gpus, overrides, ranks):
+    """Else the quickstart fails on one GPU, or lets all but two idle."""
+    monkeypatch.setattr(loading, "visible_gpus", lambda: list(range(gpus)))
+    assert load_config("lab", overrides).dist.ranks == ranks
+    assert load_config("lab", [*overrides, "dist.ranks=3", "train.batch=32"]).dist.ranks == 3

@@ -14,6 +14,7 @@ from nopsd.cluster.servers.local import VllmServer
 from nopsd.config import LoraConfig, ServerConfig
 from nopsd.engine.lora import STUDENT, adapter_parameters, add_lora
 from nopsd.errors import ServerError, StaleWeightsError, UserError
+from nopsd.network import address_towards
 from nopsd.rollout.client import RolloutClient
 from nopsd.rollout.served_weights import verify_served
 from nopsd.rollout.vllm_plugin import refuse_missing
@@ -143,12 +144,14 @@ def test_parameters_left_unset_are_an_error() -> None:
         ("auto", "cpu", "10.0.0.2", "gloo"),
         ("auto", "cuda", "127.0.0.1", "gloo"),
         ("auto", "cuda", "::1", "gloo"),
-        ("auto", "cuda", "gpu-host", "nccl"),
-        ("disk", "cuda", "gpu-host", "disk"),
+        ("auto", "cuda", "192.0.2.9", "nccl"),
+        ("auto", "cuda", address_towards("192.0.2.9"), "disk"),
+        ("disk", "cuda", "192.0.2.9", "disk"),
         ("nccl", "cuda", "::1", "nccl"),
     ],
 )
 def test_backend_choice(asked: str, device: str, host: str, used: str) -> None:
+    """NCCL between two processes on one GPU fails; an address of this host may be one of its GPUs."""
     assert choose_backend(ServerConfig(weight_sync=asked), device, [host]) == used
 
 

@@ -9,7 +9,7 @@ import statistics
 from collections import Counter
 from collections.abc import Mapping
 
-from nopsd.cluster.doctor.memory import GIB
+from nopsd.cluster.doctor.memory import GIB, MIB
 from nopsd.cluster.findings import ERROR, WARNING, Facts, Finding, all_ok
 
 CLOCK_S = 5.0  # file times and timeouts of one host are read on another
@@ -80,13 +80,24 @@ def devices(facts: Facts, slots: Mapping[str, int], on_gpu: bool) -> list[Findin
         found += [
             Finding("devices", host, WARNING, f"GPU {i} has {d['free'] / GIB:.0f} of {d['total'] / GIB:.0f} GiB free")
             for i, d in enumerate(own["devices"])
-            if d["free"] < 0.9 * d["total"]
+            if d["total"] and d["free"] < 0.9 * d["total"]
         ]
+        if any(d["total"] is None for d in own["devices"]):
+            message = "nvidia-smi doesn't say how much memory a GPU has: whether the run fits isn't checked"
+            found.append(Finding("devices", host, WARNING, message))
     return all_ok("devices", found, ", ".join(f"{count} x {name}" for name, count in kinds.items()))
 
 
-def memory(facts: Facts, slots: Mapping[str, int], device_needs: int, host_needs: int, on_gpu: bool) -> list[Finding]:
-    """Room for each rank. `device_needs`, `host_needs`: bytes of one rank (`nopsd.cluster.doctor.memory`)."""
+def memory(
+    facts: Facts, slots: Mapping[str, int], device_needs: int, host_needs: int, on_gpu: bool, served: float = 0.0
+) -> list[Finding]:
+    """Room for each rank.
+
+    Args:
+        device_needs: bytes of one rank on its device, estimated by `nopsd.cluster.doctor.memory`.
+        host_needs: bytes of one rank in its host's memory.
+        served: share of a GPU that a rollout server on it takes (`server.gpu_memory_utilization`); 0: it is elsewhere.
+    """
     found = []
     for host, own in facts.items():
         ranks = slots.get(host, 0)
@@ -95,13 +106,37 @@ def memory(facts: Facts, slots: Mapping[str, int], device_needs: int, host_needs
             message = f"{ranks} ranks need {per_host / GIB:.1f} GiB of memory, "
             message += f"{own['memory']['available'] / GIB:.1f} are free"
             found.append(Finding("memory", host, ERROR, f"{message}: {REMEDIES}"))
-        if on_gpu and own["devices"] and (least := min(d["free"] for d in own["devices"])) < device_needs:
-            message = f"a rank needs {device_needs / GIB:.1f} GiB, its GPU has {least / GIB:.1f} free"
+        left = [d["free"] - int(served * d["total"]) for d in own["devices"] if d["total"]]
+        if on_gpu and left and (least := min(left)) < device_needs:
+            share = f" beside the server's {served:.0%}" if served else ""
+            message = f"a rank needs {device_needs / GIB:.1f} GiB, its GPU has {least / GIB:.1f} free{share}"
             found.append(Finding("memory", host, ERROR, f"{message}: {REMEDIES}"))
     return all_ok("memory", found, f"{device_needs / GIB:.2f} GiB a rank")
 
 
+def shared_memory(facts: Facts, on_gpu: bool) -> list[Finding]:
+    """Room in /dev/shm, by which NCCL and vLLM's processes talk; a container has 64 MiB unless it is told."""
+    found = [
+        Finding("shared memory", host, WARNING, f"/dev/shm has {own['shm'] / MIB:.0f} MiB free: {SHM_REMEDY}")
+        for host, own in facts.items()
+        if own.get("shm") is not None and own["shm"] < (GIB if on_gpu else GIB // 8)
+    ]
+    return all_ok("shared memory", found, "/dev/shm")
+
+
+def compiler(facts: Facts, wanted_by: str | None) -> list[Finding]:
+    """CUDA's compiler where DeepSpeed has to build an operator. `wanted_by`: the setting that needs it, if one does."""
+    if wanted_by is None:
+        return []
+    message = (
+        f"{wanted_by} has DeepSpeed build an operator, and there is no nvcc: install the CUDA toolkit, set CUDA_HOME"
+    )
+    found = [Finding("compiler", host, ERROR, message) for host, own in facts.items() if not own.get("nvcc")]
+    return all_ok("compiler", found, "nvcc")
+
+
+SHM_REMEDY = "give the container more, as by docker run --shm-size=8g or --ipc=host"
 REMEDIES = (
-    "more ranks, train.gradient_checkpointing=true, a smaller train.micro or train.micro_tokens, train.lora.r=16, or "
-    "dist.student_config=ds_configs/student_gpu_offload.json"
+    "a lower server.gpu_memory_utilization, more ranks, train.gradient_checkpointing=true, a smaller train.micro or "
+    "train.micro_tokens, train.lora.r=16, or dist.student_config=ds_configs/student_gpu_offload.json"
 )

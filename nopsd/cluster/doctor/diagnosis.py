@@ -6,6 +6,7 @@ problem does not hide the others.
 
 from __future__ import annotations
 
+import math
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -15,17 +16,19 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from nopsd.cluster.doctor import checks, links, prompts
+from nopsd.cluster.doctor.fitting import shares_devices
 from nopsd.cluster.doctor.memory import GIB, Needs, needs_of, shape_of
 from nopsd.cluster.findings import ERROR, OK, WARNING, Finding, names, shared_folder, versions
 from nopsd.cluster.host_facts import Wanted, facts
-from nopsd.cluster.hostfile import Host, read_hostfile, training_hosts, world_size
+from nopsd.cluster.hostfile import Host, world_size
+from nopsd.cluster.planning import hosts_that_train
 from nopsd.cluster.preflight import address_of, facts_of, shared_mark
 from nopsd.cluster.ssh import ask_all, module_command, ssh_command
 from nopsd.config import Config
 from nopsd.data.prompts import PromptRenderer, load_tokenizer
 from nopsd.data.sources import load_splits
 from nopsd.engine.device import device
-from nopsd.engine.ds_config import role_configs
+from nopsd.engine.ds_config import built_operator, role_configs
 from nopsd.errors import ServerError, UserError
 from nopsd.models import resolve_model
 from nopsd.rollout.pool import connect, server_urls
@@ -45,6 +48,7 @@ class Diagnosis:
     links: links.Links = field(default_factory=dict)
     prompts: str = ""
     server_bytes: int | None = None
+    built: str | None = None  # the setting that has DeepSpeed compile an operator
 
     def attempt(self, check: str, call: Callable[[], T]) -> T | None:
         """What `call` returns; None, and its error among the findings, if it raises a UserError."""
@@ -57,26 +61,22 @@ class Diagnosis:
 
 def diagnose(config: Config) -> Diagnosis:
     """Make every check."""
-    hosts = hosts_of(config)
+    hosts = hosts_that_train(config)
     found = Diagnosis(world_size(hosts))
     model = found.attempt("model", partial(resolve_model, config.model))
     if model is not None:
         kind = "gpu" if device() == "cuda" else "cpu"
-        student, teacher = found.attempt("memory", partial(role_configs, config, kind)) or ({}, {})
+        student, teacher = found.attempt(
+            "memory", partial(role_configs, config, kind, math.gcd(*(host.slots for host in hosts)))
+        ) or ({}, {})
         shape = shape_of(str(model.path), config.model.trust_remote_code)
         found.needs = needs_of(config, shape, found.ranks, student, teacher)
+        found.built = built_operator(student) or built_operator(teacher)
         found.attempt("prompts", partial(check_prompts, config, model.path, found))
     check_hosts(config, hosts, model.path if model else None, found)
     found.attempt("server", partial(check_servers, config, found))
     found.server_bytes = _server_bytes(config, found)
     return found
-
-
-def hosts_of(config: Config) -> list[Host]:
-    """Hosts that train, with their ranks; this one alone without a hostfile."""
-    if config.dist.hostfile is None:
-        return [Host("localhost", config.dist.ranks)]
-    return training_hosts(read_hostfile(config.dist.hostfile), config.rollout.hosts)
 
 
 def check_prompts(config: Config, model: Path, found: Diagnosis) -> None:
@@ -128,8 +128,12 @@ def check_facts(
         *shared_folder({name: given[name] for name in slots if name in given}, token),
         *checks.devices(given, slots, on_gpu),
     ]
+    findings += checks.shared_memory(given, on_gpu)
+    if on_gpu:
+        findings += checks.compiler(given, found.built)
     if found.needs is None:  # no model was found, which is a finding already
         return findings
+    served = config.server.gpu_memory_utilization if on_gpu and shares_devices(config) else 0.0
     per_rank, kept = found.needs.total, config.train.keep_checkpoints + config.train.keep_best
     saved = sum({**found.needs.device, **found.needs.host}.get(part, 0) for part in CHECKPOINT_PARTS)
     needed = world_size(hosts) * saved * (kept + 1)  # one more is written before the oldest is removed
@@ -137,7 +141,7 @@ def check_facts(
         *findings,
         *checks.model(given),
         *checks.disk(given, needed),
-        *checks.memory(given, slots, per_rank, sum(found.needs.host.values()), on_gpu),
+        *checks.memory(given, slots, per_rank, sum(found.needs.host.values()), on_gpu, served),
     ]
 
 
@@ -180,7 +184,7 @@ def _server_bytes(config: Config, found: Diagnosis) -> int | None:
     """Bytes for keys and values on one of the server's devices, as it will be started."""
     if device() != "cuda":
         return config.server.kv_cache_mib << 20
-    gpus = [d for own in found.facts.values() for d in own["devices"]]
+    gpus = [d for own in found.facts.values() for d in own["devices"] if d["total"]]
     if not gpus or found.needs is None:
         return None
     whole = min(d["total"] for d in gpus)

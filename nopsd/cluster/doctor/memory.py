@@ -94,6 +94,8 @@ def needs_of(
         "gradients": _shard(_gradient_bytes(student, b) * trained, ranks),
         "optimizer": _shard(3 * FLOAT * trained, ranks),  # float32 master, two moments
         "teacher weights": _shard(b * second, ranks),
+        "second copies (hpZ)": _second_copies(shape, b, ranks, student)
+        + (second and _second_copies(shape, b, ranks, teacher)),
         "EMA master": _shard(FLOAT * trained, ranks) if kind == "ema" else 0,
         "gathered layers": _gathered(shape, b, student) + (_gathered(shape, b, teacher) if second else 0),
         "buckets": b * 2 * _zero(student).get("reduce_bucket_size", 0),
@@ -102,6 +104,8 @@ def needs_of(
         "teacher contexts": config.teacher.context_mib * MIB if kind in ("frozen", "trust_region") else 0,
     }
     host = {name: device.pop(name) for name in _offloaded(student, teacher, "cpu") if name in device}
+    if _zero(student).get("offload_optimizer", {}).get("device") in ("cpu", "nvme"):  # it lies where the master does
+        host["EMA master"] = device.pop("EMA master")
     for name in _offloaded(student, teacher, "nvme"):
         device.pop(name, None)
     kv = 2 * shape.layers * shape.kv_heads * shape.head_width * BYTES[config.server.dtype or config.model.dtype]
@@ -150,6 +154,12 @@ def _shard(nbytes: int, ranks: int) -> int:
 def _zero(ds_config: Mapping[str, Any]) -> Mapping[str, Any]:
     found: Mapping[str, Any] = ds_config.get("zero_optimization", {})
     return found
+
+
+def _second_copies(shape: ModelShape, b: int, ranks: int, ds_config: Mapping[str, Any]) -> int:
+    """The copy of the weights that the ranks of a host share (ZeRO++ hpZ); none where it would be the first again."""
+    size = int(_zero(ds_config).get("zero_hpz_partition_size", 1))
+    return _shard(b * shape.parameters, size) if 1 < size < ranks else 0
 
 
 def _gradient_bytes(ds_config: Mapping[str, Any], b: int) -> int:

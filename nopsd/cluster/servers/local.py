@@ -96,16 +96,18 @@ def start_servers(
     device: str = "cpu",
     key: str | None = None,
     ready: Callable[[VllmServer], None] | None = None,
+    ranks: int = 0,
 ) -> list[VllmServer]:
     """One server per log file, all on this host, at `config.port` and the ports after it (0: any), with one key.
 
     As `start_server`; all or none. `key`: None for a random one. `ready` is called with each server once it is healthy.
+    `ranks`: how many train on this host's GPUs.
     """
     require_vllm(device)
     refuse_wildcard(config.host)
     model, count = checked_model(model_path), len(log_paths)
     ports = _ports(config, count)
-    devices = [devices_of(i, count, config.tensor_parallel, device) for i in range(count)]
+    devices = [devices_of(i, count, config.tensor_parallel, device, ranks) for i in range(count)]
     key = key or new_key()
     servers: list[VllmServer] = []
     try:

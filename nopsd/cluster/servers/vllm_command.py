@@ -15,7 +15,9 @@ import nopsd
 from nopsd.cluster.servers.auth import KEY_VARIABLE
 from nopsd.config import ServerConfig
 from nopsd.errors import UserError
-from nopsd.rollout.weight_sync import choose_backend
+from nopsd.gpus import VARIABLE as DEVICES_VARIABLE
+from nopsd.gpus import visible_gpus
+from nopsd.rollout.weight_sync import served_backend
 
 MODEL_NAME = "policy"
 # Set by training launchers; vLLM would take them for its own.
@@ -31,7 +33,6 @@ LAUNCHER_VARIABLES = (
     "MASTER_PORT",
     "GROUP_RANK",
 )
-DEVICES_VARIABLE = "CUDA_VISIBLE_DEVICES"
 
 
 def server_command(config: ServerConfig, model: str, dtype: str, port: int, device: str) -> list[str]:
@@ -50,7 +51,7 @@ def server_command(config: ServerConfig, model: str, dtype: str, port: int, devi
         "--uvicorn-log-level": "warning",
         "--middleware": "nopsd.cluster.servers.auth.RequireKey",
         "--worker-extension-cls": "nopsd.rollout.vllm_plugin.WorkerExtension",
-        "--weight-transfer-config": json.dumps({"backend": _transfer_backend(config, device)}),
+        "--weight-transfer-config": json.dumps({"backend": served_backend(config, device)}),
     }
     command = [sys.executable, "-m", "nopsd.cluster.servers.vllm_main"]
     command += [word for name, value in options.items() for word in (name, str(value))]
@@ -62,11 +63,6 @@ def server_command(config: ServerConfig, model: str, dtype: str, port: int, devi
     else:
         command += ["--gpu-memory-utilization", str(config.gpu_memory_utilization)]
     return command
-
-
-def _transfer_backend(config: ServerConfig, device: str) -> str:
-    backend = choose_backend(config, device, [config.host])
-    return "gloo" if backend == "disk" else backend
 
 
 def checked_model(model_path: str) -> str:
@@ -98,20 +94,24 @@ def server_environment(key: str, model: str, device: str, devices: str | None = 
     return env
 
 
-def devices_of(index: int, count: int, tensor_parallel: int, device: str) -> str | None:
-    """GPUs of the `index`-th of `count` servers on this host, as CUDA_VISIBLE_DEVICES takes them; None to share all.
+def devices_of(index: int, count: int, tensor_parallel: int, device: str, ranks: int = 0) -> str | None:
+    """GPUs of the `index`-th of `count` servers on this host, as CUDA_VISIBLE_DEVICES takes them; None on a CPU.
 
-    UserError if there are fewer than `count` times `tensor_parallel`.
+    Args:
+        ranks: how many ranks train on this host. They have the first GPUs; servers take those that are left, and only
+            if these are too few the ranks' own.
+
+    Raises:
+        UserError: if there are fewer GPUs than `count` times `tensor_parallel`.
     """
-    if device == "cpu" or count == 1:
+    visible = visible_gpus() if device != "cpu" else []
+    if not visible:
         return None
-    import torch
-
-    listed = os.environ.get(DEVICES_VARIABLE)
-    visible = listed.split(",") if listed else [str(i) for i in range(torch.cuda.device_count())]
-    if len(visible) < count * tensor_parallel:
+    needed = count * tensor_parallel
+    if len(visible) < needed:
         raise UserError(
             f"rollout.servers_per_host={count} servers of server.tensor_parallel={tensor_parallel} devices need "
-            f"{count * tensor_parallel}, and {len(visible)} are visible here: lower one of the two"
+            f"{needed}, and {len(visible)} are visible here: lower one of the two"
         )
-    return ",".join(visible[index * tensor_parallel : (index + 1) * tensor_parallel])
+    own = visible[ranks:] if len(visible) - ranks >= needed else visible
+    return ",".join(map(str, own[index * tensor_parallel : (index + 1) * tensor_parallel]))

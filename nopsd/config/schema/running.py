@@ -138,7 +138,11 @@ class EvalConfig:
 class DistConfig:
     """Ranks, hosts, and how they share the work."""
 
-    ranks: int = key(1, "training processes on this host; with a hostfile its slots count instead", ge=1)
+    ranks: int = key(
+        1,
+        "training processes on this host; 0: one a visible GPU, two on a CPU; with a hostfile its slots count instead",
+        ge=0,
+    )
     threads: int = key(1, "torch threads of a rank on a CPU", ge=1)
     hostfile: Optional[str] = key(None, "DeepSpeed's hostfile; null: this host alone", path=True)
     launcher: str = key(

@@ -27,6 +27,8 @@ HEALTHY: dict[str, Any] = {
     "model": "m1",
     "names": {"node1": ["10.0.0.1"], "node2": ["10.0.0.2"]},
     "ports_in_use": [],
+    "nvcc": "/usr/local/cuda/bin/nvcc",
+    "shm": 8 * GIB,
     "token": "t",
 }
 SLOTS = {"node1": 2, "node2": 2}
@@ -39,6 +41,8 @@ CHECKS: dict[str, Callable[[Any], list[Finding]]] = {
     "disk": lambda facts: checks.disk(facts, 100 * GIB),
     "model": checks.model,
     "devices": lambda facts: checks.devices(facts, SLOTS, on_gpu=True),
+    "shared memory": lambda facts: checks.shared_memory(facts, on_gpu=True),
+    "compiler": lambda facts: checks.compiler(facts, "offload_optimizer.device=nvme"),
     "memory": lambda facts: checks.memory(facts, SLOTS, 100 * GIB, 8 * GIB, on_gpu=True),
 }
 FAULTS: list[tuple[str, str, dict[str, Any], str]] = [  # the check that finds it, its level, what node2 says, words
@@ -57,6 +61,9 @@ FAULTS: list[tuple[str, str, dict[str, Any], str]] = [  # the check that finds i
     ("model", ERROR, {"model": None}, "isn't there"),
     ("model", ERROR, {"model": "m2"}, "other weights"),
     ("devices", ERROR, {"devices": []}, "2 slots"),
+    ("devices", WARNING, {"devices": [GPU, {**GPU, "total": None, "free": None}]}, "doesn't say"),
+    ("shared memory", WARNING, {"shm": 64 * 2**20}, "64 MiB free: give the container more"),
+    ("compiler", ERROR, {"nvcc": None}, "there is no nvcc"),
     ("devices", WARNING, {"devices": [GPU, {**GPU, "free": 70 * GIB}]}, "GPU 1 has 70 of 140"),
     ("memory", ERROR, {"memory": {"total": 16 * GIB, "available": 8 * GIB}}, "8.0 are free"),
     ("memory", ERROR, {"devices": [{"name": "A", "total": 80 * GIB, "free": 80 * GIB}] * 2}, "gradient_checkpointing"),
@@ -87,3 +94,17 @@ def test_ranks_on_cpu_cores_are_counted_against_the_hosts_memory() -> None:
     """On a laptop device memory is host memory: two ranks of 40 GiB don't fit 60."""
     found = checks.memory(hosts(), SLOTS, 40 * GIB, 0, on_gpu=False)
     assert [f.level for f in found] == [ERROR, ERROR] and "80.0 GiB" in found[0].message
+
+
+def test_the_servers_share_of_a_gpu_counts():
+    """A rank of 90 GiB fits on a free GPU of 140, but not beside a server that takes 45 % of it."""
+    facts = {"node1": HEALTHY}
+    assert levels(checks.memory(facts, SLOTS, 90 * GIB, 0, on_gpu=True)) == {OK}
+    found = checks.memory(facts, SLOTS, 90 * GIB, 0, on_gpu=True, served=0.45)
+    assert levels(found) == {ERROR} and "76.0 free beside the server's 45%" in str(found[0])
+    unknown = {"node1": {**HEALTHY, "devices": [{**GPU, "total": None, "free": None}]}}
+    assert levels(checks.memory(unknown, SLOTS, 90 * GIB, 0, on_gpu=True, served=0.45)) == {OK}
+
+
+def levels(findings):
+    return {found.level for found in findings}

@@ -110,3 +110,17 @@ def test_other_trainers_hold_no_teacher_but_a_penalty_holds_the_base() -> None:
 
     assert second("lmsi") == second("ttrl") == 0
     assert second("intuitor") == second("nopsd") > 0
+
+
+def test_second_copies_and_an_offloaded_average_are_counted_where_they_lie() -> None:
+    """hpZ keeps the weights once more on each host; an EMA of an offloaded optimizer is in the host's memory."""
+    shape = ModelShape(8 * 10**9, 2 * 10**8, 36, 4096, 12288, 32, 8, 128, 151_936, ())
+    config = load_config(None, ["model.dtype=bfloat16", "teacher.kind=ema"])
+    plain = needs_of(config, shape, 16, {}, {})
+    hpz = needs_of(config, shape, 16, {"zero_optimization": {"zero_hpz_partition_size": 8}}, {})
+    assert hpz.total - plain.total == 2 * 8 * 10**9 // 8
+    one_host = needs_of(config, shape, 8, {"zero_optimization": {"zero_hpz_partition_size": 8}}, {})
+    assert one_host.device["second copies (hpZ)"] == 0, "on one host the second copy is the first"
+    offload = {"zero_optimization": {"offload_optimizer": {"device": "cpu"}}}
+    away = needs_of(config, shape, 16, offload, {})
+    assert away.host["EMA master"] == 4 * 8 * 10**9 // 16 and "EMA master" not in away.device

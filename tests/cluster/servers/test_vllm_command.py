@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from nopsd.cluster.servers import vllm_command
 from nopsd.cluster.servers.vllm_command import devices_of, server_command, server_environment
 from nopsd.config import ServerConfig
 from nopsd.errors import UserError
@@ -11,13 +12,20 @@ from nopsd.errors import UserError
 
 def test_each_server_has_its_own_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two servers on one GPU run out of memory, or get none."""
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
+    monkeypatch.setattr(vllm_command, "visible_gpus", lambda: [4, 5, 6, 7])
     assert [devices_of(i, 2, 2, "cuda") for i in range(2)] == ["4,5", "6,7"]
-    assert devices_of(0, 1, 2, "cuda") is None and devices_of(1, 2, 2, "cpu") is None
+    assert devices_of(0, 1, 2, "cuda") == "4,5" and devices_of(1, 2, 2, "cpu") is None
     with pytest.raises(UserError, match=r"rollout\.servers_per_host=3 .* need 6, and 4 are visible"):
         devices_of(0, 3, 2, "cuda")
     assert server_environment("k", "m", "cuda", "4,5")["CUDA_VISIBLE_DEVICES"] == "4,5"
-    assert server_environment("k", "m", "cuda")["CUDA_VISIBLE_DEVICES"] == "4,5,6,7"
+
+
+def test_servers_take_the_gpus_that_ranks_leave(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a host of eight GPUs with four ranks serves from the first one and lets four idle."""
+    monkeypatch.setattr(vllm_command, "visible_gpus", lambda: list(range(8)))
+    assert [devices_of(i, 4, 1, "cuda", ranks=4) for i in range(4)] == ["4", "5", "6", "7"]
+    assert devices_of(0, 1, 1, "cuda", ranks=8) == "0", "none is left: a rank's own is shared"
+    assert devices_of(0, 1, 4, "cuda", ranks=6) == "0,1,2,3", "too few are left for a whole server"
 
 
 def test_the_key_is_not_on_the_command_line_and_gpu_flags_differ() -> None:

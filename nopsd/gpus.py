@@ -1,0 +1,65 @@
+"""The GPUs of this host that this process may use, found without PyTorch: a command that only prints starts quickly.
+
+In: CUDA_VISIBLE_DEVICES, DS_ACCELERATOR, `nvidia-smi`. Out: GPU numbers, in the
+order in which ranks and servers take them.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+
+from nopsd.errors import ConfigError
+
+VARIABLE = "CUDA_VISIBLE_DEVICES"
+NONE = ("", "-1", "NoDevFiles")  # what hides every GPU
+QUERY = ("nvidia-smi", "--query-gpu=index,uuid", "--format=csv,noheader")
+
+
+def visible_gpus(environment: Mapping[str, str] = os.environ) -> list[int]:
+    """Numbers of the GPUs that CUDA_VISIBLE_DEVICES names, else of all; [] on a CPU.
+
+    Raises:
+        ConfigError: if it names a GPU that this host doesn't have, or a part of one (MIG).
+    """
+    if environment.get("DS_ACCELERATOR") == "cpu" or not _built_for_gpus():
+        return []
+    listed = environment.get(VARIABLE)
+    if listed in NONE:
+        return []
+    uuids = _gpus()
+    if listed is None or not uuids:
+        return list(range(len(uuids)))
+    return [_number(name.strip(), uuids, listed) for name in listed.split(",")]
+
+
+def _gpus() -> list[str]:
+    """UUIDs of all GPUs of this host, in `nvidia-smi`'s order; [] without it."""
+    if shutil.which(QUERY[0]) is None:
+        return []
+    done = subprocess.run(QUERY, capture_output=True, text=True, timeout=60)
+    rows = [line.split(",") for line in done.stdout.splitlines() if "," in line] if done.returncode == 0 else []
+    return [row[1].strip() for row in rows]
+
+
+def _built_for_gpus() -> bool:
+    """False with PyTorch's CPU build, which sees no GPU whatever the host has."""
+    try:
+        return not version("torch").endswith("+cpu")
+    except PackageNotFoundError:
+        return False
+
+
+def _number(name: str, uuids: list[str], listed: str) -> int:
+    if name.startswith("MIG-"):
+        raise ConfigError(
+            f"{VARIABLE}={listed} names a part of a GPU (MIG), and DeepSpeed's launcher takes whole ones: "
+            "set it to whole GPUs"
+        )
+    found = [i for i, uuid in enumerate(uuids) if name == str(i) or (name.startswith("GPU-") and uuid.startswith(name))]
+    if len(found) != 1:
+        raise ConfigError(f"{VARIABLE}={listed}: this host has no GPU {name} (it has {len(uuids)}, from 0 on)")
+    return found[0]
