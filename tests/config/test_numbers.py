@@ -9,7 +9,7 @@ from nopsd.errors import ConfigError
 
 NUMBERS = {key.name: key for key in all_keys() if key.is_number}
 MAY_BE_NEGATIVE = {f"{section}.top_k" for section in ("zero_shot", "train", "eval")}
-# Each 0 means something: off, greedy, never, no limit, a free port, a seed.
+# Each 0 means something: off, greedy, never, no limit, a free port, a seed, as many as GPUs.
 MAY_BE_0 = MAY_BE_NEGATIVE | set(
     """seed data.seed server.seed select.seed context.seed train.seed eval.seed server.port server.stall_timeout_s
     zero_shot.temperature train.temperature eval.temperature context.m train.ahead train.lr train.warmup
@@ -17,7 +17,7 @@ MAY_BE_0 = MAY_BE_NEGATIVE | set(
     train.keep_best train.probe_every train.sync_check_every train.sync_tolerance distill.beta distill.kl_base_coef
     distill.skip_first_tokens teacher.context_mib sft.min_share sft.per_question grpo.clip grpo.kl_coef grpo.epsilon
     guard.min_length_ratio guard.min_entropy guard.max_repeated guard.max_unparsed guard.max_kl_base eval.bootstrap
-    dist.heartbeat_s""".split()
+    dist.ranks dist.heartbeat_s""".split()
 )
 AT_MOST_1 = set(
     """data.test_ratio zero_shot.top_p train.top_p eval.top_p server.gpu_memory_utilization select.fraction select.tau

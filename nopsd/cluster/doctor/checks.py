@@ -115,7 +115,7 @@ def memory(
 
 
 def shared_memory(facts: Facts, on_gpu: bool) -> list[Finding]:
-    """Room in /dev/shm, by which NCCL and vLLM's processes talk; a container has 64 MiB unless it is told."""
+    """Room in /dev/shm, by which NCCL and vLLM's processes talk; a container has 64 MiB by default."""
     found = [
         Finding("shared memory", host, WARNING, f"/dev/shm has {own['shm'] / MIB:.0f} MiB free: {SHM_REMEDY}")
         for host, own in facts.items()
