@@ -15,6 +15,8 @@ from importlib.metadata import PackageNotFoundError, version
 from nopsd.errors import ConfigError
 
 VARIABLE = "CUDA_VISIBLE_DEVICES"
+ALLOCATOR = "PYTORCH_CUDA_ALLOC_CONF"
+SEGMENTS = "expandable_segments:True"  # prompts of many lengths leave few fragments
 NONE = ("", "-1", "NoDevFiles")  # what hides every GPU
 QUERY = ("nvidia-smi", "--query-gpu=index,uuid", "--format=csv,noheader")
 
@@ -25,7 +27,7 @@ def visible_gpus(environment: Mapping[str, str] = os.environ) -> list[int]:
     Raises:
         ConfigError: if it names a GPU that this host doesn't have, or a part of one (MIG).
     """
-    if environment.get("DS_ACCELERATOR") == "cpu" or not _built_for_gpus():
+    if not meant_for_gpus(environment):
         return []
     listed = environment.get(VARIABLE)
     if listed in NONE:
@@ -36,6 +38,25 @@ def visible_gpus(environment: Mapping[str, str] = os.environ) -> list[int]:
     return [_number(name.strip(), uuids, listed) for name in listed.split(",")]
 
 
+def meant_for_gpus(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether this installation computes on GPUs where there are any; a login node may have none itself.
+
+    False with DS_ACCELERATOR=cpu, and with PyTorch's CPU build, which sees no GPU whatever the host has.
+    """
+    if environment.get("DS_ACCELERATOR") == "cpu":
+        return False
+    try:
+        return not version("torch").endswith("+cpu")
+    except PackageNotFoundError:
+        return False
+
+
+def set_allocator() -> None:
+    """PyTorch's allocator as training wants it, where the user says nothing; before its first use of a GPU."""
+    if meant_for_gpus() and "PYTORCH_ALLOC_CONF" not in os.environ:
+        os.environ.setdefault(ALLOCATOR, SEGMENTS)
+
+
 def _gpus() -> list[str]:
     """UUIDs of all GPUs of this host, in `nvidia-smi`'s order; [] without it."""
     if shutil.which(QUERY[0]) is None:
@@ -43,14 +64,6 @@ def _gpus() -> list[str]:
     done = subprocess.run(QUERY, capture_output=True, text=True, timeout=60)
     rows = [line.split(",") for line in done.stdout.splitlines() if "," in line] if done.returncode == 0 else []
     return [row[1].strip() for row in rows]
-
-
-def _built_for_gpus() -> bool:
-    """False with PyTorch's CPU build, which sees no GPU whatever the host has."""
-    try:
-        return not version("torch").endswith("+cpu")
-    except PackageNotFoundError:
-        return False
 
 
 def _number(name: str, uuids: list[str], listed: str) -> int:

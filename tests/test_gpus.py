@@ -43,3 +43,13 @@ def test_a_cpu_has_none(host_of_four, monkeypatch):
     monkeypatch.delenv("DS_ACCELERATOR")
     monkeypatch.setattr(gpus, "version", lambda name: "2.13.0+cpu")
     assert gpus.visible_gpus() == []
+
+
+def test_the_allocator_is_the_users_where_he_says_so(host_of_four, monkeypatch):
+    for name in ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"):
+        monkeypatch.delenv(name, raising=False)
+    gpus.set_allocator()
+    assert os.environ.pop("PYTORCH_CUDA_ALLOC_CONF") == "expandable_segments:True"
+    monkeypatch.setenv("PYTORCH_ALLOC_CONF", "max_split_size_mb:64")
+    gpus.set_allocator()
+    assert "PYTORCH_CUDA_ALLOC_CONF" not in os.environ

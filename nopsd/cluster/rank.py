@@ -24,6 +24,7 @@ from nopsd.cluster import mpi
 from nopsd.cluster.launch_files import LAUNCHER_VARIABLE, VARIABLE, LaunchFile, read_launch_file
 from nopsd.cluster.logs import ERROR_PREFIX
 from nopsd.cluster.watchdog import Watchdog, connect_to_coordinator, die_with_node_launcher
+from nopsd.gpus import set_allocator
 from nopsd.keys import new_key
 from nopsd.network import LOOPBACK, address_towards
 
@@ -58,6 +59,7 @@ def setup(phase: str) -> None:
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         return
     die_with_node_launcher()
+    set_allocator()
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     master = os.environ.get("MASTER_ADDR", LOOPBACK)
     if world > 1 and not master.startswith("127."):

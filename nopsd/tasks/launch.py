@@ -19,9 +19,9 @@ from nopsd.cluster.launch_files import LaunchFile
 from nopsd.cluster.planning import make_plan
 from nopsd.cluster.restarts import run_with_restarts
 from nopsd.config import Config, to_yaml
-from nopsd.engine.device import device
 from nopsd.errors import ConfigError, UserError
 from nopsd.files import write_atomic
+from nopsd.gpus import meant_for_gpus
 from nopsd.keys import without_keys
 from nopsd.network import why_unusable
 from nopsd.run import runner
@@ -76,7 +76,7 @@ def slurm_script(config: Config, target: str, overrides: Sequence[str]) -> str:
     command = ["nopsd", "launch", target, "--hostfile", "$HOSTFILE", "--config", str(left_files(config)), *kept]
     line = " ".join(word if word == "$HOSTFILE" else typed_command([word], {}) for word in command)
     log = Path(config.run_dir).absolute() / "logs" / "slurm-%j.log"
-    return sbatch_script(line, Plan(hosts), device() == "cuda", log, Path.cwd())
+    return sbatch_script(line, Plan(hosts), meant_for_gpus(), log, Path.cwd())
 
 
 def one_node(config: Config, target: str, node_rank: int, dry_run: bool) -> int:

@@ -15,11 +15,17 @@ import nopsd
 from nopsd.cluster.servers.auth import KEY_VARIABLE
 from nopsd.config import ServerConfig
 from nopsd.errors import UserError
+from nopsd.gpus import ALLOCATOR, SEGMENTS, visible_gpus
 from nopsd.gpus import VARIABLE as DEVICES_VARIABLE
-from nopsd.gpus import visible_gpus
 from nopsd.rollout.weight_sync import served_backend
 
 MODEL_NAME = "policy"
+GPU_DEFAULTS = {
+    # Triton's attention in float32 would multiply in TF32, and the log-probs miss the trainer's by 1e-3.
+    "TRITON_F32_DEFAULT": "ieee",
+    # FlashInfer's sampler compiles with nvcc at first use, and seeds of single requests switch it off anyway.
+    "VLLM_USE_FLASHINFER_SAMPLER": "0",
+}
 # Set by training launchers; vLLM would take them for its own.
 LAUNCHER_VARIABLES = (
     "RANK",
@@ -89,6 +95,11 @@ def server_environment(key: str, model: str, device: str, devices: str | None = 
         env["HF_HUB_OFFLINE"] = "1"
     if device == "cpu":
         env["TORCHDYNAMO_DISABLE"] = "1"  # else the first request for log-probs compiles for 18 s
+    else:
+        for name, value in GPU_DEFAULTS.items():
+            env.setdefault(name, value)
+        if env.get(ALLOCATOR) == SEGMENTS:  # ours, of the rank that starts the server
+            del env[ALLOCATOR]
     if devices is not None:
         env[DEVICES_VARIABLE] = devices
     return env

@@ -36,3 +36,12 @@ def test_the_key_is_not_on_the_command_line_and_gpu_flags_differ() -> None:
     assert "--no-enable-chunked-prefill" in on_cpu and "--gpu-memory-utilization" not in on_cpu
     assert "--enforce-eager" not in on_gpu and on_gpu[on_gpu.index("--gpu-memory-utilization") + 1] == "0.45"
     assert on_gpu[on_gpu.index("--tensor-parallel-size") + 1] == "2"
+
+
+def test_a_server_on_a_gpu_multiplies_as_the_trainer_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TF32 in attention is 1e-3 off in log-probs: every float32 check fails. What the user sets counts."""
+    monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")  # of the rank that starts it
+    monkeypatch.setenv("VLLM_USE_FLASHINFER_SAMPLER", "1")
+    env = server_environment("k", "m", "cuda", "0")
+    assert env["TRITON_F32_DEFAULT"] == "ieee" and env["VLLM_USE_FLASHINFER_SAMPLER"] == "1"
+    assert "PYTORCH_CUDA_ALLOC_CONF" not in env and "TRITON_F32_DEFAULT" not in server_environment("k", "m", "cpu")
