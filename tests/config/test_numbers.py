@@ -11,7 +11,8 @@ NUMBERS = {key.name: key for key in all_keys() if key.is_number}
 MAY_BE_NEGATIVE = {f"{section}.top_k" for section in ("zero_shot", "train", "eval")}
 # Each 0 means something: off, greedy, never, no limit, a free port, a seed, as many as GPUs.
 MAY_BE_0 = MAY_BE_NEGATIVE | set(
-    """seed data.seed server.seed select.seed context.seed train.seed eval.seed server.port server.stall_timeout_s
+    """seed data.seed data.first_index
+    server.seed select.seed context.seed train.seed eval.seed server.port server.stall_timeout_s
     zero_shot.temperature train.temperature eval.temperature context.m train.ahead train.lr train.warmup
     train.warmup_ratio train.weight_decay train.betas train.clip train.lora.r train.lora.dropout train.mlp_tile
     train.keep_best train.probe_every train.sync_check_every train.sync_tolerance distill.beta distill.kl_base_coef
@@ -20,7 +21,8 @@ MAY_BE_0 = MAY_BE_NEGATIVE | set(
     dist.ranks dist.heartbeat_s""".split()
 )
 AT_MOST_1 = set(
-    """data.test_ratio zero_shot.top_p train.top_p eval.top_p server.gpu_memory_utilization select.fraction select.tau
+    """data.test_ratio data.first_index
+    zero_shot.top_p train.top_p eval.top_p server.gpu_memory_utilization select.fraction select.tau
     train.ahead train.warmup_ratio train.betas train.lora.dropout distill.beta distill.barycenter_alpha teacher.rate
     teacher.mix sft.min_share guard.max_repeated guard.max_unparsed""".split()
 )

@@ -42,10 +42,24 @@ class DataConfig:
     )
     seed: int = key(42, "of the split into pool and test", ge=0, le=2**32 - 1)
     pool_limit: Optional[int] = key(None, "keep the first N pool questions after the split; null: all", ge=1)
+    config: Optional[str] = key(None, "of `file` and `instructions`: the hub data set's configuration")
+    split: str = key("train", "of `file` and `instructions`: the hub data set's split that the pool is from")
+    test_path: Optional[str] = key(
+        None, "of `file`: the test's own file or folder; null: data.test_ratio is split off", path=True
+    )
+    test_split: Optional[str] = key(None, "of `file`: the hub data set's split that the test is")
     id_column: str = key("id", "of `file`")
-    question_column: str = key("question", "of `file`")
-    options_column: str = key("options", "of `file`: a list of texts, or a mapping from label to text")
-    answer_column: str = key("answer", "of `file`; read by the evaluation alone")
+    question_column: str = key("question", "of `file`: text, or a chat of one user turn")
+    options_column: Optional[str] = key(
+        "options", "of `file`: a list of texts, a mapping from label to text, or ARC's form; null: open questions"
+    )
+    option_columns: list[str] = key([], "of `file`: one column an option, in place of data.options_column")
+    answer_column: str = key(
+        "answer", "of `file`: a label, an option's text or its index; read by the evaluation alone"
+    )
+    first_index: Optional[int] = key(
+        None, "of `file`: whether answers that are indices count from 0 or 1; null: found out", ge=0, le=1
+    )
     response_column: str = key("output", "of `instructions`: the given response, in place of a rollout")
 
 

@@ -1,80 +1,94 @@
-"""A user's own questions: JSONL, CSV or parquet with a question column; options and answers if there are any.
+"""A user's own questions: JSONL, CSV, parquet or a hub data set, with columns of the user's names.
 
-Without an answer column every question goes into the pool and there is nothing to evaluate on.
-With one, a test set is split off by domain (`data.test_ratio`), and only evaluation reads the answers.
+Without an answer column every question goes into the pool and there is nothing to evaluate on. With one, the test is
+the file, or the hub's split, that is given apart (`data.test_path`, `data.test_split`, or a folder's files train* and
+test*), else split off by domain (`data.test_ratio`); only evaluation reads the answers.
 """
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from nopsd.config import DataConfig
+from nopsd.data.columns import check_columns, question_of
+from nopsd.data.gold import Given, answer_key
 from nopsd.data.raw_rows import read_raw_rows
-from nopsd.data.records import AnswerKey, Option, Question
-from nopsd.data.rows import Row, read_hub, read_rows
+from nopsd.data.records import AnswerKey, Question
+from nopsd.data.rows import Row, blank, files_of, read_file, read_hub, read_rows
 from nopsd.data.splits import Splits, check_unique, split_by_domain
 from nopsd.errors import DataError
 
-LETTERS = "ABCDEFGHIJ"
+
+@dataclass(frozen=True)
+class _Rows:
+    """Rows, and those of a test that is given apart (None: there is none)."""
+
+    pool: list[Row]
+    test: list[Row] | None = None
 
 
-def _rows(config: DataConfig, drop: tuple[str, ...] = ()) -> list[Row]:
+def _rows(config: DataConfig, drop: tuple[str, ...] = ()) -> _Rows:
     if not config.path:
         raise DataError(
             "data.name=file needs data.path: a .jsonl, .csv or .parquet file, a folder of them, or a hub id"
         )
     path = Path(config.path)
-    if not path.exists() and config.path.count("/") == 1 and not path.suffix:
-        return read_hub(config.path, "train", drop)
-    return read_rows(path, drop)
+    if is_hub_id(config.path):
+        pool = read_hub(config.path, config.split, drop, config.config)
+        test = read_hub(config.path, config.test_split, drop, config.config) if config.test_split else None
+        return _Rows(pool, _given_apart(config, drop) or test)
+    for key, value in (("config", config.config), ("test_split", config.test_split)):
+        if value:
+            raise DataError(
+                f"data.{key}={value} is of hub data sets, and data.path={config.path} is here: leave it out"
+            )
+    test_files = [file for file in files_of(path) if path.is_dir() and file.name.lower().startswith("test")]
+    train_files = [file for file in files_of(path) if path.is_dir() and file.name.lower().startswith("train")]
+    if config.test_path or not (train_files and test_files):
+        return _Rows(read_rows(path, drop), _given_apart(config, drop))
+    return _Rows(_of_files(train_files, drop), _of_files(test_files, drop))
 
 
-def _options(place: str, value: Any) -> tuple[Option, ...]:
-    if value is None or value == "" or value == []:
-        return ()
-    if isinstance(value, str):  # CSV cells
-        try:
-            value = json.loads(value)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{place}: options must be a JSON list or mapping, got {value[:40]!r}") from error
-    if isinstance(value, dict):
-        return tuple(Option(str(k), str(v)) for k, v in value.items() if v is not None)
-    if isinstance(value, list) and len(value) <= len(LETTERS):
-        return tuple(Option(LETTERS[i], str(v)) for i, v in enumerate(value))
-    raise DataError(f"{place}: options must be a list of at most {len(LETTERS)} texts, or a mapping label -> text")
+def is_hub_id(path: str) -> bool:
+    """owner/name, and nothing here of that name."""
+    return not Path(path).exists() and path.count("/") == 1 and not Path(path).suffix
 
 
-def _uid(config: DataConfig, number: int, row: Row) -> str:
+def _given_apart(config: DataConfig, drop: tuple[str, ...]) -> list[Row] | None:
+    return read_rows(Path(config.test_path), drop) if config.test_path else None
+
+
+def _of_files(files: Sequence[Path], drop: tuple[str, ...]) -> list[Row]:
+    return [row for file in files for row in read_file(file, drop)]
+
+
+def _uid(config: DataConfig, number: int, row: Row, test: bool = False) -> str:
+    """A test's own ids may be those of the pool: they are told apart."""
     given = row.values.get(config.id_column)
-    return str(given) if given not in (None, "") else f"row-{number}"
+    return ("test-" if test else "") + (f"row-{number}" if blank(given) else str(given))
 
 
-def _question(config: DataConfig, number: int, row: Row) -> Question:
-    text = row.values.get(config.question_column)
-    if text is None or not str(text).strip():
-        raise DataError(
-            f"{row.place}: no text in column `{config.question_column}` (columns: {', '.join(row.values) or 'none'}); "
-            "fill it in, or set data.question_column"
-        )
-    return Question(
-        uid=_uid(config, number, row),
-        domain=str(row.values.get("domain") or config.domain),
-        source="file",
-        question=str(text),
-        options=_options(row.place, row.values.get(config.options_column)),
-    )
+def _questions(config: DataConfig, rows: Sequence[Row], test: bool = False) -> list[Question]:
+    return [question_of(config, _uid(config, number, row, test), row) for number, row in enumerate(rows, 1)]
 
 
 def load_splits(config: DataConfig) -> Splits:
     """Pool and tests, without answers; DataError on rows of another form."""
     rows = _rows(config, drop=(config.answer_column,))
-    questions = [_question(config, number, row) for number, row in enumerate(rows, 1)]
-    check_unique(questions, [row.place for row in rows])
+    everything = [*rows.pool, *(rows.test or [])]
+    check_columns(config, everything)
+    questions, tests = _questions(config, rows.pool), _questions(config, rows.test or [], test=True)
+    check_unique([*questions, *tests], [row.place for row in everything])
     if not questions:
         return Splits([], {})
-    if not any(row.dropped for row in rows):  # nobody has an answer
+    if rows.test is not None:
+        by_domain: dict[str, list[Question]] = {}
+        for question in tests:
+            by_domain.setdefault(question.domain, []).append(question)
+        return Splits([q for q in questions if q.domain == config.domain], by_domain)
+    if not any(row.dropped for row in rows.pool):  # nobody has an answer
         pool = [q for q in questions if q.domain == config.domain]
         return Splits(pool, {})
     return split_by_domain(questions, config.domain, config.test_ratio, config.seed)
@@ -82,14 +96,25 @@ def load_splits(config: DataConfig) -> Splits:
 
 def load_answers(config: DataConfig) -> AnswerKey:
     """uid -> gold answer."""
-    key: AnswerKey = {}
-    for number, row in enumerate(_rows(config), 1):
-        answer = row.values.get(config.answer_column)
-        if answer not in (None, ""):
-            key[_uid(config, number, row)] = str(answer)
-    return key
+    rows = _rows(config)
+    given = [
+        Given(row.place, question, row.values.get(config.answer_column), _names(config, question))
+        for part, test in ((rows.pool, False), (rows.test or [], True))
+        for row, question in zip(part, _questions(config, part, test), strict=True)
+    ]
+    return answer_key(given, config.first_index)
+
+
+def _names(config: DataConfig, question: Question) -> dict[str, str]:
+    """Option column -> label."""
+    if not config.option_columns:
+        return {}
+    places = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+    labels = {option.label for option in question.options}
+    return {n: label for n, label in zip(config.option_columns, places, strict=False) if label in labels}
 
 
 def load_lines(config: DataConfig) -> dict[str, str]:
     """uid -> the row as it stands in the file, in file order."""
-    return {_uid(config, n, row): row.line for n, row in enumerate(read_raw_rows(config.path or ""), 1)}
+    rows = read_raw_rows(config.path or "", config.split, config.config)
+    return {_uid(config, n, row): row.line for n, row in enumerate(rows, 1)}

@@ -17,7 +17,7 @@ from typing import Any
 from nopsd.config import DataConfig
 from nopsd.data.raw_rows import read_raw_rows
 from nopsd.data.records import AnswerKey, Question
-from nopsd.data.rows import Row
+from nopsd.data.rows import Row, blank
 from nopsd.data.splits import Splits, check_unique
 from nopsd.errors import DataError
 
@@ -30,12 +30,12 @@ def _rows(config: DataConfig) -> list[Row]:
             "data.name=instructions needs data.path: a .jsonl or .json file (each may be .gz), a folder of them, "
             "or a hub id"
         )
-    return read_raw_rows(config.path)
+    return read_raw_rows(config.path, config.split, config.config)
 
 
 def _uid(config: DataConfig, number: int, row: Row) -> str:
     given = row.values.get(config.id_column)
-    return str(given) if given not in (None, "") else f"row-{number}"
+    return f"row-{number}" if blank(given) else str(given)
 
 
 def _turns(config: DataConfig, row: Row) -> tuple[str, str]:

@@ -110,7 +110,7 @@ def test_bad_rows_are_refused_by_place(tmp_path, rows, said):
         ('[{"instruction": "a", "output": "b"},\n\n 7]', r"q.json:3: a JSON object"),
         ('[{"instruction": "a",\n "output": "b"},\n {"instruction": ""}]', r"q.json:3: no text"),
         ("[\n{]", r"q.json:2: not JSON"),
-        ('{"a": 1}', r"q.json: a JSON list"),
+        ('{"a": 1}', r"q.json:1: no text in column"),
     ],
 )
 def test_bad_lists_are_refused_by_place(tmp_path, text, said):

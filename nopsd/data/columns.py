@@ -1,0 +1,109 @@
+"""Which columns of a user's rows are meant, and a `Question` from them."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from nopsd.config import DataConfig
+from nopsd.data.options import options_of_columns, read_options
+from nopsd.data.records import Question
+from nopsd.data.rows import Row, blank
+from nopsd.errors import DataError
+
+KEYS = ("id_column", "question_column", "options_column", "answer_column")
+# Columns that hold all options of a question, and columns that hold one each.
+ALL_OPTIONS = re.compile(r"(answer[ _-]?)?(options?|choices?|alternatives|candidates|endings)", re.IGNORECASE)
+ONE_OPTION = re.compile(
+    r"(option|opt|op|choice|alternative|ending|answer|ans|distractor|incorrect[ _-]?answer)[ _-]?(\d|[a-j])"
+    r"|[A-J1-9]",
+    re.IGNORECASE,
+)
+
+
+def check_columns(config: DataConfig, rows: Sequence[Row]) -> None:
+    """DataError for a column that is named and isn't there, and for what looks like options and isn't read as such."""
+    if not rows:
+        return
+    names = list(dict.fromkeys(name for row in rows for name in [*row.values, *row.removed]))
+    listed, where = ", ".join(names) or "none", rows[0].place.rpartition(":")[0]
+    defaults = DataConfig()
+    named = [(key, getattr(config, key)) for key in KEYS if getattr(config, key) != getattr(defaults, key)]
+    for key, name in [*named, *(("option_columns", name) for name in config.option_columns)]:
+        if name is not None and name not in names:
+            near = difflib.get_close_matches(name, names, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise DataError(f"{where}: data.{key}={name} names no column; there are: {listed}{hint}")
+    if config.options_column is None or config.options_column in names or config.option_columns:
+        return
+    other = [name for name in names if name not in {getattr(config, key) for key in KEYS}]
+    whole = [name for name in other if ALL_OPTIONS.fullmatch(name)]
+    single = [name for name in other if ONE_OPTION.fullmatch(name)]
+    if whole or len(single) > 1:
+        remedy = f"data.options_column={whole[0]}" if whole else f"data.option_columns=[{','.join(single)}]"
+        raise DataError(
+            f"{where}: {', '.join(whole[:1] or single)} looks like options, and no column is named "
+            f"{config.options_column}: set {remedy}, or data.options_column=null for questions without options"
+        )
+
+
+def question_of(config: DataConfig, uid: str, row: Row) -> Question:
+    """The row's question, without its answer."""
+    domain = row.values.get("domain")
+    options = (
+        options_of_columns(row.place, config.option_columns, row.values)
+        if config.option_columns
+        else read_options(row.place, row.values.get(config.options_column))
+        if config.options_column is not None
+        else ()
+    )
+    return Question(
+        uid=uid,
+        domain=config.domain if blank(domain) else str(domain),
+        source="file",
+        question=_text(config, row),
+        options=options,
+    )
+
+
+def _text(config: DataConfig, row: Row) -> str:
+    value = row.values.get(config.question_column)
+    if isinstance(value, list):
+        value = _asked(row, config.question_column, value)
+    if isinstance(value, Mapping | list | bool):
+        raise DataError(
+            f"{row.place}: column `{config.question_column}` holds a {type(value).__name__}: a question is text, or a "
+            "chat of one user turn"
+        )
+    if value is None or (isinstance(value, float) and math.isnan(value)) or not str(value).strip():
+        raise DataError(
+            f"{row.place}: no text in column `{config.question_column}` (columns: {', '.join(row.values) or 'none'}); "
+            "fill it in, or set data.question_column"
+        )
+    return str(value)
+
+
+def _asked(row: Row, column: str, turns: Sequence[Any]) -> str:
+    """The text of a chat: one user turn, behind a system turn's text if there is one."""
+    roles = [turn.get("role") if isinstance(turn, Mapping) else None for turn in turns]
+    if roles not in (["user"], ["system", "user"]):
+        shown = ", ".join(str(role) for role in roles[:6]) or "nothing"
+        raise DataError(
+            f"{row.place}: column `{column}` must be text or a chat of one user turn, got {shown}: an answer must not "
+            "stand in the question, and longer conversations are to be split"
+        )
+    texts = [_content(row, column, turn.get("content")) for turn in turns]
+    return "\n\n".join(text for text in texts if text.strip())
+
+
+def _content(row: Row, column: str, content: Any) -> str:
+    if isinstance(content, list):  # parts, as the chat API has them
+        parts = [part.get("text") if isinstance(part, Mapping) else None for part in content]
+        if all(isinstance(part, str) for part in parts):
+            return "\n".join(map(str, parts))
+    if not isinstance(content, str):
+        raise DataError(f"{row.place}: column `{column}`: each turn needs text in `content`")
+    return content
