@@ -129,3 +129,8 @@ def _check_servers(config: Config) -> None:
     named = [key for key, value in given.items() if value]
     if len(named) > 1:
         raise ConfigError(f"{' and '.join(named)} both say where the rollout servers are: keep one")
+    running = [key for key in ("server.url", "rollout.urls") if given[key]]
+    if config.server.args and running:
+        raise ConfigError(
+            f"server.args are for servers that the run starts, and {running[0]} names a running one: leave them out"
+        )

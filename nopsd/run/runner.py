@@ -15,8 +15,10 @@ from nopsd import __version__
 from nopsd.cluster import rank
 from nopsd.cluster.planning import check_hosts, make_plan
 from nopsd.cluster.rank_files import answer_stop, rank_progress
+from nopsd.cluster.servers.vllm_command import check_server_args
 from nopsd.cluster.stage_launcher import launch_stage, under_launcher
 from nopsd.config import Config, to_yaml
+from nopsd.engine.device import device
 from nopsd.engine.distributed import Ranks
 from nopsd.errors import ConfigError, Stopped, UserError
 from nopsd.files import flatten, read_json, write_atomic, write_json
@@ -55,6 +57,8 @@ def bring_up(stages: Stages, session: Session, wanted: Sequence[Stage], redo: st
         stage.check(session)
     if not all(stage.runs_here(session.config) for stage in wanted):
         check_hosts(session.config, session.run.root)
+    if any(stage.asks_server(session.config) for stage in wanted):
+        check_server_args(session.config.server, device())
     forget_from(stages, session, redo)
     for stage in wanted:
         run_stage(stages, session, stage)

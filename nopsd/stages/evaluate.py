@@ -10,14 +10,14 @@ from nopsd.rollout.stage import run_rollouts
 from nopsd.run import folder as names
 from nopsd.run.session import Session, eval_sampling
 from nopsd.run.stage import Counts, Progress, Stage
-from nopsd.stages.rollout import SERVED_DTYPES
+from nopsd.stages.rollout import SERVED_WITH
 from nopsd.stages.workload import responses
 
 
 class _Evaluation(Stage):
     """What both evaluations share."""
 
-    config_keys = ("eval", "prompt", *SERVED_DTYPES)
+    config_keys = ("eval", "prompt", *SERVED_WITH)
 
     def check(self, session: Session) -> None:
         """Every test question can be judged."""

@@ -12,7 +12,7 @@ from nopsd.run.session import Session
 from nopsd.run.stage import Counts, Progress, Stage
 from nopsd.stages.workload import responses
 
-SERVED_DTYPES = ("model.dtype", "server.dtype")  # of the weights that sample
+SERVED_WITH = ("model.dtype", "server.dtype", "server.args")  # what the sampled text depends on
 
 
 class Rollouts(Stage):
@@ -21,7 +21,7 @@ class Rollouts(Stage):
     name = names.ROLLOUT
     does = "answer the pool zero-shot with the base model"
     inputs = (names.DATA,)
-    config_keys = ("zero_shot", "prompt", *SERVED_DTYPES)
+    config_keys = ("zero_shot", "prompt", *SERVED_WITH)
 
     def needed(self, config: Config) -> bool:
         """Always."""

@@ -9,10 +9,12 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import nopsd
 from nopsd.cluster.servers.auth import KEY_VARIABLE
+from nopsd.cluster.servers.vllm_args import check_with_vllm, refuse_owned
 from nopsd.config import ServerConfig
 from nopsd.errors import UserError
 from nopsd.gpus import ALLOCATOR, SEGMENTS, visible_gpus
@@ -68,7 +70,16 @@ def server_command(config: ServerConfig, model: str, dtype: str, port: int, devi
         command += ["--kv-cache-memory-bytes", str(config.kv_cache_mib << 20)]
     else:
         command += ["--gpu-memory-utilization", str(config.gpu_memory_utilization)]
-    return command
+    return command + config.args
+
+
+def check_server_args(config: ServerConfig, device: str) -> None:
+    """ConfigError if `server.args` holds an option that is the run's own, or that vLLM's parser refuses."""
+    if not config.args:
+        return
+    refuse_owned(config.args, device)
+    own = server_command(replace(config, args=[]), ".", config.dtype or "auto", 1, device)
+    check_with_vllm(own[own.index("--model") :], config.args)
 
 
 def checked_model(model_path: str) -> str:

@@ -98,6 +98,7 @@ class ServerConfig:
     )
     tensor_parallel: int = key(1, "devices of one server", ge=1)
     seed: int = key(0, "vLLM's own; each request carries another, made from the run's seed", ge=0, le=2**32 - 1)
+    args: list[str] = key([], "further options of vLLM's, as its command line takes them: [--quantization, fp8]")
     startup_timeout_s: float = key(600.0, "seconds until a server must answer", gt=0)
     request_timeout_s: float = key(600.0, "seconds until a request must be answered", gt=0)
     stall_timeout_s: float = key(120.0, "seconds without a token after which a server counts as lost; 0: never", ge=0)
