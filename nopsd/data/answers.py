@@ -9,26 +9,29 @@ letters before a filled box are none.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
+from nopsd.data.labels import Labels, core, labels_of
 from nopsd.data.lone_letters import stated_letter
 from nopsd.data.records import Question
 from nopsd.data.wording import answer_kind
 
 # The innermost tag: a response that opens two and closes one means the second.
 _TAG = re.compile(r"<answer>((?:(?!</?answer>).)*)</answer>", re.DOTALL | re.IGNORECASE)
-_TAG_LETTER = re.compile(r"(?i:<answer>)\s*\(?([A-J])\)?[.:)]?\s*(?i:</answer>)")
 _QUOTED = re.compile(r"[\W_]*(?:and|x|letter|the letter|your answer|answer|tags?)?[\W_]*", re.IGNORECASE)
 _BRACES = re.compile(r"\\boxed\s*\{|\\[{}]|[{}]")
 _STYLE = re.compile(
     r"\\(?:text|textbf|textrm|textit|mathrm|mathbf|mathit|mathsf|rm|bf|displaystyle|,|;|!| )(?![A-Za-z])"
 )
-_CHOICE = re.compile(
-    r"(?:(?:option|choice|answer)\s*:?\s*)?[(\[]?([A-J])(?:[)\].:]+\s*(\S.*)?)?", re.DOTALL | re.IGNORECASE
-)
 _WORDED = re.compile(r"\\(?:text|textbf|textrm|mathrm|mathbf)\s*\{(.*)\}", re.DOTALL)
+_FILLED = re.compile(r"\S")
+LONGEST_BOX = 200  # characters, and twice the longest option: longer ones are no choice (chosen): boxes in boxes
 _WIDE = {0xFF01 + i: 0x21 + i for i in range(94)}  # full-width forms, Ａ to A
 _EDGES = " \t\r\n\f\v*_`$\"'“”‘’.。:,;​\u00a0\ufeff"
-_OPEN = re.compile(r"(?<!\w)(?:not|neither|nor|isn['’]t|rather than|instead of)\s+(?:\w+\s+)?$", re.IGNORECASE)
+_OPEN = re.compile(
+    r"(?<!\w)(?:not|neither|nor|isn['’]t|rather than|instead of)[\s*_\"'“”‘’`(]+(?:\w+[\s*_\"'“”‘’`(]+)?$",
+    re.IGNORECASE,
+)
 _BETWEEN = re.compile(r"[\s*\"'”“.)(]*(?:or|and|/|,|vs\.?|或)[\s*\"'”“)(]*", re.IGNORECASE)
 
 
@@ -60,8 +63,8 @@ def _tagged(text: str) -> str | None:
     return filled[-1] if filled else None
 
 
-def _boxes(text: str) -> list[str]:
-    """What stands in each closed `\\boxed{...}`, in order of closing, braces balanced."""
+def _boxes(text: str) -> list[tuple[int, int]]:
+    """Where the inside of each closed `\\boxed{...}` begins and ends, in order of closing, braces balanced."""
     opened: list[tuple[bool, int]] = []
     boxes = []
     for brace in _BRACES.finditer(text):
@@ -70,7 +73,7 @@ def _boxes(text: str) -> list[str]:
         elif brace[0] == "}" and opened:
             boxed, start = opened.pop()
             if boxed:
-                boxes.append(text[start : brace.start()])
+                boxes.append((start, brace.start()))
     return boxes
 
 
@@ -79,43 +82,65 @@ def _bare(stated: str) -> str:
     return " ".join(_STYLE.sub(" ", stated).translate({ord("{"): " ", ord("}"): " "}).split()).strip(_EDGES)
 
 
-def _choice(stated: str, question: Question, small: bool) -> str | None:
-    """The letter that a tag or a box states: alone, before its option's text, or by the text alone. `small`: b is B."""
+def _choice(stated: str, question: Question, labels: Labels, small: bool) -> str | None:
+    """The label that a tag or a box states: alone, before its option's text, or by the text alone. `small`: b is B."""
     boxes = _boxes(stated)
-    bare = _bare(boxes[-1] if boxes else stated)
+    bare = _bare(stated[slice(*boxes[-1])] if boxes else stated)
     plain = normalize_text_answer(bare)
     named = {o.label for o in question.options if plain and normalize_text_answer(o.text) == plain}
-    found = _CHOICE.fullmatch(bare)
-    if found and (found[1].isupper() or small):
-        letter = found[1].upper()
-        texts = named if found[1].islower() else set()  # b: the letter, or the text of another option?
+    found = _choices(labels.source).fullmatch(bare)
+    if found and (found[1].isupper() or small or not labels.capital):
+        letter = labels.of(found[1]) or found[1].upper()
+        texts = (
+            named if labels.capital and found[1].islower() else set()
+        )  # b: the letter, or the text of another option?
         texts = texts or {o.label for o in question.options if found[2] and _same(o.text, found[2])}
         return letter if not texts or letter in texts else None
-    return named.pop() if len(named) == 1 else None
+    if len(named) == 1:
+        return named.pop()
+    first, _, rest = bare.partition(" ")  # "B blue"
+    letter = labels.of(first) or ""
+    return letter if any(o.label == letter and _same(o.text, rest) for o in question.options) else None
+
+
+@lru_cache(maxsize=256)
+def _choices(source: str) -> re.Pattern[str]:
+    """A label in brackets or not, behind "option" or not, with a text behind it or not."""
+    return re.compile(
+        rf"(?:(?:option|choice|answer|letter|label|number)\s*:?\s*)?[(\[]?({source})"
+        r"(?:(?:[)\].:：]+|(?=\s+[-–—]\s))\s*(?:[-–—]\s+)?(\S.*)?)?",
+        re.DOTALL | re.IGNORECASE,
+    )
+
+
+@lru_cache(maxsize=256)
+def _tag_letter(source: str) -> re.Pattern[str]:
+    return re.compile(rf"(?i:<answer>)\s*\(?({source})\)?[.:)]?\s*(?i:</answer>)")
 
 
 def _same(text: str, other: str) -> bool:
     return normalize_text_answer(text) == normalize_text_answer(_bare(other))
 
 
-def _letter(text: str, question: Question, lenient: bool) -> str | None:
-    answer = _last(_TAG_LETTER, text) if not lenient else _lenient_letter(text.translate(_WIDE), question)
-    return answer if answer in {o.label for o in question.options} else None
+def _letter(text: str, question: Question, labels: Labels, lenient: bool) -> str | None:
+    if not lenient:
+        return labels.of(_last(_tag_letter(labels.source), text))
+    return labels.of(_lenient_letter(text.translate(_WIDE), question, labels))
 
 
-def _lenient_letter(text: str, question: Question) -> str | None:
-    answer = _last(_TAG_LETTER, text)
+def _lenient_letter(text: str, question: Question, labels: Labels) -> str | None:
+    answer = _last(_tag_letter(labels.source), text)
     if answer is not None:
         return answer
     tagged = _tagged(text)
     if tagged is not None:
-        return _choice(tagged, question, small=True)
-    boxes = _boxes(text)
-    readable = [choice for box in boxes if (choice := _choice(box, question, small=False))]
-    if readable:
-        return readable[-1]
-    filled = [box for box in boxes if box.strip()]
-    return stated_letter(text, question, text.rfind(filled[-1]) + len(filled[-1]) if filled else 0)
+        return _choice(tagged, question, labels, small=True)
+    longest = LONGEST_BOX + 2 * max(len(option.text) for option in question.options)
+    filled = [(start, end) for start, end in _boxes(text) if _FILLED.search(text, start, end)]
+    for start, end in reversed(filled):
+        if end - start <= longest and (choice := _choice(text[start:end], question, labels, small=False)):
+            return choice
+    return stated_letter(text, question, labels, filled[-1][1] if filled else 0)
 
 
 def _phrase(text: str, question: Question, lenient: bool) -> str | None:
@@ -123,7 +148,10 @@ def _phrase(text: str, question: Question, lenient: bool) -> str | None:
     if tagged is None and not lenient:
         return None
     # Longest first, so that where one label begins with another the longer is seen.
-    labels = {" ".join(o.label.split()).casefold(): o.label for o in question.options}
+    labels = {" ".join(core(o.label).split()).casefold(): o.label for o in question.options}
+    named = {o.label for o in question.options if tagged is not None and _same(o.text, tagged)}
+    if len(named) == 1:
+        return named.pop()
     choices = "|".join(r"\s+".join(map(re.escape, label.split())) for label in sorted(labels, key=len, reverse=True))
     pattern = re.compile(rf"(?<!\w)({choices})(?!\w)", re.IGNORECASE)
     return _last_phrase(pattern, text if tagged is None else tagged, labels)
@@ -145,8 +173,9 @@ def _last_phrase(pattern: re.Pattern[str], text: str, labels: dict[str, str]) ->
 def _text(text: str, lenient: bool) -> str | None:
     answer = _tagged(text)
     if answer is None and lenient and (boxes := _boxes(text)):
-        worded = _WORDED.fullmatch(boxes[-1].strip())
-        answer = worded[1] if worded else boxes[-1]
+        inside = text[slice(*boxes[-1])]
+        worded = _WORDED.fullmatch(inside.strip())
+        answer = worded[1] if worded else inside
     return normalize_text_answer(answer) or None if answer is not None else None
 
 
@@ -170,5 +199,5 @@ def extract_answer(response: str, question: Question, mode: str = "lenient", thi
     lenient = mode == "lenient"
     kind = answer_kind(question)
     if kind == "letter":
-        return _letter(text, question, lenient)
+        return _letter(text, question, labels_of(tuple(o.label for o in question.options)), lenient)
     return _phrase(text, question, lenient) if kind == "phrase" else _text(text, lenient)

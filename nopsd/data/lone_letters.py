@@ -1,6 +1,6 @@
-"""Which capital letters of a text are meant as an answer: the last steps of answer extraction.
+"""Which labels that stand alone in a text are meant as an answer: the last steps of answer extraction.
 
-In: the visible text of a response, its question. Out: a letter A to J, or None. MMLU-Pro's own expressions
+In: the visible text of a response, its question. Out: what is written for a label, or None. MMLU-Pro's own expressions
 ("answer is X", "Answer: X", the last lone capital) also take the C of "answer is Calcium", the pronoun "I", the
 article "A", the B of "not B" and one of "A or B". Here a letter counts only where it can be read as the choice: what is
 wrong or missing is not an answer. Every expression is linear in the text's length.
@@ -9,15 +9,18 @@ wrong or missing is not an answer. Every expression is linear in the text's leng
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
+from functools import lru_cache
 
+from nopsd.data.labels import Labels, core
 from nopsd.data.records import Question
 
 # Scripts in which a neighbouring character makes a letter part of a word, a formula or a number. Chinese, Japanese and
 # Korean write letters without a space beside them: 答案是B.
 _WORD = "0-9A-Za-z_°\u00aa\u00b2\u00b3\u00b5\u00b9\u00ba\u00c0-\u024f\u0300-\u052f\u2070-\u209f"
-_LONE = re.compile(rf"(?<![{_WORD}])(?<![{_WORD}]['’‑-])([A-J])(?![{_WORD}])(?!['’‑-][{_WORD}])")
 _DRESS = r"[\s*_$:：\"'“(\[]{0,8}(?:\\(?:text|mathrm|mathbf|textbf)\{)?"
 _ANSWER_IS = re.compile(rf"answer is{_DRESS}", re.IGNORECASE)
+_OPTION_IS = re.compile(rf"\b(?:correct|right|best) (?:option|choice|letter|label|one) is{_DRESS}", re.IGNORECASE)
 _ANSWER_COLON = re.compile(rf"answer[\s*_\"]{{0,4}}[:：]{_DRESS}", re.IGNORECASE)
 _REACH = 60  # characters before and after a letter that are looked at
 MOST = 200  # lone capitals that are looked at, from the end; (chosen): a bound for degenerate outputs
@@ -52,7 +55,7 @@ _NOT_BEFORE = re.compile(
     re.IGNORECASE,
 )
 _WRONG = _any(
-    r"not\b(?! only)(?!\s+[A-J]\b)",
+    r"not\b(?! only)(?!\s+[A-Z]\b)",
     f"(?:is|was|does|ca|could){_NT}",
     "cannot",
     "does not",
@@ -80,8 +83,10 @@ _LINK = _any(
     r"\bor\b", r"\band\b", "/", ",", "，", "、", "&", r"\bvs\b\.?", "或者?", "和", r"\boder\b", r"\bou\b", r"\bили\b"
 )
 _JOINT = rf"[\s*)(\"'”“\]\[}}{{$]{{0,6}}{_LINK}[\s*)(\"'”“\]\[}}{{$]{{0,4}}(?:option |choice |or |and )?[\s*(]{{0,3}}"
-_JOINED_AFTER = re.compile(rf"{_JOINT}[A-J](?![{_WORD}'’])(?!\s+[a-z])")
-_JOINED_BEFORE = re.compile(rf"(?<![{_WORD}])[A-J]{_JOINT}$")
+_DIGIT = re.compile(r"\d")
+_DRESSED_BEFORE = re.compile(r"(?:[(\[]|\*\*|(?:^|\n)[\s*>]*)$")
+_DRESSED_AFTER = re.compile(r"[)\]]|\*\*|[.*\s]*(?:\n|$)")
+_NAMED_LABEL = re.compile(r"\b(?:option|choice|answer|label|letter|number)[\s*(:]+$", re.IGNORECASE)
 # A letter that names a thing, not an option; or a number's unit.
 _NAMES = _any(
     "vitamin",
@@ -125,35 +130,89 @@ _AFTER_A = _AFTER_I | frozenset(
 )
 
 
-def stated_letter(text: str, question: Question, lone_from: int = 0) -> str | None:
-    """The letter after "answer is" (the first, as MMLU-Pro searches), else after "Answer:" (the last), else the last
-    lone capital that isn't a word, a symbol, a denial or one of several left open. It may be none of the options.
+@dataclass(frozen=True)
+class _Marks:
+    """Expressions of a question's labels in prose."""
 
-    `lone_from`: where lone capitals may begin."""
-    roman = bool(_ROMAN.search(text))
+    lone: re.Pattern[str]
+    joined_after: re.Pattern[str]
+    joined_before: re.Pattern[str]
+    listed: re.Pattern[str]
+
+
+@lru_cache(maxsize=256)
+def _marks(source: str) -> _Marks:
+    before, after = rf"(?<![{_WORD}])(?<![{_WORD}]['’‑-])", rf"(?![{_WORD}])(?!['’‑-][{_WORD}])"
+    if _DIGIT.search(source):  # 2 of 2.5 is no label
+        before, after = rf"{before}(?<!\d[.,])", rf"{after}(?![.,]\d)"
+    return _Marks(
+        re.compile(rf"{before}({source}){after}"),
+        re.compile(rf"{_JOINT}{source}(?![{_WORD}'’])(?!\s+[a-z])"),
+        re.compile(rf"(?<![{_WORD}]){source}{_JOINT}$"),
+        re.compile(rf"^[\s*>-]{{0,6}}\(?({source})[).:]+[* ]+([^\n]*)", re.MULTILINE),
+    )
+
+
+def stated_letter(text: str, question: Question, labels: Labels, lone_from: int = 0) -> str | None:
+    """The label after "answer is" (the first, as MMLU-Pro searches), else after "Answer:" (the last), else after "the
+    correct option is", else the last that stands alone and isn't a word, a symbol, a denial or one of several left
+    open. It may be none of the options.
+
+    `lone_from`: where those that stand alone may begin."""
+    marks = _marks(labels.source)
+    roman = not labels.roman and bool(_ROMAN.search(text))
     doubted: set[int] = set()
     for place in _ANSWER_IS.finditer(text):
-        found = _LONE.match(text, place.end())
-        if found and _DOUBT.search(text[max(0, place.start() - _REACH) : place.start()]):
+        found = marks.lone.match(text, place.end())
+        if found and _doubted(text, place.start()):
             doubted.add(found.start())
-        elif found and _is_choice(text, found, question, roman) and not _joined(text, found):
+        elif found and _stated(text, found, question, roman, marks):
             return found[1]
-    after_colon = (_LONE.match(text, place.end()) for place in _ANSWER_COLON.finditer(text))
-    stated = [m for m in after_colon if m and _is_choice(text, m, question, roman) and not _joined(text, m)]
-    if stated:
-        return stated[-1][1]
-    passed = doubted | _listed(text, question)
-    for found in reversed(list(_LONE.finditer(text, lone_from))[-MOST:]):
-        if found.start() not in passed and _is_choice(text, found, question, roman):
-            return None if _joined(text, found) else found[1]
+    for phrase in (_ANSWER_COLON, _OPTION_IS):
+        places = (p for p in phrase.finditer(text) if phrase is _ANSWER_COLON or not _doubted(text, p.start()))
+        behind = (marks.lone.match(text, place.end()) for place in places)
+        stated = [m for m in behind if m and _stated(text, m, question, roman, marks)]
+        if stated:
+            return stated[-1][1]
+    passed = doubted | _listed(text, question, labels, marks)
+    for found in reversed(list(marks.lone.finditer(text, lone_from))[-MOST:]):
+        if found.start() in passed or not _is_choice(text, found, question, roman):
+            continue
+        if labels.capital or _dressed(text, found, question):
+            return None if _joined(text, found, marks) else found[1]
     return None
 
 
-def _listed(text: str, question: Question) -> set[int]:
+def _doubted(text: str, at: int) -> bool:
+    return bool(_DOUBT.search(text[max(0, at - _REACH) : at]))
+
+
+def _stated(text: str, found: re.Match[str], question: Question, roman: bool, marks: _Marks) -> bool:
+    """Behind "answer is": (I) in brackets is the label, whatever numerals stand elsewhere."""
+    bracketed = text[max(0, found.start() - 1) : found.start()] in ("(", "[") and text[
+        found.end() : found.end() + 1
+    ] in (
+        ")",
+        "]",
+    )
+    return _is_choice(text, found, question, roman and not bracketed) and not _joined(text, found, marks)
+
+
+def _dressed(text: str, found: re.Match[str], question: Question) -> bool:
+    """A number or small letter is no word of the text: in brackets or bold, behind "option", before its option's text,
+    or alone on its line."""
+    before, after = text[max(0, found.start() - _REACH) : found.start()], text[found.end() : found.end() + _REACH]
+    if after[:1] in (":", ".", ")") and _repeats_option(found[1], after, question):
+        return True
+    return bool(_NAMED_LABEL.search(before) or (_DRESSED_BEFORE.search(before) and _DRESSED_AFTER.match(after)))
+
+
+def _listed(text: str, question: Question, labels: Labels, marks: _Marks) -> set[int]:
     """Where lines repeat the question's options, two or more of them: what is quoted is not chosen."""
     texts = {option.label: _plain(option.text) for option in question.options}
-    lines = re.finditer(r"^[\s*>-]{0,6}\(?([A-J])[).:]+[* ]+([^\n]*)", text, re.MULTILINE)
-    places = {m.start(1): m[1] for m in lines if _plain(m[2]) == texts.get(m[1])}
+    places = {
+        m.start(1): m[1] for m in marks.listed.finditer(text) if _plain(m[2]) == texts.get(labels.of(m[1]) or m[1])
+    }
     return set(places) if len(set(places.values())) > 1 else set()
 
 
@@ -163,7 +222,7 @@ def _is_choice(text: str, found: re.Match[str], question: Question, roman: bool)
         return False
     if _repeats_option(found[1], after, question):
         return True
-    if found[1] in "AI" and ((found[1] == "I" and roman) or _is_english(found[1], after)):
+    if found[1] in "AIa" and ((found[1] == "I" and roman) or _is_english(found[1].upper(), after)):
         return False
     return not (_KEY_OR_SYMBOL.match(after) or _SPECIES.match(after) or _NOT_AFTER.match(after))
 
@@ -176,14 +235,14 @@ def _is_english(letter: str, after: str) -> bool:
 
 def _repeats_option(letter: str, after: str, question: Question) -> bool:
     """The option's own text stands behind its letter: "B. False" denies nothing."""
-    own = next((_plain(option.text) for option in question.options if option.label == letter), "")
+    own = next((_plain(option.text) for option in question.options if core(option.label) == letter), "")
     return bool(own) and _plain(after.lstrip(" \t)].:*–—-")).startswith(own[: _REACH // 2])
 
 
-def _joined(text: str, found: re.Match[str]) -> bool:
+def _joined(text: str, found: re.Match[str], marks: _Marks) -> bool:
     """One of several: "A or B", "A, B and C", "A/B"."""
     before = text[max(0, found.start() - _REACH) : found.start()]
-    return bool(_JOINED_AFTER.match(text, found.end()) or _JOINED_BEFORE.search(before))
+    return bool(marks.joined_after.match(text, found.end()) or marks.joined_before.search(before))
 
 
 def _plain(text: str) -> str:

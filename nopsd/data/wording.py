@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from nopsd.data.labels import labels_of
 from nopsd.data.records import Question
 
 SYSTEM_LETTER = (
@@ -16,6 +17,8 @@ SYSTEM_LETTER = (
 )
 SYSTEM_TEXT = "Reason about the question, then give only the answer between <answer> and </answer>."
 ASK_LETTER = "Reason first, then answer with one letter."
+SYSTEM_LABEL = "Reason about the question, then give only the label of the right option between <answer> and </answer>."
+ASK_LABEL = "Reason first, then answer with one label."
 ASK_PHRASE = "Reason first, then answer with one of the phrases above."
 DEMOS_HEADER = "Solved examples:"
 TARGET_SEPARATOR = "Now the question:"
@@ -30,23 +33,33 @@ class Demonstration:
 
 
 def answer_kind(question: Question) -> str:
-    """`letter` (options A, B, …), `phrase` (options whose label is their text) or `text` (no options)."""
+    """`letter` (options A, B, …, or 1, 2, …), `phrase` (options whose label is a word or more) or `text` (none)."""
     if not question.options:
         return "text"
-    return "letter" if all(len(o.label) == 1 for o in question.options) else "phrase"
+    return "letter" if labels_of(tuple(o.label for o in question.options)).symbols else "phrase"
+
+
+def _by_letters(question: Question) -> bool:
+    return labels_of(tuple(o.label for o in question.options)).letters
+
+
+def _by_texts(question: Question) -> bool:
+    """Each label is its text."""
+    return all(o.label == o.text for o in question.options)
 
 
 def system_message(question: Question) -> str:
     """How the answer is to be given."""
-    return SYSTEM_LETTER if answer_kind(question) == "letter" else SYSTEM_TEXT
+    if answer_kind(question) == "letter":
+        return SYSTEM_LETTER if _by_letters(question) else SYSTEM_LABEL
+    return SYSTEM_TEXT if not question.options or _by_texts(question) else SYSTEM_LABEL
 
 
 def question_text(question: Question) -> str:
     """Question and options, as they stand in a demonstration and in the student's own message."""
-    kind = answer_kind(question)
-    if kind == "text":
+    if not question.options:
         return question.question
-    if kind == "phrase":
+    if answer_kind(question) == "phrase" and _by_texts(question):
         lines = [f"- {o.label}" for o in question.options]
     else:
         lines = [f"{o.label}: {o.text}" for o in question.options]
@@ -55,8 +68,13 @@ def question_text(question: Question) -> str:
 
 def student_message(question: Question) -> str:
     """The user message of the zero-shot prompt."""
-    ask = {"letter": ASK_LETTER, "phrase": ASK_PHRASE, "text": ""}[answer_kind(question)]
-    return question_text(question) + (f"\n\n{ask}" if ask else "")
+    if not question.options:
+        return question.question
+    if answer_kind(question) == "letter":
+        ask = ASK_LETTER if _by_letters(question) else ASK_LABEL
+    else:
+        ask = ASK_PHRASE if _by_texts(question) else ASK_LABEL
+    return f"{question_text(question)}\n\n{ask}"
 
 
 def teacher_message(question: Question, demonstrations: Sequence[Demonstration], ask: bool = True) -> str:
