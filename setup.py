@@ -26,6 +26,7 @@ setup(
     packages=[*find_packages(include=["nopsd", "nopsd.*"]), "nopsd.ds_configs"],
     package_dir={"nopsd.ds_configs": "ds_configs"},
     package_data={
+        "nopsd": ["py.typed"],
         "nopsd.config": ["presets/*.yaml", "presets/*/*.yaml"],
         "nopsd.cluster": ["*.sbatch"],
         "nopsd.lab": ["model/*"],
@@ -39,8 +40,10 @@ setup(
         "accelerate",
         "datasets",
         "httpx",
+        "huggingface_hub",
         "jinja2",
         "markdown",
+        "markupsafe",
         "matplotlib",
         "mpi4py",
         "numba",  # context search counts intersections in compiled code

@@ -9,6 +9,7 @@ from nopsd.commands import (
     doctor,
     entropy_gap,
     eval,
+    init,
     inspect,
     launch,
     run,
@@ -19,7 +20,7 @@ from nopsd.commands import (
 from nopsd.commands.command import Command
 
 GROUPS: dict[str, tuple[Command, ...]] = {
-    "before a run": (doctor.COMMAND, config.COMMAND),
+    "before a run": (init.COMMAND, doctor.COMMAND, config.COMMAND),
     "a run, and its stages in order": (run.COMMAND, *stages.COMMANDS),
     "several hosts, several runs": (launch.COMMAND, compare.COMMAND),
     "what a run did": (status.COMMAND, inspect.COMMAND, eval.COMMAND, entropy_gap.COMMAND),

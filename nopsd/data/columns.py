@@ -14,7 +14,7 @@ from nopsd.data.records import Question
 from nopsd.data.rows import Row, blank
 from nopsd.errors import DataError
 
-KEYS = ("id_column", "question_column", "options_column", "answer_column")
+KEYS = ("id_column", "question_column", "context_column", "options_column", "answer_column")
 # Columns that hold all options of a question, and columns that hold one each.
 ALL_OPTIONS = re.compile(r"(answer[ _-]?)?(options?|choices?|alternatives|candidates|endings)", re.IGNORECASE)
 ONE_OPTION = re.compile(
@@ -65,7 +65,7 @@ def question_of(config: DataConfig, uid: str, row: Row) -> Question:
         domain=config.domain if blank(domain) else str(domain),
         source="file",
         question=_text(config, row),
-        options=options,
+        options=options or read_options(row.place, config.choices),
     )
 
 
@@ -83,7 +83,9 @@ def _text(config: DataConfig, row: Row) -> str:
             f"{row.place}: no text in column `{config.question_column}` (columns: {', '.join(row.values) or 'none'}); "
             "fill it in, or set data.question_column"
         )
-    return str(value)
+    context = row.values.get(config.context_column) if config.context_column else None
+    before = [str(text) for text in (config.instruction, context) if not blank(text)]
+    return "\n\n".join([*before, str(value)])
 
 
 def _asked(row: Row, column: str, turns: Sequence[Any]) -> str:

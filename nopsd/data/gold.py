@@ -67,7 +67,8 @@ def _single(one: Given) -> Given:
 
 
 def _open_answer(one: Given) -> str:
-    text = str(one.value)
+    whole = isinstance(one.value, float) and one.value.is_integer()
+    text = str(int(one.value) if whole else one.value)  # 51.0 is what parsers make of a 51
     return text.rpartition(GSM8K)[2].strip() if GSM8K in text else text
 
 

@@ -1,5 +1,6 @@
 """What `pip install` of nopsd brings: every module and data file, and a lock that meets setup.py's demands."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -17,23 +18,53 @@ import nopsd
 
 ROOT = Path(__file__).resolve().parents[2]
 LOCK = ROOT / "requirements-cpu.lock"
+PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check")
+NOPSD = (sys.executable, "-P", "-m", "nopsd")
 CUDA_BUILDS = {"vllm", "torchvision", "torchaudio", "torchcodec", "triton"}
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
-    """A wheel built by pip from a copy of the sources, so that nothing is written into the checkout."""
-    copy, out = tmp_path_factory.mktemp("copy"), tmp_path_factory.mktemp("wheel")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sources unpacked from an sdist, which is built from a copy of the checkout: nothing is written into it."""
+    copy, unpacked = tmp_path_factory.mktemp("copy"), tmp_path_factory.mktemp("sdist")
     for name in ("nopsd", "ds_configs"):
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("setup.py", "pyproject.toml", "LICENSE", "README.md"):
-        if (ROOT / name).exists():
-            shutil.copy(ROOT / name, copy / name)
-    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w"]
-    done = subprocess.run([*command, str(out), str(copy)], capture_output=True, text=True, timeout=180)
-    assert done.returncode == 0, done.stdout + done.stderr
+        shutil.copy(ROOT / name, copy / name)
+    run([sys.executable, "setup.py", "-q", "sdist", "--formats=tar"], cwd=copy)
+    (archive,) = (copy / "dist").glob("nopsd-*.tar")
+    shutil.unpack_archive(archive, unpacked)
+    (folder,) = unpacked.iterdir()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wheel_file(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A wheel built by pip from the sdist's sources, as an index's users get it."""
+    out = tmp_path_factory.mktemp("wheel")
+    run([*PIP, "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", out, sources])
     (path,) = out.glob("*.whl")
-    return zipfile.ZipFile(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def wheel(wheel_file: Path) -> zipfile.ZipFile:
+    return zipfile.ZipFile(wheel_file)
+
+
+@pytest.fixture(scope="module")
+def installed(wheel_file: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment of a user who has the wheel, its requirements and no checkout."""
+    target = tmp_path_factory.mktemp("installed")
+    run([*PIP, "install", "-q", "--no-deps", "--no-compile", "--target", target, wheel_file])
+    return {**os.environ, "PYTHONPATH": str(target), "DS_ACCELERATOR": "cpu"}
+
+
+def run(command: list[object], cwd: Path | None = None, env: dict[str, str] | None = None, timeout: int = 180) -> str:
+    """What it prints; the test fails with it if the command does."""
+    done = subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=timeout, cwd=cwd, env=env)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +83,8 @@ def test_wheel_holds_every_module_and_data_file(wheel):
     wanted = {str(p.relative_to(ROOT)) for p in (ROOT / "nopsd").rglob("*") if p.suffix in {".py", ".yaml"}}
     model = ROOT / "nopsd" / "lab" / "model"
     wanted |= {str(p.relative_to(ROOT)) for p in model.glob("*") if p.is_file()}
+    wanted |= {str(p.relative_to(ROOT)) for kind in ("*.jinja", "*.sbatch") for p in (ROOT / "nopsd").rglob(kind)}
+    wanted.add("nopsd/py.typed")
     wanted |= {f"nopsd/ds_configs/{p.name}" for p in (ROOT / "ds_configs").glob("*.json")}
     assert wanted - set(wheel.namelist()) == set()
 
@@ -80,3 +113,23 @@ def test_lock_meets_every_demand_of_setup_py(metadata):
         if demand.marker is None or any(demand.marker.evaluate({"extra": extra}) for extra in ("", "cpu", "test")):
             assert canonicalize_name(demand.name) in pins, demand
             assert demand.specifier.contains(pins[canonicalize_name(demand.name)], prereleases=True), demand
+
+
+def test_the_wheel_works_without_the_checkout(installed: dict[str, str], tmp_path: Path):
+    """Else presets, DeepSpeed's files or the embedded model are found by whoever has the repository alone."""
+    where = run([sys.executable, "-P", "-c", "import nopsd; print(nopsd.__file__)"], tmp_path, installed)
+    assert where.startswith(installed["PYTHONPATH"])
+    assert "run_dir: runs/lab" in run([*NOPSD, "config", "--preset", "lab"], tmp_path, installed)
+    shown = run([*NOPSD, "run", "--preset", "lab", "--dry-run"], tmp_path, installed)
+    assert "ZeRO-3" in shown and "\n0 errors" in shown and not list(tmp_path.iterdir())
+    run([*NOPSD, "data", "--preset", "lab"], tmp_path, installed)
+    assert (tmp_path / "runs" / "lab" / "data" / "pool.jsonl").is_file()
+
+
+@pytest.mark.soak
+@pytest.mark.engine
+def test_a_whole_run_needs_no_checkout(installed: dict[str, str], tmp_path: Path):
+    """A server, ranks and a report from the wheel alone, whose plugin and ranks are found by their own processes."""
+    small = "data.pool_limit=30 eval.limit=6 eval.n=4 train.steps=2 train.batch=4 context.m=2 server.kv_cache_mib=128"
+    run([*NOPSD, "run", "--preset", "lab", *small.split()], tmp_path, installed, timeout=900)
+    assert (tmp_path / "runs" / "lab" / "report" / "report.html").is_file()

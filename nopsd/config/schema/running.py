@@ -60,6 +60,9 @@ class DataConfig:
     first_index: Optional[int] = key(
         None, "of `file`: whether answers that are indices count from 0 or 1; null: found out", ge=0, le=1
     )
+    context_column: Optional[str] = key(None, "of `file`: text that stands before the question, a passage for example")
+    instruction: Optional[str] = key(None, "of `file`: what is asked of every row, before its text")
+    choices: Optional[list[str]] = key(None, "of `file`: options of every question that has none of its own")
     response_column: str = key("output", "of `instructions`: the given response, in place of a rollout")
 
 

@@ -1,0 +1,185 @@
+"""What the columns of a user's file mean: the `data` settings that fit it, each with the reason. Pure.
+
+In: rows as dictionaries (answers included: a person is shown the proposal, nothing trains on it). Out: a `Proposal`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from nopsd.data.columns import ONE_OPTION
+from nopsd.data.gold import GSM8K
+from nopsd.data.sources.edu_feedback import PHRASES
+from nopsd.errors import DataError
+
+Rows = Sequence[Mapping[str, Any]]
+# Data sets with a module of their own, by the columns that give them away.
+BUILT_IN = {
+    "mmlu_pro": {"question_id", "question", "options", "answer", "answer_index", "category"},
+    "sciknoweval": {"question", "choices", "answerKey", "type", "domain", "details"},
+    "edu_feedback": {"id", "input", "label"},
+}
+QUESTION = "question query problem prompt input instruction text sentence comment review title claim".split()
+BEFORE = "context passage body article paragraph story premise background".split()  # what a question is about
+OPTIONS = "options choices candidates alternatives answers".split()
+ANSWER = "answer answerkey answer_key correct_answer correct_option correct gold target label solution key".split()
+ID = "id uid question_id qid guid uuid idx index".split()
+MOST_CLASSES, ROWS_A_CLASS = 10, 5  # labels are taken for classes, and shown as choices, up to here
+LONG_ANSWER = 60  # characters, on average: no model gives such a text word for word
+
+
+@dataclass
+class Proposal:
+    """Keys of `data` to set, why by key, and what the user should know first."""
+
+    settings: dict[str, Any] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+    def set(self, key: str, value: Any, reason: str) -> None:
+        self.settings[key], self.reasons[key] = value, reason
+
+
+def propose(rows: Rows, name: str) -> Proposal:
+    """Settings for such rows; `name`: what the domain is called. DataError if no column can be the question."""
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    found = Proposal()
+    if (built_in := _built_in(rows, columns)) is not None:
+        _propose_built_in(found, rows, built_in)
+        return found
+    found.set("name", "file", f"columns: {', '.join(columns)}")
+    found.set("domain", name, "what these questions are called in tables")
+    used = _question(found, rows, columns)
+    used |= _id(found, rows, columns) | _options(found, rows, columns)
+    _topic(found, rows, columns)
+    _answer(found, rows, [column for column in columns if column not in {*used, "domain"}])
+    return found
+
+
+def _built_in(rows: Rows, columns: Sequence[str]) -> str | None:
+    for name, needed in BUILT_IN.items():
+        if needed <= set(columns) and (name != "edu_feedback" or {row.get("label") for row in rows} <= set(PHRASES)):
+            return name
+    return None
+
+
+def _propose_built_in(found: Proposal, rows: Rows, name: str) -> None:
+    found.set("name", name, "recognised by its columns")
+    domain = _commonest(row.get("domain") for row in rows) if name == "sciknoweval" else name
+    found.set("domain", domain, "of the file" if name == "sciknoweval" else "the data set's only one")
+    if name == "sciknoweval":
+        found.set("types", [_commonest(row.get("type") for row in rows)], "the file's commonest type")
+
+
+def _commonest(values: Any) -> str:
+    return str(Counter(map(str, values)).most_common(1)[0][0])
+
+
+def _by_name(columns: Sequence[str], names: Sequence[str]) -> list[str]:
+    """The columns of these names, in the names' order, whatever their case."""
+    known = {column.casefold(): column for column in reversed(columns)}
+    return [known[name] for name in names if name in known]
+
+
+def _question(found: Proposal, rows: Rows, columns: Sequence[str]) -> set[str]:
+    texts = [c for c in columns if sum(isinstance(r.get(c), str) and bool(r[c].strip()) for r in rows) > len(rows) / 2]
+    named = _by_name(texts, QUESTION)
+    if not texts:
+        raise DataError(f"no column holds text (columns: {', '.join(columns) or 'none'}): a question column is needed")
+    longest = max(texts, key=lambda c: sum(len(str(r.get(c) or "")) for r in rows))
+    asked = named[0] if named else longest
+    before = [c for c in _by_name(texts, BEFORE) if c != asked][:1]
+    found.set("question_column", asked, "by its name" if named else "the column with the longest texts")
+    if before:
+        found.set("context_column", before[0], "by its name: stands before the question")
+    return {asked, *before}
+
+
+def _id(found: Proposal, rows: Rows, columns: Sequence[str]) -> set[str]:
+    for column in _by_name(columns, ID):
+        values = [str(row.get(column, "")) for row in rows]
+        if all(values) and len(set(values)) == len(values):
+            found.set("id_column", column, "unique in every row")
+            return {column}
+    return set()
+
+
+def _options(found: Proposal, rows: Rows, columns: Sequence[str]) -> set[str]:
+    for column in _by_name(columns, OPTIONS):
+        if any(_is_collection(row.get(column)) for row in rows):
+            found.set("options_column", column, "a list or mapping in every row")
+            return {column}
+    several = [column for column in columns if ONE_OPTION.fullmatch(column)]
+    if len(several) > 1:
+        found.set("option_columns", several, "a column each")
+        return set(several)
+    found.set("options_column", None, "no column holds options: open questions")
+    return set()
+
+
+def _is_collection(value: Any) -> bool:
+    if isinstance(value, str) and value[:1] in ("[", "{"):
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError:
+            return False
+    return isinstance(value, list | dict) and len(value) > 1
+
+
+def _topic(found: Proposal, rows: Rows, columns: Sequence[str]) -> None:
+    """A column `domain` is read whatever else is said: its commonest value is the pool's domain."""
+    values = Counter(str(row["domain"]) for row in rows if row.get("domain") not in (None, ""))
+    if values:
+        found.set("domain", values.most_common(1)[0][0], f"the commonest of: {_listed(values)}")
+
+
+def _listed(values: Counter[str]) -> str:
+    named = [value for value, _ in values.most_common(6)]
+    return ", ".join(named) + (", ..." if len(values) > len(named) else "")
+
+
+def _answer(found: Proposal, rows: Rows, columns: Sequence[str]) -> None:
+    named = [c for c in _by_name(columns, ANSWER) if any(row.get(c) not in (None, "") for row in rows)]
+    if not named:
+        found.warnings.append("no answers: every question goes into the pool, and no before/after table can be made")
+        return
+    column = named[0]
+    values = [row[column] for row in rows if row.get(column) not in (None, "")]
+    found.set("answer_column", column, f"filled in {len(values)} of {len(rows)} rows; read by the evaluation alone")
+    if len(values) < len(rows):
+        found.warnings.append(
+            f"{len(rows) - len(values)} rows have no answer in column {column}: questions that fall into the test "
+            "need one; put the others into a file of their own"
+        )
+    if found.settings.get("options_column") or found.settings.get("option_columns"):
+        _numbered(found, values)
+    else:
+        _free(found, values)
+
+
+def _numbered(found: Proposal, values: Sequence[Any]) -> None:
+    """Answers that are options' numbers, where the numbers themselves don't say from where they count."""
+    numbers = [int(v) for v in values if not isinstance(v, bool) and str(v).strip().isdigit()]
+    if len(numbers) == len(values) and min(numbers) > 0:
+        found.set("first_index", 1, "answers are options' numbers, and none is 0")
+
+
+def _free(found: Proposal, values: Sequence[Any]) -> None:
+    """Answers without options: behind a mark, of a few classes, or text."""
+    texts = [str(value) for value in values]
+    if all(GSM8K in text for text in texts):
+        found.reasons["answer_column"] += "; worked solutions: the answer is what follows ####"
+        return
+    classes = Counter(texts)
+    worded = all(len(name) > 1 and not name.replace(".", "").isdigit() for name in classes)
+    if 1 < len(classes) <= MOST_CLASSES and len(texts) >= ROWS_A_CLASS * len(classes) and worded:
+        found.set("choices", sorted(classes), f"the {len(classes)} answers there are, shown with every question")
+        found.set("instruction", "Which of the phrases below fits this text?", "say here what is asked")
+    elif sum(map(len, texts)) > LONG_ANSWER * len(texts):
+        found.warnings.append(
+            "the answers are long texts: a response counts as right only if it gives one word by word"
+        )

@@ -1,0 +1,1 @@
+"""`nopsd init`: settings for a user's own questions, from the file and the machine."""
