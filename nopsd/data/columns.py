@@ -10,7 +10,7 @@ from typing import Any
 
 from nopsd.config import DataConfig
 from nopsd.data.options import options_of_columns, read_options
-from nopsd.data.records import Question
+from nopsd.data.records import Option, Question
 from nopsd.data.rows import Row, blank
 from nopsd.errors import DataError
 
@@ -65,7 +65,7 @@ def question_of(config: DataConfig, uid: str, row: Row) -> Question:
         domain=config.domain if blank(domain) else str(domain),
         source="file",
         question=_text(config, row),
-        options=options or read_options(row.place, config.choices),
+        options=options or tuple(Option(choice, choice) for choice in config.choices or ()),
     )
 
 
