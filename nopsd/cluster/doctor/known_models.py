@@ -14,8 +14,8 @@ HEAD_WIDTH, KV_HEADS = 128, 8
 def dense(layers: int, hidden: int, mlp: int, heads: int, tied: bool) -> ModelShape:
     """A dense Qwen3: gated MLPs, grouped queries, norms of queries and keys, no biases."""
     queries, keys = heads * HEAD_WIDTH, KV_HEADS * HEAD_WIDTH
-    linears = ((hidden, queries), (hidden, keys), (hidden, keys), (queries, hidden))
-    linears += ((hidden, mlp), (hidden, mlp), (mlp, hidden))
+    attention = ((hidden, queries), (hidden, keys), (hidden, keys), (queries, hidden))
+    linears = (*attention, (hidden, mlp), (hidden, mlp), (mlp, hidden))
     layer = sum(i * o for i, o in linears) + 2 * hidden + 2 * HEAD_WIDTH
     head = VOCABULARY * hidden
     return ModelShape(
