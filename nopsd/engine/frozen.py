@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from nopsd.engine.ds_config import zero_stage
+from nopsd.engine.family_check import verdict_on
 from nopsd.engine.packed_attention import use_packed_attention
 from nopsd.errors import UserError
 
@@ -57,11 +58,16 @@ def load_causal_lm(
     from transformers import AutoModelForCausalLM
     from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
-    # transformers holds this by a weak reference: without a name it dies at once and nothing is sharded.
-    live_config = HfDeepSpeedConfig(ds_config) if zero_stage(ds_config) == 3 else None
     try:
+        attention = verdict_on(model_path, trust_remote_code, revision).attention
+        # transformers holds this by a weak reference: without a name it dies at once and nothing is sharded.
+        live_config = HfDeepSpeedConfig(ds_config) if zero_stage(ds_config) == 3 else None
         model = AutoModelForCausalLM.from_pretrained(
-            model_path, dtype=DTYPES[dtype], trust_remote_code=trust_remote_code, revision=revision
+            model_path,
+            dtype=DTYPES[dtype],
+            trust_remote_code=trust_remote_code,
+            revision=revision,
+            attn_implementation=attention,
         )
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]

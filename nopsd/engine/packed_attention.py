@@ -22,8 +22,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from nopsd.errors import ConfigError
-
 NAME = "nopsd_packed"
 KeysValues = tuple[Tensor, Tensor]  # two tensors [K, C, D], keys already rotated
 
@@ -63,20 +61,23 @@ class Segments:
 
 
 def use_packed_attention(lm: Any) -> None:
-    """Let `lm` take `segments`. ConfigError if one of its layers is no plain causal attention."""
+    """Let `lm` take `segments`. Whether its family computes rightly so is `engine.family_check`'s to find out."""
     from transformers.masking_utils import AttentionMaskInterface
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-    kinds = set(getattr(lm.config.get_text_config(), "layer_types", None) or ["full_attention"])
-    if kinds != {"full_attention"}:
-        raise ConfigError(
-            f"{type(lm).__name__} has layers of kind {', '.join(sorted(kinds))}, and sequences are packed for full "
-            "attention alone: set train.packing=false"
-        )
     ALL_ATTENTION_FUNCTIONS.register(NAME, packed_attention)
-    # With no mask given, as here, it makes none, and attention is causal by itself.
-    AttentionMaskInterface.register(NAME, AttentionMaskInterface._global_mapping["sdpa"])
+    AttentionMaskInterface.register(NAME, _mask)
     lm.set_attn_implementation(NAME)
+
+
+def _mask(*, attention_mask: Tensor | None = None, **options: Any) -> Tensor | None:
+    """A Transformers mask function: none where none is given, for `packed_attention` knows causality and windows.
+
+    Transformers' own would see from the positions that sequences are packed, and make a mask of S² elements.
+    """
+    from transformers.masking_utils import sdpa_mask
+
+    return None if attention_mask is None else sdpa_mask(attention_mask=attention_mask, **options)
 
 
 def inputs_of(ids: Tensor, segments: Segments | None) -> dict[str, Any]:
@@ -100,12 +101,18 @@ def packed_attention(
     scaling: float | None = None,
     dropout: float = 0.0,
     segments: Segments | None = None,
+    sliding_window: int | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """A Transformers attention function. `query` [1, A, S, D], `key` and `value` [1, K, S, D]; gives [1, S, A, D]."""
+    """A Transformers attention function. `query` [1, A, S, D], `key` and `value` [1, K, S, D]; gives [1, S, A, D].
+
+    `sliding_window`: the last tokens that each one sees, itself included.
+    """
     if segments is None:
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+        if attention_mask is None and sliding_window is not None:
+            attention_mask = _causal_mask(query.shape[2], key.shape[2], sliding_window, query.device)
         return sdpa_attention_forward(  # type: ignore[no-any-return]
             module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **options
         )
@@ -116,11 +123,11 @@ def packed_attention(
         if any(segments.contexts):
             keys_KTD = torch.cat(_behind_contexts(segments, layer, key[0]), 1)
             values_KTD = torch.cat(_behind_contexts(segments, layer, value[0], 1), 1)
-        out_SAD = _varlen(query[0], keys_KTD, values_KTD, segments, scaling)
+        out_SAD = _varlen(query[0], keys_KTD, values_KTD, segments, scaling, sliding_window)
     else:
         keys, values = _behind_contexts(segments, layer, key[0]), _behind_contexts(segments, layer, value[0], 1)
         queries = query[0].split(segments.lengths, 1)
-        parts = [_one(q, k, v, scaling, dropout) for q, k, v in zip(queries, keys, values)]
+        parts = [_one(q, k, v, scaling, dropout, sliding_window) for q, k, v in zip(queries, keys, values)]
         out_SAD = torch.cat(parts, 1).transpose(0, 1)
     return out_SAD[None].contiguous(), None
 
@@ -150,13 +157,21 @@ def _behind_contexts(segments: Segments, layer: int, own_KSD: Tensor, which: int
     return [torch.cat([c.layers[layer][which], o], 1) if c else o for c, o in zip(segments.contexts, own, strict=True)]
 
 
-def _one(query_AtD: Tensor, key_KTD: Tensor, value_KTD: Tensor, scaling: float | None, dropout: float) -> Tensor:
-    """Attention of one sequence's t tokens to the last t of T keys and all before them: [A, t, D]."""
-    asked, seen = query_AtD.shape[1], key_KTD.shape[1]
-    mask = None
-    if asked != seen:
-        rows = torch.arange(seen - asked, seen, device=query_AtD.device)
-        mask = torch.arange(seen, device=query_AtD.device) <= rows[:, None]
+def _causal_mask(asked: int, seen: int, window: int | None, device: torch.device) -> Tensor | None:
+    """[t, T], True where the last t of T tokens see; None where SDPA's own causal mask says the same."""
+    within = window is None or seen <= window
+    if within and asked == seen:
+        return None
+    rows = torch.arange(seen - asked, seen, device=device)[:, None]
+    keys = torch.arange(seen, device=device)
+    return keys <= rows if within else (keys <= rows) & (keys > rows - (window or 0))
+
+
+def _one(
+    query_AtD: Tensor, key_KTD: Tensor, value_KTD: Tensor, scaling: float | None, dropout: float, window: int | None
+) -> Tensor:
+    """Attention of one sequence's t tokens to the last t of T keys and those before them: [A, t, D]."""
+    mask = _causal_mask(query_AtD.shape[1], key_KTD.shape[1], window, query_AtD.device)
     return scaled_dot_product_attention(
         query_AtD[None],
         key_KTD[None],
@@ -169,7 +184,14 @@ def _one(query_AtD: Tensor, key_KTD: Tensor, value_KTD: Tensor, scaling: float |
     )[0]
 
 
-def _varlen(query_ASD: Tensor, key_KTD: Tensor, value_KTD: Tensor, segments: Segments, scaling: float | None) -> Tensor:
+def _varlen(
+    query_ASD: Tensor,
+    key_KTD: Tensor,
+    value_KTD: Tensor,
+    segments: Segments,
+    scaling: float | None,
+    window: int | None = None,
+) -> Tensor:
     """[S, A, D], by one kernel for all sequences.
 
     With fewer queries than keys its causal mask stands at the right end (FlashAttention from 2.1 on): query i of t
@@ -187,7 +209,7 @@ def _varlen(query_ASD: Tensor, key_KTD: Tensor, value_KTD: Tensor, segments: Seg
         max(segments.lengths),
         max(seen),
         scale=scaling,
-        window_size=(-1, 0),
+        window_size=(-1 if window is None else window - 1, 0),
         enable_gqa=query_ASD.shape[0] != key_KTD.shape[0],
     )
     assert isinstance(out, Tensor)

@@ -13,7 +13,6 @@ from __future__ import annotations
 import types
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -65,16 +64,14 @@ def split_sequences(lm: Any, parallel: SequenceParallel) -> None:
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
     check_heads(lm.config, parallel.size)
-    config = lm.config.get_text_config()
-    heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
-    width = getattr(config, "head_dim", None) or config.hidden_size // heads
+    heads, kv_heads, width = heads_of(lm.config)
     exchange = UlyssesSPAttentionHF(
         attn=packed_attention,
         batch_size=1,
         attn_head_count=heads,
         attn_head_size=width,
         kv_head_count=kv_heads,
-        num_hidden_layers=config.num_hidden_layers,
+        num_hidden_layers=lm.config.get_text_config().num_hidden_layers,
         process_group=parallel.group,
         seq_length_is_variable=True,
     )
@@ -86,22 +83,23 @@ def split_sequences(lm: Any, parallel: SequenceParallel) -> None:
     base.forward = types.MethodType(_split(type(base).forward, parallel), base)
 
 
+def heads_of(model_config: Any) -> tuple[int, int, int]:
+    """Attention heads, key-value heads, and their width, by a Transformers config."""
+    config = model_config.get_text_config()
+    heads = config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // heads
+    return heads, getattr(config, "num_key_value_heads", None) or heads, width
+
+
 def check_heads(model_config: Any, size: int) -> None:
-    """ConfigError if so many ranks can't share the attention heads of a Transformers config, or its layers differ."""
+    """ConfigError if so many ranks can't share the attention heads of a Transformers config."""
     if size == 1:
         return
-    config, name = model_config.get_text_config(), model_config.model_type
-    heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
+    heads, kv_heads, _ = heads_of(model_config)
     if heads % size or (kv_heads % size and size % kv_heads):
         raise ConfigError(
-            f"dist.sequence_parallel={size}: {name} has {heads} attention and {kv_heads} key-value heads, which so "
-            "many ranks can't share evenly: set a common divisor"
-        )
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    if kinds != {"full_attention"}:
-        raise ConfigError(
-            f"dist.sequence_parallel={size}: {name} has layers of kind {', '.join(sorted(kinds))}; "
-            "only full attention can be split: set it to 1"
+            f"dist.sequence_parallel={size}: {model_config.model_type} has {heads} attention and {kv_heads} key-value "
+            "heads, which so many ranks can't share evenly: set a common divisor"
         )
 
 
@@ -112,7 +110,9 @@ def _attention(exchange: Any) -> Callable[..., Any]:
     hold there, and the contexts it records or reads are of its heads alone.
     """
 
-    def attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, **options: Any) -> Any:
+    def attention(
+        module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **options: Any
+    ) -> Any:
         batch = query.shape[0]
         exchange.batch_size = batch
         for name in ("required_query_shape", "required_key_value_shape", "required_context_shape"):
@@ -181,11 +181,3 @@ class _Gather(torch.autograd.Function):  # type: ignore[misc]
         received_PBtH = torch.empty_like(parts_PBtH)
         dist.all_to_all_single(received_PBtH, parts_PBtH, group=parallel.group)
         return received_PBtH.sum(0), None
-
-
-def check_shareable(model_path: Path, parallel: SequenceParallel, trust_remote_code: bool) -> None:
-    """ConfigError if dist.sequence_parallel doesn't fit the model's attention; reads its config alone."""
-    if parallel.size > 1:
-        from transformers import AutoConfig
-
-        check_heads(AutoConfig.from_pretrained(model_path, trust_remote_code=trust_remote_code), parallel.size)

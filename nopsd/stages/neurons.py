@@ -29,6 +29,17 @@ class Neurons(Stage):
         """Where selector, retriever or filter goes by neurons."""
         return super().needed(config) and needs_neurons(config)
 
+    def check(self, session: Session) -> None:
+        """The model's family can be read, and an adapter knows its neurons."""
+        from nopsd.engine.family_check import check_scoring, config_of, verdict_on
+        from nopsd.engine.tiny import tiny_model
+        from nopsd.neurons.adapters import find_sites
+
+        path, trusted = session.model.path, session.config.model.trust_remote_code
+        check_scoring(path, session.config)
+        if verdict_on(str(path), trusted).tried:
+            find_sites(tiny_model(config_of(str(path), trusted)))
+
     def workload(self, config: Config, counts: Counts | None) -> str:
         """Responses and ranks."""
         sampled = responses(counts.pool if counts else None, config.zero_shot.n, config.zero_shot.max_new)

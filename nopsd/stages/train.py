@@ -78,7 +78,12 @@ class Train(Stage):
         return METHODS[config.method].trainer != "sft" or config.train.probe_every > 0
 
     def check(self, session: Session) -> None:
-        """A method that reads labels has them; the user is warned."""
+        """The model's family can be trained as asked. A method that reads labels has them; the user is warned."""
+        from nopsd.engine.family_check import check_training
+        from nopsd.train.losses.head import check_family_head
+
+        check_training(session.model.path, session.config)
+        check_family_head(session.model.path, session.config.model.trust_remote_code)
         if METHODS[session.config.method].reads_labels:
             pool_key(session.judge, session.splits.pool)
             print(f"WARNING: {WARNING}", flush=True)

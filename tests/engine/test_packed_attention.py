@@ -10,7 +10,6 @@ from nopsd.config import LoraConfig
 from nopsd.engine.lora import add_lora
 from nopsd.engine.memory import checkpoint_activations, tile_mlps
 from nopsd.engine.packed_attention import Context, Segments, has_varlen, inputs_of, use_packed_attention
-from nopsd.errors import ConfigError
 
 LENGTHS = (5, 1, 9)
 
@@ -96,10 +95,24 @@ def test_behind_a_stored_context(alone: tuple) -> None:
     assert contexts[2].tokens == 6 and contexts[2].nbytes == 3 * 2 * 2 * 6 * 8 * 8
 
 
-def test_other_attention_is_refused() -> None:
-    """Else a sliding window would silently become full attention."""
-    with pytest.raises(ConfigError, match="train.packing=false"):
-        use_packed_attention(tiny(use_sliding_window=True, sliding_window=4, max_window_layers=1))
+@pytest.mark.parametrize("window", [1, 4, 6, 20])
+def test_a_sliding_window_in_a_packed_row_and_behind_a_context(window: int) -> None:
+    """Else it would silently become full attention. Gradients follow from the same masks."""
+    settings = {"use_sliding_window": True, "sliding_window": window, "max_window_layers": 1}
+    plain, packed = tiny(**settings), tiny(**settings)
+    packed.load_state_dict(plain.state_dict())
+    use_packed_attention(packed)
+    sequences = [torch.randint(64, (n,), generator=torch.Generator().manual_seed(n)) for n in LENGTHS]
+    with torch.no_grad():
+        states = [plain.base_model(input_ids=s[None]).last_hidden_state[0] for s in sequences]
+        row = packed.base_model(**inputs_of(torch.cat(sequences)[None], Segments(LENGTHS))).last_hidden_state[0]
+        rectangle = packed.base_model(input_ids=sequences[2][None]).last_hidden_state[0]
+        context = Context()
+        packed.base_model(**inputs_of(sequences[2][None, :7], Segments((7,), recorded=(context,))))
+        tail = packed.base_model(**inputs_of(sequences[2][None, 7:], Segments((2,), contexts=(context,))))
+    torch.testing.assert_close(row, torch.cat(states), rtol=0, atol=1e-12)
+    torch.testing.assert_close(rectangle, states[2], rtol=0, atol=1e-12)
+    torch.testing.assert_close(tail.last_hidden_state[0], states[2][7:], rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("saving", ["none", "checkpointing", "tiles", "both"])
@@ -153,7 +166,7 @@ def test_the_kernel_computes_what_sdpa_does() -> None:
         half = [t.detach().bfloat16().requires_grad_() for t in wide]
         out_SAD = _varlen(*half, Segments(lengths, contexts), None)
         parts = zip(wide[0].split(lengths, 1), wide[1].split(seen, 1), wide[2].split(seen, 1))
-        expected_SAD = torch.cat([_one(q, k, v, None, 0.0) for q, k, v in parts], 1).transpose(0, 1)
+        expected_SAD = torch.cat([_one(q, k, v, None, 0.0, None) for q, k, v in parts], 1).transpose(0, 1)
         torch.testing.assert_close(out_SAD.float(), expected_SAD, rtol=2e-2, atol=2e-2)
         gradient = torch.randn_like(expected_SAD)
         expected_SAD.backward(gradient)

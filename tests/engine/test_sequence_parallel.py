@@ -42,18 +42,12 @@ def test_heads_that_cannot_are_refused(heads: int, kv_heads: int, size: int) -> 
         check_heads(config_of(heads, kv_heads), size)
 
 
-def test_a_sliding_window_is_refused() -> None:
-    """After the exchange it would silently become full attention."""
-    config = config_of(4, 2, use_sliding_window=True, sliding_window=4, max_window_layers=1)
-    with pytest.raises(ConfigError, match="sliding_attention; only full attention can be split"):
-        check_heads(config, 2)
-
-
 def test_it_is_refused_before_any_weight_is_read(tmp_path) -> None:
     """The folder has no weights: reading them would be another error."""
     config_of(6, 3).save_pretrained(tmp_path)
     with pytest.raises(ConfigError, match="6 attention and 3 key-value heads"):
-        load_engines(Config(), tmp_path, Ranks(0, 2, torch.device("cpu")), SequenceParallel(None, 0, 2))
+        config = Config(dist=DistConfig(ranks=2, sequence_parallel=2))
+        load_engines(config, tmp_path, Ranks(0, 2, torch.device("cpu")), SequenceParallel(None, 0, 2))
 
 
 def test_ranks_are_joined_in_turn_or_refused() -> None:

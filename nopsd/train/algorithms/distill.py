@@ -34,8 +34,9 @@ from nopsd.data.prompts import TeacherPrompt
 from nopsd.engine.distributed import Ranks
 from nopsd.engine.ds_config import role_configs
 from nopsd.engine.ema import ShardedEma
+from nopsd.engine.family_check import check_training
 from nopsd.engine.frozen import load_frozen
-from nopsd.engine.sequence_parallel import ALONE, SequenceParallel, check_shareable, split_sequences
+from nopsd.engine.sequence_parallel import ALONE, SequenceParallel, split_sequences
 from nopsd.engine.student import load_student
 from nopsd.errors import DataError
 from nopsd.files import sha256_json
@@ -225,7 +226,7 @@ def load_engines(
     ranks that compute a sequence together (`join`). ConfigError, before any weight is read, if they can't.
     """
     train, dtype, trusted = config.train, config.model.dtype, config.model.trust_remote_code
-    check_shareable(model_path, parallel, trusted)
+    check_training(model_path, config)
     torch.manual_seed(train.seed + ranks.rank)
     student_config, teacher_config = role_configs(config, "cpu" if ranks.device.type == "cpu" else "gpu")
     kind, teacher = config.teacher.kind, None

@@ -15,7 +15,8 @@ from torch import Tensor
 from nopsd.config import Config
 from nopsd.engine.distributed import Ranks
 from nopsd.engine.ds_config import role_configs
-from nopsd.engine.sequence_parallel import ALONE, SequenceParallel, check_shareable, split_sequences
+from nopsd.engine.family_check import check_training
+from nopsd.engine.sequence_parallel import ALONE, SequenceParallel, split_sequences
 from nopsd.engine.student import load_student
 from nopsd.train.batches import MicroBatch
 from nopsd.train.losses.token_head import TokenLossModel
@@ -66,7 +67,7 @@ class TokenAlgorithm(Algorithm):
 def load_token_engine(config: Config, model_path: Path, ranks: Ranks, parallel: SequenceParallel = ALONE) -> Any:
     """The trained model's ZeRO-3 engine around a TokenLossModel. ConfigError if its heads can't be shared out so."""
     train, trusted = config.train, config.model.trust_remote_code
-    check_shareable(model_path, parallel, trusted)
+    check_training(model_path, config)
     torch.manual_seed(train.seed + ranks.rank)
 
     def wrap(lm: Any) -> TokenLossModel:

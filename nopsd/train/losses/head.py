@@ -17,13 +17,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from nopsd.config import DistillConfig
+from nopsd.engine.family_check import config_of, verdict_on
 from nopsd.engine.packed_attention import Segments, inputs_of
+from nopsd.engine.tiny import tiny_model
 from nopsd.errors import ConfigError
 from nopsd.train.losses.fused_linear import FusedResult, fused_linear_divergence
 
@@ -48,6 +51,42 @@ class LossHead(nn.Linear):  # type: ignore[misc]
         raise NotImplementedError
 
 
+def check_head(lm: Any) -> None:
+    """ConfigError if the model's logits are not hidden · weightᵀ (a bias, soft-capping, a scale)."""
+    head, name = lm.get_output_embeddings(), type(lm).__name__
+    if not isinstance(head, nn.Linear):
+        raise ConfigError(f"{name} has no linear lm_head ({type(head).__name__}): use a plain causal language model")
+    if head.bias is not None:
+        raise ConfigError(f"{name}'s lm_head has a bias: the fused loss takes heads without one")
+    for key in NOT_LINEAR:
+        if getattr(lm.config, key, None) not in (None, 1, 1.0):
+            raise ConfigError(f"{name}'s config sets {key}: the fused loss takes models with plain linear logits")
+
+
+def check_family_head(model_path: Path, trust_remote_code: bool) -> None:
+    """`check_head` by the model's config alone, before its weights are read, and on the family in small.
+
+    ConfigError too for what no known key says: the family's forward does more with its head.
+    """
+    if verdict_on(str(model_path), trust_remote_code).tried:
+        lm = tiny_model(config_of(str(model_path), trust_remote_code))
+        check_head(lm)
+        if not is_linear(lm):
+            raise ConfigError(
+                f"{type(lm).__name__}'s logits are more than its lm_head of the hidden states: "
+                "the fused loss takes models with plain linear logits"
+            )
+
+
+@torch.no_grad()  # type: ignore[untyped-decorator]
+def is_linear(lm: Any) -> bool:
+    """Whether a small model's logits are its last hidden states times its head's weights."""
+    ids_1T = torch.arange(1, 9)[None]
+    hidden_1TH = lm.base_model(input_ids=ids_1T, use_cache=False).last_hidden_state
+    logits_1TV = lm(input_ids=ids_1T, use_cache=False).logits
+    return bool(torch.allclose(hidden_1TH @ lm.get_output_embeddings().weight.T, logits_1TV, rtol=1e-3, atol=1e-3))
+
+
 def replace_head(lm: Any, kind: type[LossHead], make: Callable[[nn.Linear], LossHead]) -> LossHead:
     """Put `make(lm_head)` in the place of a causal LM's `lm_head`, before `deepspeed.initialize`; tied weights stay
     tied. One that is of this `kind` already is left.
@@ -57,14 +96,7 @@ def replace_head(lm: Any, kind: type[LossHead], make: Callable[[nn.Linear], Loss
     old = lm.get_output_embeddings()
     if isinstance(old, kind):
         return old
-    name = type(lm).__name__
-    if not isinstance(old, nn.Linear):
-        raise ConfigError(f"{name} has no linear lm_head ({type(old).__name__}): use a plain causal language model")
-    if old.bias is not None:
-        raise ConfigError(f"{name}'s lm_head has a bias: the fused loss takes heads without one")
-    for key in NOT_LINEAR:
-        if getattr(lm.config, key, None) not in (None, 1, 1.0):
-            raise ConfigError(f"{name}'s config sets {key}: the fused loss takes models with plain linear logits")
+    check_head(lm)
     head = make(old)
     head.train(old.training)
     lm.set_output_embeddings(head)
