@@ -117,7 +117,8 @@ def verdict_on(
     model_path: str, trust_remote_code: bool, revision: str | None = None, longest: int | None = None
 ) -> Verdict:
     """The verdict on a model's folder or hub id; `longest`: tokens of the longest sequence, None for any."""
-    return judge(config_of(model_path, trust_remote_code, revision), longest)
+    verdict: Verdict = judge(config_of(model_path, trust_remote_code, revision), longest)
+    return verdict
 
 
 @torch.no_grad()  # type: ignore[untyped-decorator]
@@ -139,7 +140,7 @@ def judge(config: Any, longest: int | None = None) -> Verdict:
     if padded := _fault(alone, lambda: _padded(model, sequences)):
         model.set_attn_implementation("eager")
         if _fault(alone, lambda: _padded(model, sequences)):
-            return Verdict(family, *[padded] * 4)
+            return Verdict(family, padded, padded, padded, padded)
         attention = "eager"
     trained = _hidden_states(model)
     use_packed_attention(model)
