@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from functools import reduce
 from importlib.metadata import entry_points
 from typing import Any
@@ -25,6 +26,7 @@ def validate(config: Config) -> None:
         value = value_of(config, key.name)
         if not _own_code(key, value):
             key.check(value)
+    _check_date(config)
     _check_samples(config)
     _check_checkpoints(config)
     check_distill(config)
@@ -43,6 +45,13 @@ def _own_code(key: Key, value: Any) -> bool:
     """Only recognised here; nopsd.selection.names.check_names loads it."""
     group = key.entry_points
     return group is not None and (":" in str(value) or bool(entry_points(group=group, name=str(value))))
+
+
+def _check_date(config: Config) -> None:
+    try:
+        datetime.fromisoformat(config.prompt.date)
+    except ValueError as error:
+        raise ConfigError(f"prompt.date={config.prompt.date}: write a date as 2026-07-02") from error
 
 
 def _check_samples(config: Config) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 from nopsd.config import PromptConfig
 from nopsd.data.records import Question
+from nopsd.data.templates import ChatTemplate
 from nopsd.data.wording import Demonstration, chat_messages
 from nopsd.errors import DataError, UserError
 
@@ -35,23 +36,8 @@ class PromptRenderer:
     """Renders prompts with a tokenizer's chat template. Raises UserError if it has none."""
 
     def __init__(self, tokenizer: Any, config: PromptConfig) -> None:
-        if not getattr(tokenizer, "chat_template", None):
-            raise UserError(
-                f"the tokenizer of {getattr(tokenizer, 'name_or_path', 'the model')} has no chat template: "
-                "use an instruction-tuned model, or set `chat_template` in its tokenizer_config.json"
-            )
         self.tokenizer = tokenizer
-        self.config = config
-
-    @property
-    def _switch(self) -> dict[str, bool]:
-        return {} if self.config.enable_thinking is None else {"enable_thinking": self.config.enable_thinking}
-
-    def _render(self, messages: list[dict[str, str]], generation: bool) -> list[int]:
-        ids: list[int] = self.tokenizer.apply_chat_template(
-            messages, add_generation_prompt=generation, return_dict=False, **self._switch
-        )
-        return ids
+        self.template = ChatTemplate(tokenizer, config)
 
     @staticmethod
     def _messages(question: Question, shown: Sequence[Demonstration] = (), ask: bool = True) -> list[dict[str, str]]:
@@ -60,13 +46,13 @@ class PromptRenderer:
 
     def student(self, question: Question) -> list[int]:
         """Zero-shot prompt ids, generation suffix included."""
-        return self._render(self._messages(question), generation=True)
+        return self.template.ids(self._messages(question), generation=True)
 
     def suffix(self, question: Question) -> list[int]:
         """The generation suffix: what the template adds for the assistant's turn."""
         messages = self._messages(question)
-        without = self._render(messages, generation=False)
-        whole = self._render(messages, generation=True)
+        without = self.template.ids(messages, generation=False)
+        whole = self.template.ids(messages, generation=True)
         if whole[: len(without)] != without:
             raise UserError("the chat template rewrites the conversation when a generation prompt is added")
         return whole[len(without) :]
@@ -76,7 +62,7 @@ class PromptRenderer:
         """The special token with which the chat template ends the assistant's turn, else the end-of-sequence token;
         empty if the tokenizer has neither."""
         turns = [{"role": "user", "content": _PROBE}, {"role": "assistant", "content": _PROBE}]
-        shown = self.tokenizer.apply_chat_template(turns, tokenize=False, **self._switch)
+        shown = self.template.text(turns)
         special = {i for i, token in self.tokenizer.added_tokens_decoder.items() if token.special}
         tail = self.tokenizer.encode(shown.rpartition(_PROBE)[2], add_special_tokens=False)
         eos = self.tokenizer.eos_token_id
@@ -104,7 +90,7 @@ class PromptRenderer:
         student_suffix = self.suffix(question)
         for kept in range(len(nearest_first), -1, -1):
             shown = [nearest_first[i] for i in order if i < kept]
-            ids = self._render(self._messages(question, shown, ask), generation=True)
+            ids = self.template.ids(self._messages(question, shown, ask), generation=True)
             if len(ids) <= max_tokens:
                 if ids[len(ids) - len(student_suffix) :] != student_suffix:
                     raise UserError("student and teacher prompts end in different generation suffixes")

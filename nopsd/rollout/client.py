@@ -164,6 +164,9 @@ class RolloutClient(RolloutService):
                 "frequency_penalty": 0.0,
                 "logprobs": 0 if logprobs else None,
                 "return_tokens_as_token_ids": True,
+                # Thinking tags are special tokens of some tokenizers, and what stands before them is no answer.
+                "skip_special_tokens": False,
+                "spaces_between_special_tokens": False,
             }
         )
         if len(choices) != sampling.n:

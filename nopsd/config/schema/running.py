@@ -71,6 +71,7 @@ class PromptConfig:
     """How a question is put to the model."""
 
     enable_thinking: Optional[bool] = key(None, "passed to the chat template; null: the template's own default")
+    date: str = key("2026-07-02", "today, for a chat template that writes it: a run's prompts are the same tomorrow")
 
 
 @dataclass
