@@ -33,7 +33,7 @@ def renderer(lab_model_dir, template, **config):
 
 @pytest.mark.parametrize("template", [RAISES + TURNS, ALTERNATES + TURNS, DROPS])
 def test_what_a_template_takes_from_the_system_turn_is_said_in_the_users(lab_model_dir, template):
-    """Else neither role is told how to answer, or the run ends in the template's own error."""
+    """else neither role asks for the form of the answer, or the run ends in the template's own error."""
     made = renderer(lab_model_dir, template)
     both = f"{system_message(QUESTION)}\n\n{student_message(QUESTION)}"
     decode = made.tokenizer.decode
