@@ -16,6 +16,7 @@ from nopsd.commands.registry import COMMANDS
 from nopsd.errors import ConfigError
 from nopsd.run import runner
 from nopsd.stages.registry import STAGES
+from nopsd.tasks import status as tasks_status
 from nopsd.terminal import painted
 
 
@@ -112,7 +113,7 @@ def test_main_leaves_the_process_as_it_was(monkeypatch: pytest.MonkeyPatch, caps
     """Breaks if a program that calls `main` in-process loses its own SIGTERM handler, mask or environment."""
     seen = []
 
-    def status(stages: object, config: object) -> str:
+    def status(config: object, as_json: bool) -> str:
         seen.append(signal.getsignal(signal.SIGTERM))
         if len(seen) == 2:
             raise ConfigError("it failed")
@@ -121,7 +122,7 @@ def test_main_leaves_the_process_as_it_was(monkeypatch: pytest.MonkeyPatch, caps
     def own(number: int, frame: object) -> None:
         raise AssertionError("not sent")
 
-    monkeypatch.setattr(runner, "status", status)
+    monkeypatch.setattr(tasks_status, "status", status)
     monkeypatch.delenv("TRANSFORMERS_VERBOSITY", raising=False)
     monkeypatch.setenv("TOKENIZERS_PARALLELISM", "true")
     before = signal.signal(signal.SIGTERM, own)
@@ -140,7 +141,7 @@ def test_main_leaves_the_process_as_it_was(monkeypatch: pytest.MonkeyPatch, caps
 
 def test_sigterm_is_an_orderly_end(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Breaks if a scheduler's signal kills the command before it has ended its server and ranks."""
-    monkeypatch.setattr(runner, "status", lambda stages, config: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr(tasks_status, "status", lambda config, as_json: os.kill(os.getpid(), signal.SIGTERM))
     assert cli.main(["status", "--preset", "lab"]) == 130
     assert "the same command continues" in capsys.readouterr().err
 
@@ -182,8 +183,8 @@ def test_ctrl_c_is_one_line_and_130(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     def interrupted(*given: object) -> None:
         os.kill(os.getpid(), signal.SIGINT)
 
-    for name in ("run_one", "run_all", "status"):
-        monkeypatch.setattr(runner, name, interrupted)
+    for module, name in ((runner, "run_one"), (runner, "run_all"), (tasks_status, "status")):
+        monkeypatch.setattr(module, name, interrupted)
     for command in ("select", "run", "status"):
         assert cli.main([command, "--preset", "lab"]) == 130
         assert capsys.readouterr().err == "nopsd: error: stopped; the same command continues where it was\n"

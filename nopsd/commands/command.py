@@ -63,6 +63,31 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--local_rank", type=int, default=-1, help=argparse.SUPPRESS)  # given by some launchers
 
 
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """What says which run: its folder, or the configuration that names it."""
+    add_config_arguments(parser)
+    for action in parser._actions:
+        if action.dest == "overrides":
+            action.metavar, action.help = "RUN", "the run's folder; or --preset and key=value, as of `nopsd run`"
+
+
+def load_run(arguments: argparse.Namespace) -> Config:
+    """The configuration of the run that is meant. UserError if a folder is given that holds none."""
+    from pathlib import Path
+
+    from nopsd.errors import UserError
+
+    folders = [item for item in arguments.overrides if "=" not in item]
+    if not folders:
+        return load(arguments)
+    folder = Path(folders[0]).expanduser()
+    if not (folder / "config.yaml").is_file():
+        raise UserError(f"{folder} has no config.yaml, so it is no run folder, or its first stage has not begun yet")
+    arguments.overrides = [item for item in arguments.overrides if item not in folders]
+    arguments.config = str(folder / "config.yaml")
+    return load(arguments, f"run_dir={folder}")
+
+
 def add_redo_argument(parser: argparse.ArgumentParser) -> None:
     """For commands that bring stages up to date."""
     parser.add_argument("--redo", metavar="STAGE", help="delete this stage and those that read it, and redo them")

@@ -6,14 +6,15 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from nopsd import __version__
 from nopsd.cluster import rank
-from nopsd.cluster.planning import check_hosts, make_plan
+from nopsd.cluster.hostfile import world_size
+from nopsd.cluster.planning import check_hosts, hosts_that_train, make_plan
 from nopsd.cluster.rank_files import answer_stop, rank_progress
 from nopsd.cluster.servers.vllm_command import check_server_args
 from nopsd.cluster.stage_launcher import launch_stage, under_launcher
@@ -24,6 +25,7 @@ from nopsd.errors import ConfigError, Stopped, UserError
 from nopsd.files import flatten, read_json, write_atomic, write_json
 from nopsd.keys import without_keys
 from nopsd.run.folder import BEGUN
+from nopsd.run.journal import both, recorded
 from nopsd.run.progress import StageProgress
 from nopsd.run.session import Session
 from nopsd.run.stage import Stage, Stages
@@ -101,21 +103,29 @@ def run_stage(stages: Stages, session: Session, stage: Stage, place: tuple[int, 
             return
         folder = session.run.begin(stage.name, made)
         record_run(session)
-        if not stage.runs_here(session.config):
-            environment = session.server_environment() if stage.asks_server(session.config) else {}
-            launch_stage(
-                stage.name,
-                session.run.root / "config.yaml",
-                make_plan(session.config, session.run.root),
-                session.config.dist,
-                session.log_path(stage.name),
-                environment,
-                progress,
-                finishes_step=stage.finishes_step,
-            )
-        else:
-            stage.work(session, folder, progress)
-            session.run.commit(stage.name, made)
+        alone = stage.runs_here(session.config)
+        ranks = 1 if alone else world_size(hosts_that_train(session.config))
+        with recorded(session.run.root, stage.name, ranks) as reporter:
+            if alone:
+                stage.work(session, folder, both(progress, reporter))
+                session.run.commit(stage.name, made)
+            else:
+                start_ranks(session, stage, both(progress, reporter))
+
+
+def start_ranks(session: Session, stage: Stage, progress: Callable[..., None]) -> None:
+    """The stage's work on all ranks, which seal it themselves."""
+    environment = session.server_environment() if stage.asks_server(session.config) else {}
+    launch_stage(
+        stage.name,
+        session.run.root / "config.yaml",
+        make_plan(session.config, session.run.root),
+        session.config.dist,
+        session.log_path(stage.name),
+        environment,
+        progress,
+        finishes_step=stage.finishes_step,
+    )
 
 
 def run_as_rank(stages: Stages, session: Session, stage: Stage) -> None:
@@ -141,7 +151,7 @@ def run_as_rank(stages: Stages, session: Session, stage: Stage) -> None:
         ranks.barrier()
         session.ranks = ranks
         try:
-            stage.work(session, session.run.stage_dir(stage.name), rank_progress())
+            work_as_rank(session, stage, ranks)
         except Stopped as stopped:
             answer_stop(stopped)
             shutdown_distributed()
@@ -152,6 +162,16 @@ def run_as_rank(stages: Stages, session: Session, stage: Stage) -> None:
             stage.finish(session)
         ranks.barrier()
     shutdown_distributed()
+
+
+def work_as_rank(session: Session, stage: Stage, ranks: Ranks) -> None:
+    """A rank's part of the work. Rank 0 of ranks that were started by hand keeps the run's journal itself."""
+    folder, progress = session.run.stage_dir(stage.name), rank_progress()
+    if ranks.is_main and progress is None:
+        with recorded(session.run.root, stage.name, ranks.world) as reporter:
+            stage.work(session, folder, reporter)
+    else:
+        stage.work(session, folder, progress)
 
 
 def watch_by_hand(ranks: Ranks, config: Config, phase: str) -> None:
@@ -211,15 +231,3 @@ def git_revision() -> str | None:
     command = ["git", "-C", str(here), "describe", "--always", "--abbrev=40", "--dirty=+"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return done.stdout.strip() or None
-
-
-def status(stages: Stages, config: Config) -> str:
-    """One line a stage: done, begun or not yet."""
-    session = Session(config)
-    lines = []
-    for stage in stages:
-        manifest = session.run.manifest(stage.name)
-        begun = session.run.stage_dir(stage.name).exists()
-        rest = "not yet" if stage.needed(config) else "not needed"
-        lines.append(f"{stage.name:14} {'done' if manifest else 'begun' if begun else rest}")
-    return "\n".join(lines)

@@ -18,9 +18,11 @@ from nopsd.neurons.store import NeuronSets, rank_file, write_neurons
 from nopsd.rollout.types import Rollout, write_rollouts
 from nopsd.run import runner
 from nopsd.run.session import Session
+from nopsd.run.status import status_of
 from nopsd.stages import signals as glue
 from nopsd.stages.data import prepare_data
 from nopsd.stages.registry import STAGES
+from nopsd.tasks.status import text
 
 SAMPLES, QUESTIONS = 4, 12
 WITHOUT_NEURONS = {"lmsi", "nait_sft", "ttrl", "intuitor", "opsd_random", "opsd_oracle", "sdpo_labelfree", "base"}
@@ -250,6 +252,6 @@ def test_the_plan_tells_steps_and_what_the_vote_left(hand_over):
 
 
 def test_what_is_left_out_is_said(tmp_path, capsys):
-    said = runner.status(STAGES, load_config("lab", ["method=base", f"run_dir={tmp_path}"]))
+    said = text(status_of(STAGES, load_config("lab", ["method=base", f"run_dir={tmp_path}"])))
     assert said.count("not needed") == 5 and "rollout        not yet" in said
     assert STAGES.planned(load_config("lab", ["method=nopsd"])) == list(STAGES)
