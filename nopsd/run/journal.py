@@ -86,7 +86,7 @@ def is_alive(begin: dict[str, Any]) -> bool | None:
     if begin["host"] != platform.node():
         return None
     try:
-        return abs(psutil.Process(begin["pid"]).create_time() - begin["created"]) < 1.0
+        return bool(abs(psutil.Process(begin["pid"]).create_time() - begin["created"]) < 1.0)
     except psutil.NoSuchProcess:
         return False
 
