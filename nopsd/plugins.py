@@ -1,4 +1,4 @@
-"""Names of selectors and retrievers to code: ours, a user's `module:attribute`, or a package's entry point.
+"""Names of a config key to code: ours, a user's `module:attribute`, or a package's entry point (docs/extending.md).
 
 In: the value of a config key. Out: the object, or a ConfigError that names key, module and remedy. `module` is looked
 for where Python looks and then in the folder the command is started in. A package offers its own under a name by
@@ -38,10 +38,15 @@ def resolve(key: str, name: str, ours: Mapping[str, T], group: str, kind: type[T
     found = _load(key, name, path)
     if not isinstance(found, kind):
         raise ConfigError(
-            f"{key}={name}: {path.value} is a {type(found).__name__}, not a {kind.__name__}: put the decorator of "
-            f'{kind.__module__.rpartition(".")[0]} above it (README, "Your own selector")'
+            f"{key}={name}: {path.value} is a {type(found).__name__}, not a {kind.__name__}: docs/extending.md has an "
+            "example, with the decorator that makes one"
         )
     return found
+
+
+def is_own(name: str, group: str) -> bool:
+    """Whether `name` means a user's code, by its form or by an entry point; nothing is loaded."""
+    return ":" in name or bool(entry_points(group=group, name=name))
 
 
 def import_path(name: str, group: str) -> EntryPoint | None:
@@ -60,6 +65,12 @@ def source_hash(name: str, group: str) -> str | None:
     spec = importlib.util.find_spec(path.module)
     origin = Path(spec.origin) if spec is not None and spec.origin else None
     return hashlib.sha256(origin.read_bytes()).hexdigest() if origin is not None and origin.is_file() else None
+
+
+def source_hashes(names: Mapping[str, str | None], groups: Mapping[str, str]) -> dict[str, str]:
+    """SHA-256 of users' own code by key, of the keys' values `names`: edited code is another input of a stage."""
+    hashes = {key: source_hash(name, groups[key]) for key, name in names.items() if name and is_own(name, groups[key])}
+    return {f"code of {key}": digest for key, digest in hashes.items() if digest is not None}
 
 
 def _load(key: str, name: str, path: EntryPoint) -> Any:

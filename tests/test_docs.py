@@ -1,19 +1,23 @@
 """README and docs are typed from: their keys, links, commands and choices must exist, or a user meets an error."""
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from nopsd.commands.registry import COMMANDS
-from nopsd.config import CHOICES, METHODS, all_keys, preset_names
+from nopsd.config import METHODS, all_keys, preset_names
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+OUTSIDE = [ROOT / "README.md", ROOT / "launcher" / "README.md", ROOT / "ds_configs" / "README.md"]
+PAGES = [*OUTSIDE, *sorted((ROOT / "docs").glob("*.md"))]
 SECTIONS = (
     "data model neuron signal select context teacher distill dist server train eval guard zero_shot rollout sft grpo"
 ).split()
-PAGE = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+PAGE = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 
 
 def test_the_readme_stays_short():
@@ -28,11 +32,35 @@ def test_every_key_is_a_key(page):
     assert not set(named) - {key.name for key in all_keys()}
 
 
-def test_every_named_choice_is_one_and_none_is_missing():
-    settings = (ROOT / "docs" / "settings.md").read_text()
-    for key in ("select.selector", "context.retriever", "teacher.kind", "distill.divergence"):
-        row = next(line for line in settings.splitlines() if line.startswith(f"| `{key}`"))
-        assert set(re.findall(r"`([a-z_]+)`", row.split("|")[2])) == set(CHOICES[key]), key
+def test_the_settings_page_is_what_the_schema_says():
+    """Breaks if a key, a default or a choice has changed: run python tools/settings_page.py."""
+    command = [sys.executable, "tools/settings_page.py", "--check"]
+    assert subprocess.run(command, cwd=ROOT).returncode == 0, "run: python tools/settings_page.py"
+    text = (ROOT / "docs" / "settings.md").read_text()
+    assert [key.name for key in all_keys()] == re.findall(r"^\| `([a-z_.]+)`", text.split("## All keys")[1], re.M)
+
+
+def test_the_site_builds(tmp_path):
+    """Breaks on a page that no navigation leads to, or a link or anchor that the site hasn't got."""
+    command = ["-m", "mkdocs", "build", "-q", "--strict", "-f", "docs/site/mkdocs.yml", "-d", str(tmp_path / "site")]
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run([sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "arXiv 2607.02460" in (tmp_path / "site" / "index.html").read_text()
+
+
+@PAGE
+def test_blocks_marked_runnable_run(page, tmp_path):
+    """Readers type a block under <!-- runnable --> as it stands; a block under <!-- file: NAME --> is that file."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    for mark, block in re.findall(r"^<!-- (runnable|file: \S+) -->\n```\w+\n(.*?)^```$", page.read_text(), re.M | re.S):
+        if mark.startswith("file"):
+            (tmp_path / mark.split()[1]).write_text(block)
+            continue
+        done = subprocess.run(
+            ["bash", "-e", "-c", block], cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, block + done.stdout + done.stderr
 
 
 def test_every_method_is_described():

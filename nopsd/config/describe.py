@@ -30,8 +30,8 @@ def keys_like(name: str) -> list[Key]:
 def allowed(key: Key) -> str:
     """Choices and bounds in words; empty where any value of the type is allowed."""
     choices = ", ".join("null" if choice is None else choice for choice in key.choices)
-    own = " or module:attribute of your own (docs/extending.md)" if key.entry_points else ""
-    return f"{choices}{own}" if choices else key.bounds
+    own = "module:attribute of your own (docs/extending.md)" if key.entry_points else ""
+    return " or ".join(part for part in (choices, own, key.bounds) if part)
 
 
 def value_in(config: Config, key: Key) -> Any:

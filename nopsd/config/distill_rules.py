@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from nopsd.config.schema import Config, DistillConfig
+from nopsd.config.schema import ENTRY_POINTS, Config, DistillConfig
 from nopsd.errors import ConfigError
+from nopsd.plugins import is_own
+
+DIVERGENCES = ENTRY_POINTS["distill.divergence"]
 
 
 def check_distill(config: Config) -> None:
@@ -41,22 +44,28 @@ def beyond_kernels(distill: DistillConfig) -> list[str]:
     """Keys by which the objective is more than a compiled kernel does (`nopsd.train.losses.full_support`)."""
     plain = {"support": "full", "pointwise_clip": None, "target": "teacher", "contrast": None, "kl_base_coef": 0.0}
     found = [(key, getattr(distill, key)) for key, value in plain.items() if getattr(distill, key) != value]
-    if distill.divergence == "sampled_rkl":
+    if distill.divergence == "sampled_rkl" or is_own(distill.divergence, DIVERGENCES):
         found.append(("divergence", distill.divergence))
     if distill.kernel == "numba" and distill.divergence == "jsd" and distill.beta not in (0.0, 1.0):
         found.append(("divergence", distill.divergence))
     return [f"distill.{key}={value}" for key, value in found]
 
 
+def _refuse_beside(distill: DistillConfig, why: str, *others: str) -> None:
+    for name, off in (("support", "full"), ("pointwise_clip", None), *((other, None) for other in others)):
+        if getattr(distill, name) != off:
+            raise ConfigError(
+                f"distill.{name}={getattr(distill, name)} has no meaning for distill.divergence={distill.divergence}, "
+                f"{why}: set distill.{name}={'null' if off is None else off}"
+            )
+
+
 def _check_support(distill: DistillConfig) -> None:
     if distill.divergence == "sampled_rkl":
-        for name, off in (("support", "full"), ("pointwise_clip", None), ("token_clip", None)):
-            if getattr(distill, name) != off:
-                raise ConfigError(
-                    f"distill.{name}={getattr(distill, name)} has no meaning for distill.divergence=sampled_rkl, "
-                    f"which reads the sampled token alone and whose value is no divergence: "
-                    f"set distill.{name}={'null' if off is None else off}"
-                )
+        _refuse_beside(distill, "which reads the sampled token alone and whose value is no divergence", "token_clip")
+        return
+    if is_own(distill.divergence, DIVERGENCES):
+        _refuse_beside(distill, "which is given the whole vocabulary and returns a token's loss as one number")
         return
     if distill.support != "topk":
         return

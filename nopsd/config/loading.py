@@ -13,7 +13,7 @@ from nopsd.config.methods import METHODS, is_foreign
 from nopsd.config.preset import PRESETS, Layer, preset_layers, read_layer, refuse_unknown
 from nopsd.config.rules import validate, value_of
 from nopsd.config.schema import RUNTIME_ONLY, Config, all_keys
-from nopsd.config.values import Plain, Reference, escaped, from_command_line, has_reference, parse, resolved
+from nopsd.config.values import Plain, Reference, escaped, from_command_line, has_reference, parse, read_yaml, resolved
 from nopsd.errors import ConfigError
 from nopsd.gpus import visible_gpus
 
@@ -116,11 +116,22 @@ def _with_method(layers: list[Layer]) -> tuple[str, list[Layer]]:
     names = [layer.method for layer in layers]
     method = next((name for name in reversed(names) if name is not None), Config.method)
     path = PRESETS / "method" / f"{method}.yaml"
-    if not path.is_file():  # an unknown method: `validate` refuses it
+    if path.is_file():
+        own = read_layer(path)
+    elif method in METHODS:
+        own = _settings_of(method)
+    else:  # `validate` refuses it
         return method, layers
     others = [place for place, name in enumerate(names) if name not in (None, method)]
     first = others[-1] + 1 if others else 0
-    return method, [*layers[:first], read_layer(path), *layers[first:]]
+    return method, [*layers[:first], own, *layers[first:]]
+
+
+def _settings_of(method: str) -> Layer:
+    """The defaults of a method of a user's own."""
+    layer = Layer(read_yaml(yaml.safe_dump(dict(METHODS[method].settings))) or {}, f"method {method}")
+    refuse_unknown(layer)
+    return layer
 
 
 def _merge(values: dict[str, Any], layer: Layer) -> None:

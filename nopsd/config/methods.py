@@ -6,8 +6,13 @@ command line come after it and win.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
+
+from nopsd.plugins import is_own, resolve
+
+GROUP = "nopsd.methods"  # of entry points
 
 
 @dataclass(frozen=True)
@@ -15,75 +20,96 @@ class Method:
     """One method.
 
     `trainer` is the algorithm that trains (distill, sft, grpo); None: the base model is evaluated as it is.
-    `means` holds the values of keys without which it would be another method.
+    `means` holds the values of keys without which it would be another method. Of a method of a user's own: `settings`
+    are its defaults by dotted key, and `prepare(session)` gives what the train stage trains on and how, in place of
+    the trainer's own (`nopsd.stages.train`).
     """
 
     trainer: str | None
     does: str
     reads_labels: bool = False
     means: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    prepare: Callable[..., Any] | None = None
 
 
 def _chosen_by(selector: str | None, retriever: str) -> dict[str, str]:
     return {**({"select.selector": selector} if selector else {}), "context.retriever": retriever}
 
 
-METHODS: dict[str, Method] = {
-    "nopsd": Method("distill", "the paper's: fewest neurons select, nearest neuron sets demonstrate"),
-    "nopsd_dense": Method(
-        "distill",
-        "ours, not the paper's: the questions of the pool's densest part by neuron sets",
-        means=_chosen_by("neuron_density", "neuron_jaccard"),
-    ),
-    "lmsi": Method("sft", "fine-tuning on the pool's own majority-voted answers (LMSI, arXiv 2210.11610)"),
-    "nait_sft": Method(
-        "sft",
-        "the same on the questions that NAIT's neuron directions choose (arXiv 2603.13201)",
-        means={"select.selector": "nait"},
-    ),
-    "ttrl": Method(
-        "grpo",
-        "GRPO rewarded by the vote of a question's own rollouts (TTRL, arXiv 2504.16084)",
-        means={"grpo.reward": "majority"},
-    ),
-    "intuitor": Method(
-        "grpo",
-        "GRPO rewarded by the policy's own certainty (Intuitor, arXiv 2505.19590)",
-        means={"grpo.reward": "self_certainty"},
-    ),
-    "opsd_random": Method("distill", "random questions, random demonstrations", means=_chosen_by("random", "random")),
-    "opsd_randctx": Method(
-        "distill",
-        "the paper's questions, random demonstrations (its Table 2)",
-        means=_chosen_by("neuron_count", "random"),
-    ),
-    "opsd_all": Method(
-        "distill", "the whole pool, the paper's demonstrations", means=_chosen_by("all", "neuron_jaccard")
-    ),
-    "opsd_entropy": Method(
-        "distill",
-        "the questions answered with the least entropy, the paper's demonstrations",
-        means=_chosen_by("token_entropy", "neuron_jaccard"),
-    ),
-    "opsd_majconf": Method(
-        "distill",
-        "the questions with the largest majorities, the paper's demonstrations",
-        means=_chosen_by("majority_conf", "neuron_jaccard"),
-    ),
-    "opsd_null": Method("distill", "no demonstrations: a control that must not learn", means=_chosen_by(None, "none")),
-    "opsd_oracle": Method(
-        "distill",
-        "the question's right answer shown: an upper reference that reads labels",
-        True,
-        means=_chosen_by(None, "none"),
-    ),
-    "sdpo_labelfree": Method(
-        "distill",
-        "another rollout of the question that agrees with the vote as demonstration",
-        means=_chosen_by(None, "same_prompt_rollout"),
-    ),
-    "base": Method(None, "no training"),
-}
+class Methods(dict[str, Method]):
+    """Ours by name; a user's own, `module:attribute` or an entry point, is found when it is asked for."""
+
+    def __missing__(self, name: str) -> Method:
+        """ConfigError if there is none or its module can't be imported."""
+        return resolve("method", name, {}, GROUP, Method)
+
+    def __contains__(self, name: object) -> bool:
+        return super().__contains__(name) or (isinstance(name, str) and is_own(name, GROUP))
+
+
+METHODS = Methods(
+    {
+        "nopsd": Method("distill", "the paper's: fewest neurons select, nearest neuron sets demonstrate"),
+        "nopsd_dense": Method(
+            "distill",
+            "ours, not the paper's: the questions of the pool's densest part by neuron sets",
+            means=_chosen_by("neuron_density", "neuron_jaccard"),
+        ),
+        "lmsi": Method("sft", "fine-tuning on the pool's own majority-voted answers (LMSI, arXiv 2210.11610)"),
+        "nait_sft": Method(
+            "sft",
+            "the same on the questions that NAIT's neuron directions choose (arXiv 2603.13201)",
+            means={"select.selector": "nait"},
+        ),
+        "ttrl": Method(
+            "grpo",
+            "GRPO rewarded by the vote of a question's own rollouts (TTRL, arXiv 2504.16084)",
+            means={"grpo.reward": "majority"},
+        ),
+        "intuitor": Method(
+            "grpo",
+            "GRPO rewarded by the policy's own certainty (Intuitor, arXiv 2505.19590)",
+            means={"grpo.reward": "self_certainty"},
+        ),
+        "opsd_random": Method(
+            "distill", "random questions, random demonstrations", means=_chosen_by("random", "random")
+        ),
+        "opsd_randctx": Method(
+            "distill",
+            "the paper's questions, random demonstrations (its Table 2)",
+            means=_chosen_by("neuron_count", "random"),
+        ),
+        "opsd_all": Method(
+            "distill", "the whole pool, the paper's demonstrations", means=_chosen_by("all", "neuron_jaccard")
+        ),
+        "opsd_entropy": Method(
+            "distill",
+            "the questions answered with the least entropy, the paper's demonstrations",
+            means=_chosen_by("token_entropy", "neuron_jaccard"),
+        ),
+        "opsd_majconf": Method(
+            "distill",
+            "the questions with the largest majorities, the paper's demonstrations",
+            means=_chosen_by("majority_conf", "neuron_jaccard"),
+        ),
+        "opsd_null": Method(
+            "distill", "no demonstrations: a control that must not learn", means=_chosen_by(None, "none")
+        ),
+        "opsd_oracle": Method(
+            "distill",
+            "the question's right answer shown: an upper reference that reads labels",
+            True,
+            means=_chosen_by(None, "none"),
+        ),
+        "sdpo_labelfree": Method(
+            "distill",
+            "another rollout of the question that agrees with the vote as demonstration",
+            means=_chosen_by(None, "same_prompt_rollout"),
+        ),
+        "base": Method(None, "no training"),
+    }
+)
 
 # Sections, and keys of sections, that an algorithm never reads; distill.logit_chunk is every algorithm's memory.
 _UNUSED: dict[str | None, tuple[str, ...]] = {

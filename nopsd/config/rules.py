@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from datetime import datetime
 from functools import reduce
-from importlib.metadata import entry_points
 from typing import Any
 
 from nopsd.config.distill_rules import check_distill
 from nopsd.config.methods import METHODS
 from nopsd.config.schema import Config, Key, all_keys
 from nopsd.errors import ConfigError
+from nopsd.plugins import is_own
 
 # Choices that compare several answers of one question.
 NEED_SAMPLES = {
@@ -42,9 +42,8 @@ def value_of(config: Any, name: str) -> Any:
 
 
 def _own_code(key: Key, value: Any) -> bool:
-    """Only recognised here; nopsd.selection.names.check_names loads it."""
-    group = key.entry_points
-    return group is not None and (":" in str(value) or bool(entry_points(group=group, name=str(value))))
+    """Only recognised here; it is loaded where it is used, and before expensive work."""
+    return key.entry_points is not None and value is not None and is_own(str(value), key.entry_points)
 
 
 def _check_date(config: Config) -> None:

@@ -13,6 +13,7 @@ from functools import lru_cache
 
 from nopsd.data.labels import Labels, core, labels_of
 from nopsd.data.lone_letters import stated_letter
+from nopsd.data.readers import own_reader
 from nopsd.data.records import Question
 from nopsd.data.wording import answer_kind
 
@@ -187,15 +188,19 @@ def normalize_text_answer(answer: str) -> str:
 def extract_answer(response: str, question: Question, mode: str = "lenient", think_open: bool = False) -> str | None:
     """The answer a response gives to `question`, or None if it gives none that can be read.
 
-    `mode` is `strict` (answer tags only) or `lenient` (then `\\boxed{}`, "answer is X", "Answer: X",
-    the last lone capital). A letter or phrase that is not among the question's options is None.
+    `mode` is `strict` (answer tags only), `lenient` (then `\\boxed{}`, "answer is X", "Answer: X",
+    the last lone capital) or the name of a user's own reader (`nopsd.data.readers`). A letter or phrase that is not
+    among the question's options is None.
     `think_open`: the prompt left a think block open (`leaves_think_open`).
     """
-    if mode not in ("strict", "lenient"):
+    own = own_reader(mode)
+    if own is None and mode not in ("strict", "lenient"):
         raise ValueError(f"extraction mode {mode!r}: use 'strict' or 'lenient'")
     text = visible_text(response, think_open)
     if text is None:
         return None
+    if own is not None:
+        return own(text, question)
     lenient = mode == "lenient"
     kind = answer_kind(question)
     if kind == "letter":

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from nopsd.config import EvalConfig
 from nopsd.data.answers import extract_answer, normalize_text_answer
+from nopsd.data.readers import own_reader
 from nopsd.data.records import AnswerKey, Question
 from nopsd.errors import ArtefactError, DataError
 from nopsd.evaluation import metrics
@@ -73,7 +74,7 @@ def _samples(question: Question, rollouts_by_uid: Mapping[str, Sequence[Rollout]
 
 
 def _judge(question: Question, gold: str, samples: Sequence[Rollout], mode: str, think_open: bool) -> QuestionRow:
-    gold = comparable_gold(question, gold)
+    gold = comparable_gold(question, gold, mode)
     answers = [extract_answer(r.text, question, mode, think_open) for r in samples]
     majority, share = metrics.majority_answer(answers)
     return QuestionRow(
@@ -88,9 +89,11 @@ def _judge(question: Question, gold: str, samples: Sequence[Rollout], mode: str,
     )
 
 
-def comparable_gold(question: Question, gold: str) -> str:
-    """The gold answer in the form that `extract_answer` gives: a label, or normalised text."""
-    return gold if question.options else normalize_text_answer(gold)
+def comparable_gold(question: Question, gold: str, mode: str = "lenient") -> str:
+    """The gold answer in the form that `extract_answer` gives: a label, normalised text, or what a user's own reads."""
+    own = own_reader(mode)
+    read = own(gold, question) if own and not question.options else None
+    return read or (gold if question.options else normalize_text_answer(gold))
 
 
 def group_by_question(rollouts: Sequence[Rollout]) -> dict[str, list[Rollout]]:

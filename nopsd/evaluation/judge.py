@@ -7,6 +7,7 @@ from functools import cached_property
 
 from nopsd.config import Config
 from nopsd.data.answers import extract_answer
+from nopsd.data.readers import own_reader
 from nopsd.data.records import AnswerKey, Question
 from nopsd.data.sources import load_answer_key
 from nopsd.evaluation.evaluate import check_answers, comparable_gold, evaluate_domain, group_by_question
@@ -29,7 +30,8 @@ class Judge:
         return load_answer_key(self.config.data)
 
     def check(self, tests: Mapping[str, Sequence[Question]]) -> None:
-        """Checked before the run starts: every test question can be judged. Raises DataError."""
+        """Checked before the run starts: every test question can be judged. Raises DataError, or ConfigError."""
+        own_reader(self.config.eval.extract)
         for questions in tests.values():
             where = self.config.data.path or self.config.data.name
             check_answers(questions[: self.config.eval.limit], self.key, where)
@@ -59,7 +61,7 @@ class Judge:
         shares = {}
         for uid, samples in group_by_question(rollouts).items():
             if uid in questions:
-                gold = comparable_gold(questions[uid], self.key[uid])
+                gold = comparable_gold(questions[uid], self.key[uid], mode)
                 answers = [extract_answer(r.text, questions[uid], mode, think_open) for r in samples]
                 shares[uid] = sum(answer == gold for answer in answers) / len(samples)
         return shares

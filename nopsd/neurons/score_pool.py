@@ -32,11 +32,17 @@ Progress = Callable[..., None]
 
 @dataclass(frozen=True)
 class ScoredModel:
-    """The frozen model, its hash, and the ids of its opening and closing thinking tags (None: it has none)."""
+    """The frozen model and its hash.
+
+    Attributes:
+        think_ids: Of its opening and closing thinking tags; None if it has none.
+        mlp_adapter: `model.mlp_adapter`, which is asked before ours where its neurons are.
+    """
 
     engine: Any
     hash: str
     think_ids: tuple[int, int] | None = None
+    mlp_adapter: str | None = None
 
 
 def score_pool(
@@ -57,7 +63,7 @@ def score_pool(
         raise DataError("no rollouts to score: run the rollout stage with a pool that isn't empty")
     if not config.include_thinking and think_ids is None:
         raise ConfigError("neuron.include_thinking=false needs a tokenizer with <think> and </think>: set it true")
-    sites = find_sites(model.engine.module)
+    sites = find_sites(model.engine.module, model.mlp_adapter)
     sizes = set_sizes(config, sites.widths, sites.active)
     header = _header(config, sizes, model.hash, rollouts, think_ids)
     stored = _already_written(folder, header, ranks)

@@ -39,6 +39,7 @@ class MeasuredModel:
     engine: Any
     hash: str
     value: str = "act_fn"
+    mlp_adapter: str | None = None  # model.mlp_adapter
 
 
 def forward_columns(
@@ -60,7 +61,7 @@ def forward_columns(
     wanted = sorted(FROM_FORWARD & set(columns))
     if not rollouts:
         raise DataError("no rollouts to read signals off: run the rollout stage with a pool that isn't empty")
-    observer = Observer(model.engine, ranks, config.logit_chunk, model.value)
+    observer = Observer(model.engine, ranks, config.logit_chunk, model.value, model.mlp_adapter)
     examples = list(reference) if "nait" in wanted else []
     counter = _Progress(progress, len(examples) + len(rollouts))
     made_from = {
@@ -103,7 +104,7 @@ def _directions(
     observer: Observer, examples: Sequence[Rollout], max_tokens: int, shards: ShardFolder, counter: _Progress
 ) -> list[np.ndarray]:
     """v_l of each layer, on every rank; a layer at a time, so that no rank ever holds all examples' activations."""
-    widths = find_sites(observer.lm).widths
+    widths = find_sites(observer.lm, observer.mlp_adapter).widths
     empty = {str(layer): np.zeros((0, width), dtype=np.float32) for layer, width in enumerate(widths)}
     measuring = Measuring(lambda batch: observer.differences(examples, batch), observer.idle, empty)
     shared = share(examples, max_tokens, shards, measuring, observer.ranks, counter)

@@ -34,8 +34,11 @@ LOW_PRECISION_TOLERANCE = 0.05
 class Observer:
     """Reads columns off forward passes; every method is collective under ZeRO-3 (an idle rank calls `idle`)."""
 
-    def __init__(self, engine: Any, ranks: Ranks, chunk: int, value: str = "act_fn") -> None:
+    def __init__(
+        self, engine: Any, ranks: Ranks, chunk: int, value: str = "act_fn", mlp_adapter: str | None = None
+    ) -> None:
         self.engine, self.ranks, self.chunk, self.value = engine, ranks, chunk, value
+        self.mlp_adapter = mlp_adapter
         self.lm = engine.module
         self.form = logit_form(self.lm.config)
         self.own: torch.Tensor | None = None  # our logits of the last position, while they are to be checked
@@ -67,7 +70,7 @@ class Observer:
             if "nait" in columns:
                 scores = np.array([0.0 if r.response_ids else np.nan for r in members])
                 found["nait"] = scores
-                sites = find_sites(self.lm)
+                sites = find_sites(self.lm, self.mlp_adapter)
                 stack.enter_context(watch(sites, self.value, lambda a: self._align(a, members, directions, scores)))
             self._forward(input_ids(rollouts, batch))
         return {name: column.astype(np.float32) for name, column in found.items()}
@@ -76,7 +79,7 @@ class Observer:
         """Δ of each layer, named by the layer's number: [B, F_l] float32."""
         found: Columns = {}
         members = [rollouts[i] for i in batch]
-        sites = find_sites(self.lm)
+        sites = find_sites(self.lm, self.mlp_adapter)
 
         def consume(activity: LayerActivity) -> None:
             delta = np.zeros((len(members), activity.width), dtype=np.float32)

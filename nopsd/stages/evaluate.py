@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from nopsd.config import Config
+from nopsd.config import ENTRY_POINTS, Config
 from nopsd.evaluation.artefacts import write_pool_correct, write_results
+from nopsd.plugins import source_hashes
 from nopsd.rollout.stage import run_rollouts
 from nopsd.run import folder as names
 from nopsd.run.session import Session, eval_sampling
@@ -18,6 +20,10 @@ class _Evaluation(Stage):
     """What both evaluations share."""
 
     config_keys = ("eval", "prompt", *SERVED_WITH)
+
+    def made_from(self, session: Session) -> dict[str, Any]:
+        """A judge of the user's own."""
+        return source_hashes({"eval.extract": session.config.eval.extract}, ENTRY_POINTS)
 
     def check(self, session: Session) -> None:
         """Every test question can be judged."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from nopsd.config import Config
+from nopsd.config import ENTRY_POINTS, Config
 from nopsd.data.prompts import think_ids
 from nopsd.neurons.score_pool import ScoredModel, score_pool
+from nopsd.plugins import source_hashes
 from nopsd.run import folder as names
 from nopsd.run.session import Session
 from nopsd.run.stage import Counts, Progress, Stage
@@ -29,16 +31,22 @@ class Neurons(Stage):
         """Where selector, retriever or filter goes by neurons."""
         return super().needed(config) and needs_neurons(config)
 
+    def made_from(self, session: Session) -> dict[str, Any]:
+        """An adapter of the user's own."""
+        return source_hashes({"model.mlp_adapter": session.config.model.mlp_adapter}, ENTRY_POINTS)
+
     def check(self, session: Session) -> None:
-        """The model's family can be read, and an adapter knows its neurons."""
+        """The model's family can be read, and an adapter knows its neurons; one of the user's own can be loaded."""
         from nopsd.engine.family_check import check_scoring, config_of, verdict_on
         from nopsd.engine.tiny import tiny_model
-        from nopsd.neurons.adapters import find_sites
+        from nopsd.neurons.adapters.find import find_adapter, find_sites
 
-        path, trusted = session.model.path, session.config.model.trust_remote_code
+        path, model = session.model.path, session.config.model
+        if model.mlp_adapter:
+            find_adapter(model.mlp_adapter)
         check_scoring(path, session.config)
-        if verdict_on(str(path), trusted).tried:
-            find_sites(tiny_model(config_of(str(path), trusted)))
+        if verdict_on(str(path), model.trust_remote_code).tried:
+            find_sites(tiny_model(config_of(str(path), model.trust_remote_code)), model.mlp_adapter)
 
     def workload(self, config: Config, counts: Counts | None) -> str:
         """Responses and ranks."""
@@ -49,5 +57,6 @@ class Neurons(Stage):
         """Score on all ranks, each its share."""
         config, ranks = session.config, session.ranks
         assert ranks is not None
-        model = ScoredModel(base_engine(session), session.model.hash, think_ids(session.tokenizer))
+        tags, adapter = think_ids(session.tokenizer), config.model.mlp_adapter
+        model = ScoredModel(base_engine(session), session.model.hash, tags, adapter)
         score_pool(model, session.rollouts, config.neuron, ranks, folder, progress)

@@ -103,7 +103,7 @@ def compute_signals(session: Session, columns: frozenset[str], folder: Path, pro
     found = agreement(answers) if columns & FROM_TEXT else {}
     if columns & FROM_FORWARD:
         reference = reference_examples(session) if "nait" in columns else []
-        model = MeasuredModel(base_engine(session), session.model.hash, config.neuron.value)
+        model = MeasuredModel(base_engine(session), session.model.hash, config.neuron.value, config.model.mlp_adapter)
         found |= forward_columns(model, rollouts, columns, config.signal, ranks, folder, progress, reference)
     uids = sorted({r.uid for r in rollouts}) if columns else []
     signals = Columns(uids, found, {"format": 1, "columns": sorted(columns)})

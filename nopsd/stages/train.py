@@ -11,13 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nopsd.config import METHODS, Config, is_foreign, shaping_keys
+from nopsd.config import ENTRY_POINTS, METHODS, Config, is_foreign, shaping_keys
 from nopsd.data.prompts import TeacherPrompt
 from nopsd.engine.distributed import Ranks
 from nopsd.engine.stopping import StopRequest
 from nopsd.errors import ConfigError
 from nopsd.evaluation.oracle import WARNING, pool_key
 from nopsd.files import sha256_json, write_json
+from nopsd.plugins import is_own, source_hashes
 from nopsd.rollout.service import RolloutService
 from nopsd.run import folder as names
 from nopsd.run.session import Session, eval_sampling
@@ -68,22 +69,28 @@ class Train(Stage):
         return tuple(key for key in self.config_keys if key not in unread and not is_foreign(config.method, key))
 
     def made_from(self, session: Session) -> dict[str, Any]:
-        """The labels, of the one method that reads them."""
-        if not METHODS[session.config.method].reads_labels:
-            return {}
-        return {"labels": sha256_json(pool_key(session.judge, session.pool))}
+        """The user's own code, and the labels, of the one method that reads them."""
+        config = session.config
+        code = source_hashes({"method": config.method, "distill.divergence": config.distill.divergence}, ENTRY_POINTS)
+        if not METHODS[config.method].reads_labels:
+            return dict(code)
+        return {**code, "labels": sha256_json(pool_key(session.judge, session.pool))}
 
     def asks_server(self, config: Config) -> bool:
         """Always, but for fine-tuning, which samples for the probe alone."""
         return METHODS[config.method].trainer != "sft" or config.train.probe_every > 0
 
     def check(self, session: Session) -> None:
-        """The model's family can be trained as asked. A method that reads labels has them; the user is warned."""
+        """The model's family can be trained as asked; a divergence of the user's own can be loaded. A method that reads
+        labels has them, and the user is warned."""
         from nopsd.engine.family_check import check_training
         from nopsd.train.losses.head import check_family_head
+        from nopsd.train.losses.support import find_divergence
 
         check_training(session.model.path, session.config)
         check_family_head(session.model.path, session.config.model.trust_remote_code)
+        if is_own(session.config.distill.divergence, ENTRY_POINTS["distill.divergence"]):
+            find_divergence(session.config.distill.divergence)
         if METHODS[session.config.method].reads_labels:
             pool_key(session.judge, session.splits.pool)
             print(f"WARNING: {WARNING}", flush=True)
@@ -109,11 +116,12 @@ class Train(Stage):
         from nopsd.train.run import TrainingInputs
         from nopsd.train.trainer import run_training
 
-        trainer = METHODS[session.config.method].trainer
-        if trainer is None:
+        method = METHODS[session.config.method]
+        if method.trainer is None:
             raise ConfigError(f"method={session.config.method} trains nothing: name another method")
         assert session.ranks is not None
-        selected, algorithm, facts = {"distill": distillation, "sft": finetuning, "grpo": grpo}[trainer](session)
+        prepare = method.prepare or {"distill": distillation, "sft": finetuning, "grpo": grpo}[method.trainer]
+        selected, algorithm, facts = prepare(session)
         config = plan(session, folder, len(selected), facts)
         asks = self.asks_server(config) and session.ranks.is_main  # rank 0 may have to start the server
         client = session.client() if asks else None

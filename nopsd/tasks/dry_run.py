@@ -20,13 +20,15 @@ from nopsd.cluster.doctor.memory import GIB, Needs, needs_of, shape_of
 from nopsd.cluster.findings import ERROR, OK, WARNING, Finding
 from nopsd.cluster.hostfile import world_size
 from nopsd.cluster.planning import hosts_that_train
-from nopsd.config import METHODS, Config
+from nopsd.config import ENTRY_POINTS, METHODS, Config
+from nopsd.data.readers import own_reader
 from nopsd.data.sources import hub_id, load_splits, published_sizes
 from nopsd.engine.device import device
 from nopsd.engine.ds_config import role_configs
 from nopsd.errors import ConfigError, UserError
 from nopsd.files import read_json
 from nopsd.models import LAB_MODEL, ModelFiles
+from nopsd.plugins import is_own
 from nopsd.run.folder import SELECT, SIGNALS
 from nopsd.run.stage import Counts, Stage
 from nopsd.selection.names import check_names
@@ -58,11 +60,24 @@ class Preview:
         return value
 
 
+def check_own(config: Config) -> None:
+    """Users' own judge, divergence and adapter can be loaded; ConfigError if not."""
+    from nopsd.neurons.adapters.find import find_adapter
+    from nopsd.train.losses.support import find_divergence
+
+    own_reader(config.eval.extract)
+    if is_own(config.distill.divergence, ENTRY_POINTS["distill.divergence"]):
+        find_divergence(config.distill.divergence)
+    if config.model.mlp_adapter:
+        find_adapter(config.model.mlp_adapter)
+
+
 def dry_run(config: Config, command: str = "run") -> tuple[str, int]:
     """What to print, and the exit code. ConfigError if the method has no such stage."""
     stages = STAGES.planned(config) if command == "run" else STAGES.with_inputs(command, config)
     found = Preview()
     counts = found.noted("data", lambda: count_questions(config, found))
+    found.noted("names", lambda: check_own(config))
     hosts = found.noted("hosts", lambda: hosts_that_train(config))
     ranks = world_size(hosts) if hosts else config.dist.ranks
     of_host = math.gcd(*(host.slots for host in hosts)) if hosts else None

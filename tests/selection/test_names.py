@@ -99,7 +99,7 @@ def test_an_entry_point_never_hides_a_name_of_ours(folder, monkeypatch):
     [
         ("nowhere_at_all:x", "", r"module nowhere_at_all can't be imported.*PYTHONPATH"),
         ("mine:other", EXAMPLE, "module mine has no other"),
-        ("mine:ranks", EXAMPLE, r"mine:ranks is a function, not a Selector.*decorator of nopsd.selection.selectors"),
+        ("mine:ranks", EXAMPLE, r"mine:ranks is a function, not a Selector.*docs.extending.md"),
         ("mine:lean_and_sure", "import broken_inside_itself\n", "module mine can't be imported.*broken_inside"),
         ("mine:lean_and_sure", "def (:\n", "module mine can't be imported .SyntaxError"),
         ("mine:lean_and_sure", EXAMPLE.replace("token_entropy", "gold"), "needs gold: there are agreement"),

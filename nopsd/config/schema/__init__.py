@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from nopsd.config.methods import METHODS
+from nopsd.config.methods import GROUP, METHODS
 from nopsd.config.schema.key import Key, key, keys_of
 from nopsd.config.schema.method import ContextConfig, NeuronConfig, SelectConfig, SignalConfig
 from nopsd.config.schema.running import (
@@ -36,7 +36,7 @@ from nopsd.config.schema.training import (
 class Config:
     """The configuration of a run."""
 
-    method: str = key("nopsd", "what the run trains by", source="paper", choices=tuple(METHODS))
+    method: str = key("nopsd", "what the run trains by", source="paper", choices=tuple(METHODS), entry_points=GROUP)
     run_dir: str = key("runs/run", "the run's folder", path=True)
     seed: int = key(0, "of rollouts, and of selection, training and evaluation where their own seeds are not set", ge=0)
     model: ModelConfig = field(default_factory=ModelConfig)

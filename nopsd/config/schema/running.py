@@ -22,6 +22,11 @@ class ModelConfig:
         choices=("float32", "bfloat16"),
     )
     trust_remote_code: bool = key(False, "run code that comes with the model")
+    mlp_adapter: Optional[str] = key(
+        None,
+        "finds the neurons of an MLP that our adapters don't know; null: ours alone",
+        entry_points="nopsd.adapters",
+    )
 
 
 @dataclass
@@ -32,6 +37,7 @@ class DataConfig:
         "lab",
         "the data set: `file` and `instructions` read data.path",
         choices=("lab", "sciknoweval", "mmlu_pro", "edu_feedback", "file", "instructions"),
+        entry_points="nopsd.data_sets",
     )
     path: Optional[str] = key(None, "local file or folder, or hub id; null: the data set's own hub id", path=True)
     domain: str = key("biology", "the pool's domain; questions of a file without a domain get this one")
@@ -146,6 +152,7 @@ class EvalConfig:
         "lenient",
         "how an answer is read from a response; lenient: also from prose, as MMLU-Pro's script does",
         choices=("strict", "lenient"),
+        entry_points="nopsd.judges",
     )
     targets: list[str] = key([], "domains besides the pool's; empty: every one that the data set has")
     limit: Optional[int] = key(None, "first N test questions of a domain; null: all", ge=1)

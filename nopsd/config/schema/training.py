@@ -106,6 +106,7 @@ class DistillConfig:
         "between student p and teacher q: KL(p‖q), KL(q‖p), Jensen-Shannon, or KL(p‖q) from the sampled token alone",
         source="paper, Eq. 7",
         choices=("reverse_kl", "forward_kl", "jsd", "sampled_rkl"),
+        entry_points="nopsd.divergences",
     )
     beta: float = key(0.5, "of jsd: the teacher's weight in the mixture; 0: forward KL, 1: reverse KL", ge=0, le=1)
     support: str = key(

@@ -1,7 +1,8 @@
 """Where questions come from: one small module a data set, each with `load_splits` and `load_answers`.
 
 `load_splits` is what stages before evaluation use; it keeps no answer column.
-`load_answer_key` is for evaluation alone. Sources of a user's own rows also have `load_lines`.
+`load_answer_key` is for evaluation alone. Sources of a user's own rows also have `load_lines`. A data set of a user's
+own is one function under `data_set` (see `own`).
 """
 
 from __future__ import annotations
@@ -13,10 +14,16 @@ from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
-from nopsd.config import DataConfig
+from nopsd.config import ENTRY_POINTS, DataConfig
 from nopsd.data.records import AnswerKey
+from nopsd.data.sources.own import DataSet, data_set
 from nopsd.data.splits import Splits
 from nopsd.errors import DataError
+from nopsd.plugins import is_own, resolve
+
+__all__ = ["DataSet", "data_set", "hub_id", "load_answer_key", "load_lines", "load_splits", "published_sizes"]
+
+GROUP = ENTRY_POINTS["data.name"]  # of entry points
 
 # Rows of the published sets, of SciKnowEval those of type mcq-4-choices.
 PUBLISHED = {
@@ -29,7 +36,9 @@ PUBLISHED = {
 OTHER_ROOMS = {"lab": "nopsd.lab.source"}  # a source that is not a module of this package
 
 
-def _source(config: DataConfig) -> ModuleType:
+def _source(config: DataConfig) -> ModuleType | DataSet:
+    if is_own(config.name, GROUP):
+        return resolve("data.name", config.name, {}, GROUP, DataSet)
     return import_module(OTHER_ROOMS.get(config.name, f"nopsd.data.sources.{config.name}"))
 
 

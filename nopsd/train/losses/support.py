@@ -16,13 +16,24 @@ hold nearly everything. k ≥ V is the full support.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
+from types import FunctionType
+
 import torch
 from torch import Tensor
 
-from nopsd.config import DistillConfig
+from nopsd.config import ENTRY_POINTS, DistillConfig
+from nopsd.errors import ConfigError
+from nopsd.plugins import is_own, resolve
 from nopsd.train.losses.class_terms import class_loss
 from nopsd.train.losses.divergence import canonical
 from nopsd.train.losses.tile import Tile, TileValues, divergence_and_gradient, dot
+
+GROUP = ENTRY_POINTS["distill.divergence"]  # of entry points
+TokenDivergence = Callable[
+    [Tensor, Tensor], Tensor
+]  # log p, log q [n, V] -> a loss a token [n], differentiable by log p
 
 
 def token_loss(tile: Tile, config: DistillConfig, target_n: Tensor | None, both: bool = False) -> TileValues:
@@ -33,12 +44,34 @@ def token_loss(tile: Tile, config: DistillConfig, target_n: Tensor | None, both:
     if config.divergence == "sampled_rkl":
         assert target_n is not None
         return _sampled(tile, target_n, both)
+    if is_own(config.divergence, GROUP):
+        return _own(tile, find_divergence(config.divergence), both)
     kind = canonical(config.divergence, config.beta)
     if config.support == "topk" and config.topk < tile.student.shape[-1]:
         return _topk(tile, kind, config, both)
     if config.pointwise_clip is not None:
         return _capped(tile, kind, config, both)
     return divergence_and_gradient(tile, kind, config.beta, both)
+
+
+@cache
+def find_divergence(name: str) -> TokenDivergence:
+    """The function of a user's own that distill.divergence names; ConfigError if there is none."""
+    return resolve("distill.divergence", name, {}, GROUP, FunctionType)
+
+
+def _own(tile: Tile, divergence: TokenDivergence, both: bool) -> TileValues:
+    """A user's own, by autograd; takes about five more buffers of the tile's size."""
+    with torch.enable_grad():
+        log_p_nV = tile.student.detach().clone().requires_grad_()
+        loss_n = divergence(log_p_nV, tile.teacher.detach().clone())
+        if loss_n.shape != log_p_nV.shape[:1]:
+            raise ConfigError(
+                f"distill.divergence: it gave {tuple(loss_n.shape)} for {len(log_p_nV)} tokens: return one loss a token"
+            )
+        (slope_nV,) = torch.autograd.grad(loss_n.sum(), log_p_nV)
+    p, _, _, reverse, forward = _open(tile, both)
+    return TileValues(loss_n.detach(), slope_nV.sub_(p.mul_(slope_nV.sum(-1, keepdim=True))), reverse, forward)
 
 
 def _open(tile: Tile, both: bool) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
