@@ -39,6 +39,7 @@ setup(
         "transformers>=5.16.1,<5.20",  # vLLM 0.32's range
         "accelerate",
         "datasets",
+        "gguf",  # transformers reads model.path=FILE.gguf by it
         "httpx",
         "huggingface_hub",
         "jinja2",

@@ -1,4 +1,4 @@
-"""Where a model's files are and what they are: folder, hub id or the embedded lab model; content hash; window."""
+"""Where a model's files are and what they are: folder, GGUF file, hub id or the embedded lab model; hash; window."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from nopsd.config import ModelConfig
 from nopsd.errors import UserError
 from nopsd.files import read_json, sha256_files
+from nopsd.gguf_folder import is_gguf, made_folder
 
 LAB_MODEL = Path(__file__).parent / "lab" / "model"
 
@@ -26,13 +27,15 @@ def resolve_model(config: ModelConfig) -> ModelFiles:
     path = _folder(config)
     if not (path / "config.json").is_file():
         raise UserError(f"model.path={config.path}: {path} has no config.json: it is not a Hugging Face model folder")
-    weights = sorted(path.glob("*.safetensors"))
-    if not weights:
+    if not any(path.glob("*.safetensors")):
         raise UserError(f"model.path={config.path}: no *.safetensors in {path}; nopsd loads no pickled weights")
     fields = read_json(path / "config.json")
-    return ModelFiles(
-        path, sha256_files([path / "config.json", *weights]), int(fields.get("max_position_embeddings") or 1 << 30)
-    )
+    return ModelFiles(path, hash_of(path), int(fields.get("max_position_embeddings") or 1 << 30))
+
+
+def hash_of(folder: Path) -> str:
+    """SHA-256 of the config and the weights in a model's folder."""
+    return sha256_files([folder / "config.json", *sorted(folder.glob("*.safetensors"))])
 
 
 def _folder(config: ModelConfig) -> Path:
@@ -42,6 +45,8 @@ def _folder(config: ModelConfig) -> Path:
                 f"the embedded model is not at {LAB_MODEL}: make it with `python tools/make_lab.py --out {LAB_MODEL}`"
             )
         return LAB_MODEL
+    if is_gguf(config.path):
+        return made_folder(config.path)
     local = Path(config.path).expanduser()
     if local.is_dir():
         return local.resolve()

@@ -26,7 +26,7 @@ from nopsd.engine.lora import add_lora
 from nopsd.engine.packed_attention import Context, Segments, inputs_of, packed_attention, use_packed_attention
 from nopsd.engine.sequence_parallel import check_heads, heads_of
 from nopsd.engine.tiny import VOCABULARY, tiny_model
-from nopsd.errors import ConfigError
+from nopsd.errors import ConfigError, UserError
 
 LENGTHS = (5, 1, 13, 7)  # some longer than a tiny model's windows, some shorter
 CUTS = (3, 0, 6, 5)  # what stands in a stored context
@@ -106,10 +106,13 @@ def _verdict_for(model_path: Path | str, config: Config) -> Verdict:
 
 
 def config_of(model_path: str, trust_remote_code: bool, revision: str | None = None) -> Any:
-    """The Transformers config of a model's folder or hub id."""
+    """The Transformers config of a model's folder or hub id. UserError if there is none that Transformers knows."""
     from transformers import AutoConfig
 
-    return AutoConfig.from_pretrained(model_path, trust_remote_code=trust_remote_code, revision=revision)
+    try:
+        return AutoConfig.from_pretrained(model_path, trust_remote_code=trust_remote_code, revision=revision)
+    except (OSError, ValueError) as error:
+        raise UserError(f"model.path={model_path} can't be loaded: {str(error).strip().splitlines()[0]}") from error
 
 
 @cache

@@ -9,7 +9,7 @@ parser; what is missing here. Hosts, ports and servers are `nopsd doctor`'s.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,15 +25,18 @@ from nopsd.data.readers import own_reader
 from nopsd.data.sources import hub_id, load_splits, published_sizes
 from nopsd.engine.device import device
 from nopsd.engine.ds_config import role_configs
+from nopsd.engine.family_check import check_scoring, check_training
 from nopsd.errors import ConfigError, UserError
 from nopsd.files import read_json
+from nopsd.gguf_folder import folder_of, is_gguf
 from nopsd.models import LAB_MODEL, ModelFiles
 from nopsd.plugins import is_own
-from nopsd.run.folder import SELECT, SIGNALS
+from nopsd.run.folder import SELECT, SIGNALS, TRAIN
 from nopsd.run.stage import Counts, Stage
 from nopsd.selection.names import check_names
 from nopsd.stages.data import check_pool, check_windows, chosen_tests
 from nopsd.stages.registry import STAGES
+from nopsd.train.losses.head import check_family_head
 
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 WEIGHTS_INDEX = "model.safetensors.index.json"
@@ -90,6 +93,7 @@ def dry_run(config: Config, command: str = "run") -> tuple[str, int]:
     if METHODS[config.method].trainer is not None and any(stage.distributed for stage in stages):
         engines = found.noted("deepspeed", lambda: rendered(config, found, of_host))
     if folder is not None and engines is not None:
+        found.noted("family", lambda: look_at_family(config, folder, stages), "computed rightly in the form asked for")
         shape = shape_of(str(folder), config.model.trust_remote_code)
         found.needs = needs_of(config, shape, ranks, *engines)
         found.findings.append(_fit(config, found.needs))
@@ -130,6 +134,14 @@ def find_model(config: Config, found: Preview) -> Path | None:
     """The folder with the model's config.json, here or in the hub's cache; None if that is still to be fetched."""
     path = config.model.path
     local = LAB_MODEL if path == "lab" else Path(path).expanduser()
+    if is_gguf(path) and local.is_file():
+        local = folder_of(local.resolve())
+        if not local.is_dir():
+            message = (
+                f"{path} is made into {local} by the first command that needs it, so memory can't be estimated yet"
+            )
+            found.findings.append(Finding("model", "all", WARNING, message))
+            return None
     if local.is_dir():
         if lacking := lacking_files(local):
             raise ConfigError(f"model.path={path}: {local} lacks {', '.join(lacking)}, and nothing fetches it")
@@ -170,6 +182,15 @@ def look_at_windows(config: Config, folder: Path) -> None:
             f"server.max_model_len={config.server.max_model_len} leaves no room for a prompt before {longest} tokens "
             "of zero_shot.max_new, eval.max_new or train.max_response: raise it, or lower those"
         )
+
+
+def look_at_family(config: Config, folder: Path, stages: Sequence[Stage]) -> None:
+    """ConfigError if the model's family would be computed wrongly as it is asked for."""
+    if TRAIN not in {stage.name for stage in stages}:
+        check_scoring(folder, config)
+        return
+    check_training(folder, config)
+    check_family_head(folder, config.model.trust_remote_code)
 
 
 def rendered(config: Config, found: Preview, ranks_of_host: int | None) -> tuple[dict[str, Any], dict[str, Any]]:

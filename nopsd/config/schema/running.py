@@ -14,7 +14,7 @@ PUBLISHED_SIZES = "computed from published sizes"  # those that the paper prints
 class ModelConfig:
     """The base model."""
 
-    path: str = key("lab", "folder, hub id, or `lab` for the embedded model", path=True)
+    path: str = key("lab", "folder, hub id, GGUF file, or `lab` for the embedded model", path=True)
     revision: Optional[str] = key(None, "the hub's revision; null: its default branch")
     dtype: str = key(
         "float32",

@@ -1,0 +1,99 @@
+"""A GGUF file as a Hugging Face folder, which is made once and found again by the file's content.
+
+In: `model.path` as a file that ends in `.gguf`. Out: a folder with config, weights and tokenizer as Transformers reads
+them from the file: weights dequantised to float32, so the folder takes several times the file's space. It lies in
+Hugging Face's cache (`HF_HOME`), which a cluster shares.
+"""
+
+from __future__ import annotations
+
+import copy
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from nopsd.errors import UserError
+from nopsd.files import sha256_file
+
+SUFFIX = ".gguf"
+
+
+def is_gguf(path: str) -> bool:
+    """Whether `model.path` names a GGUF file."""
+    return path.endswith(SUFFIX)
+
+
+def folder_of(file: Path) -> Path:
+    """Where the file's folder is or will be: its name and the hash of its content."""
+    from huggingface_hub.constants import HF_HOME
+
+    return Path(HF_HOME) / "nopsd" / "gguf" / f"{file.stem}-{sha256_file(file)[:16]}"
+
+
+def made_folder(path: str) -> Path:
+    """The file's folder, made if it isn't there. Two commands at once make it once. UserError if it can't be made."""
+    file = Path(path).expanduser().resolve()
+    if not file.is_file():
+        raise UserError(f"model.path={path}: no such file")
+    folder = folder_of(file)
+    try:
+        with _locked(folder.with_name(f".{folder.name}.lock")):
+            if not folder.exists():
+                part = folder.with_name(f".{folder.name}.part")
+                shutil.rmtree(part, ignore_errors=True)
+                _convert(file, part)
+                os.replace(part, folder)
+    except OSError as error:
+        raise UserError(
+            f"model.path={path}: {folder} can't be written ({error}): set HF_HOME to a writable folder"
+        ) from error
+    return folder
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # ends with the file, so with its process too
+        yield
+
+
+def _convert(file: Path, part: Path) -> None:
+    print(f"model.path={file}: its weights are dequantised once, to float32", flush=True)
+    try:
+        loaded, tokenizer = _read(file)
+    except Exception as error:  # Transformers raises a dozen unrelated classes for what it doesn't know
+        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"model.path={file} can't be read by transformers: {reason}; give a Hugging Face folder"
+        ) from error
+    _plain(loaded).save_pretrained(part)
+    tokenizer.save_pretrained(part)
+
+
+def _read(file: Path) -> tuple[Any, Any]:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    where, options = str(file.parent), {"gguf_file": file.name, "local_files_only": True}
+    model = AutoModelForCausalLM.from_pretrained(where, dtype=torch.float32, **options)
+    return model, AutoTokenizer.from_pretrained(where, **options)
+
+
+def _plain(loaded: Any) -> Any:
+    """The same weights in a model that knows nothing of GGUF, for `save_pretrained` refuses the one that was read."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    config = copy.deepcopy(loaded.config)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    plain.load_state_dict(loaded.state_dict())
+    plain.tie_weights()
+    plain.generation_config = loaded.generation_config
+    return plain
