@@ -7,8 +7,9 @@ from pathlib import Path
 
 from nopsd.config import ModelConfig
 from nopsd.errors import UserError
-from nopsd.files import read_json, sha256_files
+from nopsd.files import sha256_files
 from nopsd.gguf_folder import is_gguf, made_folder
+from nopsd.model_files import check_files, window_of
 
 LAB_MODEL = Path(__file__).parent / "lab" / "model"
 
@@ -29,8 +30,8 @@ def resolve_model(config: ModelConfig) -> ModelFiles:
         raise UserError(f"model.path={config.path}: {path} has no config.json: it is not a Hugging Face model folder")
     if not any(path.glob("*.safetensors")):
         raise UserError(f"model.path={config.path}: no *.safetensors in {path}; nopsd loads no pickled weights")
-    fields = read_json(path / "config.json")
-    return ModelFiles(path, hash_of(path), int(fields.get("max_position_embeddings") or 1 << 30))
+    check_files(path)
+    return ModelFiles(path, hash_of(path), window_of(path))
 
 
 def hash_of(folder: Path) -> str:

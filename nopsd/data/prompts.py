@@ -107,8 +107,9 @@ def load_tokenizer(path: str | os.PathLike[str], revision: str | None = None, tr
 
     try:
         return AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError) as error:
-        raise UserError(f"no tokenizer could be loaded from {path}: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # the tokenizers' library raises Exception itself for a damaged file
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"no tokenizer could be loaded from {path}: {reason}: copy the model's own into it") from error
 
 
 def think_ids(tokenizer: Any) -> tuple[int, int] | None:

@@ -16,6 +16,7 @@ from nopsd.data.records import Question, questions_hash
 from nopsd.data.splits import Splits
 from nopsd.errors import ConfigError, DataError
 from nopsd.files import sha256_json
+from nopsd.model_check import check_model
 from nopsd.models import ModelFiles
 from nopsd.run.session import Session
 from nopsd.run.stage import Counts, Progress, Stage
@@ -40,6 +41,10 @@ class Data(Stage):
         if splits.responses is not None:
             parts.append(sha256_json([[q.uid, splits.responses[q.uid]] for q in splits.pool]))
         return {"pool": sha256_json(parts)}
+
+    def check(self, session: Session) -> None:
+        """The model's folder is whole and its tokenizer's."""
+        check_model(session.model.path, session.config)
 
     def workload(self, config: Config, counts: Counts | None) -> str:
         """Sizes of the pool and of the tests."""

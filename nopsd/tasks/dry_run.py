@@ -27,8 +27,9 @@ from nopsd.engine.device import device
 from nopsd.engine.ds_config import role_configs
 from nopsd.engine.family_check import check_scoring, check_training
 from nopsd.errors import ConfigError, UserError
-from nopsd.files import read_json
 from nopsd.gguf_folder import folder_of, is_gguf
+from nopsd.model_check import check_model
+from nopsd.model_files import INDEX, check_pointers, weight_map, window_of
 from nopsd.models import LAB_MODEL, ModelFiles
 from nopsd.plugins import is_own
 from nopsd.run.folder import SELECT, SIGNALS, TRAIN
@@ -39,7 +40,6 @@ from nopsd.stages.registry import STAGES
 from nopsd.train.losses.head import check_family_head
 
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
-WEIGHTS_INDEX = "model.safetensors.index.json"
 
 
 @dataclass
@@ -143,8 +143,10 @@ def find_model(config: Config, found: Preview) -> Path | None:
             found.findings.append(Finding("model", "all", WARNING, message))
             return None
     if local.is_dir():
+        check_pointers(local)
         if lacking := lacking_files(local):
             raise ConfigError(f"model.path={path}: {local} lacks {', '.join(lacking)}, and nothing fetches it")
+        check_model(local, config)
         return local
     if local.is_absolute() or path.count("/") != 1 or path.startswith("."):
         raise ConfigError(f"model.path={path}: no such folder, and not a hub id (owner/name)")
@@ -159,23 +161,24 @@ def find_model(config: Config, found: Preview) -> Path | None:
     folder = Path(cached).parent
     if lacking := lacking_files(folder):
         found.fetched.append(f"model: {path} ({', '.join(lacking)})")
+    else:
+        check_model(folder, config)
     return folder
 
 
 def lacking_files(folder: Path) -> list[str]:
     """Names of a model folder's files that aren't there."""
     lacking = [name for name in ("config.json", *TOKENIZER) if not (folder / name).is_file()]
-    index = folder / WEIGHTS_INDEX
+    index = folder / INDEX
     if index.is_file():
-        parts = sorted(set(read_json(index)["weight_map"].values()))
+        parts = sorted(set(weight_map(index).values()))
         return lacking + [name for name in parts if not (folder / name).is_file()]
     return lacking if any(folder.glob("*.safetensors")) else [*lacking, "*.safetensors"]
 
 
 def look_at_windows(config: Config, folder: Path) -> None:
     """Raise ConfigError if prompts or responses don't fit the windows of the model or the server."""
-    window = int(read_json(folder / "config.json").get("max_position_embeddings") or 1 << 30)
-    check_windows(config, ModelFiles(folder, "", window))
+    check_windows(config, ModelFiles(folder, "", window_of(folder)))
     longest = max(config.zero_shot.max_new, config.eval.max_new, config.train.max_response)
     if longest >= config.server.max_model_len:
         raise ConfigError(

@@ -30,7 +30,8 @@ from nopsd.data.sources import load_splits
 from nopsd.engine.device import device
 from nopsd.engine.ds_config import built_operator, role_configs
 from nopsd.errors import ServerError, UserError
-from nopsd.models import resolve_model
+from nopsd.model_check import check_model
+from nopsd.models import ModelFiles, resolve_model
 from nopsd.rollout.pool import connect, server_urls
 
 CHECKPOINT_PARTS = ("student weights", "optimizer", "EMA master")
@@ -63,7 +64,7 @@ def diagnose(config: Config) -> Diagnosis:
     """Make every check."""
     hosts = hosts_that_train(config)
     found = Diagnosis(world_size(hosts))
-    model = found.attempt("model", partial(resolve_model, config.model))
+    model = usable_model(config, found)
     if model is not None:
         kind = "gpu" if device() == "cuda" else "cpu"
         student, teacher = found.attempt(
@@ -77,6 +78,17 @@ def diagnose(config: Config) -> Diagnosis:
     found.attempt("server", partial(check_servers, config, found))
     found.server_bytes = _server_bytes(config, found)
     return found
+
+
+def usable_model(config: Config, found: Diagnosis) -> ModelFiles | None:
+    """The model, if a run could start with it; else the fault is a finding."""
+
+    def look() -> ModelFiles:
+        model = resolve_model(config.model)
+        check_model(model.path, config)
+        return model
+
+    return found.attempt("model", look)
 
 
 def check_prompts(config: Config, model: Path, found: Diagnosis) -> None:
