@@ -46,7 +46,7 @@ def check_code(folder: Path, fields: Mapping[str, Any], trusted: bool) -> None:
         if "auto_map" not in fields:
             raise UserError(f"{folder}: model_type {kind} is not one that transformers knows: use another model")
         raise UserError(
-            f"{folder}: model_type {kind} needs code of the folder's own: read it and set model.trust_remote_code=true, "
+            f"{folder}: model_type {kind} needs the folder's own code: read it and set model.trust_remote_code=true, "
             "or use another model"
         )
     for key, value in fields.items():

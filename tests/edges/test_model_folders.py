@@ -144,7 +144,7 @@ FAULTS = {
         lambda folder: edit(folder, "config.json", model_type="nothing"),
         r"model_type nothing is not one",
     ),
-    "code of its own": (own_code, r"model_type mine needs code of the folder's own.*model.trust_remote_code=true"),
+    "code of its own": (own_code, r"model_type mine needs the folder's own code.*model.trust_remote_code=true"),
     "code by its attention": (
         lambda folder: edit(folder, "config.json", attn_implementation="someone/kernel"),
         r"attn_implementation=someone/kernel would fetch and run code",
