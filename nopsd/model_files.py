@@ -24,9 +24,7 @@ PIECE = 1 << 24  # bytes of a tensor that are looked at together
 # safetensors' types of weights: their bits as a whole number, and where the exponent is all ones (infinite, or NaN).
 FINITE = {
     "BF16": (np.uint16, 0x7F80),
-    "F16": (np.uint16, 0x7C00),
-    "F32": (np.uint32, 0x7F800000),
-    "F64": (np.uint64, 0x7FF0000000000000),
+    **{f"F{width}": bits for width, bits in ((16, (np.uint16, 0x7C00)), (32, (np.uint32, 0x7F800000)))},
 }
 EMBEDDING = re.compile(r"(^|\.)(embed_tokens|wte|word_embeddings|embed_in)\.weight$")
 IDS = ("bos_token_id", "eos_token_id", "pad_token_id")

@@ -27,9 +27,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="check, and print what it would do")
 
 
+def add_data_arguments(parser: argparse.ArgumentParser) -> None:
+    """Those of the data stage."""
+    add_arguments(parser)
+    parser.add_argument("--show", type=_count, metavar="N", help="print N questions as they are asked and judged")
+
+
+def _count(text: str) -> int:
+    """A number above 0."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: give a number above 0")
+    return int(text)
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Bring the stage and what it reads up to date."""
     config, name = load(arguments), ALIASES.get(arguments.command, arguments.command)
+    if getattr(arguments, "show", None) is not None:
+        from nopsd.tasks.show import show
+
+        print(show(config, arguments.show))
+        return 0
     if arguments.dry_run:
         from nopsd.tasks.dry_run import dry_run
 
@@ -50,6 +68,14 @@ def example(name: str) -> str:
 
 
 COMMANDS = tuple(
-    Command(name, text, add_arguments, run, example(name), finishes_step=name == "train", shows_progress=True)
+    Command(
+        name,
+        text,
+        add_data_arguments if name == "data" else add_arguments,
+        run,
+        example(name),
+        finishes_step=name == "train",
+        shows_progress=True,
+    )
     for name, text in HELP.items()
 )

@@ -22,6 +22,7 @@ def check_distill(config: Config) -> None:
             "distill.contrast compares two prompts of one model, and teacher.kind=trust_region mixes two models: "
             "set another teacher.kind, or distill.contrast=null"
         )
+    _check_loss_tokens(config)
     _check_support(distill)
     if distill.kernel in ("numba", "triton") and (others := beyond_kernels(distill)):
         raise ConfigError(
@@ -38,6 +39,17 @@ def check_distill(config: Config) -> None:
             f"{wants_base} reads the frozen base model, which teacher.kind={config.teacher.kind} doesn't hold: "
             "set teacher.kind=frozen, or leave the key at its default"
         )
+
+
+def _check_loss_tokens(config: Config) -> None:
+    """Some token of a response has loss; which responses are long enough is known when they are sampled."""
+    skipped, most = config.distill.skip_first_tokens, config.distill.max_loss_tokens
+    for key, limit in (("train.max_response", config.train.max_response), ("distill.max_loss_tokens", most)):
+        if skipped and limit is not None and skipped >= limit:
+            raise ConfigError(
+                f"distill.skip_first_tokens={skipped} leaves no token with loss, for {key}={limit}: lower it, or raise "
+                f"{key}"
+            )
 
 
 def beyond_kernels(distill: DistillConfig) -> list[str]:

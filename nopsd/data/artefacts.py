@@ -5,7 +5,7 @@
 | pool.jsonl | a question of the pool a row (`Question`), no answer |
 | tests.jsonl | test questions of all domains, no answer |
 | responses.jsonl | {uid, text}: of data that bring their own responses |
-| data.json | sizes, hash of the pool, longest prompts, a note where the splits aren't the published ones |
+| data.json | sizes, hash of the pool, longest prompts, overlap, a note where the splits aren't the published ones |
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nopsd.data.overlap import sentences
 from nopsd.data.records import Question
 from nopsd.files import read_json, read_jsonl, write_json, write_jsonl
 
@@ -58,3 +59,8 @@ def read_note(folder: Path) -> str:
     """Where pool and test aren't the published ones, how they differ; else empty."""
     note: str = read_json(folder / FACTS).get("note", "")
     return note
+
+
+def read_overlap(folder: Path) -> list[str]:
+    """Which test questions stand in the pool too, and which of the pool's are asked twice: a sentence each."""
+    return sentences(read_json(folder / FACTS))

@@ -66,6 +66,10 @@ class RunFolder:
         """Where the splits aren't the published ones, how they differ; else empty."""
         return data_files.read_note(self.stage_dir(DATA))
 
+    def data_overlap(self) -> list[str]:
+        """Which test questions stand in the pool too, and which of the pool's are asked twice: a sentence each."""
+        return data_files.read_overlap(self.stage_dir(DATA))
+
     def rollouts(self) -> list[Rollout]:
         """The base model's zero-shot rollouts of the pool."""
         return read_rollouts(self.stage_dir(ROLLOUT) / ROLLOUTS)

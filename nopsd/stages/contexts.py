@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from nopsd.config import ContextConfig
 from nopsd.data.demonstrations import demonstrations_for, display_order
+from nopsd.data.overlap import identity
 from nopsd.data.prompts import TeacherPrompt
-from nopsd.data.wording import question_text
 from nopsd.engine.distributed import Ranks
 from nopsd.neurons.rank_share import load_rank_neurons
 from nopsd.neurons.store import NeuronSets
@@ -22,8 +22,8 @@ from nopsd.signals.store import Signals
 
 
 def texts_of(session: Session) -> dict[str, str]:
-    """Each pool question's text by uid, by which equal questions are known."""
-    return {q.uid: question_text(q) for q in session.pool}
+    """Each pool question's text and options by uid, by which equal questions are known, whatever the options' order."""
+    return {q.uid: identity(q) for q in session.pool}
 
 
 def domains_of(session: Session) -> dict[str, str]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from nopsd.config import METHODS, Config
 from nopsd.data.artefacts import write_data
+from nopsd.data.overlap import facts_of
 from nopsd.data.prompts import PromptRenderer
 from nopsd.data.records import Question, questions_hash
 from nopsd.data.splits import Splits
@@ -21,6 +22,8 @@ from nopsd.models import ModelFiles
 from nopsd.run.session import Session
 from nopsd.run.stage import Counts, Progress, Stage
 from nopsd.selection.retrievers import find_retriever
+
+ON_POLICY = ("distill", "grpo")  # trainers that sample while they train
 
 
 class Data(Stage):
@@ -58,6 +61,10 @@ class Data(Stage):
         """Check and write the questions."""
         prepare_data(session.config, session.model, session.renderer, session.splits, folder)
 
+    def finish(self, session: Session) -> str | None:
+        """What the tests share with the pool."""
+        return "\n      ".join(session.run.data_overlap()) or None
+
 
 def prepare_data(
     config: Config,
@@ -70,8 +77,9 @@ def prepare_data(
     tests = chosen_tests(config, splits)
     check_pool(config, splits.pool)
     check_windows(config, model)
+    check_sampling(config, bool(tests), splits.responses is not None)
     if splits.responses is None:
-        longest_pool = check_prompts(config, renderer, splits.pool, config.zero_shot.max_new, "zero_shot.max_new")
+        longest_pool = check_prompts(config, renderer, splits.pool, *longest_response(config))
     else:
         longest_pool = check_given_prompts(renderer, splits.pool, model.window)
     everything = [q for questions in tests.values() for q in questions]
@@ -82,6 +90,7 @@ def prepare_data(
         "note": splits.note,
         "pool_hash": questions_hash(splits.pool),
         "longest_prompt": {"pool": longest_pool, "tests": longest_test},
+        **facts_of(splits),
     }
     write_data(folder, splits.pool, everything, splits.responses, facts)
 
@@ -119,6 +128,26 @@ def check_windows(config: Config, model: ModelFiles) -> None:
         raise ConfigError(
             f"server.max_model_len={config.server.max_model_len} is over the model's window of {model.window} tokens"
         )
+
+
+def check_sampling(config: Config, tested: bool, given: bool) -> None:
+    """Greedy sampling gives one response. `tested`: there are test questions; `given`: the pool has its responses."""
+    trains = METHODS[config.method].trainer in ON_POLICY
+    for name, asked in (("zero_shot", not given), ("eval", tested), ("train", trains)):
+        section = getattr(config, name)
+        if asked and section.temperature == 0 and section.n > 1:
+            raise ConfigError(
+                f"{name}.temperature=0 gives one response to a question, and {name}.n={section.n}: set {name}.n=1, or "
+                "a temperature above 0"
+            )
+
+
+def longest_response(config: Config) -> tuple[int, str]:
+    """The most tokens that the pool's questions are answered with, and the key that says so."""
+    zero_shot, train = config.zero_shot.max_new, config.train.max_response
+    if METHODS[config.method].trainer in ON_POLICY and train > zero_shot:
+        return train, "train.max_response"
+    return zero_shot, "zero_shot.max_new"
 
 
 def check_prompts(

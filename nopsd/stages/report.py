@@ -74,7 +74,7 @@ def notes(session: Session) -> list[str]:
     told = [f"Method {session.config.method} ({method.does})."]
     if method.reads_labels:
         told.append(WARNING)
-    told += filter(None, (session.run.data_note(), *training_notes(session)))
+    told += filter(None, (session.run.data_note(), *session.run.data_overlap(), *training_notes(session)))
     return [*told, *(() if session.tests else (UNLABELLED,))]
 
 

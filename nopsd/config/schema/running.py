@@ -47,6 +47,7 @@ class DataConfig:
         0.1, "share of the questions held out for the test; MMLU-Pro's preset: 0.2", source=PUBLISHED_SIZES, gt=0, lt=1
     )
     seed: int = key(42, "of the split into pool and test", ge=0, le=2**32 - 1)
+    decontaminate: bool = key(False, "leave out of the pool what a test asks too, by the question's text")
     pool_limit: Optional[int] = key(None, "keep the first N pool questions after the split; null: all", ge=1)
     config: Optional[str] = key(None, "of `file` and `instructions`: the hub data set's configuration")
     split: str = key("train", "of `file` and `instructions`: the hub data set's split that the pool is from")

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import ModuleType
 
 from nopsd.config import ENTRY_POINTS, DataConfig
+from nopsd.data.overlap import decontaminated
 from nopsd.data.records import AnswerKey
 from nopsd.data.sources.own import DataSet, data_set
 from nopsd.data.splits import Splits
@@ -45,6 +46,7 @@ def _source(config: DataConfig) -> ModuleType | DataSet:
 def load_splits(config: DataConfig) -> Splits:
     """Pool and test questions, checked; no answer is read. Raises DataError."""
     splits: Splits = _source(config).load_splits(config)
+    splits = decontaminated(splits) if config.decontaminate else splits
     pool = splits.pool[: config.pool_limit]
     if not pool:
         raise DataError(
@@ -82,7 +84,7 @@ def published_sizes(config: DataConfig) -> tuple[int, dict[str, int]] | None:
     rows of a published set."""
     rows = PUBLISHED.get(config.name, {})
     whole = config.types == DataConfig().types and not config.levels
-    if config.domain not in rows or not whole or config.path:
+    if config.domain not in rows or not whole or config.path or config.decontaminate:
         return None
     tests = {domain: math.ceil(Fraction(str(config.test_ratio)) * number) for domain, number in rows.items()}
     return rows[config.domain] - tests[config.domain], tests

@@ -21,9 +21,11 @@ SHOWN = 3
 LONGEST = 1200  # characters of a prompt that are shown
 
 
-def preview(config: Config, questions: Sequence[Question], judge: Judge, renderer: PromptRenderer | None) -> str:
-    """The first, the middle and the last question, each with its prompt and its right answer."""
-    places = sorted({0, len(questions) // 2, len(questions) - 1})[:SHOWN]
+def preview(
+    config: Config, questions: Sequence[Question], judge: Judge, renderer: PromptRenderer | None, count: int = SHOWN
+) -> str:
+    """The first and the last question and some between, each with its prompt and its right answer."""
+    places = sorted({round(i * (len(questions) - 1) / max(1, count - 1)) for i in range(min(count, len(questions)))})
     blocks = []
     for place in places:
         question = questions[place]
