@@ -29,6 +29,7 @@ setup(
         "nopsd": ["py.typed"],
         "nopsd.config": ["presets/*.yaml", "presets/*/*.yaml"],
         "nopsd.cluster": ["*.sbatch"],
+        "nopsd.cluster.doctor": ["published/*/*/config.json"],
         "nopsd.lab": ["model/*"],
         "nopsd.reporting": ["templates/*.jinja"],
         "nopsd.ds_configs": ["*.json", "README.md"],

@@ -12,6 +12,7 @@ from nopsd.commands import (
     init,
     inspect,
     launch,
+    plan,
     run,
     serve,
     stages,
@@ -20,7 +21,7 @@ from nopsd.commands import (
 from nopsd.commands.command import Command
 
 GROUPS: dict[str, tuple[Command, ...]] = {
-    "before a run": (init.COMMAND, doctor.COMMAND, config.COMMAND),
+    "before a run": (init.COMMAND, plan.COMMAND, doctor.COMMAND, config.COMMAND),
     "a run, and its stages in order": (run.COMMAND, *stages.COMMANDS),
     "several hosts, several runs": (launch.COMMAND, compare.COMMAND),
     "what a run did": (status.COMMAND, inspect.COMMAND, eval.COMMAND, entropy_gap.COMMAND),

@@ -16,7 +16,7 @@ from typing import Any
 
 from nopsd.cluster.doctor import table
 from nopsd.cluster.doctor.fitting import GPUS, fitting, room_on, shares_devices
-from nopsd.cluster.doctor.memory import GIB, Needs, needs_of, shape_of
+from nopsd.cluster.doctor.memory import GIB, PUBLISHED, Needs, needs_of, shape_of
 from nopsd.cluster.findings import ERROR, OK, WARNING, Finding
 from nopsd.cluster.hostfile import world_size
 from nopsd.cluster.planning import hosts_that_train
@@ -131,7 +131,7 @@ def count_questions(config: Config, found: Preview) -> Counts | None:
 
 
 def find_model(config: Config, found: Preview) -> Path | None:
-    """The folder with the model's config.json, here or in the hub's cache; None if that is still to be fetched."""
+    """The folder with the model's config.json: the model's own, the hub cache's, or one that we ship; None without."""
     path = config.model.path
     local = LAB_MODEL if path == "lab" else Path(path).expanduser()
     if is_gguf(path) and local.is_file():
@@ -155,6 +155,8 @@ def find_model(config: Config, found: Preview) -> Path | None:
     cached = try_to_load_from_cache(path, "config.json", revision=config.model.revision)
     if not isinstance(cached, str):
         found.fetched.append(f"model: {path} (config.json, weights, tokenizer)")
+        if (PUBLISHED / path / "config.json").is_file():
+            return PUBLISHED / path
         message = f"{path}'s config.json isn't here, so memory can't be estimated: fetch that file first, or give"
         found.findings.append(Finding("model", "all", WARNING, f"{message} model.path=FOLDER"))
         return None

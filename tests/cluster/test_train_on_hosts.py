@@ -1,7 +1,8 @@
 """Training on two real hosts, and what breaks in the middle.
 
 What needs no rollout server is shown on fine-tuning (method=lmsi on a stand-in's answers), whose loop ends its steps,
-checkpoints and restarts as every method's does. Minutes each: --soak. Times are from the fault to the command's end,
+checkpoints and restarts as every method's does. One test of the paper's method is in the ordinary suite; the others
+take minutes each: --soak. Times are from the fault to the command's end,
 and to the last process gone on either host; they are printed (pytest -rP).
 """
 
@@ -20,7 +21,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-pytestmark = [pytest.mark.soak, pytest.mark.engine]
+pytestmark = pytest.mark.engine
 NOPSD = (sys.executable, "-m", "nopsd")
 COMMON = (
     "--preset",
@@ -162,6 +163,23 @@ def undisturbed_served(two_hosts, served, tmp_path_factory) -> list[float]:
     return losses_of(two_hosts, served.copied(tmp_path_factory.mktemp("undisturbed")))
 
 
+def test_the_method_trains_on_two_hosts_and_goes_on_when_one_is_lost(two_hosts, served, tmp_path):
+    """Student and teacher sharded over both, weights sent to the server, a checkpoint resharded for the host left."""
+    job = Job(two_hosts, served.copied(tmp_path), "--restarts", "1", "--min-nodes", "1").until_step(3)
+    two_hosts.cut("node2")
+    try:
+        assert job.end() == 0, job.printed()[-3000:]
+    finally:
+        two_hosts.reconnect("node2")
+    assert "going on without node2" in job.printed()
+    assert all(0 < loss < 10 for loss in job.losses()), "eight steps, each once"
+    assert [row["policy_version"] for row in job.steps()] == list(range(8)), (
+        "each step samples from the last one's weights"
+    )
+    without_orphans(two_hosts, time.monotonic())
+
+
+@pytest.mark.soak
 def test_a_rank_killed_in_training_is_started_again(two_hosts, given, undisturbed, tmp_path):
     """--restarts 1: from the newest checkpoint, by itself, with the losses of a run that nothing befell."""
     job = Job(two_hosts, given.copied(tmp_path), "--restarts", "1").until_step(3)
@@ -174,6 +192,7 @@ def test_a_rank_killed_in_training_is_started_again(two_hosts, given, undisturbe
     without_orphans(two_hosts, time.monotonic())
 
 
+@pytest.mark.soak
 def test_training_goes_on_without_a_lost_host(two_hosts, given, undisturbed, tmp_path):
     """--min-nodes 1: the checkpoint of two ranks is resharded for the one that is left."""
     job = Job(two_hosts, given.copied(tmp_path), "--restarts", "1", "--min-nodes", "1").until_step(3)
@@ -194,6 +213,7 @@ def servers_of(hosts, *words: str) -> list[int]:
     return [pid for word in words or SERVER for pid in hosts.pids("node1", word) if pid not in guardians]
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("fault", ["killed", "hung"])
 def test_the_only_server_fails_in_training(two_hosts, served, undisturbed_served, tmp_path, fault):
     """The command ends, names host, phase, server and remedy, leaves no process on any host, and can go on."""
@@ -213,6 +233,7 @@ def test_the_only_server_fails_in_training(two_hosts, served, undisturbed_served
     assert again.losses() == pytest.approx(undisturbed_served, rel=1e-6)
 
 
+@pytest.mark.soak
 def test_one_of_two_servers_killed_costs_nothing(two_hosts, served, undisturbed_served, tmp_path):
     """Its requests are sent to the other, its weights are no longer pushed, and the losses are the same."""
     job = Job(two_hosts, served.copied(tmp_path), "rollout.servers_per_host=2").until_step(3)
@@ -224,6 +245,7 @@ def test_one_of_two_servers_killed_costs_nothing(two_hosts, served, undisturbed_
     assert job.losses() == pytest.approx(undisturbed_served, rel=1e-6)
 
 
+@pytest.mark.soak
 def test_a_server_that_somebody_restarts_is_noticed(two_hosts, served, tmp_path):
     """It answers as before, but with the base model's weights: not one sample of it may be trained on."""
     env = {"NOPSD_SERVER_KEY": "a-key-of-somebody"}
@@ -253,6 +275,7 @@ def test_a_server_that_somebody_restarts_is_noticed(two_hosts, served, tmp_path)
         server.wait(60)
 
 
+@pytest.mark.soak
 def test_a_full_disk_on_one_host(two_hosts, given, undisturbed, tmp_path):
     """A stand-in for a disk that is full: node2's rank may write no file longer than 64 KiB (RLIMIT_FSIZE, set from
     outside), so its part of the next checkpoint fails. The one before stays whole, and the run goes on from it."""

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from nopsd import cli
 from nopsd.cluster.doctor.fitting import GPUS, room_on
-from nopsd.cluster.doctor.memory import needs_of, shape_of
+from nopsd.cluster.doctor.memory import PUBLISHED, needs_of, shape_of
 from nopsd.config import METHODS, PRESETS, load_config, preset_names
 from nopsd.engine.ds_config import role_configs
 from nopsd.errors import ConfigError
@@ -20,7 +20,7 @@ from nopsd.stages.registry import STAGES
 from nopsd.tasks import dry_run as module
 from nopsd.tasks.dry_run import dry_run, lacking_files
 
-MODELS = Path(__file__).parents[1] / "cluster" / "doctor" / "qwen3"  # config.json alone, with the published numbers
+MODELS = PUBLISHED / "Qwen"
 PAPER = [name for name in preset_names() if name.startswith("paper/")]
 DOMAINS = ["biology", "material", "physics", "chemistry", "edu", "mmlu_pro"]
 STATED = re.compile(r"^# GPUs: (\d+) x ([\w-]+)(?:, host memory (\d+) GB)?$")

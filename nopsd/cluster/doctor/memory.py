@@ -12,11 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from nopsd.config import METHODS, Config
 
 FLOAT = 4
+PUBLISHED = Path(__file__).parent / "published"  # OWNER/NAME/config.json of models on the hub that presets name
 MIB, GIB = 2**20, 2**30
 BYTES = {"float32": 4, "bfloat16": 2}
 LARGEST_CHUNK = 512  # positions of a tile where distill.logit_chunk leaves it to the device

@@ -32,6 +32,9 @@ class Shape:
     kv_width: int
     vocabulary: int
     tied: bool
+    stored: int = (
+        0  # parameters of a mixture of experts, whose `mlp` are those that a token meets; 0: what is multiplied
+    )
 
     @property
     def multiplied(self) -> int:
@@ -42,7 +45,7 @@ class Shape:
     @property
     def parameters(self) -> int:
         """Without norms, which are thousands among billions."""
-        return self.multiplied + (0 if self.tied else self.vocabulary * self.hidden)
+        return self.stored or self.multiplied + (0 if self.tied else self.vocabulary * self.hidden)
 
     @property
     def kv_bytes(self) -> int:

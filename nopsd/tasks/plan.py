@@ -1,0 +1,218 @@
+"""`nopsd plan`: what a run needs and costs on given GPUs, before any is rented.
+
+In: the configuration, the GPUs. Out: a text. Memory is `nopsd doctor`'s estimate with the first of our DeepSpeed
+settings that fits; time is arithmetic (`nopsd.cluster.doctor.scaling`) with the constants of `Machine`, which are
+assumptions: no run on GPUs has confirmed them. Lengths are assumed too: a response has a share of the most that it may
+have. Nothing is started, fetched or written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from nopsd.cluster.doctor.fitting import Room, room_on, shares_devices
+from nopsd.cluster.doctor.memory import GIB, ModelShape, Needs, needs_of, shape_of
+from nopsd.cluster.doctor.scaling import BF16, Machine, Shape, Work, forward_flops, rollout_s, step_s
+from nopsd.config import METHODS, Config
+from nopsd.engine.ds_config import role_configs
+from nopsd.errors import ConfigError
+from nopsd.files import read_json
+from nopsd.run.stage import Counts
+from nopsd.stages.registry import STAGES
+from nopsd.tasks.dry_run import Preview, count_questions, find_model
+
+SCORING = 1.14  # of a bare forward's time (docs/results.md)
+# Student's and teacher's DeepSpeed JSON, the fastest first.
+CANDIDATES = (
+    ("student_gpu.json", "teacher_gpu.json"),
+    ("student_gpu.json", "teacher_gpu_offload.json"),
+    ("student_gpu_offload.json", "teacher_gpu_offload.json"),
+)
+
+
+@dataclass(frozen=True)
+class Gpus:
+    """Hosts of `per_host` GPUs, each of `memory` GiB that PyTorch may use."""
+
+    hosts: int
+    per_host: int
+    memory: float
+
+    @property
+    def ranks(self) -> int:
+        return self.hosts * self.per_host
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Tokens, as assumed: a question, a response as a share of the most that it may have."""
+
+    question: int = 256
+    share: float = 0.4
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One stage: tokens computed or sampled, bytes of weights sent to a server, seconds."""
+
+    stage: str
+    tokens: float
+    sent: float
+    seconds: float
+
+
+def plan(config: Config, gpus: Gpus, lengths: Lengths) -> tuple[str, int]:
+    """What to print, and the exit code: 1 if none of our DeepSpeed settings fits."""
+    found = Preview()
+    folder, counts = find_model(config, found), count_questions(config, found)
+    if folder is None:
+        raise ConfigError(f"model.path={config.model.path}: its config.json isn't here: give model.path=FOLDER")
+    if counts is None:
+        raise ConfigError(f"data.name={config.data.name}: how many questions it has isn't known: set data.path=FILE")
+    shape = shape_of(str(folder), config.model.trust_remote_code)
+    settings, needs, room = fitting_settings(config, shape, gpus)
+    work = shape_for_work(folder, shape)
+    machine = Machine(memory=gpus.memory * GIB, gpus_per_host=gpus.per_host)
+    costs = costs_of(config, work, machine, gpus.ranks, counts, lengths)
+    parts = [
+        f"plan of method {config.method} with {config.model.path} on {gpus.hosts} x {gpus.per_host} GPUs of "
+        f"{gpus.memory:g} GiB: {gpus.ranks} ranks, servers on {'the same' if shares_devices(config) else 'other'} GPUs",
+        memory_text(settings, needs, room),
+        cost_text(costs, gpus.ranks),
+        assumptions(machine, lengths),
+    ]
+    return "\n\n".join(parts), 0 if room.fits else 1
+
+
+def fitting_settings(config: Config, shape: ModelShape, gpus: Gpus) -> tuple[tuple[str, str], Needs, Room]:
+    """The first of CANDIDATES with which a rank and its server fit, else the last; what it needs, and what is left.
+
+    What the configuration names itself is taken alone.
+    """
+    dist = config.dist
+    named = (dist.student_config or "student_gpu.json", dist.teacher_config or "teacher_gpu.json")
+    own = bool(dist.student_config or dist.teacher_config)
+    tried = []
+    for student, teacher in [named] if own else CANDIDATES:
+        ranks = replace(dist, ranks=gpus.ranks, hostfile=None)
+        trial = replace(config, dist=replace(ranks, student_config=_path(student), teacher_config=_path(teacher)))
+        needs = needs_of(trial, shape, gpus.ranks, *role_configs(trial, "gpu", gpus.per_host))
+        tried.append(((student, teacher), needs, room_on(trial, needs, gpus.memory)))
+        if tried[-1][2].fits:
+            break
+    return tried[-1]
+
+
+def _path(name: str) -> str:
+    return name if "/" in name else f"ds_configs/{name}"
+
+
+def shape_for_work(folder: Path, shape: ModelShape) -> Shape:
+    """The sizes that arithmetic depends on: of a mixture of experts those that a token meets."""
+    config: Mapping[str, Any] = read_json(folder / "config.json")
+    experts = config.get("num_experts_per_tok")
+    mlp = experts * config.get("moe_intermediate_size", shape.mlp) if experts else shape.mlp
+    return Shape(
+        layers=shape.layers,
+        hidden=shape.hidden,
+        mlp=mlp,
+        width=shape.heads * shape.head_width,
+        kv_width=shape.kv_heads * shape.head_width,
+        vocabulary=shape.vocabulary,
+        tied=bool(config.get("tie_word_embeddings")),
+        stored=shape.parameters,
+    )
+
+
+def costs_of(
+    config: Config, shape: Shape, machine: Machine, ranks: int, counts: Counts, lengths: Lengths
+) -> list[Cost]:
+    """Every stage that takes GPUs for longer than a minute, in order."""
+    tested, answered = sum(counts.tests.values()) * config.eval.n, counts.pool * config.zero_shot.n
+    evaluation = sampled("evaluate", shape, machine, ranks, tested, config.eval.max_new, lengths)
+    each = lengths.question + lengths.share * config.zero_shot.max_new
+    scoring_s = SCORING * forward_flops(shape, each) * answered / (ranks * machine.peak * machine.efficiency)
+    every = {
+        "rollout": lambda: sampled("rollout", shape, machine, ranks, answered, config.zero_shot.max_new, lengths),
+        "evaluate_base": lambda: replace(evaluation, stage="evaluate_base"),
+        "neurons": lambda: Cost("neurons", each * answered, 0.0, scoring_s),
+        "train": lambda: trained(config, shape, machine, ranks, lengths),
+        "evaluate": lambda: evaluation,
+    }
+    return [every[stage.name]() for stage in STAGES.planned(config) if stage.name in every]
+
+
+def sampled(
+    stage: str, shape: Shape, machine: Machine, ranks: int, sequences: int, longest: int, lengths: Lengths
+) -> Cost:
+    """Responses to so many prompts, by servers on all GPUs."""
+    response = round(lengths.share * longest)
+    work = Work(sequences=sequences, question=lengths.question, response=response, longest=longest)
+    tokens = sequences * (lengths.question + response)
+    return Cost(stage, tokens, 0.0, rollout_s(shape, machine, work, ranks))
+
+
+def trained(config: Config, shape: Shape, machine: Machine, ranks: int, lengths: Lengths) -> Cost:
+    """All training steps, in which the phases follow each other on the same GPUs."""
+    train = config.train
+    response = round(lengths.share * train.max_response)
+    work = Work(
+        sequences=train.batch * train.n,
+        question=lengths.question,
+        context=config.context.max_prompt if METHODS[config.method].trainer == "distill" else lengths.question,
+        response=response,
+        longest=train.max_response,
+        micro_tokens=train.micro_tokens or train.micro * (config.context.max_prompt + train.max_response),
+        checkpointing=train.gradient_checkpointing,
+    )
+    if train.steps is None:
+        raise ConfigError("train.epochs: how many steps they are is known once questions are selected: set train.steps")
+    tokens = work.sequences * (work.context + 2 * work.question + 3 * response)  # sampled, read by teacher and student
+    sent = BF16 * shape.parameters  # to the server
+    return Cost(
+        "train",
+        tokens * train.steps,
+        sent * train.steps,
+        train.steps * sum(step_s(shape, machine, work, ranks, ranks).values()),
+    )
+
+
+def memory_text(settings: tuple[str, str], needs: Needs, room: Room) -> str:
+    """A rank's memory by part, and whether it fits."""
+    rows = [f"memory of a GPU, with {settings[0]} and {settings[1]}:"]
+    rows += [f"  {name:20} {size / GIB:8.2f} GiB" for name, size in needs.device.items() if size]
+    rows += [f"  {name:20} {size / GIB:8.2f} GiB of the host's" for name, size in needs.host.items() if size]
+    rows.append(f"  {'a rank':20} {needs.total / GIB:8.2f} GiB")
+    if room.fits:
+        server = "" if room.tokens is None else f", room for {room.tokens:,} tokens in its server"
+        rows.append(f"  fits: {room.left / GIB:.1f} GiB left{server}")
+    else:
+        why = f"{-room.left / GIB:.1f} GiB are missing" if room.left < 0 else f"its server has room for {room.tokens:,}"
+        why += "" if room.left < 0 else f" tokens, and one sequence may have {room.wanted:,}"
+        rows.append(
+            f"  does not fit: {why}; take more or larger GPUs, train.lora.r=16, or a smaller train.micro_tokens"
+        )
+    return "\n".join(rows)
+
+
+def cost_text(costs: list[Cost], ranks: int) -> str:
+    """Work and time by stage."""
+    rows = [f"{'stage':14} {'tokens':>10} {'to server':>9} {'hours':>8} {'GPU-hours':>10}"]
+    for cost in [*costs, Cost("all", *(sum(getattr(c, f) for c in costs) for f in ("tokens", "sent", "seconds")))]:
+        hours = cost.seconds / 3600
+        work = f"{cost.tokens / 1e6:>8.1f} M {cost.sent / GIB:>5.0f} GiB"
+        rows.append(f"{cost.stage:14} {work} {hours:>8.2f} {hours * ranks:>10.1f}")
+    return "\n".join(rows)
+
+
+def assumptions(machine: Machine, lengths: Lengths) -> str:
+    """What the times stand on."""
+    return (
+        f"assumed, not measured: {machine.peak / 1e12:g} TFLOP/s a GPU of which {machine.efficiency:.0%} are reached, "
+        f"{machine.memory_rate / 1e12:g} TB/s of which {machine.memory_efficiency:.0%}, {machine.network_rate / 1e9:g} "
+        f"GB/s a network card;\n  questions of {lengths.question} tokens, responses of {lengths.share:.0%} of the most "
+        "that they may have.\nLeft out: start-up, checkpoints, stragglers."
+    )
