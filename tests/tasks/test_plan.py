@@ -14,7 +14,7 @@ from nopsd.tasks.plan import Gpus, Lengths, costs_of, plan, shape_for_work
 
 
 def hours(text):
-    return {row[0]: (float(row[1]), float(row[2])) for row in re.findall(r"^(\w+) .* (\S+) +(\S+)$", text, re.M)}
+    return {row[0]: (float(row[1]), float(row[2])) for row in re.findall(r"^(\w+) .* GiB +(\S+) +(\S+)$", text, re.M)}
 
 
 def test_what_fits_and_what_it_costs(capsys):
@@ -47,7 +47,9 @@ def test_training_takes_the_steps_of_the_scaling_model():
         cost.stage: cost for cost in costs_of(config, shape, machine, 8, Counts(100, {"a": 10}), Lengths(256, 0.5))
     }
     train = config.train
-    work = Work(16, 256, config.context.max_prompt, 4096, 8192, train.micro_tokens, train.gradient_checkpointing)
+    work = Work(
+        16, 256, config.context.max_prompt, 4096, 8192, train.micro * (10_240 + 8192), train.gradient_checkpointing
+    )
     assert costs["train"].seconds == pytest.approx(150 * sum(step_s(shape, machine, work, 8, 8).values()))
     assert costs["evaluate"].tokens == 10 * 8 * (256 + 8192)
 
