@@ -8,6 +8,8 @@ from pathlib import Path
 TAIL_LINES = 12
 ERROR_PREFIX = "nopsd: error: "  # before every error that a user can act on
 RANK_TAG = "[rank "
+# Lines that say nothing of a failure: Python's warnings and the code below them, DeepSpeed's launcher at work.
+NOISE = re.compile(r"\S+\.py:\d+: \w+Warning: |\s+(return func\(|warnings\.warn\()|\[[\d: ,-]+\] \[INFO\] \[launch\.py")
 # An exception's own line in vLLM's log, after `(Name pid=1)` and `ERROR date time [file:line]`.
 VLLM_ERROR = re.compile(r"(?:^|[])] )((?:\w+\.)*\w*(?:Error|Exception): .+)")
 
@@ -20,8 +22,8 @@ def lines_of(log: Path, start: int = 0) -> list[str]:
 
 
 def tail_of(log: Path, start: int = 0) -> str:
-    """The last lines that aren't blank, from byte `start` on, indented."""
-    shown = [line for line in lines_of(log, start) if line.strip()]
+    """The last lines that aren't blank or `NOISE`, from byte `start` on, indented."""
+    shown = [line for line in lines_of(log, start) if line.strip() and not NOISE.match(line)]
     return "\n".join(f"    {line}" for line in shown[-TAIL_LINES:])
 
 

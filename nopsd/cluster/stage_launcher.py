@@ -94,6 +94,7 @@ def _environment(dist: DistConfig) -> dict[str, str]:
         **os.environ,
         "OMP_NUM_THREADS": str(dist.threads),
         "TOKENIZERS_PARALLELISM": "false",
+        "PYTHONWARNINGS": os.environ.get("PYTHONWARNINGS", "ignore::FutureWarning,ignore::DeprecationWarning"),
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
     }
 

@@ -26,3 +26,15 @@ def test_the_first_exception_of_vllm_and_pydantics_cause_are_named(tmp_path):
         "(A pid=1) ERROR [x.py:1] pydantic.ValidationError: 1 validation error for C\n(A pid=1)   unknown model\n"
     )
     assert "1 validation error for C unknown model" in server_error(log)
+
+
+def test_the_tail_leaves_out_what_says_nothing_of_the_failure(tmp_path):
+    """Breaks if a user sees twelve lines of warnings in place of the error."""
+    log = tmp_path / "train.log"
+    noise = [
+        "/site-packages/torch/distributed/c10d_logger.py:83: FutureWarning: `all_gather` is deprecated. Use another",
+        "  return func(*args, **kwargs)",
+        "[2026-11-26 14:42:56,593] [INFO] [launch.py:285:main] Process 15552 exits successfully.",
+    ]
+    log.write_text("\n".join(["RuntimeError: the cause", "[rank 1] UserWarningless text", *noise * 10]))
+    assert tail_of(log) == "    RuntimeError: the cause\n    [rank 1] UserWarningless text"
