@@ -43,7 +43,17 @@ def write_rows(folder: Path, model: str, result: DomainResult) -> Path:
 
 
 def read_result(folder: Path, model: str, target: str, config: EvalConfig) -> DomainResult:
-    """A DomainResult again, from its rows; ArtefactError if the file is missing, damaged or of another form."""
+    """A DomainResult again, from its rows.
+
+    Args:
+        folder: The evaluation's.
+        model: `base` or `final`.
+        target: The domain.
+        config: For the metrics.
+
+    Raises:
+        ArtefactError: The file is missing, damaged or of another form.
+    """
     path = rows_path(folder, model, target)
     try:
         rows = [QuestionRow(**row) for row in read_jsonl(path)]

@@ -36,7 +36,16 @@ class Interval:
 
 
 def resample_counts(questions: int, resamples: int, seed: int) -> Array:
-    """Shape (resamples, questions): how often each question is drawn; row 0.. reproducible from the seed."""
+    """How often each question is drawn in each resample.
+
+    Args:
+        questions: N.
+        resamples: B.
+        seed: Rows are reproducible from it.
+
+    Returns:
+        [B, N].
+    """
     rng = np.random.default_rng(seed)
     counts = np.empty((resamples, questions))
     for row in counts:
@@ -45,7 +54,16 @@ def resample_counts(questions: int, resamples: int, seed: int) -> Array:
 
 
 def headline(outcomes: Outcomes, bins: int, counts_BN: Array | None = None) -> dict[str, Array]:
-    """avg, maj, ece and pass@1, 2, 4, ... up to k, each of shape B; without counts, B = 1: the sample itself."""
+    """Avg, maj, ECE and pass@1, 2, 4, ... up to k.
+
+    Args:
+        outcomes: One evaluation's judged answers.
+        bins: Of the ECE.
+        counts_BN: Resamples (`resample_counts`); None: the sample itself, B = 1.
+
+    Returns:
+        Each of shape B.
+    """
     n = len(outcomes.vote_N)
     weights = np.ones((1, n)) if counts_BN is None else counts_BN
     k = outcomes.correct_Nk.shape[1]
@@ -72,21 +90,40 @@ def interval(value: float, resampled_B: Array, level: float = LEVEL) -> Interval
 
 
 def intervals(outcomes: Outcomes, bins: int, resamples: int, seed: int) -> dict[str, Interval]:
-    """Every headline metric with its interval."""
+    """Every headline metric with its interval.
+
+    Args:
+        outcomes: One evaluation's judged answers.
+        bins: Of the ECE.
+        resamples: Of the questions; 0: no intervals.
+        seed: Of the resamples.
+    """
     return mean_intervals([outcomes], bins, resamples, seed)
 
 
 def mean_intervals(domains: Sequence[Outcomes], bins: int, resamples: int, seed: int) -> dict[str, Interval]:
-    """The headline metrics' means over domains, questions resampled within each domain."""
+    """The headline metrics' means over domains, questions resampled within each domain.
+
+    Args:
+        domains: One evaluation a domain.
+        bins: Of the ECE.
+        resamples: Of the questions.
+        seed: Of the resamples.
+    """
     return _summarise([headline(o, bins) for o in domains], _resampled(domains, bins, resamples, seed))
 
 
 def paired_differences(
     before: Sequence[Outcomes], after: Sequence[Outcomes], bins: int, resamples: int, seed: int
 ) -> dict[str, Interval]:
-    """after - before, averaged over domains; the same questions are drawn on both sides.
+    """After less before, averaged over domains; the same questions are drawn on both sides.
 
-    before[i] and after[i] are one domain's evaluations, their questions in the same order.
+    Args:
+        before: One evaluation a domain.
+        after: The same domains in the same order, with their questions in the same order.
+        bins: Of the ECE.
+        resamples: Of the questions.
+        seed: Of the resamples.
     """
     for b, a in zip(before, after, strict=True):
         if len(b.vote_N) != len(a.vote_N):

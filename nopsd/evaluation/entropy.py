@@ -49,7 +49,19 @@ def token_entropies(
     form: LogitForm,
     chunk: int,
 ) -> torch.Tensor:
-    """[3, T] float32, rows as ESTIMATORS. `hidden_TH`: states that predict `targets_T`; `form`: `logit_form`."""
+    """Entropy of the next token at each position, by three estimators.
+
+    Args:
+        hidden_TH: States that predict `targets_T`.
+        targets_T: The sampled ids.
+        weight_VH: The output weight.
+        bias_V: Its bias, if there is one.
+        form: What else makes logits of the products (`logit_form`).
+        chunk: Positions whose logits are in memory at once.
+
+    Returns:
+        Nats, [3, T] float32, rows as ESTIMATORS.
+    """
     import torch
 
     from nopsd.signals.statistics import project
@@ -77,7 +89,19 @@ def question_means(uids: Sequence[str], values: Sequence[float]) -> dict[str, fl
 def entropy_gap(
     student: Mapping[str, float], teacher: Mapping[str, float], resamples: int = 1000, seed: int = 0
 ) -> EntropyGap:
-    """Paired by question; those that one side gave no token for are left out. DataError if none is left."""
+    """The gap between two sides' mean entropies, paired by question.
+
+    Args:
+        student: uid -> mean entropy in nats; `teacher` likewise. Questions that one side gave no token for are left out.
+        resamples: For the interval.
+        seed: Of the resamples.
+
+    Raises:
+        DataError: No question is left.
+
+    Source:
+        The paper's Table 6.
+    """
     uids = [uid for uid in student if uid in teacher]
     if not uids:
         raise DataError("entropy gap: student and teacher have answered no common question")

@@ -19,7 +19,16 @@ from nopsd.rollout.types import Rollout
 
 
 def check_answers(questions: Sequence[Question], answer_key: AnswerKey, source: str | Path = "the data") -> None:
-    """Refuse questions that can't be judged, before anything is sampled. `source`: the file, for the message."""
+    """Refuse questions that can't be judged, before anything is sampled.
+
+    Args:
+        questions: Of the test.
+        answer_key: uid -> gold answer.
+        source: The file, for the message.
+
+    Raises:
+        DataError: A question has no answer, or one that is not among its options.
+    """
     for question in questions:
         gold = answer_key.get(question.uid)
         if gold is None or not gold.strip():
@@ -42,11 +51,18 @@ def evaluate_domain(
     config: EvalConfig,
     think_open: bool = False,
 ) -> DomainResult:
-    """Judge config.n samples of every question.
+    """Judge `config.n` samples of every question.
 
-    `think_open`: the prompts ended inside a think block (`nopsd.data.answers.leaves_think_open`).
-    DataError: no questions, several domains, unusable answers. ArtefactError: a question without
-    exactly its n samples.
+    Args:
+        questions: Of one domain.
+        answer_key: uid -> gold answer.
+        rollouts_by_uid: Sampled responses.
+        config: How answers are read, and what is computed.
+        think_open: The prompts ended inside a think block (`nopsd.data.answers.leaves_think_open`).
+
+    Raises:
+        DataError: No questions, several domains, unusable answers.
+        ArtefactError: A question without exactly its n samples.
     """
     domains = {question.domain for question in questions}
     if len(domains) != 1:

@@ -43,7 +43,16 @@ class Judge:
     def evaluate(
         self, tests: Mapping[str, Sequence[Question]], rollouts: Sequence[Rollout], think_open: bool = False
     ) -> dict[str, DomainResult]:
-        """One model's rollouts on every test domain; raises as `evaluate_domain`."""
+        """Judge one model's rollouts on every test domain.
+
+        Args:
+            tests: Questions by domain.
+            rollouts: Sampled responses to all of them.
+            think_open: The prompts ended inside a think block.
+
+        Raises:
+            DataError, ArtefactError: As `evaluate_domain`.
+        """
         by_uid = group_by_question(rollouts)
         return {
             domain: evaluate_domain(questions, self.key, by_uid, self.config.eval, think_open)
@@ -53,9 +62,17 @@ class Judge:
     def pool_correctness(
         self, pool: Sequence[Question], rollouts: Sequence[Rollout], think_open: bool = False
     ) -> dict[str, float]:
-        """uid -> share of the pool question's own zero-shot responses that are right, where the answer is known.
+        """Share of each pool question's own zero-shot responses that are right, where the answer is known.
 
         For diagnostics in the report: nothing is selected or trained by it.
+
+        Args:
+            pool: The questions.
+            rollouts: Their zero-shot responses.
+            think_open: The prompts ended inside a think block.
+
+        Returns:
+            uid -> share.
         """
         questions, mode = {q.uid: q for q in pool if q.uid in self.key}, self.config.eval.extract
         shares = {}

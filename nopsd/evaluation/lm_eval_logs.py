@@ -47,7 +47,18 @@ class Evaluated:
 def write_harness_logs(
     folder: Path, model: str, domains: Sequence[Evaluated], config: EvalConfig, seconds: float | None = None
 ) -> Path:
-    """Write the files, in place of those of before; returns the results' path. `model`: path or hub id."""
+    """Write an evaluation in lm-eval's log format, in place of what was there.
+
+    Args:
+        folder: Where to.
+        model: Path or hub id.
+        domains: What was judged, a task each.
+        config: The evaluation's settings.
+        seconds: What it took.
+
+    Returns:
+        The results file.
+    """
     date = datetime.now(UTC).replace(tzinfo=None).isoformat().replace(":", "-")
     for old in [*folder.glob("results_*.json"), *folder.glob("samples_*.jsonl")]:
         old.unlink()

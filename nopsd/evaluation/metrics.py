@@ -36,7 +36,12 @@ def maj_at_k(vote_N: Booleans) -> float:
 
 
 def pass_at_k(correct_Nk: Booleans, k: int) -> float:
-    """pass@k, unbiased: mean over questions of 1 - C(n-c, k) / C(n, k), c of n samples right. k <= n."""
+    """pass@k, unbiased: the mean over questions of 1 − C(n−c, k) / C(n, k).
+
+    Args:
+        correct_Nk: Which of a question's n samples are right; c of them.
+        k: At most n.
+    """
     return float(pass_per_question(correct_Nk, k).mean())
 
 
@@ -62,9 +67,17 @@ def calibration_bins(share_N: Sequence[float] | Array, bins: int) -> NDArray[np.
 
 
 def calibration_gaps(share_N: Sequence[float] | Array, vote_N: Booleans, bins: int) -> Array:
-    """Shape N x bins: a question's (right - confidence) in its bin's column, 0 elsewhere.
+    """Each question's part of the expected calibration error.
 
-    ECE is then the sum over columns of |column mean over N|, which makes resampling it a matrix product.
+    ECE is the sum over columns of |column mean over N|, which makes resampling it a matrix product.
+
+    Args:
+        share_N: Confidence: the majority's share.
+        vote_N: Whether the majority is right.
+        bins: Equal widths on [0, 1].
+
+    Returns:
+        [N, bins]: (right − confidence) in the column of a question's bin, 0 elsewhere.
     """
     share = np.asarray(share_N, dtype=float)
     gaps = np.zeros((len(share), bins))
@@ -73,7 +86,13 @@ def calibration_gaps(share_N: Sequence[float] | Array, vote_N: Booleans, bins: i
 
 
 def ece(share_N: Sequence[float] | Array, vote_N: Booleans, bins: int = 15) -> float:
-    """Expected calibration error: sum over bins of n_b / N * |accuracy in b - mean confidence in b|."""
+    """Expected calibration error: the sum over bins of n_b / N · |accuracy in b − mean confidence in b|.
+
+    Args:
+        share_N: Confidence: the majority's share.
+        vote_N: Whether the majority is right.
+        bins: Equal widths on [0, 1]; the paper's 15.
+    """
     return float(np.abs(calibration_gaps(share_N, vote_N, bins).mean(axis=0)).sum())
 
 

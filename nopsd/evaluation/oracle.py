@@ -42,9 +42,18 @@ def pool_key(judge: Judge, pool: Sequence[Question]) -> AnswerKey:
 def right_solutions(
     judge: Judge, questions: Sequence[Question], rollouts: Sequence[Rollout], think_open: bool = False
 ) -> dict[str, Demonstration]:
-    """Each question with the first of its own whole rollouts that is right, else with its gold answer; by uid.
+    """Each question with the first of its own whole rollouts that is right, else with its gold answer.
 
-    Raises as `pool_key`."""
+    Args:
+        judge: Holds the answer key.
+        questions: Those that are trained on.
+        rollouts: Their zero-shot responses.
+        think_open: The prompts ended inside a think block.
+
+    Raises:
+        ConfigError: The method isn't one that reads labels.
+        DataError: A question has no answer.
+    """
     key, solution, solutions = pool_key(judge, questions), judge.config.context.solution, {}
     own = group_by_question(sorted(rollouts, key=lambda r: (r.uid, r.sample)))
     for question in questions:

@@ -108,7 +108,15 @@ def _metrics(rows: Sequence[QuestionRow], outcomes: Outcomes, bins: int) -> dict
 
 
 def fix_break(before: DomainResult, after: DomainResult) -> FixBreak:
-    """How the majority answers moved between two evaluations of the same questions; DataError if they differ."""
+    """How the majority answers moved between two evaluations of the same questions.
+
+    Args:
+        before: One evaluation.
+        after: Another.
+
+    Raises:
+        DataError: They differ in questions or answers.
+    """
     check_same_questions(before, after)
     was, now = before.outcomes.vote_N, after.outcomes.vote_N
     return FixBreak(*(int(x.sum()) for x in (~was & now, was & ~now, was & now, ~was & ~now)))

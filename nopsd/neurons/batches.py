@@ -29,7 +29,15 @@ Shard = tuple[Batch, ...]
 
 
 def scored_span(rollout: Rollout, index: int, think_ids: tuple[int, int] | None, drop_last: bool) -> Span:
-    """`think_ids` (opening, closing) drops the thinking: what precedes the last closing tag, or all if it is open."""
+    """The response positions that are scored.
+
+    Args:
+        rollout: The response.
+        index: Its number among the rollouts.
+        think_ids: Ids of the opening and closing thinking tag. The thinking is left out: what precedes the last closing
+            tag, or all of it if it is open. None: nothing is left out.
+        drop_last: Leave the last position out (`neuron.drop_last_position`).
+    """
     stop = len(rollout.response_ids) - (1 if drop_last else 0)
     start = 0
     if think_ids is not None:
@@ -38,8 +46,14 @@ def scored_span(rollout: Rollout, index: int, think_ids: tuple[int, int] | None,
 
 
 def plan_shards(rollouts: Sequence[Rollout], max_tokens: int) -> list[Shard]:
-    """Longest first, so that running out of memory shows at once. A batch's padded tokens stay within `max_tokens`
-    unless one sequence alone exceeds it."""
+    """Batches of rollouts, in shards that are written one file each.
+
+    The longest come first, so that running out of memory shows at once.
+
+    Args:
+        rollouts: All that are scored.
+        max_tokens: Padded tokens of a batch, at most, unless one sequence alone exceeds it.
+    """
     questions: dict[str, list[int]] = {}
     for index in sorted(range(len(rollouts)), key=lambda i: (rollouts[i].uid, rollouts[i].sample)):
         questions.setdefault(rollouts[index].uid, []).append(index)
@@ -64,7 +78,16 @@ def plan_shards(rollouts: Sequence[Rollout], max_tokens: int) -> list[Shard]:
 
 
 def assign_shards(shards: Sequence[Shard], unfinished: Sequence[int], world: int) -> list[list[int]]:
-    """The shards that each rank computes: the next one to the rank with the fewest forward passes so far."""
+    """Share the unfinished shards: the next one goes to the rank with the fewest forward passes so far.
+
+    Args:
+        shards: All shards.
+        unfinished: Numbers of those that no earlier run has written.
+        world: Number of ranks.
+
+    Returns:
+        Numbers of shards, by rank.
+    """
     assigned: list[list[int]] = [[] for _ in range(world)]
     forwards = [0] * world
     for number in unfinished:

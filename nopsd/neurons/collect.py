@@ -28,7 +28,15 @@ class Collector(Protocol):
     def add(
         self, sample: int, layer: int, first: int, scores_CW: torch.Tensor, columns_CW: torch.Tensor | None
     ) -> None:
-        """Positions first, first + 1, ... of a response; `columns_CW`: neurons in the layer (None: 0, 1, ...)."""
+        """Take part of a layer's scores.
+
+        Args:
+            sample: Number of the response in the batch.
+            layer: Number of the layer, from 0.
+            first: Response position of the first row.
+            scores_CW: Contributions, positions x neurons, float32.
+            columns_CW: Each column's neuron in the layer; None: 0, 1, ...
+        """
         ...
 
     def entries(self) -> Entries: ...

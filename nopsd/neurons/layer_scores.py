@@ -44,11 +44,18 @@ class _Chunk:
 def layer_scores(
     activity: LayerActivity, rows: Sequence[ScoredRow], directions_UH: torch.Tensor, chunk: int
 ) -> Iterator[Scores]:
-    """Yield (index into `rows`, response position of S's first row, S [C, W] float32, columns [C, W] int64 or None).
+    """Contributions of a layer's neurons to the tokens of each response (the paper's Eq. 3).
 
-    `directions_UH`: float32 unembedding rows of the distinct tokens. `columns`: the neuron's number in the layer,
-    ascending along a row; None where column j is neuron j. A mixture's positions have columns for the experts they
-    were sent to; S = -inf and column -1 where there is none.
+    Args:
+        activity: What the layer did in a forward pass.
+        rows: The scored responses of the batch.
+        directions_UH: Unembedding rows of the distinct tokens, float32: tokens x hidden size.
+        chunk: Response positions at a time.
+
+    Yields:
+        Index into `rows`, response position of S's first row, S [C, W] float32, and columns [C, W] int64: the neuron's
+        number in the layer, ascending along a row; None where column j is neuron j. A mixture's positions have columns
+        for the experts that they were sent to; S = -inf and column -1 where there is none.
     """
     chunks = _chunks(activity, rows, chunk)
     if not chunks:

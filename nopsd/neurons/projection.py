@@ -78,9 +78,16 @@ class BlockScores:
 
 
 def project(block: Block, spans: Sequence[int], places_P: torch.Tensor, directions_UH: torch.Tensor) -> BlockScores:
-    """Project the tokens scored at this block's positions on its neurons.
+    """Project the tokens scored at a block's positions on its neurons.
 
-    `spans`: start and stop of each chunk, flat positions. Tiles of tokens that no chunk needs stay unmade.
+    Args:
+        block: Neurons that share a down projection.
+        spans: Start and stop of each chunk, flat positions, ascending.
+        places_P: For each flat position the row of `directions_UH` of the token that is scored there.
+        directions_UH: Unembedding rows of the distinct tokens, float32.
+
+    Returns:
+        The contributions, made by tiles of tokens; tiles that no chunk needs stay unmade.
     """
     found_U = None if block.tokens is None else _found(places_P[block.tokens])
     count = len(directions_UH) if found_U is None else len(found_U)

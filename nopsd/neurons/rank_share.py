@@ -17,7 +17,12 @@ from nopsd.neurons.store import NeuronSets, check_same_making, join, rank_files,
 def load_rank_neurons(folder: str | Path, ranks: Ranks) -> NeuronSets:
     """This rank's share of a folder's questions, whatever number of ranks wrote them. Collective.
 
-    ArtefactError, the same on every rank, if a file is missing or damaged, or the files were made differently.
+    Args:
+        folder: The neurons stage's.
+        ranks: All that read.
+
+    Raises:
+        ArtefactError: The same on every rank: a file is missing or damaged, or the files were made differently.
     """
     share, failure = None, None
     headers: list[tuple[str, dict[str, Any]]] = []

@@ -53,10 +53,26 @@ def score_pool(
     folder: str | Path,
     progress: Progress | None = None,
 ) -> NeuronSets:
-    """Score all rollouts on all ranks; returns and writes this rank's questions. Collective.
+    """Score all rollouts on all ranks. Collective; shards that an earlier run finished are kept.
 
-    `progress(done, total)` counts rollouts over all ranks. Raises UserError on an unknown architecture, ConfigError if
-    `config.include_thinking` is false and there are no tags, DataError if there are no rollouts.
+    Args:
+        model: The frozen base model, sharded by ZeRO-3.
+        rollouts: Every response of the pool, equal on all ranks.
+        config: What counts as a neuron's score, and how many are kept.
+        ranks: All that score.
+        folder: Where this rank's file and finished shards go.
+        progress: Called with the rollouts done and their total, over all ranks.
+
+    Returns:
+        Counts and neuron sets of this rank's questions, as written.
+
+    Raises:
+        UserError: No adapter knows the model's MLPs.
+        ConfigError: `config.include_thinking` is false and the tokenizer has no tags.
+        DataError: There are no rollouts.
+
+    Source:
+        The paper's Section 3 and Appendix A, Eqs. 2 and 3.
     """
     folder, think_ids = Path(folder), None if config.include_thinking else model.think_ids
     if not rollouts:

@@ -56,7 +56,13 @@ class SampleSets:
 
 
 def set_sizes(config: NeuronConfig, widths: Sequence[int], active: Sequence[int] | None = None) -> SetSizes:
-    """The config's constants, or with `scale_with_width` the paper's ratios to this model's width."""
+    """How many pairs of a layer and neurons of a response are kept.
+
+    Args:
+        config: Its numbers or, with `scale_with_width`, the paper's ratios to this model's width.
+        widths: Neurons of each layer.
+        active: Those that one token reaches; None: all.
+    """
     per_layer, k = config.per_layer, config.k
     if config.scale_with_width:
         reached = sum(active or widths)  # of a mixture, a token meets only the experts it is sent to
@@ -67,7 +73,17 @@ def set_sizes(config: NeuronConfig, widths: Sequence[int], active: Sequence[int]
 
 
 def sample_sets(count: float, ids: torch.Tensor, scores: torch.Tensor, sizes: SetSizes) -> SampleSets:
-    """Sets of N_K's members given by ascending id [E] and their scores [E]; results on the CPU."""
+    """A response's count and set.
+
+    Args:
+        count: Neurons that were active, s.
+        ids: Global neuron ids, ascending, [E].
+        scores: Their scores, [E].
+        sizes: How many are kept.
+
+    Returns:
+        On the CPU: the count, and the top K of the ids by score.
+    """
     scores, order = torch.sort(scores, descending=True, stable=True)
     ids = ids[order].cpu()
     layers = torch.searchsorted(torch.tensor(sizes.offsets[1:]), ids, right=True)
@@ -75,10 +91,14 @@ def sample_sets(count: float, ids: torch.Tensor, scores: torch.Tensor, sizes: Se
 
 
 def merge_rollouts(samples: Sequence[SampleSets], sizes: SetSizes) -> SampleSets:
-    """Several rollouts of one question: s = the mean count, N_K = top-K of the max-merged scores.
+    """Several rollouts of one question: the mean count, and the top K of the max-merged scores.
 
-    Merging the top-K lists gives the same as merging everything: a neuron in the merged top-K is in the
-    top-K of the rollout where it has its greatest score.
+    Merging the top-K lists gives the same as merging everything: a neuron in the merged top-K is in the top-K of the
+    rollout where it has its greatest score.
+
+    Args:
+        samples: One a rollout.
+        sizes: Gives K.
     """
     if len(samples) == 1:
         return samples[0]

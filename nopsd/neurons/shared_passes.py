@@ -35,9 +35,18 @@ def run_shared_passes(
     ranks: Ranks,
     progress: Callable[[int], None] | None = None,
 ) -> list[int]:
-    """The numbers of the shards that this rank reads. Collective; every rank measures or idles equally often.
+    """Run `work` over all rollouts, shared over the ranks. Collective; every rank measures or idles equally often.
 
-    `folder`: named by all that the values depend on. `progress(done)` counts rollouts over all ranks.
+    Args:
+        rollouts: Equal on all ranks.
+        max_tokens: Padded tokens of a batch, at most.
+        folder: Of finished shards; its name depends on all that the values depend on.
+        work: What is measured in a batch, how a rank idles, and what is written.
+        ranks: All that take part.
+        progress: Called with the number of rollouts done over all ranks.
+
+    Returns:
+        Numbers of the shards that this rank reads.
     """
     shards = plan_shards(rollouts, max_tokens)
     owners = folder.owners(len(shards), ranks)

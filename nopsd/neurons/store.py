@@ -57,7 +57,15 @@ class NeuronSets:
 
 
 def pack_ids(rows: Sequence[np.ndarray], width: int = 0) -> np.ndarray:
-    """Rows of neuron ids as int32 [N, K], padded with -1; K is the longest row's length, at least `width`."""
+    """Rows of neuron ids as one array.
+
+    Args:
+        rows: Ids of each question.
+        width: Columns at least.
+
+    Returns:
+        int32 [N, K], padded with -1; K is the longest row's length, or `width`.
+    """
     return _pack(rows, max([width, *map(len, rows)]), np.int32, -1)
 
 
@@ -99,7 +107,15 @@ def rank_files(folder: Path) -> list[Path]:
 
 
 def read_neurons(path: Path, files: int | None = None) -> NeuronSets:
-    """One rank's file; ArtefactError if it is missing or damaged, or not one of `files`."""
+    """Read one rank's file.
+
+    Args:
+        path: The file.
+        files: How many there should be; None: any number.
+
+    Raises:
+        ArtefactError: It is missing or damaged, or not one of `files`.
+    """
     header, a = read_arrays(path)
     missing = sorted(set(_ARRAYS) - set(a))
     if missing:

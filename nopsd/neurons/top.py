@@ -21,11 +21,21 @@ Compare = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def top_flat(scores: torch.Tensor, n: int) -> torch.Tensor:
-    """[<=n] int64, ascending: the places, in the flattened `scores`, of the n greatest; ties to the lower place.
+    """Places of the greatest scores, exact for every input.
 
-    Exact for every input: n blocks of scores have maxima >= t, the n-th greatest of the maxima, so the n-th greatest
-    score is >= t, and fewer than n blocks hold any score > t. Scores of -inf are never returned, so that fewer than n
-    come back where there are fewer others. UserError on NaN.
+    The n-th greatest of the maxima of blocks is a bound t: n blocks have maxima >= t, so the n-th greatest score is at
+    least t, and fewer than n blocks hold any score > t.
+
+    Args:
+        scores: Of any shape.
+        n: How many.
+
+    Returns:
+        Places in the flattened `scores`, int64, ascending, at most n: scores of -inf are never among them. Ties go to
+        the lower place.
+
+    Raises:
+        UserError: A score is NaN.
     """
     flat = scores.reshape(-1)
     block = next((b for b in BLOCKS if flat.numel() >= SPARE * n * b), None)
@@ -48,7 +58,18 @@ def top_flat(scores: torch.Tensor, n: int) -> torch.Tensor:
 
 
 def top_mask(scores_RW: torch.Tensor, n: int) -> torch.Tensor:
-    """Boolean [R, W]: the min(n, W) greatest of each row, ties to the lower column. UserError on NaN."""
+    """Mark the greatest of each row.
+
+    Args:
+        scores_RW: Rows x columns.
+        n: How many of a row; all, if there are fewer.
+
+    Returns:
+        Boolean [R, W]; ties go to the lower column.
+
+    Raises:
+        UserError: A score is NaN.
+    """
     n = min(n, scores_RW.shape[1])
     if n <= 0 or not len(scores_RW):
         _refuse_nan(scores_RW)

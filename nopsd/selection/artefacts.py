@@ -40,9 +40,19 @@ def write_selection(
     ranks: Ranks,
     folder: Path,
 ) -> None:
-    """Write all files once all ranks hold the same content; RuntimeError if they do not. Collective.
+    """Write the select stage's files, once all ranks hold the same content. Collective.
 
-    `pool`: all uids, ascending."""
+    Args:
+        selection: The questions and all scores.
+        selector: `select.selector`.
+        contexts: The demonstrations of each question.
+        pool: All uids, ascending.
+        ranks: All that selected.
+        folder: The stage's.
+
+    Raises:
+        RuntimeError: The ranks' contents differ.
+    """
     selected = {
         "uids": selection.uids,
         "threshold": selection.threshold,

@@ -92,9 +92,18 @@ def list_sets(sets: RankSets, ranks: Ranks) -> Directory:
 
 
 def fetch_sets(sets: RankSets, numbers: np.ndarray, directory: Directory, ranks: Ranks) -> RankSets:
-    """The sets of these questions from the ranks that hold them, on every rank, in any order: 4 K bytes a set.
+    """Sets of questions from the ranks that hold them, on every rank: 4 K bytes a set. Collective.
 
     A rank sends as many rows as the one with the most. A group of one gets its own sets back.
+
+    Args:
+        sets: Those that this rank holds.
+        numbers: The questions that are wanted, equal on all ranks.
+        directory: Which rank holds which set (`list_sets`).
+        ranks: All that take part.
+
+    Returns:
+        The sets, in any order.
     """
     if ranks.world == 1:
         return sets
@@ -118,10 +127,17 @@ class ExchangePlan:
 
 
 def plan_exchange(exchange: str, directory: Directory, queries: np.ndarray, m: int) -> ExchangePlan:
-    """`auto`: the one that sends less, but gather_all only where all sets are at most GATHER_ALL_LIMIT bytes.
+    """What the ranks send each other to find the nearest sets.
 
-    queries_only: 4 K q + 8 m S, q = the most queries that one of R ranks holds (evenly shared: S / R of all S).
-    gather_all:   4 K n + 8 m ceil(S / R), n = the most sets that a rank holds: the queries are shared out.
+        queries_only: 4 K q + 8 m S bytes, q = the most queries that one of R ranks holds (evenly shared: S / R)
+        gather_all:   4 K n + 8 m ceil(S / R) bytes, n = the most sets that a rank holds: the queries are shared out
+
+    Args:
+        exchange: `dist.context_exchange`. `auto`: the one that sends less, but gather_all only where all sets are at
+            most GATHER_ALL_LIMIT bytes.
+        directory: Which rank holds which set.
+        queries: Numbers of the questions that get demonstrations, S of them.
+        m: Demonstrations of a question.
     """
     held = max(len(numbers) for numbers in directory.numbers)
     asked = max(int(np.isin(numbers, queries).sum()) for numbers in directory.numbers)

@@ -53,7 +53,16 @@ class Gathered:
 
 
 def gather_pool(data: PoolData, ranks: Ranks, block_mib: int) -> Gathered:
-    """DataError if a question has no neuron set or no signals, or a neuron set no question."""
+    """All ranks' counts and signals, on every rank. Collective.
+
+    Args:
+        data: The pool, this rank's neuron sets, and the signals.
+        ranks: All that select.
+        block_mib: Memory of a block of set intersections, MiB.
+
+    Raises:
+        DataError: A question has no neuron set or no signals, or a neuron set no question.
+    """
     neurons, domains = data.neurons, data.domains
     table = make_table(data.texts, domains)
     ranks.check_equal(sha256_json([table.uids, table.texts.tolist(), table.domains.tolist()]), "the pool's questions")

@@ -34,7 +34,20 @@ def is_small(queries: Sets, pool: Sets) -> bool:
 
 
 def intersections(queries: Sets, pool: Sets, neurons: int, budget: int) -> np.ndarray:
-    """I [Q, N] int32. ConfigError if `budget` bytes are too few for any block of the kernel."""
+    """Sizes of the intersections of all pairs.
+
+    Args:
+        queries: Q sets.
+        pool: N sets.
+        neurons: Neurons of the model: ids are below.
+        budget: Memory of the kernel's blocks, bytes.
+
+    Returns:
+        [Q, N] int32.
+
+    Raises:
+        ConfigError: `budget` is too little for any block.
+    """
     if is_small(queries, pool):
         result: np.ndarray = (indicator(queries, neurons) @ indicator(pool, neurons).T.tocsr()).toarray()
         return result
@@ -64,21 +77,48 @@ def blocks(queries: Sets, pool: Sets, neurons: int, budget: int) -> Iterator[tup
 def distance_blocks(
     queries_QK: np.ndarray, pool_NK: np.ndarray, neurons: int, block_mib: int = BLOCK_MIB
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """(first query row, J [rows, N]) block by block: `block_mib` bounds what is in memory at once."""
+    """Jaccard distances block by block, so that memory is bounded.
+
+    Args:
+        queries_QK: Neuron ids of each query, int32, padded with -1.
+        pool_NK: Those of the pool.
+        neurons: Neurons of the model: ids are below.
+        block_mib: What is in memory at once, MiB.
+
+    Yields:
+        The first query's row, and J float64 [rows, N].
+    """
     for first, _, block in blocks(all_of(queries_QK), all_of(pool_NK), neurons, block_mib * MIB):
         yield first, block
 
 
 def jaccard_distances(queries_QK: np.ndarray, pool_NK: np.ndarray, neurons: int) -> np.ndarray:
-    """J [Q, N] float64, at once: for small Q x N."""
+    """Jaccard distances at once, for small pools (the paper's Eq. 6).
+
+    Args:
+        queries_QK: Neuron ids of each query, int32, padded with -1.
+        pool_NK: Those of the pool.
+        neurons: Neurons of the model: ids are below.
+
+    Returns:
+        J float64 [Q, N].
+    """
     found = [block for _, block in distance_blocks(queries_QK, pool_NK, neurons)]
     return np.concatenate(found) if found else np.ones((0, len(pool_NK)))
 
 
 def mean_pairwise(ids_NK: np.ndarray, neurons: int, block_mib: int = BLOCK_MIB) -> float | None:
-    """Mean J over all pairs of different rows (reasoning diversity); None with fewer than two rows.
+    """Mean Jaccard distance over all pairs of different rows (reasoning diversity).
 
     Summed without rounding error, so that the blocks do not matter.
+
+    Args:
+        ids_NK: Neuron ids of each row, int32, padded with -1.
+        neurons: Neurons of the model: ids are below.
+        block_mib: What is in memory at once, MiB.
+
+    Returns:
+        The mean; None with fewer than two rows.
     """
     count = len(ids_NK)
     if count < 2:

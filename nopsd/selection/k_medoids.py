@@ -24,9 +24,18 @@ class Clusters:
 def k_medoids(
     distances_NN: np.ndarray, k: int, generator: np.random.Generator, restarts: int = RESTARTS, rounds: int = ITERATIONS
 ) -> Clusters:
-    """The cheapest of `restarts` runs (the earliest of equals). Distances: symmetric, 0 on the diagonal.
+    """The cheapest of several runs of k-medoids (the earliest of equals).
 
-    Raises ValueError unless 1 <= k <= N."""
+    Args:
+        distances_NN: Symmetric, 0 on the diagonal.
+        k: Clusters, 1 to N.
+        generator: Of the first medoids.
+        restarts: Runs.
+        rounds: Swaps of a run, at most.
+
+    Raises:
+        ValueError: k is not within 1 to N.
+    """
     if not 1 <= k <= len(distances_NN):
         raise ValueError(f"{k} clusters of {len(distances_NN)} rows")
     runs = [_alternate(distances_NN, _seeds(distances_NN, k, generator), rounds) for _ in range(restarts)]

@@ -46,7 +46,13 @@ class Neighbors:
 def make_table(
     texts: Mapping[str, str], domains: Mapping[str, str] | None = None, allowed: Sequence[str] | None = None
 ) -> Table:
-    """`texts`: every pool question's text by uid; `allowed`: the uids that may be demonstrations (None: all)."""
+    """The questions that search works on.
+
+    Args:
+        texts: Every pool question's text, by uid.
+        domains: Every question's domain; None: all are of one.
+        allowed: Uids that may be demonstrations; None: all.
+    """
     uids = sorted(texts)
     permitted = np.ones(len(uids), dtype=bool) if allowed is None else np.isin(uids, list(allowed))
     return Table(
@@ -63,7 +69,17 @@ def normalised(text: str) -> str:
 
 
 def permitted_pairs(table: Table, queries: np.ndarray, pool: np.ndarray, dedup_text: bool) -> np.ndarray:
-    """Boolean [Q, P]: may pool question p be a demonstration of query q?"""
+    """Which questions may demonstrate which.
+
+    Args:
+        table: All questions.
+        queries: Numbers of the questions that get demonstrations, [Q].
+        pool: Numbers of the questions that may be shown, [P].
+        dedup_text: Questions of the same normalised text are never shown to each other (`context.dedup_text`).
+
+    Returns:
+        Boolean [Q, P].
+    """
     pairs = (queries[:, None] != pool[None]) & (table.domains[queries][:, None] == table.domains[pool][None])
     pairs &= table.allowed[pool][None]
     if dedup_text:
@@ -82,10 +98,20 @@ def nearest_sets(
     exchange: str = "auto",
     block_mib: int = 512,
 ) -> Neighbors:
-    """The m nearest of all ranks' shards for each question numbered in `queries`, on every rank. Collective.
+    """The m nearest of all ranks' questions for each query (the paper's Eq. 6), on every rank. Collective.
 
-    `exchange`: auto|queries_only|gather_all, what the ranks send each other (nopsd.selection.exchange.plan_exchange);
-    `block_mib`: memory of the search's blocks. ConfigError if it is too little for any. The result depends on neither.
+    Args:
+        table: All questions.
+        queries: Numbers of the questions that get demonstrations, [Q].
+        sets: This rank's neuron sets.
+        m: Demonstrations of a question.
+        dedup_text: See `permitted_pairs`.
+        ranks: All that search.
+        exchange: `auto`, `queries_only` or `gather_all`: what the ranks send each other (`plan_exchange`).
+        block_mib: Memory of the search's blocks, MiB. The result depends on neither.
+
+    Raises:
+        ConfigError: `block_mib` is too little for any block.
     """
     directory = list_sets(sets, ranks)
     sizes = directory.sizes_by_number(len(table.uids))
@@ -103,9 +129,19 @@ def nearest_sets(
 def nearest(
     table: Table, queries: np.ndarray, asked: RankSets, pool: RankSets, m: int, dedup_text: bool, block_mib: int = 512
 ) -> np.ndarray:
-    """[Q, m, 2] int64: numbers of the m nearest of `pool` by (J, uid), and what they share with the query.
+    """The m nearest of a pool's sets for each query, on this rank alone.
 
-    `asked` holds the queries' sets. A query meets its own domain's allowed sets alone.
+    Args:
+        table: All questions. A query meets its own domain's allowed sets alone.
+        queries: Numbers of the questions that get demonstrations, [Q].
+        asked: The queries' sets.
+        pool: The sets that are compared.
+        m: Demonstrations of a question.
+        dedup_text: See `permitted_pairs`.
+        block_mib: Memory of the search's blocks, MiB.
+
+    Returns:
+        int64 [Q, m, 2]: numbers of the nearest by (J, uid), and what they share with the query.
     """
     found = np.zeros((len(queries), m, 2), dtype=np.int64)
     found[..., 0] = NO_NEIGHBOR

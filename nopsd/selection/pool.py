@@ -78,7 +78,17 @@ def make_pool(
     columns: Mapping[str, np.ndarray] | None = None,
     pairs: Distances | None = None,
 ) -> Pool:
-    """A pool from columns in any order; without `domains` all questions are of one domain, named ""."""
+    """A pool, from columns in any order.
+
+    Args:
+        uids: N questions.
+        counts: Active neurons of each, s [N].
+        lengths: Scored tokens of each, T [N].
+        truncated: Whether its rollout was truncated, [N].
+        domains: None: all are of one domain, named "".
+        columns: More columns by name, [N, ...].
+        pairs: Gives the Jaccard distances of all pairs, where a selector asks for them.
+    """
     order = np.array(sorted(range(len(uids)), key=uids.__getitem__), dtype=np.int64)
     named = list(domains) if domains is not None else [""] * len(uids)
     unordered = Pool(

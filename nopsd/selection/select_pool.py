@@ -54,8 +54,23 @@ def select_pool(
 ) -> tuple[Selection, Contexts]:
     """Select questions and find their demonstrations, equal on every rank; rank 0 writes them. Collective.
 
-    Raises ConfigError if the pool is smaller than the demonstrations asked for, DataError if a question has no neuron
-    set or a set no question, or a column that is needed is missing or not a number.
+    Args:
+        data: The pool, this rank's neuron sets, and the signals.
+        select_config: Which questions.
+        context_config: Which demonstrations.
+        sharing: The ranks, and what they exchange.
+        folder: The select stage's.
+
+    Returns:
+        The selected questions with all scores, and each one's demonstrations.
+
+    Raises:
+        ConfigError: The pool is smaller than the demonstrations asked for.
+        DataError: A question has no neuron set or a set no question, or a column that is needed is missing or not a
+            number.
+
+    Source:
+        The paper's Sections 4.2 and 4.3, Algorithm 1 and Eq. 6.
     """
     gathered = gather_pool(data, sharing.ranks, sharing.block_mib)
     selection = select(gathered.pool, select_config)
@@ -72,7 +87,17 @@ def select_pool(
 
 
 def find_contexts(uids: Sequence[str], data: PoolData, config: ContextConfig, sharing: Sharing) -> Contexts:
-    """Demonstrations of any pool questions, without a selection and without files. Collective; as above."""
+    """Demonstrations of any pool questions, without a selection and without files. Collective.
+
+    Args:
+        uids: The questions that get demonstrations.
+        data: The pool, this rank's neuron sets, and the signals.
+        config: Which demonstrations.
+        sharing: The ranks, and what they exchange.
+
+    Raises:
+        ConfigError, DataError: As `select_pool`.
+    """
     if config.pool == "selected":
         raise ConfigError(
             "context.pool=selected: demonstrations are wanted before there is a selection (select.selector="

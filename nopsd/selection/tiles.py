@@ -102,9 +102,17 @@ def make_parts(sets: Sets, layout: Layout, group: int = 1) -> Parts:
 
 
 def plan_blocks(budget: int, query_width: int, pool_width: int, neurons: int, threads: int, planes: int) -> Blocks:
-    """The largest blocks within `budget` bytes: a quarter each for pool sets and counters, the rest for queries.
+    """The largest blocks within a budget: a quarter each for pool sets and counters, the rest for queries.
 
-    `neurons`: how many there can be in a layout. ConfigError if the least blocks do not fit.
+    Args:
+        budget: Bytes.
+        query_width: Members of a query's set, at most; `pool_width` of a pool set.
+        neurons: How many there can be in a layout.
+        threads: That work at once.
+        planes: Bits of a counter.
+
+    Raises:
+        ConfigError: The least blocks do not fit.
     """
     tiles = -(-neurons // columns_for(neurons))
     per_query = 2 * (query_width + (GROUP - 1) * min(tiles, query_width)) + 32 * (tiles + 1)
@@ -126,7 +134,15 @@ def plan_blocks(budget: int, query_width: int, pool_width: int, neurons: int, th
 
 
 def sweep(queries: Sets, pool: Sets, neurons: int, budget: int, visit: Visit) -> None:
-    """Call `visit` with every block. Different blocks of queries may be visited by different threads."""
+    """Intersect all queries with all pool sets, block by block.
+
+    Args:
+        queries: Sets.
+        pool: Sets.
+        neurons: Neurons of the model: ids are below.
+        budget: Memory of the blocks, bytes.
+        visit: Called with every block; different blocks of queries may be visited by different threads.
+    """
     if not len(queries) or not len(pool):
         return
     threads = torch.get_num_threads()

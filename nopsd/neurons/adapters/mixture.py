@@ -120,10 +120,18 @@ class _Replaced:
 def experts_forward(
     experts: nn.Module, hidden_PH: torch.Tensor, index_Pk: torch.Tensor, weight_Pk: torch.Tensor, value: str
 ) -> tuple[torch.Tensor, tuple[Block, ...]]:
-    """The weighted sum of the chosen experts' outputs [P, H], and a block of each that was chosen.
+    """Run the chosen experts, and report their neurons.
 
-    `index_Pk`, `weight_Pk`: experts of each position and their weights; an index of E or more chooses none. Rows of
-    all experts (R of them) lie one expert after the other, by ascending position in each.
+    Args:
+        experts: The mixture's experts; E of them.
+        hidden_PH: Positions x hidden size.
+        index_Pk: The k experts of each position; an index of E or more chooses none.
+        weight_Pk: Their routing weights.
+        value: `neuron.value`: `act_fn` or `gated`.
+
+    Returns:
+        The weighted sum of the experts' outputs [P, H], and a block of each expert that was chosen. Rows of all experts
+        (R of them) lie one expert after the other, by ascending position in each.
     """
     count, _, inner = experts.down_proj.shape
     order = torch.argsort(index_Pk.flatten(), stable=True)

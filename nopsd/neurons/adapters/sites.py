@@ -46,7 +46,15 @@ class MlpSite(Protocol):
         ...
 
     def attach(self, value: str, report: Report) -> list[Handle]:
-        """From now on call `report` once a forward pass with the layer's blocks; `value`: `act_fn` or `gated`."""
+        """Report the layer's blocks once a forward pass, from now on.
+
+        Args:
+            value: `neuron.value`: `act_fn` or `gated`.
+            report: Called from inside the pass, where ZeRO-3 has the down projection's weight gathered.
+
+        Returns:
+            Handles whose `remove` undoes it.
+        """
         ...
 
 
@@ -89,7 +97,13 @@ def bare(activation: Any) -> Activation:
 
 
 def one_block(down_HF: torch.Tensor, values_F: torch.Tensor, form: Activation) -> tuple[Block]:
-    """A whole MLP's block: `values_F` [..., F], to which `form` is applied where it is asked for."""
+    """A whole MLP as one block.
+
+    Args:
+        down_HF: Weight of the down projection, hidden size x neurons.
+        values_F: [..., F], of every position.
+        form: Makes neuron values of `values_F`; applied only to the rows that are asked for.
+    """
     flat = values_F.reshape(-1, values_F.shape[-1])
     return (Block(0, down_HF, None, lambda rows: form(flat[rows])),)
 
@@ -100,7 +114,17 @@ def as_is(values: torch.Tensor) -> torch.Tensor:
 
 
 def check_gating(gate_F: torch.Tensor, up_F: torch.Tensor, form: Activation, gated_F: torch.Tensor, name: str) -> None:
-    """UserError unless one position's down-projection input is act(gate) * up: the hook points would be wrong."""
+    """Check that the hooks stand where the values are formed.
+
+    Args:
+        gate_F: One position's output of the gate projection, [F]; `up_F` of the up projection.
+        form: The activation function.
+        gated_F: What the down projection was given at that position, [F].
+        name: The MLP's class, for the message.
+
+    Raises:
+        UserError: The down projection's input isn't act(gate) * up.
+    """
     expected, found = form(gate_F) * up_F, gated_F
     least = torch.finfo(found.dtype).eps * 1000 if found.dtype == torch.float32 else 0.05
     if not bool(found.isfinite().all()):

@@ -16,10 +16,16 @@ from nopsd.neurons.adapters.sites import Consumer, Handle, MlpSite, NeuronSites
 
 @contextmanager
 def watch(sites: NeuronSites, value: str, consume: Consumer) -> Iterator[None]:
-    """While open, every forward pass calls `consume` once a layer. `value`: `act_fn` or `gated`.
+    """While open, every forward pass calls `consume` once a layer.
 
-    UserError if a layer ran without its neurons being seen (a fused MLP that does not call its projections), or if no
-    pass went through some layer at all.
+    Args:
+        sites: The model's neurons (`find_sites`).
+        value: `neuron.value`: `act_fn` or `gated`.
+        consume: Called in the layers' order, from inside the pass; done with the blocks when it returns.
+
+    Raises:
+        UserError: A layer ran without its neurons being seen (a fused MLP that does not call its projections), or no
+            pass went through some layer at all.
     """
     handles: list[Handle] = []
     watched = [_Watched(index, mlp, width, consume) for index, (mlp, width) in enumerate(zip(sites.mlps, sites.widths))]

@@ -78,5 +78,12 @@ class Retriever:
 def retriever(
     *, needs: Sequence[str] = (), name: str | None = None, from_pool: bool = True, neurons: bool = True
 ) -> Callable[[Find], Retriever]:
-    """Make a retriever of a function Request -> Neighbors; its name is the function's, unless given."""
+    """Make a retriever of a function Request -> Neighbors.
+
+    Args:
+        needs: Columns of the signals stage.
+        name: The function's, unless given.
+        from_pool: It shows other questions, so that the pool must hold `context.m` + 1.
+        neurons: It reads neuron sets; where nothing does, the neurons stage is left out.
+    """
     return lambda find: Retriever(name or find.__name__, find, tuple(needs), from_pool, neurons)

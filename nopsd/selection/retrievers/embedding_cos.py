@@ -32,7 +32,18 @@ def embedding_cos(request: Request) -> Neighbors:
 
 
 def on_grid(embedding_NH: np.ndarray, uids: list[str]) -> np.ndarray:
-    """Unit vectors in units of 1/GRID, whole numbers as float64; rows of zeros stay. DataError on NaN, by name."""
+    """Unit vectors on a grid, so that their products are exact.
+
+    Args:
+        embedding_NH: Mean last hidden state of each question.
+        uids: Names of the rows, for the message.
+
+    Returns:
+        Whole numbers in units of 1/GRID, float64 [N, H]; rows of zeros stay.
+
+    Raises:
+        DataError: A value isn't finite; the question is named.
+    """
     bad = np.flatnonzero(~np.isfinite(embedding_NH).all(axis=1))
     if len(bad):
         raise DataError(f"question {uids[bad[0]]} has an embedding that is not finite: run the signals stage again")

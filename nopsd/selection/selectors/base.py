@@ -56,7 +56,18 @@ class Selector:
 def selector(
     *, keep: str, needs: Sequence[str] = (), name: str | None = None, length_control: bool = True, neurons: bool = True
 ) -> Callable[[Score], Selector]:
-    """Make a selector of a function (pool, config) -> scores; its name is the function's, unless given."""
+    """Make a selector of a function (pool, config) -> scores.
+
+    Args:
+        keep: Which end is selected: `low`, `high`; `all`: the scores decide nothing.
+        needs: Columns besides counts and lengths (`agreement` of the neurons stage, the others of the signals stage).
+        name: The function's, unless given.
+        length_control: `select.length_control=residual` takes out of the score what length explains.
+        neurons: The score reads neuron counts or sets; where nothing does, the neurons stage is left out.
+
+    Raises:
+        ConfigError: `keep` is none of these.
+    """
 
     def made(score: Score) -> Selector:
         if keep not in KEEPS:
@@ -67,7 +78,15 @@ def selector(
 
 
 def without_length(scores: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Residual [N] of the scores in their least-squares line on log T: what length alone does not explain."""
+    """What length alone does not explain of scores.
+
+    Args:
+        scores: [N].
+        lengths: Tokens T, [N].
+
+    Returns:
+        Residuals [N] of their least-squares line on log T.
+    """
     scores, log_length = np.asarray(scores, dtype=np.float64), np.log(np.asarray(lengths, dtype=np.float64))
     if len(scores) == 0 or np.ptp(log_length) == 0:
         return scores - scores.mean() if len(scores) else scores

@@ -40,8 +40,18 @@ class _Chosen:
 
 
 def select(pool: Pool, config: SelectConfig) -> Selection:
-    """The selected questions. Questions without a scored position are never candidates: their count of 0 says
-    nothing. ConfigError if the fraction leaves none, DataError (naming the question) if a score is not a number."""
+    """The selected questions, by domain.
+
+    Questions without a scored position are never candidates: their count of 0 says nothing.
+
+    Args:
+        pool: All questions.
+        config: Which selector, which share, and what happens to ties.
+
+    Raises:
+        ConfigError: The fraction leaves no question.
+        DataError: A score is not a number; the question is named.
+    """
     chooser = find_selector(config)
     candidate = pool.lengths > 0
     if config.exclude_truncated:

@@ -35,7 +35,16 @@ class ClassLoss:
 def class_loss(
     kind: str, beta: float, p_nC: Tensor, q_nC: Tensor, d_nC: Tensor, cap: float | None, complete: bool
 ) -> ClassLoss:
-    """`kind` is canonical; `cap`: distill.pointwise_clip, the most a term may count; `complete`: Σp = Σq = 1."""
+    """Terms and slopes of a divergence over C classes, summed for each token.
+
+    Args:
+        kind: `reverse_kl`, `forward_kl` or `jsd`, canonical.
+        beta: Of jsd.
+        p_nC: Probabilities of the student; `q_nC` of the teacher.
+        d_nC: log p − log q.
+        cap: `distill.pointwise_clip`, the most that a term may count, in nats; None: no cap.
+        complete: The classes are all there is: Σp = Σq = 1.
+    """
     terms_nC, slope_nC, of_capped_nC = _terms(kind, beta, p_nC, q_nC, d_nC, complete)
     if cap is not None:
         over_nC = terms_nC > cap

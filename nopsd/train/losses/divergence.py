@@ -17,7 +17,15 @@ from nopsd.config import DistillConfig
 
 
 def reverse_kl(student_logp_NV: Tensor, teacher_logp_NV: Tensor) -> Tensor:
-    """KL(p‖q) = Σ_v p (log p − log q): the paper's loss (Eq. 1)."""
+    """KL(p‖q) = Σ_v p (log p − log q), in nats.
+
+    Args:
+        student_logp_NV: log p, [..., V].
+        teacher_logp_NV: log q, [..., V].
+
+    Source:
+        The paper's loss, Eqs. 1 and 7.
+    """
     return (student_logp_NV.exp() * (student_logp_NV - teacher_logp_NV)).sum(-1)
 
 
@@ -27,9 +35,12 @@ def forward_kl(student_logp_NV: Tensor, teacher_logp_NV: Tensor) -> Tensor:
 
 
 def jsd(student_logp_NV: Tensor, teacher_logp_NV: Tensor, beta: float) -> Tensor:
-    """β KL(q‖m) + (1−β) KL(p‖m) with m = β q + (1−β) p.
+    """β KL(q‖m) + (1−β) KL(p‖m) with m = β q + (1−β) p, in nats.
 
-    By convention β=1 is the reverse and β=0 the forward KL; the formula itself is 0 at both ends.
+    Args:
+        student_logp_NV: log p, [..., V].
+        teacher_logp_NV: log q, [..., V].
+        beta: By convention 1 is the reverse and 0 the forward KL; the formula itself is 0 at both ends.
     """
     kind = canonical("jsd", beta)
     if kind != "jsd":
@@ -46,7 +57,15 @@ def entropy(logp_NV: Tensor) -> Tensor:
 
 
 def canonical(kind: str, beta: float) -> str:
-    """The formula that `kind` means: jsd's ends are the two KLs. ValueError: unknown kind, or β outside [0, 1]."""
+    """The formula that a name means: jsd's ends are the two KLs.
+
+    Args:
+        kind: `distill.divergence`, one of reverse_kl, forward_kl, jsd.
+        beta: `distill.beta`.
+
+    Raises:
+        ValueError: Another kind, or β outside [0, 1].
+    """
     if kind in ("reverse_kl", "forward_kl"):
         return kind
     if kind != "jsd":
@@ -70,6 +89,11 @@ def sampled_reverse_kl(student_logp_NV: Tensor, teacher_logp_NV: Tensor, target_
     """sg(log p(y) − log q(y))·log p(y): the score-function estimate of the reverse KL's gradient from one token.
 
     Its value estimates nothing; its gradient's mean over y ∼ p is the reverse KL's. The advantage is detached.
+
+    Args:
+        student_logp_NV: log p, [..., V].
+        teacher_logp_NV: log q, [..., V].
+        target_N: The sampled ids y.
     """
     log_p_N = student_logp_NV.gather(-1, target_N[..., None])[..., 0]
     log_q_N = teacher_logp_NV.gather(-1, target_N[..., None])[..., 0]
@@ -79,7 +103,17 @@ def sampled_reverse_kl(student_logp_NV: Tensor, teacher_logp_NV: Tensor, target_
 def token_divergence(
     config: DistillConfig, student_logp_NV: Tensor, teacher_logp_NV: Tensor, target_N: Tensor | None = None
 ) -> Tensor:
-    """A token's divergence on the configured support, the terms capped at `pointwise_clip`."""
+    """A token's divergence as configured, in plain autograd: the reference for the fused loss.
+
+    Args:
+        config: Divergence, support, tail and `pointwise_clip`.
+        student_logp_NV: log p, [N, V].
+        teacher_logp_NV: log q, [N, V].
+        target_N: The sampled ids, which sampled_rkl needs.
+
+    Returns:
+        Nats, [N].
+    """
     if config.divergence == "sampled_rkl":
         assert target_N is not None
         return sampled_reverse_kl(student_logp_NV, teacher_logp_NV, target_N)
@@ -98,7 +132,16 @@ def token_divergence(
 
 
 def coarsen(logp_NV: Tensor, ids_Nk: Tensor, tail: str) -> Tensor:
-    """Log-probabilities of the classes that `distill.tail` leaves of a top-k support `[..., k or k + 1]`."""
+    """Log-probabilities of the classes that `distill.tail` leaves of a top-k support.
+
+    Args:
+        logp_NV: Log-probabilities over the vocabulary.
+        ids_Nk: The top-k ids.
+        tail: `bucket`, `renorm`, `stopgrad` or `none`.
+
+    Returns:
+        [..., k], with a bucket [..., k + 1].
+    """
     top = logp_NV.gather(-1, ids_Nk)
     if tail == "renorm":
         return top.log_softmax(-1)

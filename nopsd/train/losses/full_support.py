@@ -77,9 +77,18 @@ class DivergenceResult:
 
 
 def kernel_of(config: DistillConfig, like: Tensor, elements: int) -> str | None:
-    """torch, numba or triton; None for an objective that isn't one of this file's. `elements`: logits of a side.
+    """What computes the loss's element-wise part.
 
-    ConfigError where distill.kernel names one that can't do what is asked of it here.
+    Args:
+        config: `distill.kernel`, and the objective.
+        like: Logits of the tile's device and number format.
+        elements: Logits of a side.
+
+    Returns:
+        `torch`, `numba` or `triton`; None for an objective that isn't one of this file's.
+
+    Raises:
+        ConfigError: `distill.kernel` names one that can't do what is asked of it here.
     """
     name = config.kernel
     if beyond_kernels(config):
@@ -116,9 +125,14 @@ def block_rows(kernel: str | None, vocab_size: int, device: torch.device, rows: 
 def measure(
     tile: Tile, config: DistillConfig, kernel: str, *, wanted: bool, tops: Tops | None = None
 ) -> DivergenceResult:
-    """Losses of a tile of logits, from `kernel_of`'s kernel; torch overwrites the tile and needs both scratches.
+    """Losses of a tile of logits, and what its gradient is formed from.
 
-    `wanted`: both KLs and the entropies too. `tops`: the rows' largest logits, if known.
+    Args:
+        tile: Raw logits [n, V]; torch overwrites them and needs both scratches.
+        config: Divergence and temperature.
+        kernel: As `kernel_of` has it.
+        wanted: Both KLs and the entropies too.
+        tops: The rows' largest logits, if known.
     """
     tops = tops or (tile.student.amax(-1), tile.teacher.amax(-1))
     tops = tops[0].contiguous(), tops[1].contiguous()  # numba compiles again for every other layout

@@ -68,15 +68,35 @@ def fused_linear_divergence(
     vocab_size: int | None = None,
     with_statistics: bool = False,
 ) -> FusedResult:
-    """Weighted sum of divergences, with gradients to `hidden_NH` and `weight_VH`; the teacher gets none.
+    """Weighted sum of divergences over tokens, formed from hidden states without a [N, V] tensor.
 
-    `config` gives the objective, temperature and logit_chunk. `vocab_size`: ids from there on are
-    padding and take no part. `target_N`: the sampled ids, for the log, sampled_rkl and is_clip; `served_N`: their
-    log-probs on the server (NaN: unknown), for is_clip. `aux`: hidden states and weight of each distribution that
-    `targets.auxiliaries` names. `teacher_mix` (hidden, weight, c): the teacher's logits become (1−c) of its own
-    and c of these (the trust region). Statistics leave out tokens of weight 0.
-    N may be 0: the loss is 0 and still connected, with zero gradients, so that a ZeRO rank without tokens
-    enters the backward like the others. The gradient can be taken once (no double backward, no retained graph).
+    Gradients go to `hidden_NH` and `weight_VH`, none to the teacher, and can be taken once (no double backward, no
+    retained graph). N may be 0: the loss is 0 and still connected, with zero gradients, so that a ZeRO rank without tokens
+    enters the backward like the others.
+
+    Args:
+        hidden_NH: The student's final hidden states at the N response tokens.
+        weight_VH: Its output weight.
+        teacher_hidden_NH: The teacher's hidden states at the same tokens.
+        teacher_weight_VH: Its output weight.
+        token_weight_N: What each token counts; statistics leave out those of weight 0.
+        config: The objective, its temperature and `logit_chunk`.
+        target_N: The sampled ids, for the log, sampled_rkl and is_clip.
+        served_N: Their log-probs on the server (nats; NaN: unknown), for is_clip.
+        aux: Hidden states and weight of each distribution that `targets.auxiliaries` names.
+        teacher_mix: (hidden, weight, c): the teacher's logits become (1−c) of its own and c of these (the trust region).
+        vocab_size: Ids from there on are padding and take no part; None: all rows of the weights, which must then agree.
+        with_statistics: Give what the training log sums, too.
+
+    Returns:
+        The loss, a scalar of float32 or more, and the statistics.
+
+    Raises:
+        ValueError: Shapes that don't fit, such as a weight that ZeRO-3 has released; something that the objective needs
+            isn't given.
+
+    Source:
+        The paper's Eqs. 7 to 10 at the defaults.
     """
     needed = auxiliaries(config)
     others = {name: head for name, head in (aux or {}).items() if name in needed}

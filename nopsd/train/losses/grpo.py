@@ -56,7 +56,13 @@ class GrpoLoss:
 
 
 def clipped(ratio_n: Tensor, advantage_n: Tensor, clip: float) -> Valued:
-    """−min(ρ A, clip(ρ) A)."""
+    """−min(ρ A, clip(ρ, 1−ε, 1+ε) A), and its slope by log π.
+
+    Args:
+        ratio_n: ρ = π_θ / π_old of the sampled tokens.
+        advantage_n: A.
+        clip: ε.
+    """
     plain_n, bounded_n = ratio_n * advantage_n, ratio_n.clamp(1 - clip, 1 + clip) * advantage_n
     slope_n = torch.where(is_clipped(ratio_n, advantage_n, clip), 0.0, -plain_n)
     return -torch.minimum(plain_n, bounded_n), slope_n

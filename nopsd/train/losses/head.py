@@ -88,10 +88,15 @@ def is_linear(lm: Any) -> bool:
 
 
 def replace_head(lm: Any, kind: type[LossHead], make: Callable[[nn.Linear], LossHead]) -> LossHead:
-    """Put `make(lm_head)` in the place of a causal LM's `lm_head`, before `deepspeed.initialize`; tied weights stay
-    tied. One that is of this `kind` already is left.
+    """Replace a causal LM's `lm_head`, before `deepspeed.initialize`; tied weights stay tied.
 
-    ConfigError if the model's logits are not hidden · weightᵀ (a bias, soft-capping, a scale).
+    Args:
+        lm: The model.
+        kind: One that is of this kind already is left.
+        make: Makes the new head of the old one.
+
+    Raises:
+        ConfigError: The model's logits are not hidden · weightᵀ (a bias, soft-capping, a scale).
     """
     old = lm.get_output_embeddings()
     if isinstance(old, kind):
@@ -105,10 +110,17 @@ def replace_head(lm: Any, kind: type[LossHead], make: Callable[[nn.Linear], Loss
 
 @torch.no_grad()  # type: ignore[untyped-decorator]
 def response_hidden(model: nn.Module, input_ids_BT: Tensor, rows_N: Tensor, segments: Segments | None = None) -> Tensor:
-    """A frozen model's final hidden states `[N, H]` at `rows_N`: no gradient, no logits.
+    """A frozen model's final hidden states, without gradient or logits.
 
-    `model`: a causal LM or a DeepSpeed engine around one. It is run from its root, as ZeRO-3's parameter
-    trace wants, with zero positions for `lm_head`; the hidden states are taken as they pass.
+    Args:
+        model: A causal LM, or a DeepSpeed engine around one. It is run from its root, as ZeRO-3's parameter trace wants,
+            with zero positions for `lm_head`; the hidden states are taken as they pass.
+        input_ids_BT: Token ids.
+        rows_N: Flat indices in B·T of the positions that are wanted.
+        segments: The sequences of a packed row.
+
+    Returns:
+        [N, H].
     """
     lm = model.module if hasattr(model, "module") else model
     caught: list[Tensor] = []
@@ -184,9 +196,15 @@ class DistillHead(LossHead):
 
 
 def install_head(lm: nn.Module, config: DistillConfig, vocab_size: int | None = None) -> DistillHead:
-    """Replace a causal LM's `lm_head` by a DistillHead, before `deepspeed.initialize`. Tied weights stay tied.
+    """Replace a causal LM's `lm_head` by a DistillHead, before `deepspeed.initialize`; tied weights stay tied.
 
-    ConfigError if the model's logits are not hidden · weightᵀ (a bias, soft-capping, a scale).
+    Args:
+        lm: The student.
+        config: The objective.
+        vocab_size: Ids from there on are padding; None: there are none.
+
+    Raises:
+        ConfigError: The model's logits are not hidden · weightᵀ (a bias, soft-capping, a scale).
     """
     head = replace_head(lm, DistillHead, lambda old: DistillHead(old, config, vocab_size))
     assert isinstance(head, DistillHead)
@@ -219,10 +237,21 @@ class DistillModel(nn.Module):  # type: ignore[misc]
         states_only: bool = False,
         segments: Segments | None = None,
     ) -> FusedResult | Tensor:
-        """Loss over the positions `rows_N`, flat indices in B·T: P−1 … P+T−2 of each sequence predict its response.
+        """The loss over positions of a batch.
 
-        A rank without tokens passes any one id and no rows. `states_only`: the hidden states `[N, H]` and no loss,
-        for a teacher that is the student itself. `segments`: the sequences of a packed row.
+        Args:
+            input_ids_BT: Token ids. A rank without tokens passes any one id and no rows.
+            rows_N: Flat indices in B·T: P−1 … P+T−2 of each sequence predict its response of T tokens.
+            teacher_hidden_NH: The teacher's hidden states at the same tokens.
+            teacher_weight_VH: Its output weight; None: the student's own, as gathered.
+            token_weight_N: What each token counts.
+            target_N: The sampled ids.
+            with_statistics: Give what the training log sums, too.
+            served_N: The sampled ids' log-probs on the server.
+            aux_hidden: Hidden states of the objective's other distributions, by name.
+            teacher_mix: See `fused_linear_divergence`.
+            states_only: Return the hidden states [N, H] and no loss, for a teacher that is the student itself.
+            segments: The sequences of a packed row.
         """
         hidden_BTH = self.lm.base_model(**inputs_of(input_ids_BT, segments)).last_hidden_state
         inputs = DistillInputs(

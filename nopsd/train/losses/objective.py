@@ -60,10 +60,18 @@ def tile_loss(
     served_n: Tensor | None = None,
     with_statistics: bool = False,
 ) -> TileLoss:
-    """Overwrites the tile and `aux`. `kernel`: as `full_support.kernel_of` has it.
+    """The loss of one tile and its gradient by the student's logits.
 
-    `served_n`: the server's log-probs of the sampled ids. The log's entropies, overlap and log-probs are of student
-    and teacher; its two KLs are to the target.
+    Args:
+        tile: Logits [n, V]; overwritten.
+        aux: Logits [n, V] of the objective's other distributions, by name; overwritten.
+        token_weight_n: What each token counts.
+        config: The objective.
+        kernel: As `full_support.kernel_of` has it.
+        target_n: The sampled ids.
+        served_n: The server's log-probs of them, nats.
+        with_statistics: Give the log's numbers too. Entropies, overlap and log-probs are of student and teacher; the two
+            KLs are to the target.
     """
     if kernel is not None:
         return _full_vocab(tile, token_weight_n, config, kernel, target_n, served_n, with_statistics)
@@ -160,7 +168,15 @@ def clip_tokens(
     logprob_n: Tensor | None,
     served_n: Tensor | None,
 ) -> ClippedTokens:
-    """`entropy_n`: the student's, for the mask; `logprob_n`, `served_n`: of the sampled tokens, for the ratio."""
+    """Apply the clips of whole tokens' losses.
+
+    Args:
+        values: Losses, before clips.
+        config: `token_clip`, `mask_high_entropy`, `is_clip`.
+        entropy_n: The student's entropy in nats, for the mask.
+        logprob_n: The student's log-probs of the sampled tokens, for the ratio.
+        served_n: The server's of them; NaN: unknown.
+    """
     loss_n, factor_n = values.loss, torch.ones_like(values.loss)
     capped_n, found = values.capped, {}
     if config.token_clip is not None:

@@ -44,7 +44,12 @@ def largest(values_nV: Tensor, k: int = OVERLAP_K) -> Top:
 def overlap(
     student_ids_nk: Tensor, teacher_ids_nk: Tensor, student_logp_nk: Tensor, teacher_logp_nk: Tensor
 ) -> dict[str, Tensor]:
-    """Share of common ids and each side's mass on them, from the top ids of both and their log-probabilities."""
+    """Share of common ids among both sides' top ids, and each side's mass on them.
+
+    Args:
+        student_ids_nk: Top ids of the student; `teacher_ids_nk` of the teacher.
+        student_logp_nk: Their log-probs under the student; `teacher_logp_nk` of the teacher's ids under the teacher.
+    """
     shared_nkk = student_ids_nk[:, :, None] == teacher_ids_nk[:, None, :]
     in_teacher, in_student = shared_nkk.any(2), shared_nkk.any(1)
     return {

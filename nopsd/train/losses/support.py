@@ -37,9 +37,13 @@ TokenDivergence = Callable[
 
 
 def token_loss(tile: Tile, config: DistillConfig, target_n: Tensor | None, both: bool = False) -> TileValues:
-    """Loss of each token and its gradient by the scaled logits, as the config has it. Overwrites the tile.
+    """Loss of each token and its gradient by the scaled logits, as the config has it.
 
-    `target_n`: the sampled ids, which sampled_rkl needs. `both`: give both full-vocabulary KLs as well.
+    Args:
+        tile: Log-probabilities [n, V]; overwritten.
+        config: Divergence, support, tail and `pointwise_clip`.
+        target_n: The sampled ids, which sampled_rkl needs.
+        both: Give both full-vocabulary KLs as well.
     """
     if config.divergence == "sampled_rkl":
         assert target_n is not None

@@ -42,7 +42,13 @@ def auxiliaries(config: DistillConfig) -> tuple[str, ...]:
 
 
 def form_target(tile: Tile, aux: dict[str, Tensor], config: DistillConfig) -> None:
-    """Put the target's log-probabilities in the place of the teacher's. Uses the scratch and leaves `aux` as it is."""
+    """Put the target's log-probabilities in the place of the teacher's.
+
+    Args:
+        tile: Log-probabilities [n, V] of student and teacher; the scratch is used.
+        aux: Log-probabilities of the objective's other distributions, by name; left as they are.
+        config: `target` and `contrast`.
+    """
     if config.contrast == "random_ctx":
         tile.teacher.sub_(aux[RANDOM_CTX]).add_(tile.student)
     elif config.target == "pmi":

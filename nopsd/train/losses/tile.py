@@ -78,7 +78,14 @@ class TileValues:
 
 
 def divergence_and_gradient(tile: Tile, kind: str, beta: float, both: bool = False) -> TileValues:
-    """Loss and its gradient by the student's scaled logits. Overwrites the tile. `both`: give both KLs as well."""
+    """Loss and its gradient by the student's scaled logits, in closed form.
+
+    Args:
+        tile: Log-probabilities [n, V]; overwritten.
+        kind: `reverse_kl`, `forward_kl` or `jsd`.
+        beta: Of jsd.
+        both: Give both KLs as well.
+    """
     kind = canonical(kind, beta)
     p, d, q = torch.exp(tile.student, out=tile.scratch), tile.student.sub_(tile.teacher), tile.teacher.exp_()
     excess = q.sum(-1) - p.sum(-1)

@@ -59,7 +59,16 @@ class TokenLossModel(nn.Module):  # type: ignore[misc]
         loss_of: LossOf | None = None,
         segments: Segments | None = None,
     ) -> TokenResult | Tensor:
-        """Loss over the positions `rows_N`, flat indices in B·T: P−1 … P+T−2 of each sequence predict its response."""
+        """The loss over positions of a batch.
+
+        Args:
+            input_ids_BT: Token ids.
+            rows_N: Flat indices in B·T: P−1 … P+T−2 of each sequence predict its response of T tokens.
+            target_N: The response's ids.
+            token_weight_N: What each token counts.
+            loss_of: From log-probs to values and slopes; None: statistics of the tokens alone.
+            segments: The sequences of a packed row.
+        """
         hidden_BTH = self.lm.base_model(**inputs_of(input_ids_BT, segments)).last_hidden_state
         inputs = TokenInputs(target_N, token_weight_N, loss_of)
         found: TokenResult | Tensor = self.lm.get_output_embeddings()(

@@ -44,11 +44,20 @@ def fused_linear_token_loss(
     loss_of: LossOf,
     chunk: int | None = None,
 ) -> TokenResult:
-    """Weighted sum of the tokens' losses, with gradients to `hidden_NH` and `weight_VH`.
+    """Weighted sum of the tokens' losses, with gradients to `hidden_NH` and `weight_VH`, which can be taken once.
 
-    A token of weight 0 adds nothing, whatever its value. N may be 0: the loss is 0 and still connected, so that a ZeRO
-    rank without tokens enters the backward like the others. The gradient can be taken once. ValueError for shapes that
-    don't fit, such as a weight that ZeRO-3 has released.
+    N may be 0: the loss is 0 and still connected, so that a ZeRO rank without tokens enters the backward like the others.
+
+    Args:
+        hidden_NH: Final hidden states at the N response tokens.
+        weight_VH: The output weight.
+        target_N: The sampled ids.
+        token_weight_N: What each token counts; one of weight 0 adds nothing, whatever its value.
+        loss_of: From log-probs (nats) and rows to values and slopes.
+        chunk: Tokens of a tile; None: 128 on CPUs, 512 on GPUs.
+
+    Raises:
+        ValueError: Shapes that don't fit, such as a weight that ZeRO-3 has released.
     """
     if weight_VH.dim() != 2 or weight_VH.shape[1] != hidden_NH.shape[1]:
         raise ValueError(
