@@ -92,7 +92,8 @@ def entropy_gap(
     """The gap between two sides' mean entropies, paired by question.
 
     Args:
-        student: uid -> mean entropy in nats; `teacher` likewise. Questions that one side gave no token for are left out.
+        student: uid -> mean entropy in nats; `teacher` likewise. Questions that one side gave no token for are left
+            out.
         resamples: For the interval.
         seed: Of the resamples.
 

@@ -58,9 +58,8 @@ def score_pool(
     Args:
         model: The frozen base model, sharded by ZeRO-3.
         rollouts: Every response of the pool, equal on all ranks.
-        config: What counts as a neuron's score, and how many are kept.
-        ranks: All that score.
-        folder: Where this rank's file and finished shards go.
+        config: What a neuron's score is, and how many are kept.
+        folder: The neurons stage's.
         progress: Called with the rollouts done and their total, over all ranks.
 
     Returns:

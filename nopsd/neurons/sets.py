@@ -77,12 +77,12 @@ def sample_sets(count: float, ids: torch.Tensor, scores: torch.Tensor, sizes: Se
 
     Args:
         count: Neurons that were active, s.
-        ids: Global neuron ids, ascending, [E].
+        ids: Global ids of N_K's members, ascending, [E].
         scores: Their scores, [E].
-        sizes: How many are kept.
+        sizes: Where each layer's ids begin.
 
     Returns:
-        On the CPU: the count, and the top K of the ids by score.
+        On the CPU: the ids by falling score, and how many are in each layer.
     """
     scores, order = torch.sort(scores, descending=True, stable=True)
     ids = ids[order].cpu()

@@ -29,9 +29,9 @@ def k_medoids(
     Args:
         distances_NN: Symmetric, 0 on the diagonal.
         k: Clusters, 1 to N.
-        generator: Of the first medoids.
+        generator: Draws each run's first medoids.
         restarts: Runs.
-        rounds: Swaps of a run, at most.
+        rounds: Of assignment and new medoids in a run, at most.
 
     Raises:
         ValueError: k is not within 1 to N.

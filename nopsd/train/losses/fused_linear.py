@@ -70,30 +70,23 @@ def fused_linear_divergence(
 ) -> FusedResult:
     """Weighted sum of divergences over tokens, formed from hidden states without a [N, V] tensor.
 
-    Gradients go to `hidden_NH` and `weight_VH`, none to the teacher, and can be taken once (no double backward, no
-    retained graph). N may be 0: the loss is 0 and still connected, with zero gradients, so that a ZeRO rank without tokens
-    enters the backward like the others.
+    Gradients go to `hidden_NH` and `weight_VH` alone, and can be taken once. N may be 0: the loss is 0 and still
+    connected, so that a ZeRO rank without tokens enters the backward like the others.
 
     Args:
-        hidden_NH: The student's final hidden states at the N response tokens.
-        weight_VH: Its output weight.
-        teacher_hidden_NH: The teacher's hidden states at the same tokens.
-        teacher_weight_VH: Its output weight.
+        hidden_NH, weight_VH: The student's final hidden states at the N response tokens, and its output weight.
+        teacher_hidden_NH, teacher_weight_VH: The teacher's.
         token_weight_N: What each token counts; statistics leave out those of weight 0.
         config: The objective, its temperature and `logit_chunk`.
         target_N: The sampled ids, for the log, sampled_rkl and is_clip.
         served_N: Their log-probs on the server (nats; NaN: unknown), for is_clip.
         aux: Hidden states and weight of each distribution that `targets.auxiliaries` names.
-        teacher_mix: (hidden, weight, c): the teacher's logits become (1−c) of its own and c of these (the trust region).
-        vocab_size: Ids from there on are padding and take no part; None: all rows of the weights, which must then agree.
+        teacher_mix: (hidden, weight, c): the teacher's logits become (1−c) of its own and c of these.
+        vocab_size: Ids from there on are padding and take no part; None: all, and the weights must agree.
         with_statistics: Give what the training log sums, too.
 
-    Returns:
-        The loss, a scalar of float32 or more, and the statistics.
-
     Raises:
-        ValueError: Shapes that don't fit, such as a weight that ZeRO-3 has released; something that the objective needs
-            isn't given.
+        ValueError: Shapes that don't fit (a weight that ZeRO-3 has released), or something needed isn't given.
 
     Source:
         The paper's Eqs. 7 to 10 at the defaults.

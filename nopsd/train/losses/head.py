@@ -113,8 +113,8 @@ def response_hidden(model: nn.Module, input_ids_BT: Tensor, rows_N: Tensor, segm
     """A frozen model's final hidden states, without gradient or logits.
 
     Args:
-        model: A causal LM, or a DeepSpeed engine around one. It is run from its root, as ZeRO-3's parameter trace wants,
-            with zero positions for `lm_head`; the hidden states are taken as they pass.
+        model: A causal LM, or a DeepSpeed engine around one. It is run from its root, as ZeRO-3's parameter trace
+            wants, with zero positions for `lm_head`; the hidden states are taken as they pass.
         input_ids_BT: Token ids.
         rows_N: Flat indices in B·T of the positions that are wanted.
         segments: The sequences of a packed row.

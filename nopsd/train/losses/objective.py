@@ -70,8 +70,8 @@ def tile_loss(
         kernel: As `full_support.kernel_of` has it.
         target_n: The sampled ids.
         served_n: The server's log-probs of them, nats.
-        with_statistics: Give the log's numbers too. Entropies, overlap and log-probs are of student and teacher; the two
-            KLs are to the target.
+        with_statistics: Give the log's numbers too. Entropies, overlap and log-probs are of student and teacher; the
+            two KLs are to the target.
     """
     if kernel is not None:
         return _full_vocab(tile, token_weight_n, config, kernel, target_n, served_n, with_statistics)

@@ -46,7 +46,8 @@ def fused_linear_token_loss(
 ) -> TokenResult:
     """Weighted sum of the tokens' losses, with gradients to `hidden_NH` and `weight_VH`, which can be taken once.
 
-    N may be 0: the loss is 0 and still connected, so that a ZeRO rank without tokens enters the backward like the others.
+    N may be 0: the loss is 0 and still connected, so that a ZeRO rank without tokens enters the backward like the
+    others.
 
     Args:
         hidden_NH: Final hidden states at the N response tokens.
