@@ -27,14 +27,16 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 
 from nopsd import network
+from nopsd.engine.distributed import Ranks
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 # Whoever asks for one of these, directly or through another fixture, starts ranks, a server or hosts.
-ENGINE_FIXTURES = frozenset({"deepspeed_run", "run_ranks", "worker_ranks", "server", "two_hosts"})
+ENGINE_FIXTURES = frozenset({"deepspeed_run", "run_ranks", "server", "two_hosts"})
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -74,6 +76,12 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"{folder} is not on this machine")
     return folder
+
+
+@pytest.fixture(scope="session")
+def alone() -> Ranks:
+    """The one rank of a process that no launcher started."""
+    return Ranks(0, 1, torch.device("cpu"))
 
 
 @pytest.fixture

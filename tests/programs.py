@@ -9,9 +9,10 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 
@@ -57,3 +58,20 @@ def require_peer(peer: str) -> str:
     """An interpreter that has `peer`; where there is none the test ends, naming the script that makes one."""
     found = find_peer(peer)
     return found or missing(f"no interpreter with {peer}: run bash tests/setup_peers.sh, or set {PEERS[peer]}")
+
+
+def run_peer(peer: str, script: Path, given: Any, folder: Path, **environment: str) -> Any:
+    """What `script IN.pt OUT.pt` makes of `given` under an interpreter that has `peer`; files lie in `folder`."""
+    import torch
+
+    torch.save(given, folder / "in.pt")
+    done = subprocess.run(
+        [require_peer(peer), str(script), str(folder / "in.pt"), str(folder / "out.pt")],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "DS_ACCELERATOR": "cpu", **environment},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
+    return torch.load(folder / "out.pt", weights_only=True)

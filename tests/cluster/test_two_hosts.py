@@ -15,6 +15,7 @@ import pytest
 
 from nopsd.files import read_json
 from nopsd.lab.world import DOMAIN_BY_NAME, make_split
+from tests.command import SMALL
 from tests.programs import require_program
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -280,21 +281,7 @@ def test_a_lost_host_is_gone_on_without(two_hosts, tmp_path):
     assert list(read_json(tmp_path / "run" / "neurons" / "manifest.json")["files"]).count("neurons.rank00001.npz") == 0
 
 
-SMALL = (
-    "--preset",
-    "lab",
-    "data.pool_limit=30",
-    "eval.limit=6",
-    "eval.n=4",
-    "eval.bootstrap=50",
-    "train.steps=3",
-    "train.batch=4",
-    "train.micro=2",
-    "train.checkpoint_every=2",
-    "select.fraction=0.3",
-    "context.m=2",
-    "server.kv_cache_mib=128",
-)
+RUN = ("run", "--preset", "lab", *SMALL)
 
 
 @pytest.mark.soak
@@ -302,14 +289,14 @@ def test_the_whole_job_on_three_hosts_gives_what_one_gives(two_hosts, tmp_path):
     """A real vLLM server on a host of its own, ZeRO-3 training over two others: selection and losses as on one host."""
     hosts = sys.modules["hosts"]
     with hosts.Hosts(tmp_path / "cluster", 3) as three:
-        command = [*NOPSD, "launch", "--hostfile", str(three.hostfile), "run", *SMALL, f"run_dir={tmp_path / 'many'}"]
+        command = [*NOPSD, "launch", "--hostfile", str(three.hostfile), *RUN, f"run_dir={tmp_path / 'many'}"]
         done = three.run("node1", [*command, "rollout.hosts=[node3]"], 1500, environment())
         assert done.returncode == 0, done.stdout[-4000:]
         assert "--exclude node3" in done.stdout
         left = {name: three.pids(name, "vllm") + three.pids(name, "-m nopsd") for name in three.names}
         assert not any(left.values()), f"left behind: {left}"
     (tmp_path / "alone").mkdir()
-    alone = two_hosts.run("node1", [*NOPSD, "run", *SMALL, f"run_dir={tmp_path / 'alone'}"], 1500, environment())
+    alone = two_hosts.run("node1", [*NOPSD, *RUN, f"run_dir={tmp_path / 'alone'}"], 1500, environment())
     assert alone.returncode == 0, alone.stdout[-4000:]
     for name in ("select/selected.json", "select/contexts.json"):
         assert read_json(tmp_path / "many" / name) == read_json(tmp_path / "alone" / name)

@@ -4,35 +4,13 @@ One run at a small size; what a user would then do with its folder; and the same
 """
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 
 from nopsd.files import read_json, read_jsonl
+from tests.command import SMALL, nopsd
 
 pytestmark = [pytest.mark.slow, pytest.mark.engine]
-SMALL = (
-    "data.pool_limit=30",
-    "eval.limit=6",
-    "eval.n=4",
-    "eval.bootstrap=50",
-    "train.steps=3",
-    "train.batch=4",
-    "train.micro=2",
-    "train.checkpoint_every=2",
-    "select.fraction=0.3",
-    "context.m=2",
-    "server.kv_cache_mib=128",
-)
-
-
-def nopsd(*arguments: str) -> subprocess.CompletedProcess[str]:
-    env = {**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "2"}
-    return subprocess.run(
-        [sys.executable, "-m", "nopsd", *arguments], capture_output=True, text=True, env=env, timeout=900, check=False
-    )
 
 
 @pytest.fixture(scope="module")

@@ -5,14 +5,12 @@ a wrong one, or pays for the scores again with every selector.
 """
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 
 from nopsd.files import read_json
 from nopsd.lab.world import DOMAIN_BY_NAME, make_split
+from tests import command
 
 pytestmark = [pytest.mark.slow, pytest.mark.engine]
 EMPTY = 3  # the row whose output is empty
@@ -21,9 +19,7 @@ BEFORE = ("data", "rollout", "neurons")
 
 def nopsd(*arguments: str, code: int = 0) -> str:
     """The command's stdout, stderr at its end; it must leave with `code`."""
-    env = {**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "nopsd", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=300, check=False)
+    done = command.nopsd(*arguments)
     assert done.returncode == code, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout + done.stderr
 

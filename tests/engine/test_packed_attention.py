@@ -4,31 +4,20 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, Qwen3Config
 
 from nopsd.config import LoraConfig
 from nopsd.engine.lora import add_lora
 from nopsd.engine.memory import checkpoint_activations, tile_mlps
 from nopsd.engine.packed_attention import Context, Segments, has_varlen, inputs_of, use_packed_attention
+from tests.models import qwen3
 
 LENGTHS = (5, 1, 9)
 
 
 def tiny(**other: object) -> torch.nn.Module:
-    torch.manual_seed(0)
-    config = Qwen3Config(
-        vocab_size=64,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
-        max_position_embeddings=128,
-        pad_token_id=None,
-        **other,
-    )
-    return AutoModelForCausalLM.from_config(config).double().eval()
+    sizes = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 128}
+    return qwen3(**{**sizes, **heads, "initializer_range": 0.02, "pad_token_id": None, **other}).double()
 
 
 @pytest.fixture(scope="module")

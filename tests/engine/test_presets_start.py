@@ -1,9 +1,6 @@
 """Every means of saving memory is started on 2 real ranks and trains as the plain run does, or says why it can't."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +9,7 @@ import torch
 from nopsd.config import DistConfig
 from nopsd.engine.ds_config import FOLDERS, RunSettings, host_values, load_ds_config
 from nopsd.errors import ConfigError
+from tests.models import save_small
 
 HERE = Path(__file__).parent
 # The JSON file, keys of `train`, and how many ranks share a sequence. hpz last: its group stays for the process.
@@ -36,50 +34,22 @@ TEACHERS = {
 SAME_ARITHMETIC = ("checkpointed", "gpu", "offload", "hpz")
 
 
-def save_model(folder, vocab_size=300, hidden_size=48):
-    """A random two-layer Qwen3, its embeddings tied."""
-    from transformers import Qwen3Config, Qwen3ForCausalLM
-
-    torch.manual_seed(7)
-    config = Qwen3Config(
-        vocab_size=vocab_size,
-        hidden_size=hidden_size,
-        intermediate_size=96,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=16,
-        max_position_embeddings=256,
-        tie_word_embeddings=True,
-        initializer_range=0.2,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=2,
-    )
-    Qwen3ForCausalLM(config).save_pretrained(folder)
-    return folder
-
-
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    return save_model(tmp_path_factory.mktemp("model"))
+    return save_small(tmp_path_factory.mktemp("model"))
 
 
-def start(cases, model, out, teachers=()):
+def start(run_ranks, cases, model, out, teachers=()):
     """What each case left on rank 0 of 2."""
     (out / "nvme").mkdir()
     job = {"model": str(model), "out": str(out), "nvme": str(out / "nvme"), "cases": cases, "teachers": dict(teachers)}
-    (out / "job.json").write_text(json.dumps(job))
-    command = [sys.executable, "-W", "ignore", HERE / "worker_ranks.py", HERE / "worker_presets.py", out / "job.json"]
-    environment = {**os.environ, "PYTHONPATH": str(HERE.parents[1]), "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*map(str, command), "2"], timeout=900, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+    run_ranks(HERE / "worker_presets.py", job, 2, timeout=900)
     return {case: torch.load(out / f"{case}-2.pt", weights_only=True) for case in (*cases, *dict(teachers))}
 
 
 @pytest.fixture(scope="module")
-def started(model, tmp_path_factory):
-    return start(CASES, model, tmp_path_factory.mktemp("presets"), TEACHERS)
+def started(model, tmp_path_factory, run_ranks):
+    return start(run_ranks, CASES, model, tmp_path_factory.mktemp("presets"), TEACHERS)
 
 
 def reference(model):
@@ -158,9 +128,9 @@ def test_each_means_was_really_at_work(started):
 
 @pytest.mark.engine
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="DeepSpeed's ZeRO++ quantizer is a CUDA kernel")
-def test_quantised_zeropp_trains_about_as_the_plain_run(model, tmp_path):
+def test_quantised_zeropp_trains_about_as_the_plain_run(model, tmp_path, run_ranks):
     """Rounded to 8 and 4 bits, so near, not equal."""
-    found = start({"plain": CASES["plain"], "zeropp": ["student_gpu_zeropp.json", {}]}, model, tmp_path)
+    found = start(run_ranks, {"plain": CASES["plain"], "zeropp": ["student_gpu_zeropp.json", {}]}, model, tmp_path)
     assert found["zeropp"]["losses"] == pytest.approx(found["plain"]["losses"], rel=0.05)
 
 
@@ -173,10 +143,10 @@ def can_swap():
 @pytest.mark.engine
 @pytest.mark.soak
 @pytest.mark.skipif(not can_swap(), reason="DeepSpeed's async_io needs libaio-dev, which this machine lacks")
-def test_nvme_trains_as_the_plain_run(tmp_path):
+def test_nvme_trains_as_the_plain_run(tmp_path, run_ranks):
     """Soak for the minutes that g++ takes over async_io. DeepSpeed swaps tensors from 1 MiB on: hence the size."""
-    model = save_model(tmp_path / "model", vocab_size=4200, hidden_size=128)
-    found = start({"plain": CASES["plain"], "nvme": ["student_gpu_nvme.json", {}]}, model, tmp_path)
+    model = save_small(tmp_path / "model", vocab_size=4200, hidden_size=128)
+    found = start(run_ranks, {"plain": CASES["plain"], "nvme": ["student_gpu_nvme.json", {}]}, model, tmp_path)
     plain, nvme = found["plain"], found["nvme"]
     assert nvme["losses"] == plain["losses"]
     assert all(torch.equal(nvme["gradients"][name], gradient) for name, gradient in plain["gradients"].items())

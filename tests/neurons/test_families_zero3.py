@@ -1,10 +1,6 @@
 """Adapters under ZeRO-3: weights are read where they are gathered, and no rank waits for another."""
 
 import importlib.util
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -30,8 +26,6 @@ def job(tmp_path_factory, build_family):
     models = {family: build_family(family) for family in FAMILIES}
     for family, model in models.items():
         model.save_pretrained(folder / family)
-    work = {"models": {family: str(folder / family) for family in models}, "out": str(folder)}
-    (folder / "job.json").write_text(json.dumps(work))
     return folder, models
 
 
@@ -55,13 +49,11 @@ def assert_as_unsharded(folder, models):
 
 
 @pytest.mark.slow
-def test_sharded_models_of_each_kind_score_as_unsharded(job, worker_ranks):
+def test_sharded_models_of_each_kind_score_as_unsharded(job, run_ranks):
     """Two ranks with other routings, one of them mostly idle: a trace that differs would stop or hang them."""
     folder, models = job
-    command = [sys.executable, worker_ranks, HERE / "worker_families.py", folder / "job.json", "2"]
-    env = {**os.environ, "PYTHONPATH": str(HERE.parents[1]), "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(list(map(str, command)), timeout=200, capture_output=True, text=True, env=env)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    work = {"models": {family: str(folder / family) for family in models}, "out": folder}
+    run_ranks(HERE / "worker_families.py", work, 2, timeout=200)
     assert_as_unsharded(folder, models)
 
 

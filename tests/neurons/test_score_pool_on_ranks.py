@@ -1,10 +1,7 @@
 """Scoring a ZeRO-3-sharded model gives the same bits on 1, 2 and 4 ranks, and never hangs."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -53,12 +50,9 @@ def job(request, tmp_path_factory, build_model, make_rollouts):
 
 
 @pytest.fixture(scope="module")
-def on_1_2_4_ranks(job, worker_ranks):
+def on_1_2_4_ranks(job, run_ranks):
     folder, model = job
-    command = [sys.executable, worker_ranks, HERE / "worker_scoring.py", folder / "job.json", "1", "2", "4"]
-    env = {**os.environ, "PYTHONPATH": str(HERE.parents[1]), "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(list(map(str, command)), timeout=400, capture_output=True, text=True, env=env)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    run_ranks(HERE / "worker_scoring.py", json.loads((folder / "job.json").read_text()), 1, 2, 4)
     return folder / "out", model
 
 
@@ -145,7 +139,7 @@ def test_nothing_gathers_the_whole_model(on_1_2_4_ranks):
             assert 0 < gathered["most"] <= gathered["largest"] < gathered["total"] / 5, (name, gathered)
 
 
-@pytest.mark.soak  # tests/run/test_run_real.py starts the stage by the launcher too
+@pytest.mark.soak  # tests/commands/test_run.py starts the stage by the launcher too
 @pytest.mark.parametrize("job", ["untied"], indirect=True)  # one start is enough
 def test_under_deepspeeds_launcher(job, deepspeed_run, unsharded, alone, make_rollouts, tmp_path):
     """`deepspeed --num_gpus 2` with real ZeRO-3 gives the sets of one plain process."""

@@ -2,15 +2,8 @@
 
 import numpy as np
 import pytest
-import torch
 
-from nopsd.engine.distributed import Ranks
 from nopsd.neurons.store import NeuronSets
-
-
-@pytest.fixture(scope="session")
-def alone():
-    return Ranks(0, 1, torch.device("cpu"))
 
 
 @pytest.fixture(scope="session")

@@ -1,9 +1,6 @@
 """The same s, S and C, to the bit, on 1, 2 and 4 ranks, by all exchanges; and their bytes."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,16 +15,11 @@ COUNT, K, M = 41, 9, 4
 
 
 @pytest.fixture(scope="module")
-def job(tmp_path_factory, make_neurons):
+def job(tmp_path_factory, make_neurons, run_ranks):
     folder = tmp_path_factory.mktemp("exchange")
     write_neurons(rank_file(folder, 0), make_neurons(COUNT))
     described = {"neurons": str(folder), "out": str(folder / "out"), "bytes": str(folder / "bytes")}
-    (folder / "job.json").write_text(json.dumps(described))
-    runner = HERE.parent / "engine" / "worker_ranks.py"
-    command = [sys.executable, runner, HERE / "worker_exchange.py", folder / "job.json", "1", "2", "4"]
-    env = {**os.environ, "PYTHONPATH": str(HERE.parents[1]), "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(list(map(str, command)), timeout=300, capture_output=True, text=True, env=env)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    run_ranks(HERE / "worker_exchange.py", described, 1, 2, 4)
     return {name: Path(path) for name, path in described.items()}
 
 

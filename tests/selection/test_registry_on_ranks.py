@@ -1,9 +1,6 @@
 """The whole registry: the same files to the byte on 1, 2 and 4 ranks."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +16,7 @@ COUNT = 43
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory, make_neurons):
+def runs(tmp_path_factory, make_neurons, run_ranks):
     """Every selector x retriever in one process group for each number of ranks."""
     folder = tmp_path_factory.mktemp("registry")
     base, draw = make_neurons(COUNT), np.random.default_rng(7)
@@ -44,12 +41,7 @@ def runs(tmp_path_factory, make_neurons):
     columns["embedding"] = draw.integers(-1, 2, (COUNT, 2)).astype(np.float32)  # parallel vectors: ties
     write_signals(folder, Signals(neurons.uids, columns))
     cases = [[s, r] for s in sorted(SELECTORS) for r in sorted(RETRIEVERS)]
-    (folder / "job.json").write_text(json.dumps({"folder": str(folder), "cases": cases}))
-    runner = HERE.parent / "engine" / "worker_ranks.py"
-    command = [sys.executable, runner, HERE / "worker_registry.py", folder / "job.json", "1", "2", "4"]
-    env = {**os.environ, "PYTHONPATH": str(HERE.parents[1]), "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(list(map(str, command)), timeout=400, capture_output=True, text=True, env=env)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    run_ranks(HERE / "worker_registry.py", {"folder": str(folder), "out": folder, "cases": cases}, 1, 2, 4)
     return folder
 
 

@@ -16,15 +16,7 @@ from nopsd.rollout.types import read_rollouts
 from nopsd.signals.belief import broadcast_with_heartbeat
 from nopsd.signals.forward_columns import MeasuredModel, forward_columns, write_shared_signals
 from nopsd.signals.store import Signals
-
-
-def sharded_config(tight):
-    limits = {"stage3_max_live_parameters": 0, "stage3_max_reuse_distance": 0, "stage3_prefetch_bucket_size": 0}
-    return {
-        "train_micro_batch_size_per_gpu": 1,
-        "bf16": {"enabled": False},
-        "zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 0, **(limits if tight else {})},
-    }
+from tests.models import sharded_config
 
 
 class Counted:

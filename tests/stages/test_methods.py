@@ -3,7 +3,6 @@
 Every stage's own glue runs here, in one process; the model's and the server's part is put in from outside.
 """
 
-import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,15 +13,13 @@ from nopsd.config import METHODS, load_config
 from nopsd.engine.distributed import Ranks
 from nopsd.errors import ConfigError
 from nopsd.files import read_json, sha256_json
-from nopsd.neurons.store import NeuronSets, rank_file, write_neurons
-from nopsd.rollout.types import Rollout, write_rollouts
 from nopsd.run import runner
 from nopsd.run.session import Session
 from nopsd.run.status import status_of
 from nopsd.stages import signals as glue
-from nopsd.stages.data import prepare_data
 from nopsd.stages.registry import STAGES
 from nopsd.tasks.status import text
+from tests.stages.filled import fill, write_questions
 
 SAMPLES, QUESTIONS = 4, 12
 WITHOUT_NEURONS = {"lmsi", "nait_sft", "ttrl", "intuitor", "opsd_random", "opsd_oracle", "sdpo_labelfree", "base"}
@@ -111,14 +108,6 @@ def fingerprint_keys(made, name):
 # ------------------------------------------------------------------ labels
 
 
-def write_pool(folder, answer):
-    rows = [
-        {"id": f"q{i:02d}", "question": f"Which of them is {i}?", "options": ["w", "x", "y", "z"], "answer": answer}
-        for i in range(QUESTIONS)
-    ]
-    (folder / "pool.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-
 @pytest.fixture
 def hand_over(tmp_path, monkeypatch):
     """All that a method's trainer is given, of a pool whose every answer is `answer`."""
@@ -131,7 +120,7 @@ def hand_over(tmp_path, monkeypatch):
     def run(method, answer):
         folder = tmp_path / f"{method}-{answer}"
         folder.mkdir()
-        write_pool(folder, answer)
+        write_questions(folder / "pool.jsonl", QUESTIONS, answer)
         session = Session(
             load_config(
                 "lab",
@@ -147,7 +136,7 @@ def hand_over(tmp_path, monkeypatch):
             )
         )
         session.ranks = Ranks(0, 1, torch.device("cpu"))
-        fill(session)
+        fill(session, SAMPLES)
         for stage in STAGES.planned(session.config):
             if stage.name in ("signals", "select", "train"):
                 made = STAGES.fingerprint(session, stage)
@@ -170,35 +159,6 @@ def is_data(value):
 def columns_of(engine, rollouts, columns, *args, **more):
     uids = sorted({r.uid for r in rollouts})
     return {name: np.arange(len(uids), dtype=np.float32) for name in columns & {"token_entropy", "nait"}}
-
-
-def fill(session):
-    data, rollout, neurons = (session.run.begin(name, {}) for name in ("data", "rollout", "neurons"))
-    prepare_data(session.config, session.model, session.renderer, session.splits, data)
-    uids = sorted(q.uid for q in session.pool)
-    rollouts = [
-        Rollout(uid, s, [5, 6], [7, 8, s], f"so {s} <answer>{'A' if s <= i % 4 else 'BCD'[s - 1]}</answer>", "stop", 0)
-        for i, uid in enumerate(uids)
-        for s in range(SAMPLES)
-    ]
-    write_rollouts(rollout / "rollouts.parquet", rollouts)
-    ids = np.array([sorted({i, i + 1, i + 2}) for i in range(len(uids))], dtype=np.int32)
-    count = len(uids)
-    write_neurons(
-        rank_file(neurons, 0),
-        NeuronSets(
-            uids,
-            np.arange(count, dtype=np.float32),
-            ids,
-            np.ones_like(ids, dtype=np.float16),
-            np.full(count, 3, np.int32),
-            np.zeros(count, bool),
-            np.zeros((count, 2), np.int32),
-            {"widths": [16, 16], "ranks": 1},
-        ),
-    )
-    for name in ("data", "rollout", "neurons"):
-        session.run.commit(name, {})
 
 
 @pytest.mark.parametrize("method", [name for name, m in METHODS.items() if not m.reads_labels])
@@ -226,7 +186,7 @@ def test_the_oracle_reads_them_and_says_so(hand_over, tmp_path, monkeypatch, cap
     assert right != other
     monkeypatch.setattr(runner, "run_stage", lambda stages, session, stage: None)
     monkeypatch.setattr(runner, "check_hosts", lambda *args: None)
-    write_pool(tmp_path, "A")
+    write_questions(tmp_path / "pool.jsonl", QUESTIONS)
     with Session(
         load_config(
             "lab",

@@ -1,6 +1,5 @@
 """The stage in the pipeline: what starts ranks or the server, what its artefact is named after, and no answer read."""
 
-import json
 import math
 
 import numpy as np
@@ -8,24 +7,15 @@ import pytest
 
 from nopsd.config import load_config
 from nopsd.errors import ConfigError
-from nopsd.neurons.store import NeuronSets, rank_file, write_neurons
-from nopsd.rollout.types import Rollout, write_rollouts
+from nopsd.rollout.types import Rollout
 from nopsd.run import runner
 from nopsd.run.session import Session
 from nopsd.signals.store import FILE, read_signals
-from nopsd.stages.data import prepare_data
 from nopsd.stages.registry import STAGES
+from tests.stages.filled import fill, write_questions
 
 STAGE = STAGES["signals"]
 QUESTIONS = 8
-
-
-def write_questions(folder, answer="A"):
-    rows = [
-        {"id": f"q{i}", "question": f"Which of them is {i}?", "options": ["w", "x", "y", "z"], "answer": answer}
-        for i in range(QUESTIONS)
-    ]
-    (folder / "pool.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 @pytest.fixture
@@ -38,7 +28,7 @@ def open_session(tmp_path, monkeypatch):
     def open_one(*overrides, answer="A", name="run"):
         folder = tmp_path / name
         folder.mkdir(exist_ok=True)
-        write_questions(folder, answer)
+        write_questions(folder / "pool.jsonl", QUESTIONS, answer)
         settings = (
             f"run_dir={folder / 'out'}",
             "data.name=file",
@@ -56,36 +46,6 @@ def open_session(tmp_path, monkeypatch):
 
     open_one.launched = launched
     return open_one
-
-
-def fill(session):
-    """Stages data, rollout and neurons: 4 answers a question, of which i % 4 + 1 are A, and sets of their own."""
-    data, rollout, neurons = (session.run.begin(name, {}) for name in ("data", "rollout", "neurons"))
-    prepare_data(session.config, session.model, session.renderer, session.splits, data)
-    uids = sorted(q.uid for q in session.pool)
-    rollouts = [
-        Rollout(uid, s, [5, 6], [7, 8, 9], f"so <answer>{'A' if s <= i % 4 else 'BCD'[s - 1]}</answer>", "stop", 0)
-        for i, uid in enumerate(uids)
-        for s in range(4)
-    ]
-    write_rollouts(rollout / "rollouts.parquet", rollouts)
-    ids = np.array([sorted({i, i + 1, i + 2}) for i in range(len(uids))], dtype=np.int32)
-    count = len(uids)
-    write_neurons(
-        rank_file(neurons, 0),
-        NeuronSets(
-            uids,
-            np.full(count, 3, np.float32),
-            ids,
-            np.ones_like(ids, dtype=np.float16),
-            np.full(count, 3, np.int32),
-            np.zeros(count, bool),
-            np.zeros((count, 2), np.int32),
-            {"widths": [8, 8], "ranks": 1},
-        ),
-    )
-    for name in ("data", "rollout", "neurons"):
-        session.run.commit(name, {})
 
 
 def test_nothing_asked_starts_nothing(open_session):

@@ -1,12 +1,16 @@
-"""Two launches of worker_engines.py (1 and 2 ranks) whose results the tests of this folder share."""
+"""Two launches of worker_engines.py (1 and 2 ranks) and a server that the tests of this folder share."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from nopsd.cluster.servers.local import VllmServer, start_server
+from nopsd.config import ServerConfig
+from tests.models import save_small
 
 WORKER = Path(__file__).with_name("worker_engines.py")
 
@@ -14,30 +18,42 @@ WORKER = Path(__file__).with_name("worker_engines.py")
 @pytest.fixture(scope="session")
 def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with two random two-layer Qwen3 models: tied/ and untied/ (embeddings)."""
-    import torch
-    from transformers import Qwen3Config, Qwen3ForCausalLM
-
     folder = tmp_path_factory.mktemp("models")
     for name in ("tied", "untied"):
-        torch.manual_seed(7)
-        config = Qwen3Config(
-            vocab_size=300,
-            hidden_size=48,
-            intermediate_size=96,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            head_dim=16,
-            max_position_embeddings=256,
-            tie_word_embeddings=name == "tied",
-            initializer_range=0.2,
-            pad_token_id=0,
-            bos_token_id=1,
-            eos_token_id=2,
-        )
-        Qwen3ForCausalLM(config).save_pretrained(folder / name)
+        save_small(folder / name, tie_word_embeddings=name == "tied")
         (folder / name / "chat_template.jinja").write_text("{{ messages }}")  # stands for the tokenizer's files
     return folder
+
+
+@pytest.fixture(scope="session")
+def server(lab_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmServer]:
+    """A small server of the lab's model, for all tests of this folder that train against one."""
+    config = ServerConfig(max_model_len=512, max_num_seqs=16, kv_cache_mib=64, sync_bucket_mib=1)
+    with start_server(config, str(lab_model_dir), "float32", tmp_path_factory.mktemp("server") / "log") as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def server_environment(server: VllmServer) -> dict[str, str]:
+    """What a worker finds the server by (served.py)."""
+    return {"NOPSD_SERVER_URL": server.url, "NOPSD_SERVER_KEY": server.api_key}
+
+
+@pytest.fixture(scope="session")
+def served_run(
+    server_environment: dict[str, str],
+    lab_model_dir: Path,
+    deepspeed_run: Callable[..., Any],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[..., Path]:
+    """`served_run(worker, *actions, timeout=900, out=None)`: a worker's actions on 2 ranks; the folder."""
+
+    def run(worker: Path, *actions: str, timeout: float = 900.0, out: Path | None = None) -> Path:
+        out = out or tmp_path_factory.mktemp(worker.stem)
+        deepspeed_run(worker, lab_model_dir, out, *actions, timeout=timeout, env=server_environment)
+        return out
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from nopsd.cluster.servers.local import start_server
-from nopsd.config import ServerConfig
 from nopsd.train.metrics_log import read_metrics
 
 pytestmark = [pytest.mark.slow, pytest.mark.soak, pytest.mark.engine]
@@ -17,13 +14,8 @@ WORKER = Path(__file__).with_name("worker_ahead.py")
 
 
 @pytest.fixture(scope="module")
-def trained(lab_model_dir: Path, deepspeed_run: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("ahead")
-    config = ServerConfig(max_model_len=512, max_num_seqs=16, kv_cache_mib=64, sync_bucket_mib=1)
-    with start_server(config, str(lab_model_dir), "float32", out / "server.log") as server:
-        env = {"NOPSD_SERVER_URL": server.url, "NOPSD_SERVER_KEY": server.api_key}
-        deepspeed_run(WORKER, lab_model_dir, out, "on_policy", "ahead", "lying", timeout=580, env=env)
-    return out
+def trained(served_run: Callable[..., Path]) -> Path:
+    return served_run(WORKER, "on_policy", "ahead", "lying", timeout=580)
 
 
 def test_later_steps_train_on_responses_one_version_old_and_the_ratio_sees_it(trained: Path):

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
 import random
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,6 +22,7 @@ from nopsd.train.context_states import PrefixCache, Reader, context_metrics, key
 from nopsd.train.losses.head import DistillModel, response_hidden
 from nopsd.train.planning import Limits
 from nopsd.train.teachers import teacher_of
+from tests.models import qwen3
 
 HERE = Path(__file__).parent
 ALONE = Ranks(0, 1, torch.device("cpu"))
@@ -39,26 +36,7 @@ def tiny_prefixes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def tiny(dtype: torch.dtype = torch.float64) -> Any:
-    from transformers import Qwen3Config, Qwen3ForCausalLM
-
-    torch.manual_seed(0)
-    return (
-        Qwen3ForCausalLM(
-            Qwen3Config(
-                vocab_size=50,
-                hidden_size=16,
-                intermediate_size=24,
-                num_hidden_layers=2,
-                num_attention_heads=2,
-                num_key_value_heads=1,
-                head_dim=8,
-                max_position_embeddings=64,
-                initializer_range=0.2,
-            )
-        )
-        .to(dtype)
-        .eval()
-    )
+    return qwen3().to(dtype)
 
 
 class Forwards:
@@ -285,22 +263,18 @@ def test_the_budget_is_no_part_of_a_runs_identity() -> None:
     assert not {"teacher", "teacher.context_mib"} & set(STAGES["train"].config_keys)
 
 
-def run_worker(models: Path, out: Path, kinds: list[str], kinds_alone: bool) -> dict[str, Any]:
-    job = {"models": str(models), "out": str(out), "kinds": kinds, "kinds_alone": kinds_alone}
-    (out / "job.json").write_text(json.dumps(job))
-    launch = HERE.parent / "engine" / "worker_ranks.py"
-    command = [sys.executable, "-W", "ignore", launch, HERE / "worker_contexts.py", out / "job.json", "2"]
-    environment = {**os.environ, "PYTHONPATH": str(HERE.parents[1])}
-    done = subprocess.run(command, cwd=HERE.parents[1], env=environment, capture_output=True, text=True, timeout=400)
-    assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
+def run_worker(run_ranks: Any, models: Path, out: Path, kinds: list[str], kinds_alone: bool) -> dict[str, Any]:
+    job = {"models": models, "out": out, "kinds": kinds, "kinds_alone": kinds_alone}
+    run_ranks(HERE / "worker_contexts.py", job, 2)
     loaded: dict[str, Any] = torch.load(out / "found.pt", weights_only=True)
     return loaded
 
 
 @pytest.fixture(scope="module")
-def found(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def found(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory, run_ranks: Any) -> dict[str, Any]:
     """What worker_contexts.py left: a second engine and the student's own, adapters on and off, three readings."""
-    return run_worker(tiny_models, tmp_path_factory.mktemp("contexts"), ["mixed", "lora", "lora_ema", "pmi"], False)
+    out = tmp_path_factory.mktemp("contexts")
+    return run_worker(run_ranks, tiny_models, out, ["mixed", "lora", "lora_ema", "pmi"], False)
 
 
 def check_kinds(found: dict[str, Any]) -> None:
@@ -323,9 +297,9 @@ def test_teachers_and_readings_with_contexts_and_without(found: dict[str, Any]) 
 
 @pytest.mark.engine
 @pytest.mark.soak
-def test_every_other_kind_too(tiny_models: Path, tmp_path: Path) -> None:
+def test_every_other_kind_too(tiny_models: Path, tmp_path: Path, run_ranks: Any) -> None:
     """The rest of the teachers, each on engines of its own."""
-    check_kinds(run_worker(tiny_models, tmp_path, ["frozen", "ema", "live", "contrast"], True)["kinds"])
+    check_kinds(run_worker(run_ranks, tiny_models, tmp_path, ["frozen", "ema", "live", "contrast"], True)["kinds"])
 
 
 @pytest.mark.engine

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +17,11 @@ KEY = "guard/max_repeated"
 
 
 @pytest.fixture(scope="module")
-def runs(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+def runs(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory, run_ranks: Any) -> tuple[Path, dict[str, Any]]:
     """The folder of worker_guards.py, and what each of its runs left."""
     out = tmp_path_factory.mktemp("guards")
-    (out / "job.json").write_text(json.dumps({"models": str(tiny_models), "out": str(out)}))
-    command = [sys.executable, "-W", "ignore", HERE.parent / "engine" / "worker_ranks.py", HERE / "worker_guards.py"]
-    done = subprocess.run(
-        [*command, out / "job.json", "2"],
-        env={**os.environ, "PYTHONPATH": str(HERE.parents[1])},
-        timeout=400,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
-    return out, {**json.loads((out / "found.json").read_text()), "output": done.stdout + done.stderr}
+    done = run_ranks(HERE / "worker_guards.py", {"models": tiny_models, "out": out}, 2)
+    return out, {**json.loads((out / "found.json").read_text()), "output": done.output}
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:

@@ -8,14 +8,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
-from nopsd.cluster.servers.local import VllmServer, start_server
-from nopsd.config import ServerConfig
+from nopsd.cluster.servers.local import VllmServer
 from nopsd.network import free_port
 from nopsd.train.metrics_log import read_metrics
 
@@ -23,13 +21,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.soak, pytest.mark.engine]
 WORKER = Path(__file__).with_name("worker_train.py")
 PATIENCE_S = 500.0
 SEED = 7
-
-
-@pytest.fixture(scope="module")
-def server(lab_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmServer]:
-    config = ServerConfig(max_model_len=512, max_num_seqs=16, kv_cache_mib=64, sync_bucket_mib=1)
-    with start_server(config, str(lab_model_dir), "float32", tmp_path_factory.mktemp("server") / "log") as running:
-        yield running
 
 
 def launch(action: str, out: Path, model: Path, server: VllmServer) -> subprocess.Popen[bytes]:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +18,6 @@ from nopsd.train.checkpoint import COMMITTED, tag_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.engine]
 HERE = Path(__file__).parent
-WORKER_RANKS = HERE.parent / "engine" / "worker_ranks.py"
 ALONE = Ranks(0, 1, torch.device("cpu"))
 # Losses after a resume by other ranks: gradients are summed in another order, nothing else differs.
 # Measured over two steps: 7.5e-8 of the loss, 2e-7 of the gradient norm; a wrong AdamW step count gives 1e-3 and more.
@@ -29,18 +25,10 @@ ROUNDING = 2e-6
 
 
 @pytest.fixture(scope="module")
-def lost(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[int, Any]]:
+def lost(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory, run_ranks: Any) -> tuple[Path, dict[int, Any]]:
     """The folder of worker_lost.py on 2, then 1, then 4 ranks, and what each size left."""
     out = tmp_path_factory.mktemp("lost")
-    (out / "job.json").write_text(json.dumps({"models": str(tiny_models), "out": str(out)}))
-    run = subprocess.run(
-        [sys.executable, WORKER_RANKS, HERE / "worker_lost.py", out / "job.json", "2", "1", "4"],
-        env={**os.environ, "PYTHONPATH": str(HERE.parents[1]), "DS_ACCELERATOR": "cpu"},
-        capture_output=True,
-        text=True,
-        timeout=540,
-    )
-    assert run.returncode == 0, (run.stdout + run.stderr)[-6000:]
+    run_ranks(HERE / "worker_lost.py", {"models": tiny_models, "out": out}, 2, 1, 4, timeout=540)
     return out, {size: torch.load(out / f"{size}.pt", weights_only=True) for size in (1, 2, 4)}
 
 

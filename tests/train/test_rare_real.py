@@ -6,19 +6,15 @@ Minutes: with --soak alone. A combination of several is in test_train_real.py.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from nopsd.cluster.servers.local import VllmServer, start_server
-from nopsd.config import ServerConfig
 from nopsd.train.metrics_log import read_metrics
+from tests import command
 
 pytestmark = [pytest.mark.slow, pytest.mark.soak, pytest.mark.engine]
 WORKER = Path(__file__).with_name("worker_rare.py")
@@ -39,30 +35,12 @@ ALL = (
 STEP_0_AS_THE_PAPERS = ("lora_frozen", "live", "trust_region", "base_kl")  # all teachers and the student are θ_0 then
 
 
-@pytest.fixture(scope="module")
-def server(lab_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmServer]:
-    config = ServerConfig(max_model_len=512, max_num_seqs=16, kv_cache_mib=64, sync_bucket_mib=1)
-    with start_server(config, str(lab_model_dir), "float32", tmp_path_factory.mktemp("server") / "log") as running:
-        yield running
-
-
 Launch = Callable[..., Path]
 
 
 @pytest.fixture(scope="module")
-def launch(
-    server: VllmServer,
-    lab_model_dir: Path,
-    deepspeed_run: Callable[..., Any],
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Launch:
-    def run(*cases: str) -> Path:
-        out = tmp_path_factory.mktemp("rare")
-        env = {"NOPSD_SERVER_URL": server.url, "NOPSD_SERVER_KEY": server.api_key}
-        deepspeed_run(WORKER, lab_model_dir, out, *cases, timeout=900, env=env)
-        return out
-
-    return run
+def launch(served_run: Launch) -> Launch:
+    return lambda *cases: served_run(WORKER, *cases)
 
 
 def check(folder: Path, base: Path) -> list[dict[str, Any]]:
@@ -102,10 +80,7 @@ def test_each_by_itself(launch: Launch, lab_model_dir: Path):
 
 
 def nopsd(*arguments: str) -> str:
-    env = {**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-m", "nopsd", *arguments], capture_output=True, text=True, env=env, timeout=900, check=False
-    )
+    done = command.nopsd(*arguments)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout
 

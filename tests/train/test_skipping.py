@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +17,13 @@ SKIPPED = [1, 3, 5, 6]  # worker_skips.POISON; the run ends at 6, the second in 
 
 
 @pytest.fixture(scope="module")
-def poisoned(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], str]:
+def poisoned(
+    tiny_models: Path, tmp_path_factory: pytest.TempPathFactory, run_ranks: Any
+) -> tuple[Path, dict[str, Any], str]:
     out = tmp_path_factory.mktemp("skips")
-    (out / "job.json").write_text(json.dumps({"models": str(tiny_models), "out": str(out)}))
-    ranks = HERE.parent / "engine" / "worker_ranks.py"
-    run = subprocess.run(
-        [sys.executable, ranks, HERE / "worker_skips.py", out / "job.json", "2"],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(HERE.parents[1]), "DS_ACCELERATOR": "cpu"},
-        timeout=400,
-    )
-    assert run.returncode == 0, (run.stdout + run.stderr)[-6000:]
+    done = run_ranks(HERE / "worker_skips.py", {"models": tiny_models, "out": out}, 2)
     found = {dtype: torch.load(out / f"{dtype}.pt", weights_only=True) for dtype in ("float32", "bfloat16")}
-    return out, found, run.stdout + run.stderr
+    return out, found, done.output
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -32,19 +28,14 @@ EXPORTED = ("whole", "shared")
 
 
 @pytest.fixture(scope="module")
-def runs(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return run(CASES, tiny_models / "tied", tmp_path_factory.mktemp("splits"))
+def runs(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory, run_ranks: Any) -> dict[str, Any]:
+    return run(run_ranks, CASES, tiny_models / "tied", tmp_path_factory.mktemp("splits"))
 
 
-def run(cases: dict[str, dict[str, dict[str, Any]]], model: Path, out: Path) -> dict[str, Any]:
+def run(run_ranks: Any, cases: dict[str, dict[str, dict[str, Any]]], model: Path, out: Path) -> dict[str, Any]:
     """What each case left, by NAME-RANKS."""
-    job = {"model": str(model), "out": str(out), "cases": cases, "exported": EXPORTED}
-    (out / "job.json").write_text(json.dumps(job))
-    worker = HERE.parent / "engine" / "worker_ranks.py"
-    command = [sys.executable, "-W", "ignore", worker, HERE / "worker_splits.py", out / "job.json", *cases]
-    environment = {**os.environ, "PYTHONPATH": str(HERE.parents[1]), "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*map(str, command)], timeout=600, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+    job = {"model": model, "out": out, "cases": cases, "exported": EXPORTED}
+    run_ranks(HERE / "worker_splits.py", job, *cases, timeout=600)
     names = [f"{name}-{size}" for size in cases for name in cases[size]]
     return {n: torch.load(out / f"{n}.pt", weights_only=True) for n in names} | {"out": out}
 
@@ -103,9 +94,9 @@ def test_exports_are_equal(runs: dict[str, Any]) -> None:
 
 
 @pytest.mark.soak
-def test_adapters_over_ranks_that_share_a_sequence(tiny_models: Path, tmp_path: Path) -> None:
+def test_adapters_over_ranks_that_share_a_sequence(tiny_models: Path, tmp_path: Path, run_ranks: Any) -> None:
     """The student's own engine teaches here, so its split forward runs without gradient too."""
-    found = run(LORA, tiny_models / "tied", tmp_path)
+    found = run(run_ranks, LORA, tiny_models / "tied", tmp_path)
     check_rows(found["lora_shared-2"]["rows"], found["lora-1"]["rows"])
     check_means(found["lora_shared-2"]["means"], found["lora-1"]["means"])
     assert found["lora_shared-2"]["counts"][0] > found["lora_shared-2"]["counts"][1]

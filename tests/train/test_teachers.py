@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,24 +18,20 @@ from nopsd.train.batches import MicroBatch, Side
 from nopsd.train.losses.divergence import reverse_kl
 from nopsd.train.losses.head import DistillModel
 from nopsd.train.teachers import teacher_of
+from tests.models import qwen3
 
 HERE = Path(__file__).parent
-LAUNCH = HERE.parent / "engine" / "worker_ranks.py"
 ALONE = Ranks(0, 1, torch.device("cpu"))
 PROMPT, TEACHER_PROMPT, RESPONSE = [3, 4, 5], [9, 8, 7, 6, 4, 5], [10, 11, 12, 2]
 
 
 @pytest.fixture(scope="session")
-def taught(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def taught(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory, run_ranks: Any) -> Any:
     """What every case of worker_teachers.py left."""
     out = tmp_path_factory.mktemp("teachers")
     cases = ["kinds", "align", "lora", "lora_ema"]
-    job = {"models": str(tiny_models), "out": str(out), "cases": cases, "alone": ["lora_ema"]}
-    (out / "job.json").write_text(json.dumps(job))
-    command = [sys.executable, "-W", "ignore", LAUNCH, HERE / "worker_teachers.py", out / "job.json", "2", "1"]
-    environment = {**os.environ, "PYTHONPATH": str(HERE.parents[1])}
-    done = subprocess.run(command, cwd=HERE.parents[1], env=environment, capture_output=True, text=True, timeout=400)
-    assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
+    job = {"models": tiny_models, "out": out, "cases": cases, "alone": ["lora_ema"]}
+    run_ranks(HERE / "worker_teachers.py", job, 2, 1)
     cases += ["lora_ema_alone"]
     return {case: torch.load(out / f"{case}.pt", weights_only=True) for case in cases} | {"models": tiny_models}
 
@@ -166,23 +159,7 @@ def test_adapters_saved_by_two_ranks_go_on_with_one(taught: Any):
 
 
 def tiny(seed: int, tied: bool = False) -> Any:
-    from transformers import Qwen3Config, Qwen3ForCausalLM
-
-    torch.manual_seed(seed)
-    return Qwen3ForCausalLM(
-        Qwen3Config(
-            vocab_size=50,
-            hidden_size=16,
-            intermediate_size=24,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            num_key_value_heads=1,
-            head_dim=8,
-            max_position_embeddings=64,
-            tie_word_embeddings=tied,
-            initializer_range=0.2,
-        )
-    ).eval()
+    return qwen3(seed, tie_word_embeddings=tied)
 
 
 class PlainEngine(torch.nn.Module):

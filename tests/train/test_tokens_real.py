@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
-from nopsd.cluster.servers.local import VllmServer, start_server
-from nopsd.config import ServerConfig
 from nopsd.train.metrics_log import read_metrics
 
 pytestmark = [pytest.mark.slow, pytest.mark.soak, pytest.mark.engine]
@@ -19,24 +16,9 @@ WORKER = Path(__file__).with_name("worker_tokens_real.py")
 
 
 @pytest.fixture(scope="module")
-def server(lab_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmServer]:
-    config = ServerConfig(max_model_len=512, max_num_seqs=16, kv_cache_mib=64, sync_bucket_mib=1)
-    with start_server(config, str(lab_model_dir), "float32", tmp_path_factory.mktemp("server") / "log") as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def trained(
-    server: VllmServer,
-    lab_model_dir: Path,
-    deepspeed_run: Callable[..., Any],
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Path:
-    out = tmp_path_factory.mktemp("train")
-    env = {"NOPSD_SERVER_URL": server.url, "NOPSD_SERVER_KEY": server.api_key}
+def trained(served_run: Callable[..., Path]) -> Path:
     actions = ("sft", "unserved", "ttrl", "intuitor", "ahead", "lying")
-    deepspeed_run(WORKER, lab_model_dir, out, *actions, timeout=1500, env=env)
-    return out
+    return served_run(WORKER, *actions, timeout=1500)
 
 
 @pytest.mark.parametrize("action", ["ttrl", "intuitor", "ahead"])

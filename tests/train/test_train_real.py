@@ -7,16 +7,14 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 import torch
 
-from nopsd.cluster.servers.local import VllmServer, start_server
-from nopsd.config import ServerConfig
+from nopsd.cluster.servers.local import VllmServer
 from nopsd.network import free_port
 from nopsd.train.checkpoint import COMMITTED, tag_of
 from nopsd.train.metrics_log import read_metrics
@@ -27,25 +25,16 @@ PATIENCE_S = 400.0
 
 
 @pytest.fixture(scope="module")
-def server(lab_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmServer]:
-    config = ServerConfig(max_model_len=512, max_num_seqs=16, kv_cache_mib=64, sync_bucket_mib=1)
-    with start_server(config, str(lab_model_dir), "float32", tmp_path_factory.mktemp("server") / "log") as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
 def trained(
-    server: VllmServer,
+    served_run: Callable[..., Path],
+    server_environment: dict[str, str],
     lab_model_dir: Path,
-    deepspeed_run: Callable[..., Any],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     """An unbroken run, a run with a lying sync, one killed at its checkpoint and resumed, and one with LoRA."""
     out = tmp_path_factory.mktemp("train")
-    env = {"NOPSD_SERVER_URL": server.url, "NOPSD_SERVER_KEY": server.api_key}
-    kill_when_held(out, lab_model_dir, env)
-    deepspeed_run(WORKER, lab_model_dir, out, "rare", "resume", timeout=PATIENCE_S, env=env)
-    return out
+    kill_when_held(out, lab_model_dir, server_environment)
+    return served_run(WORKER, "rare", "resume", timeout=PATIENCE_S, out=out)
 
 
 def kill_when_held(out: Path, model: Path, env: dict[str, str]) -> None:

@@ -7,23 +7,16 @@ usage: worker_ahead.py MODEL_DIR OUT_DIR ACTION [ACTION ...]   with NOPSD_SERVER
 
 from __future__ import annotations
 
-import os
-import sys
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 import worker_train
 from worker_train import prompts
 
 from nopsd.config import Config
-from nopsd.engine.distributed import Ranks, init_distributed, shutdown_distributed
-from nopsd.errors import UserError
-from nopsd.rollout.client import RolloutClient
-from nopsd.rollout.weight_sync import WeightSync
+from nopsd.engine.distributed import Ranks
 from nopsd.train.algorithms.distill import Distillation
-from nopsd.train.metrics_log import MetricsLog
-from nopsd.train.run import TrainingInputs
-from nopsd.train.trainer import run_training
+from tests.train.served import client_of, lying_sync, main, train_on
 
 
 def config(action: str) -> Config:
@@ -35,42 +28,10 @@ def config(action: str) -> Config:
 
 def run(action: str, model: Path, out: Path, ranks: Ranks) -> None:
     students, teachers = prompts(model)
-    client: Any = None  # rank 0 alone talks to the server
-    if ranks.is_main:
-        client = RolloutClient(os.environ["NOPSD_SERVER_URL"], os.environ["NOPSD_SERVER_KEY"])
-    true_push = WeightSync.push
-    if action == "lying":
-        WeightSync.push = worker_train.push_nothing  # type: ignore[method-assign]
-    try:
-        run_training(
-            TrainingInputs(
-                config=config(action),
-                algorithm=Distillation(teacher_prompts=teachers),
-                selected=list(students),
-                student_prompts=students,
-                model_path=model,
-                client=client,
-                ranks=ranks,
-                folder=out / action,
-                open_log=lambda step: MetricsLog(out / action, step),
-            )
-        )
-    except UserError as error:  # rank 0 says StaleWeightsError to itself, and its words to the others
-        if action != "lying":
-            raise
-        (out / f"lying{ranks.rank}.txt").write_text(str(error))
-    finally:
-        WeightSync.push = true_push  # type: ignore[method-assign]
-
-
-def main() -> None:
-    model, out, *actions = [a for a in sys.argv[1:] if not a.startswith("--local_rank")]
-    ranks = init_distributed(worker_train.config().dist)
-    for action in actions:
-        run(action, Path(model), Path(out), ranks)
-    ranks.barrier()
-    shutdown_distributed()
+    with lying_sync(out / f"lying{ranks.rank}.txt") if action == "lying" else nullcontext():
+        algorithm = Distillation(teacher_prompts=teachers)
+        train_on(config(action), algorithm, students, model, out / action, ranks, client_of(ranks))
 
 
 if __name__ == "__main__":
-    main()
+    main(run)

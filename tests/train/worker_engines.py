@@ -109,9 +109,8 @@ def whole(d: TrainingRun, state: str | None = None) -> dict[str, torch.Tensor]:
     return {n: get(p).detach().clone() for n, p in d.student.module.lm.named_parameters()}
 
 
-def case_invariance(model: Path, out: Path, ranks: Ranks, micro: int) -> dict[str, Any]:
-    """Three steps' rows, and the gradient of the first (AdamW's first moment is a tenth of it)."""
-    d = build(config_of(micro), model, out / "work", ranks)
+def keep_first_gradient(d: TrainingRun) -> dict[str, Any]:
+    """Filled by the training: "gradient" is the first step's, of which AdamW's first moment is a tenth."""
     found: dict[str, Any] = {}
 
     def after(done: int, total: int, **info: object) -> None:
@@ -119,6 +118,13 @@ def case_invariance(model: Path, out: Path, ranks: Ranks, micro: int) -> dict[st
             found["gradient"] = {n: 10 * t for n, t in whole(d, "exp_avg").items()}
 
     d.progress = after
+    return found
+
+
+def case_invariance(model: Path, out: Path, ranks: Ranks, micro: int) -> dict[str, Any]:
+    """Three steps' rows, and the gradient of the first."""
+    d = build(config_of(micro), model, out / "work", ranks)
+    found = keep_first_gradient(d)
     train(d)
     shards = [
         p.ds_tensor.numel() * ranks.world >= p.ds_numel > p.ds_tensor.numel() or ranks.world == 1

@@ -11,7 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from worker_engines import STUDENT_PROMPTS, TEACHER_PROMPTS, UIDS, CannedClient, build, config_of, ids, whole
+from worker_engines import (
+    STUDENT_PROMPTS,
+    TEACHER_PROMPTS,
+    UIDS,
+    CannedClient,
+    build,
+    config_of,
+    ids,
+    keep_first_gradient,
+)
 
 from nopsd.config import DistConfig, DistillConfig
 from nopsd.engine.distributed import Ranks, init_distributed, shutdown_distributed
@@ -38,7 +47,7 @@ class ClientWithLogprobs(CannedClient):
 
 
 def run(case: str, model: Path, out: Path, ranks: Ranks, micro: int) -> dict[str, Any]:
-    """Rows of the log, and the gradient of the first step (AdamW's first moment is a tenth of it)."""
+    """Rows of the log, and the gradient of the first step."""
     config = config_of(micro)
     config.distill = CASES[case]
     # without demonstrations the teacher is the base: at the first step nothing but rounding may be left to learn
@@ -47,13 +56,7 @@ def run(case: str, model: Path, out: Path, ranks: Ranks, micro: int) -> dict[str
         teacher = {uid: replace(p, ids=STUDENT_PROMPTS[uid]) for uid, p in TEACHER_PROMPTS.items()}
     d = build(config, model, out / f"work_{case}", ranks, teacher, aux_prompts=AUX_PROMPTS)
     d.client = ClientWithLogprobs()
-    found: dict[str, Any] = {}
-
-    def after(done: int, total: int, **info: object) -> None:
-        if done == 1:
-            found["gradient"] = {n: 10 * t for n, t in whole(d, "exp_avg").items()}
-
-    d.progress = after
+    found = keep_first_gradient(d)
     train(d)
     return {"rows": list(d.log or ()), **found}
 

@@ -6,20 +6,14 @@ Each case leaves OUT_DIR/CASE: two steps and the export.
 
 from __future__ import annotations
 
-import os
-import sys
 from pathlib import Path
-from typing import Any
 
 from worker_train import config, prompts
 
 from nopsd.config import Config, DistillConfig, LoraConfig, TeacherConfig, TrainConfig
-from nopsd.engine.distributed import Ranks, init_distributed, shutdown_distributed
-from nopsd.rollout.client import RolloutClient
+from nopsd.engine.distributed import Ranks
 from nopsd.train.algorithms.distill import Distillation
-from nopsd.train.metrics_log import MetricsLog
-from nopsd.train.run import TrainingInputs
-from nopsd.train.trainer import run_training
+from tests.train.served import client_of, main, train_on
 
 FROZEN = TeacherConfig(kind="frozen")
 EMA = TeacherConfig(kind="ema", rate=0.1)
@@ -51,38 +45,14 @@ def config_of(case: str) -> Config:
 
 def run(case: str, model: Path, out: Path, ranks: Ranks) -> None:
     students, teachers = prompts(model)
-    client: Any = None  # rank 0 alone talks to the server
-    if ranks.is_main:
-        client = RolloutClient(os.environ["NOPSD_SERVER_URL"], os.environ["NOPSD_SERVER_KEY"])
     names = list(students)
     aux = {
         "ctx_only": {uid: teachers[uid].ids[: -len(students[uid])] or students[uid] for uid in names},
         "random_ctx": {uid: teachers[names[i - 2]].ids + students[uid] for i, uid in enumerate(names)},
     }
-    folder = out / case
-    run_training(
-        TrainingInputs(
-            config=config_of(case),
-            algorithm=Distillation(teacher_prompts=teachers, aux_prompts=aux),
-            selected=names,
-            student_prompts=students,
-            model_path=model,
-            client=client,
-            ranks=ranks,
-            folder=folder,
-            open_log=lambda step: MetricsLog(folder, step),
-        )
-    )
-
-
-def main() -> None:
-    model, out, *cases = [a for a in sys.argv[1:] if not a.startswith("--local_rank")]
-    ranks = init_distributed(config().dist)
-    for case in cases:
-        run(case, Path(model), Path(out), ranks)
-    ranks.barrier()
-    shutdown_distributed()
+    algorithm = Distillation(teacher_prompts=teachers, aux_prompts=aux)
+    train_on(config_of(case), algorithm, students, model, out / case, ranks, client_of(ranks))
 
 
 if __name__ == "__main__":
-    main()
+    main(run)

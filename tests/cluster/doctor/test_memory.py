@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +12,6 @@ from nopsd.cluster.doctor.memory import ModelShape, longest_micro_batch, needs_o
 from nopsd.config import load_config
 
 STATES = ("student weights", "gradients", "optimizer", "teacher weights", "EMA master")
-RANKS = Path(__file__).parents[2] / "engine" / "worker_ranks.py"
 GIB = 2**30
 
 
@@ -45,15 +42,11 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.engine
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", [pytest.param("float32", marks=pytest.mark.soak), "bfloat16"])
-def test_states_are_as_large_as_estimated(model: Path, tmp_path: Path, dtype: str) -> None:
+def test_states_are_as_large_as_estimated(model: Path, tmp_path: Path, dtype: str, run_ranks: Any) -> None:
     """Else `doctor` says that a model fits, and the run dies of memory hours later (or a user buys twice the GPUs)."""
     overrides = [f"model.dtype={dtype}", "teacher.kind=ema"]
-    job = tmp_path / "job.json"
-    job.write_text(json.dumps({"model": str(model), "out": str(tmp_path), "overrides": overrides}))
-    worker = Path(__file__).with_name("worker_memory.py")
-    command = [sys.executable, str(RANKS), str(worker), str(job), "1", "2"]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "DS_ACCELERATOR": "cpu"})
-    assert done.returncode == 0, done.stderr[-2000:]
+    job = {"model": model, "out": tmp_path, "overrides": overrides}
+    run_ranks(Path(__file__).with_name("worker_memory.py"), job, 1, 2)
     for ranks in (1, 2):
         parts = needs_of(load_config(None, overrides), shape_of(str(model)), ranks, {}, {}).device
         estimated = sum(parts[name] for name in STATES)

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,48 +12,24 @@ import torch
 from nopsd.train.algorithms.rewards import group_advantages
 from nopsd.train.batches import batch_uids
 from nopsd.train.sampling import request_names, step_seed
+from tests.models import save_small
 from tests.train.algorithms import worker_tokens as worker
 
 pytestmark = [pytest.mark.slow, pytest.mark.engine]
 HERE = Path(__file__).parent
-RANKS = HERE.parents[1] / "engine" / "worker_ranks.py"
 CASES = ("sft", "majority", "certainty", "lora", "grpo_resume", "sft_resume", "ulysses")
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from transformers import Qwen3Config, Qwen3ForCausalLM
-
-    torch.manual_seed(7)
-    config = Qwen3Config(
-        vocab_size=worker.VOCABULARY,
-        hidden_size=48,
-        intermediate_size=96,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=16,
-        max_position_embeddings=256,
-        tie_word_embeddings=True,
-        pad_token_id=0,
-        initializer_range=0.1,
-        bos_token_id=1,
-        eos_token_id=2,
-    )
-    folder = tmp_path_factory.mktemp("model")
-    Qwen3ForCausalLM(config).save_pretrained(folder)
-    return folder
+    return save_small(tmp_path_factory.mktemp("model"), vocab_size=worker.VOCABULARY, initializer_range=0.1)
 
 
 @pytest.fixture(scope="module")
-def runs(model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, Any]]:
+def runs(model: Path, tmp_path_factory: pytest.TempPathFactory, run_ranks: Any) -> dict[int, dict[str, Any]]:
     """By ranks and case: 1 rank with micro-batches of 4, 2 ranks with micro-batches of 2."""
     out = tmp_path_factory.mktemp("tokens")
-    (out / "job.json").write_text(json.dumps({"model": str(model), "out": str(out), "cases": CASES}))
-    command = [sys.executable, "-W", "ignore", RANKS, HERE / "worker_tokens.py", out / "job.json", 1, 2]
-    environment = {**os.environ, "PYTHONPATH": str(HERE.parents[2]), "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*map(str, command)], timeout=900, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    run_ranks(HERE / "worker_tokens.py", {"model": model, "out": out, "cases": CASES}, 1, 2, timeout=900)
     return {
         world: {p.name.split("-")[0]: torch.load(p, weights_only=True) for p in out.glob(f"*-{world}.pt")}
         for world in (1, 2)

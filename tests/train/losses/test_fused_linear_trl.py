@@ -7,8 +7,6 @@ TRL is no dependency: it lies in the peers' environment (tests/setup_peers.sh).
 from __future__ import annotations
 
 import math
-import os
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,7 @@ import torch
 from nopsd.config import DistillConfig
 from nopsd.train.batches import sequence_weights
 from nopsd.train.losses.fused_linear import fused_linear_divergence
-from tests.programs import require_peer
+from tests.programs import run_peer
 
 VERSION = "1.16.0"
 LENGTHS, H, V = (9, 14, 5), 16, 500
@@ -66,8 +64,6 @@ def rectangle(rows: torch.Tensor) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def trl(tokens: dict[str, torch.Tensor], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    python = require_peer("trl")
-    folder = tmp_path_factory.mktemp("trl")
     plain = {"distillation_is_clip": None, "distillation_topk": None, "distillation_add_tail": False}
     given = {
         "student": rectangle(tokens["student"].double() @ tokens["weight"].double().t()),
@@ -77,19 +73,8 @@ def trl(tokens: dict[str, torch.Tensor], tmp_path_factory: pytest.TempPathFactor
         "mask": rectangle(torch.ones(sum(LENGTHS))),
         "settings": [plain | theirs for _, theirs in CASES],
     }
-    torch.save(given, folder / "in.pt")
     script = Path(__file__).with_name("trl_reference.py")
-    environment = os.environ | {"TRL_EXPERIMENTAL_SILENCE": "1", "DS_ACCELERATOR": "cpu"}
-    finished = subprocess.run(
-        [python, str(script), str(folder / "in.pt"), str(folder / "out.pt")],
-        env=environment,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        timeout=300,
-    )
-    assert finished.returncode == 0, finished.stdout[-2000:]
-    return dict(torch.load(folder / "out.pt", weights_only=True))
+    return dict(run_peer("trl", script, given, tmp_path_factory.mktemp("trl"), TRL_EXPERIMENTAL_SILENCE="1"))
 
 
 def test_it_is_the_version_we_compare_with(trl: dict[str, Any]):

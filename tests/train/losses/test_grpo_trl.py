@@ -5,8 +5,6 @@ TRL is no dependency: it lies in the peers' environment (tests/setup_peers.sh).
 
 from __future__ import annotations
 
-import os
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,7 @@ import torch
 from nopsd.train.algorithms.rewards import group_advantages
 from nopsd.train.losses.grpo import GrpoLoss
 from nopsd.train.losses.token_loss import fused_linear_token_loss
-from tests.programs import require_peer
+from tests.programs import run_peer
 
 VERSION = "1.16.0"
 LENGTHS, H, V, N_GROUP = (9, 14, 5, 7), 16, 500, 4
@@ -56,8 +54,6 @@ def rectangle(rows: torch.Tensor) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def trl(tokens: dict[str, torch.Tensor], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    python = require_peer("trl")
-    folder = tmp_path_factory.mktemp("trl")
     given = {
         "logits": rectangle(tokens["hidden"].double() @ tokens["weight"].double().t()),
         "ids": rectangle(tokens["target"]),
@@ -68,18 +64,8 @@ def trl(tokens: dict[str, torch.Tensor], tmp_path_factory: pytest.TempPathFactor
         "settings": CASES,
         "rewards": torch.tensor(REWARDS, dtype=torch.float64),
     }
-    torch.save(given, folder / "in.pt")
     script = Path(__file__).with_name("grpo_trl_reference.py")
-    finished = subprocess.run(
-        [python, str(script), str(folder / "in.pt"), str(folder / "out.pt")],
-        timeout=300,
-        text=True,
-        env=os.environ | {"DS_ACCELERATOR": "cpu"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
-    assert finished.returncode == 0, finished.stdout[-3000:]
-    return dict(torch.load(folder / "out.pt", weights_only=True))
+    return dict(run_peer("trl", script, given, tmp_path_factory.mktemp("trl")))
 
 
 def test_it_is_the_version_we_compare_with(trl: dict[str, Any]):

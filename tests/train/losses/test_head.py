@@ -5,33 +5,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from nopsd.config import DistillConfig
 from nopsd.errors import ConfigError
 from nopsd.train.losses.divergence import divergence
 from nopsd.train.losses.head import DistillHead, DistillModel, gathered_weight, install_head, response_hidden
+from tests.models import qwen3
 
 CONFIG = DistillConfig(logit_chunk=3)
 PROMPT, TEACHER_PROMPT, RESPONSE = [3, 4, 5], [9, 8, 7, 6, 4, 5], [10, 11, 12, 2]
 
 
 def tiny(tied, seed=0, **more):
-    torch.manual_seed(seed)
-    config = Qwen3Config(
-        vocab_size=50,
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=8,
-        max_position_embeddings=64,
-        tie_word_embeddings=tied,
-        initializer_range=0.2,
-        **more,
-    )
-    return Qwen3ForCausalLM(config).eval()
+    return qwen3(seed, tie_word_embeddings=tied, **more)
 
 
 @pytest.mark.parametrize("tied", [False, True])

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
-from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from nopsd.engine.packed_attention import Segments, use_packed_attention
 from nopsd.train.algorithms.sft import NegativeLogLikelihood
 from nopsd.train.losses.grpo import GrpoLoss
 from nopsd.train.losses.token_head import TokenLossModel, statistics_of
 from nopsd.train.losses.token_loss import fused_linear_token_loss
+from tests.models import qwen3
 
 N, H, V = 11, 8, 37
 
@@ -97,21 +99,8 @@ def test_a_released_weight_is_refused_by_name():
         fused_linear_token_loss(torch.randn(2, H), torch.empty(0), *torch.ones(2, 2), NegativeLogLikelihood())
 
 
-def tiny(tied: bool) -> Qwen3ForCausalLM:
-    torch.manual_seed(0)
-    config = Qwen3Config(
-        vocab_size=50,
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=8,
-        max_position_embeddings=64,
-        tie_word_embeddings=tied,
-        initializer_range=0.2,
-    )
-    return Qwen3ForCausalLM(config).double().eval()
+def tiny(tied: bool) -> Any:
+    return qwen3(tie_word_embeddings=tied).double()
 
 
 @pytest.mark.parametrize("tied", [False, True])

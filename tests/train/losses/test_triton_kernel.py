@@ -6,8 +6,6 @@ formulas are right, and nothing of a GPU: what compiles there, and how fast.
 
 from __future__ import annotations
 
-import os
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,7 @@ from nopsd.config import Config, DistillConfig
 from nopsd.config.distill_rules import check_distill
 from nopsd.errors import ConfigError
 from nopsd.train.losses.full_support import kernel_of
-from tests.programs import require_peer
+from tests.programs import run_peer
 
 KINDS = [{"divergence": "reverse_kl"}, {"divergence": "forward_kl"}, {"divergence": "jsd", "beta": 0.3}]
 CLIPS = {"token_clip": 8.0, "is_clip": 1.5, "mask_high_entropy": 5.0}
@@ -59,21 +57,9 @@ def given(n: int, size: int, pad: int, dtype: torch.dtype) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, torch.Tensor]]]:
-    python = require_peer("triton")
-    folder = tmp_path_factory.mktemp("triton")
-    torch.save([(keys, given(*shape)) for keys, *shape in CASES], folder / "in.pt")
-    script, root = Path(__file__).with_name("triton_reference.py"), Path(__file__).parents[3]
-    environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": str(root), "DS_ACCELERATOR": "cpu"}
-    finished = subprocess.run(
-        [python, str(script), str(folder / "in.pt"), str(folder / "out.pt")],
-        env=environment,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        timeout=300,
-    )
-    assert finished.returncode == 0, finished.stdout[-2000:]
-    return list(torch.load(folder / "out.pt", weights_only=True))
+    script = Path(__file__).with_name("triton_reference.py")
+    cases = [(keys, given(*shape)) for keys, *shape in CASES]
+    return list(run_peer("triton", script, cases, tmp_path_factory.mktemp("triton"), TRITON_INTERPRET="1"))
 
 
 @pytest.mark.parametrize("case", range(len(CASES)), ids=[f"{c[0]}-{c[1]}x{c[2]}+{c[3]}-{c[4]}" for c in CASES])

@@ -12,13 +12,14 @@ from pathlib import Path
 import deepspeed
 import torch
 from deepspeed.utils import safe_get_full_grad
-from transformers import Qwen3Config, Qwen3ForCausalLM
+from transformers import Qwen3ForCausalLM
 
 from nopsd.config import DistConfig, DistillConfig
 from nopsd.engine.distributed import init_distributed, shutdown_distributed
 from nopsd.engine.frozen import load_causal_lm, load_frozen
 from nopsd.train.losses.divergence import divergence
 from nopsd.train.losses.head import DistillModel, gathered_weight, response_hidden
+from tests.models import SMALL, qwen3
 
 ZERO = {
     "stage": 3,
@@ -38,22 +39,9 @@ VOCAB = 97
 def save_models(folder, tied):
     """Two different random models with equal sizes."""
     for role, seed in (("student", 0), ("teacher", 1)):
-        torch.manual_seed(seed)
-        config = Qwen3Config(
-            vocab_size=VOCAB,
-            hidden_size=32,
-            intermediate_size=48,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            head_dim=8,
-            max_position_embeddings=64,
-            tie_word_embeddings=tied,
-            initializer_range=0.2,
-            pad_token_id=0,
-            eos_token_id=1,
-        )
-        Qwen3ForCausalLM(config).save_pretrained(f"{folder}/{role}")
+        sizes = {"vocab_size": VOCAB, "hidden_size": 32, "intermediate_size": 48, "head_dim": 8, "bos_token_id": None}
+        lm = qwen3(seed, SMALL, **sizes, max_position_embeddings=64, eos_token_id=1, tie_word_embeddings=tied)
+        lm.save_pretrained(f"{folder}/{role}")
 
 
 def micro_batch(rank, step, micro):
