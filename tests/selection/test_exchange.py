@@ -29,10 +29,11 @@ def test_uneven_shards_an_empty_rank_and_ties(job):
     reference = job["out"] / "queries_only-sorting-1"
     files = sorted(p.relative_to(reference) for p in reference.rglob("*.json"))
     assert len(files) >= 3 * 3 * 2
-    for other in job["out"].iterdir():
+    folders = [path for path in job["out"].iterdir() if path.is_dir()]
+    for other in folders:
         for file in files:
             assert (other / file).read_bytes() == (reference / file).read_bytes(), (other.name, file)
-    assert len(list(job["out"].iterdir())) == 3 * 3 * 2  # exchanges, numbers of ranks, ways to search
+    assert len(folders) == 3 * 3 * 2  # exchanges, numbers of ranks, ways to search
     exact = json.loads((reference / "exact-paper" / "selected.json").read_text())
     included = json.loads((reference / "paper-paper" / "selected.json").read_text())
     assert len(exact["uids"]) == 10 < len(included["uids"])  # there are ties at the threshold
