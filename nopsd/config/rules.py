@@ -43,7 +43,9 @@ def value_of(config: Any, name: str) -> Any:
 
 def _own_code(key: Key, value: Any) -> bool:
     """Only recognised here; it is loaded where it is used, and before expensive work."""
-    return key.entry_points is not None and value is not None and is_own(str(value), key.entry_points)
+    if key.entry_points is None or value in key.choices:
+        return False
+    return value is not None and is_own(str(value), key.entry_points)
 
 
 def _check_date(config: Config) -> None:

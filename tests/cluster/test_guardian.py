@@ -17,7 +17,7 @@ from nopsd.cluster import guardian
 COMMAND = """
 import os, signal, subprocess, sys, time
 if {stubborn}: signal.signal(signal.SIGINT, signal.SIG_IGN)
-grandchild = "import signal, time; signal.signal(2, signal.SIG_IGN); time.sleep(60)"
+grandchild = "import signal, time; signal.signal(2, signal.SIG_IGN); time.sleep({child_life})"
 child = subprocess.Popen([sys.executable, "-c", grandchild])
 open({pids!r}, "w").write(f"{{os.getpid()}} {{child.pid}}\\n")
 time.sleep({life})
@@ -26,10 +26,10 @@ sys.exit(7)
 
 
 def start(
-    tmp_path: Path, stubborn: bool = False, life: float = 60.0, kill: bool = False
+    tmp_path: Path, stubborn: bool = False, life: float = 60.0, kill: bool = False, child_life: float = 60.0
 ) -> tuple[subprocess.Popen[bytes], list[int]]:
     pids = tmp_path / "pids"
-    code = COMMAND.format(stubborn=stubborn, pids=str(pids), life=life)
+    code = COMMAND.format(stubborn=stubborn, pids=str(pids), life=life, child_life=child_life)
     guard = [sys.executable, "-I", "-S", guardian.__file__, *(["--kill"] if kill else [])]
     command = [*guard, sys.executable, "-c", code]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
@@ -64,7 +64,7 @@ def test_with_kill_even_what_ignores_signals_ends_at_once(tmp_path: Path) -> Non
 
 def test_a_schedulers_sigterm_to_every_process_ends_none_of_them(tmp_path: Path) -> None:
     """Slurm's notice reaches guardian, command and grandchildren: broken if the server dies before the step is done."""
-    process, pids = start(tmp_path, life=3.0)
+    process, pids = start(tmp_path, life=2.0, child_life=2.0)
     for pid in (process.pid, *pids):
         os.kill(pid, signal.SIGTERM)
     assert process.wait(15) == 7  # its own end, not the signal's

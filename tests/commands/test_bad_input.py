@@ -103,7 +103,8 @@ def test_a_port_in_use(run, capsys):
     assert str(port) in said and "in use" in said
 
 
-def test_a_server_that_is_not_there(run, capsys):
+def test_a_server_that_is_not_there(run, capsys, monkeypatch):
+    monkeypatch.setattr("nopsd.rollout.client.RETRY_DELAYS_S", (0.01,))
     said = fails(capsys, *run, "server.url=http://127.0.0.1:9", "data.pool_limit=20")
     assert "127.0.0.1:9" in said
 

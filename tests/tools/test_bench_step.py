@@ -101,6 +101,7 @@ def test_nopsds_arms_have_a_plain_loops_losses(run, monkeypatch, capsys):
     assert abs(expected[1] - expected[0]) > 30 * ROUNDING, "a skipped update must be seen"
 
 
+@pytest.mark.soak  # half a minute each: TRL is imported and trained; its losses are compared in tests/train/losses
 @pytest.mark.parametrize("shape", [["--samples", "1", "--micro", "2"], ["--samples", "4"]], ids=["two-micro", "four"])
 def test_trl_trains_on_the_same_tokens(run, shape):
     """SDFTTrainer's losses of two steps are a plain loop's: no prompt was cut, no response swapped."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -181,12 +182,11 @@ def test_the_budget_is_kept_to_the_byte() -> None:
 
 def test_memory_is_given_back_with_the_last_rollout() -> None:
     """A step's contexts held to its end would add up over its questions."""
-    forward, alive = Forwards(), []
+    forward, alive, recorded = Forwards(), [], []
 
     def watched(ids_BT: Tensor, rows_N: Tensor, segments: Any = None) -> Tensor:
-        import gc
-
-        alive.append(sum(isinstance(o, Context) and o.tokens > 1 for o in gc.get_objects()))
+        alive.append(sum(context() is not None for context in recorded))
+        recorded.extend(weakref.ref(context) for context in (segments.recorded if segments else ()))
         return forward(ids_BT, rows_N, segments)
 
     Reader(watched, ALONE, True).read(sides_of([LONGER, LONGER, LONG, LONG], micro=2))
