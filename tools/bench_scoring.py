@@ -129,11 +129,11 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "memory_mib": memory,
         "flops": flops(args, bench),
         "ceiling_flops": peak_rate,
-        "jaccard_to_stored": _agreement(sets, args.mode),
+        "jaccard_to_stored": agreement_of(sets, args.mode),
     }
 
 
-def _agreement(sets: dict[str, Any], mode: str) -> float | None:
+def agreement_of(sets: dict[str, Any], mode: str) -> float | None:
     """Mean Jaccard similarity of nopsd's N_K to the plain arm's; None where the plain arm does not make such sets."""
     if "stored" not in sets or mode != "pairs":
         return None

@@ -141,21 +141,21 @@ def compare(reference: NeuronSets, other: NeuronSets) -> dict[str, float]:
         "identical": float((moved == 0).mean()),
         "s_bias": change.mean(),
         "s_change": np.abs(change).mean(),
-        "selected": _overlap([_selected(reference)], [_selected(other)]),
-        "neighbours": _overlap(_neighbours(reference), _neighbours(other)),
+        "selected": _overlap([selected(reference)], [selected(other)]),
+        "neighbours": _overlap(neighbours(reference), neighbours(other)),
     }
     if min(np.ptp(reference.counts), np.ptp(other.counts)) > 0:  # else it is not defined
         figures["s_spearman"] = spearmanr(reference.counts, other.counts).statistic
     return {name: float(value) for name, value in figures.items()}
 
 
-def _selected(sets: NeuronSets) -> set[int]:
+def selected(sets: NeuronSets) -> set[int]:
     """The FRACTION of questions with the lowest counts, ties at the last place included (paper Alg. 1)."""
     last = np.sort(sets.counts)[math.ceil(FRACTION * len(sets.counts)) - 1]
     return set(np.nonzero(sets.counts <= last)[0].tolist())
 
 
-def _neighbours(sets: NeuronSets) -> list[set[int]]:
+def neighbours(sets: NeuronSets) -> list[set[int]]:
     apart = distances(sets, sets)
     np.fill_diagonal(apart, np.inf)
     return [set(row) for row in np.argsort(apart, axis=1, kind="stable")[:, :NEIGHBOURS].tolist()]

@@ -131,7 +131,7 @@ class Hosts:
 
     def popen(self, name: str, command: Sequence[str], env: Mapping[str, str] | None = None, **kwargs: object):
         """Start a command on a host, as a login there would. It leads a session of its own and dies with us."""
-        entered = ["nsenter", "--target", str(self._inner(name)), "--all", f"--wdns={os.getcwd()}"]
+        entered = ["nsenter", "--target", str(self.inner(name)), "--all", f"--wdns={os.getcwd()}"]
         # nsenter forks: the child must die with it too.
         guarded = ["setpriv", "--pdeathsig", "KILL", "--", *command]
         return subprocess.Popen(
@@ -160,7 +160,7 @@ class Hosts:
     def pids(self, name: str, containing: str) -> list[int]:
         """Processes of a host, by this machine's ids, whose command line contains a text."""
         found = []
-        here = os.stat(f"/proc/{self._inner(name)}/ns/pid").st_ino
+        here = os.stat(f"/proc/{self.inner(name)}/ns/pid").st_ino
         for entry in Path("/proc").iterdir():
             if not entry.name.isdigit():
                 continue
@@ -248,7 +248,7 @@ class Hosts:
                 raise RuntimeError(f"no {what} after {UP_S:g} s; their logs: {logs}")
             time.sleep(0.05)
 
-    def _inner(self, name: str) -> int:
+    def inner(self, name: str) -> int:
         """The host's first process, by this machine's ids."""
         outer = self._inits[name].pid
         return int(Path(f"/proc/{outer}/task/{outer}/children").read_text().split()[0])

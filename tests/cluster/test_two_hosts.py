@@ -58,7 +58,7 @@ def test_the_hosts_are_separate(two_hosts):
         "node1: 10.77.0.1 ",
         "node2: 10.77.0.2 ",
     }
-    own = [f"/proc/{two_hosts._inner(name)}/ns/{kind}" for name in two_hosts.names for kind in ("net", "pid")]
+    own = [f"/proc/{two_hosts.inner(name)}/ns/{kind}" for name in two_hosts.names for kind in ("net", "pid")]
     assert len({os.stat(path).st_ino for path in own}) == 4
 
 

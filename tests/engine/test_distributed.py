@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from nopsd.engine.distributed import _fill_environment
+from nopsd.config import DistConfig
+from nopsd.engine.distributed import init_distributed
 from nopsd.errors import UserError
 
 HERE = Path(__file__).parent
@@ -22,4 +23,4 @@ def test_half_a_launcher_environment_is_refused(monkeypatch):
     monkeypatch.delenv("RANK", raising=False)
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     with pytest.raises(UserError, match="start with `deepspeed`"):
-        _fill_environment()
+        init_distributed(DistConfig())

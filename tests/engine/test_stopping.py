@@ -71,11 +71,17 @@ def test_the_launching_commands_file_is_a_notice(tmp_path: Path):
 def test_one_notice_passed_on_twice_is_one(monkeypatch: pytest.MonkeyPatch):
     now = [100.0]
     monkeypatch.setattr(stopping.time, "monotonic", lambda: now[0])
+    handler, mask = signal.getsignal(signal.SIGTERM), signal.pthread_sigmask(signal.SIG_BLOCK, ())
     notice = Notice()
-    notice._take(signal.SIGTERM, None)
-    now[0] += 1
-    notice._take(signal.SIGTERM, None)
-    assert notice.came_at == 100.0
-    now[0] += 2
-    with pytest.raises(KeyboardInterrupt):
-        notice._take(signal.SIGTERM, None)
+    try:
+        notice.listen()
+        signal.raise_signal(signal.SIGTERM)
+        now[0] += 1
+        signal.raise_signal(signal.SIGTERM)
+        assert notice.came_at == 100.0
+        now[0] += 2
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)

@@ -18,6 +18,7 @@ from nopsd.errors import ServerError, StaleWeightsError, UserError
 from nopsd.rollout import client as client_module
 from nopsd.rollout.client import RolloutClient, request_seed
 from nopsd.rollout.pool import connect
+from tests.rollout.scripted import client_answered_by
 
 WARM = SamplingConfig(n=4, temperature=1.5, top_p=1.0, top_k=-1, max_new=24)
 UIDS = ["a", "b", "c"]
@@ -149,9 +150,7 @@ def scripted(answers: dict[str, Callable[[dict[str, Any]], httpx.Response]]) -> 
             return answers[path](json.loads(request.content or "{}"))
         return httpx.Response(200, json={"weight_version": "default"})
 
-    client = RolloutClient("http://scripted")
-    client._http = httpx.Client(base_url="http://scripted", transport=httpx.MockTransport(handle))
-    return client
+    return client_answered_by(handle)
 
 
 ONE = SamplingConfig(n=1, max_new=4)

@@ -16,9 +16,9 @@ from nopsd.config import Config, SamplingConfig, ServerConfig, load_config
 from nopsd.errors import ConfigError, ServerError, StaleWeightsError
 from nopsd.rollout import pool as pool_module
 from nopsd.rollout import watch
-from nopsd.rollout.client import RolloutClient
 from nopsd.rollout.pool import RolloutPool, connect, server_urls
 from nopsd.rollout.served_weights import check_same_weights
+from tests.rollout.scripted import client_answered_by
 
 TWO = SamplingConfig(n=2, max_new=4)
 UIDS = [f"q{i}" for i in range(40)]
@@ -37,8 +37,7 @@ class Scripted:
         self.done: list[int] = []  # the first prompt id's companion of each answered completion
         self.in_flight = self.most_in_flight = 0
         self._lock = threading.Lock()
-        self.client = RolloutClient(url, "key", 30.0, ())
-        self.client._http = httpx.Client(base_url=url, transport=httpx.MockTransport(self._handle))
+        self.client = client_answered_by(self._handle, url, "key", 30.0, ())
 
     def _handle(self, request: httpx.Request) -> httpx.Response:
         if self.state == "dead":
@@ -166,8 +165,8 @@ def test_when_none_is_left_each_is_named(two: Any) -> None:
 @pytest.mark.parametrize("how", ["hung", "engine hung"])
 def test_a_server_that_hangs_is_noticed_long_before_the_deadline(two: Any, how: str) -> None:
     """A stopped process keeps its connections open: the requests alone would wait for request_timeout_s."""
-    pool, a, b = two
-    pool._stall_timeout_s = 0.5
+    _, a, b = two
+    pool = RolloutPool([a.client, b.client], 0.5)
     b.dies_after, b.dies_as = 5, how  # by what it answered, not by the clock: a quick machine is done before any timer
     start = time.monotonic()
     whole(sample(pool, expected_version=0))
@@ -260,8 +259,8 @@ def test_the_loss_of_a_lone_server_ends_with_its_name(two: Any, how: str, reason
 
 def test_a_server_that_hangs_between_two_calls_is_named(two: Any) -> None:
     """The next call begins with its version: unless that has a deadline and a name, the only error is 'no end'."""
-    pool, a, b = two
-    pool._stall_timeout_s = 0.5
+    _, a, b = two
+    pool = RolloutPool([a.client, b.client], 0.5)
     assert pool.max_model_len() == 64  # remembered from then on
     b.state = "hung"
     whole(sample(pool, expected_version=0))

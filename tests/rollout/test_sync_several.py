@@ -227,7 +227,8 @@ def test_a_shared_prefix_is_computed_once(client: RolloutClient) -> None:
     """A question's samples, and the system prompt of all, must not be read again for each."""
 
     def hits() -> float:
-        lines = client._send("GET", "/metrics", None, 30.0, ()).text.splitlines()
+        key = {"Authorization": f"Bearer {client.api_key}"}
+        lines = httpx.get(f"{client.url}/metrics", headers=key, trust_env=False).text.splitlines()
         return sum(float(x.rsplit(" ", 1)[1]) for x in lines if x.startswith("vllm:prefix_cache_hits_total"))
 
     client.reset_prefix_cache()

@@ -84,7 +84,7 @@ def test_another_value_gives_other_sets(bench, arms):
     """The comparison above could not fail if the sets were all neurons, or none."""
     activation, gated = (arms.nopsd(arms.prepare(arguments(value=value))) for value in ("act_fn", "gated"))
     assert activation != gated and all(activation)
-    agreement = bench._agreement({"nopsd": activation, "stored": gated}, "pairs")
+    agreement = bench.agreement_of({"nopsd": activation, "stored": gated}, "pairs")
     assert 0 <= agreement < 1
 
 

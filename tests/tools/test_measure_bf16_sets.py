@@ -58,8 +58,8 @@ def test_selection_takes_the_lowest_fifth_with_ties_and_neighbours_are_nearest(t
     """Its overlaps are the paper's selection and contexts, not another rule's."""
     rows, sets = random_sets(5)
     sets.counts[:] = [3, 1, 2, 2, 2, 2, 2] + [9] * 23
-    assert tool._selected(sets) == {1, 2, 3, 4, 5, 6}  # the sixth lowest of 30 is 2
-    for i, near in enumerate(tool._neighbours(sets)):
+    assert tool.selected(sets) == {1, 2, 3, 4, 5, 6}  # the sixth lowest of 30 is 2
+    for i, near in enumerate(tool.neighbours(sets)):
         by_distance = sorted((1 - len(rows[i] & x) / len(rows[i] | x), j) for j, x in enumerate(rows) if j != i)
         assert near == {j for _, j in by_distance[: tool.NEIGHBOURS]}
 

@@ -165,7 +165,8 @@ def resumed(make: Any, ranks: Ranks) -> dict[str, Any]:
         def log(self, step: int, values: dict[str, float]) -> None:
             super().log(step, values)
             if step == 2 and ranks.rank == ranks.world - 1:  # one rank alone is asked to stop
-                run.stop.notice._take(signal.SIGTERM, None)
+                run.stop.notice.listen()
+                signal.raise_signal(signal.SIGTERM)
 
     run.log, said = StopAtThird(), ""
     try:
