@@ -4,7 +4,6 @@ import pytest
 import yaml
 
 from nopsd.config import METHODS, PRESETS, load_config, to_yaml
-from nopsd.errors import ConfigError
 
 
 def more(method):
@@ -59,37 +58,6 @@ def test_the_later_of_steps_and_epochs_counts():
     asked = load_config("lab", ["method=lmsi", "train.epochs=3", "train.steps=2"]).train
     assert (asked.epochs, asked.steps) == (3, 2), "both at once: epochs stand in place of steps"
     assert load_config("lab", ["method=ttrl", "train.warmup=4"]).train.warmup_ratio is None
-
-
-@pytest.mark.parametrize(
-    ("settings", "words"),
-    [
-        (["method=ttrl", "train.n=1"], ["train.n=1", "train.n=8"]),
-        (["method=ttrl", "train.temperature=0.6"], ["train.temperature=1"]),
-        (["method=lmsi", "zero_shot.n=1"], ["zero_shot.n=1", "zero_shot.n=8"]),
-        (["method=lmsi", "sft.min_share=1.5"], ["sft.min_share"]),
-        (["method=ttrl", "distill.beta=0.3"], ["distill.beta=0.3", "no meaning for method=ttrl", "command line"]),
-        (["method=lmsi", "teacher.kind=ema"], ["teacher.kind=ema", "no meaning"]),
-        (["method=nopsd", "grpo.clip=0.3"], ["grpo.clip=0.3", "no meaning"]),
-        (["method=lmsi", "train.n=4"], ["train.n=4", "no meaning"]),
-        (["method=ttrl", "context.retriever=random"], ["context.retriever=none"]),
-        (["method=ttrl", "grpo.reward=self_certainty"], ["grpo.reward=majority"]),
-        (["method=opsd_random", "select.selector=all"], ["select.selector=random"]),
-        (["method=opsd_oracle", "context.retriever=random"], ["context.retriever=none"]),
-        (["method=nait_sft"], ["signal.reference"]),
-        (["method=opsd_majconf", "zero_shot.n=1"], ["zero_shot.n=8"]),
-        (["method=ttrl", "train.keep_best=1", "train.best_by=reverse_kl"], ["train.best_by=loss"]),
-        (["train.epochs=0"], ["train.epochs=0"]),
-        (["train.warmup_ratio=1"], ["train.warmup_ratio=1"]),
-        (["method=tttrl"], ["method=tttrl", "did you mean ttrl"]),
-    ],
-)
-def test_contradictions_are_refused_with_a_remedy(settings, words):
-    """Found before anything is sampled, in words that say which key to change."""
-    with pytest.raises(ConfigError) as caught:
-        load_config("lab", settings)
-    for word in words:
-        assert word in str(caught.value)
 
 
 def test_memory_of_the_head_is_every_methods():

@@ -3,27 +3,9 @@
 import pytest
 
 from nopsd.config import PromptConfig
-from nopsd.data.demonstrations import demonstrations_for, display_order, solution_text
 from nopsd.data.prompts import PromptRenderer, load_tokenizer, think_ids
-from nopsd.data.records import Option, Question
-from nopsd.data.wording import Demonstration, student_message, teacher_message
 from nopsd.errors import DataError, UserError
-
-QUESTION = Question(
-    "q", "d", "t", "In the Aster notebook a colony is at four. We feed two, then five. Where is it now?"
-)
-CHOICE = Question("c", "d", "t", "Which?", (Option("A", "this"), Option("B", "that")))
-PHRASE = Question(
-    "p",
-    "d",
-    "t",
-    "Explained?",
-    (Option("With Explanation", "With Explanation"), Option("Without Explanation", "Without Explanation")),
-)
-DEMOS = [
-    Demonstration(Question(f"d{i}", "d", "t", f"Question number {i}?"), f"Solution {i}. <answer>{i}</answer>")
-    for i in range(4)
-]
+from tests.data.asked import CHOICE, DEMOS, PHRASE, QUESTION
 
 
 @pytest.fixture(scope="module")
@@ -41,12 +23,6 @@ def test_both_roles_end_in_the_same_suffix(renderer, question):
     student, teacher = renderer.student(question), renderer.teacher(question, DEMOS, 4096).ids
     suffix = renderer.suffix(question)
     assert suffix and student[-len(suffix) :] == suffix == teacher[-len(suffix) :]
-
-
-@pytest.mark.parametrize("question", [QUESTION, CHOICE, PHRASE])
-def test_the_teachers_message_ends_in_exactly_the_students(question):
-    assert teacher_message(question, DEMOS).endswith(student_message(question))
-    assert teacher_message(question, []) == student_message(question)
 
 
 def test_without_demonstrations_both_prompts_are_equal(renderer):
@@ -86,35 +62,6 @@ def test_a_tokenizer_without_a_chat_template_is_refused(tokenizer):
     bare.chat_template = None
     with pytest.raises(UserError, match="no chat template"):
         PromptRenderer(bare, PromptConfig())
-
-
-@pytest.mark.parametrize("text", ["naïve café", "日本語", "🙂 emoji", "α→β\t\x00", "<think>x</think>"])
-def test_any_utf8_goes_through_the_lab_tokenizer(tokenizer, text):
-    import unicodedata
-
-    assert tokenizer.decode(tokenizer.encode(text)) == unicodedata.normalize("NFC", text)
-
-
-def test_solutions_lose_their_thinking():
-    text = "<think>\nsteps\n</think>\n\nSo. <answer>B</answer>"
-    assert solution_text(text, CHOICE, "final") == "So. <answer>B</answer>"
-    assert "steps" in solution_text(text, CHOICE, "full")
-    assert solution_text(text, CHOICE, "answer_only") == "<answer>B</answer>"
-    assert solution_text("<think>\ncut off", CHOICE, "final") is None
-
-
-def test_demonstrations_without_a_solution_are_left_out():
-    responses = {("c", 0): "<think>never ends", ("q", 0): "Start. <answer>one</answer>"}
-    shown = demonstrations_for([("c", 0), ("q", 0)], {"c": CHOICE, "q": QUESTION}, responses, "final")
-    assert [d.question.uid for d in shown] == ["q"]
-
-
-def test_display_orders():
-    assert display_order(3, "nearest_last", "s") == [2, 1, 0]
-    assert display_order(3, "nearest_first", "s") == [0, 1, 2]
-    assert sorted(display_order(9, "random", "s")) == list(range(9)) and display_order(
-        9, "random", "s"
-    ) == display_order(9, "random", "s")
 
 
 def test_thinking_tags_are_found(lab_model_dir):

@@ -1,9 +1,6 @@
 """The lab's world: its promises to the experiments made in it."""
 
-import random
-
 from nopsd.data.answers import extract_answer
-from nopsd.lab.episodes import sample_episode
 from nopsd.lab.world import (
     DOMAINS,
     MARKS,
@@ -70,11 +67,3 @@ def test_answers_are_spread_over_the_marks():
     for domain in DOMAINS:
         answers = list(make_split(domain, "test").answers.values())
         assert max(answers.count(m) for m in MARKS) < 0.2 * len(answers)
-
-
-def test_an_episodes_trained_solutions_follow_one_convention():
-    rng, (chains, _) = random.Random(0), split_chains(0)
-    for _ in range(50):
-        episode = sample_episode(rng, chains, 4)
-        assert len(episode.trained_demonstrations) == 4 and episode.trained_demonstrations[0]
-        assert episode.messages[1]["content"].count("\nSolution: ") == 4

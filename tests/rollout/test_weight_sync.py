@@ -17,7 +17,6 @@ from nopsd.errors import ServerError, StaleWeightsError, UserError
 from nopsd.network import address_towards
 from nopsd.rollout.client import RolloutClient
 from nopsd.rollout.served_weights import verify_served
-from nopsd.rollout.vllm_plugin import refuse_missing
 from nopsd.rollout.weight_source import WeightSource
 from nopsd.rollout.weight_sync import WeightSync, choose_backend, load_folder, open_weight_sync
 
@@ -121,21 +120,6 @@ def test_zero3_student_on_two_ranks_serves_what_it_trained(
 
 
 # ---- the parts
-
-
-def test_a_tied_head_is_not_sent(model: torch.nn.Module) -> None:
-    names = [m.name for m in WeightSource(model, True).metas()]
-    assert "model.embed_tokens.weight" in names and "lm_head.weight" not in names
-    assert names == [n for n, _ in WeightSource(model, True).stream()]
-    model.config.tie_word_embeddings = False
-    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
-    assert "lm_head.weight" in [m.name for m in WeightSource(model, True).metas()]
-
-
-def test_parameters_left_unset_are_an_error() -> None:
-    refuse_missing({"a"}, {"a", "b"}, "it")
-    with pytest.raises(RuntimeError, match="it left 1 parameters .*'b'"):
-        refuse_missing({"a", "b"}, {"a"}, "it")
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from nopsd.neurons.store import NeuronSets
+from nopsd.selection import jaccard
 
 
 @pytest.fixture(scope="session")
@@ -29,3 +30,9 @@ def make_neurons():
         )
 
     return make
+
+
+@pytest.fixture
+def kernel(monkeypatch):
+    """Distances are the kernel's, also of pools so small that scipy's product would be taken."""
+    monkeypatch.setattr(jaccard, "SMALL", 0)

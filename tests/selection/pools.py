@@ -36,3 +36,22 @@ def contexts_of(neurons, alone, folder, signals=None, select=None, domains=None,
 
 def shown(contexts):
     return {uid: [(n.uid, n.sample) for n in near] for uid, near in contexts.items()}
+
+
+NEURONS = 60
+
+
+def random_sets(count, seed, width=12, neurons=NEURONS):
+    """Ids padded with -1, and the same as Python sets; the first two are equal."""
+    draw = np.random.default_rng(seed)
+    sets = [draw.choice(neurons, draw.integers(0, width + 1), replace=False) for _ in range(count)]
+    sets[1] = sets[0][::-1]  # equal sets in another order
+    padded = np.full((count, width), -1, np.int32)
+    for row, ids in zip(padded, sets):
+        row[: len(ids)] = ids
+    return padded, [set(ids.tolist()) for ids in sets]
+
+
+def by_sets(a, b):
+    """The Jaccard distance of two Python sets."""
+    return 1.0 - len(a & b) / len(a | b) if a | b else 1.0

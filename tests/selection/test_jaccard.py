@@ -5,39 +5,16 @@ import tracemalloc
 
 import numpy as np
 import pytest
-import torch
 
-from nopsd.errors import ConfigError
 from nopsd.selection import jaccard
 from nopsd.selection.jaccard import blocks, distance_blocks, jaccard_distances, mean_pairwise
 from nopsd.selection.sets import all_of
-from nopsd.selection.tiles import plan_blocks
-
-NEURONS = 60
+from tests.selection.pools import NEURONS, by_sets, random_sets
 
 
 @pytest.fixture(params=["sparse product", "kernel"])
 def product(request, monkeypatch):
     monkeypatch.setattr(jaccard, "SMALL", 0 if request.param == "kernel" else math.inf)
-
-
-@pytest.fixture
-def kernel(monkeypatch):
-    monkeypatch.setattr(jaccard, "SMALL", 0)
-
-
-def random_sets(count, seed, width=12, neurons=NEURONS):
-    draw = np.random.default_rng(seed)
-    sets = [draw.choice(neurons, draw.integers(0, width + 1), replace=False) for _ in range(count)]
-    sets[1] = sets[0][::-1]  # equal sets in another order
-    padded = np.full((count, width), -1, np.int32)
-    for row, ids in zip(padded, sets):
-        row[: len(ids)] = ids
-    return padded, [set(ids.tolist()) for ids in sets]
-
-
-def by_sets(a, b):
-    return 1.0 - len(a & b) / len(a | b) if a | b else 1.0
 
 
 def test_equals_python_sets(product):
@@ -55,35 +32,6 @@ def test_symmetric_with_zero_diagonal(product):
     assert np.array_equal(found, found.T)
     assert all(found[i, i] == (0 if sets[i] else 1) for i in range(30))
     assert found[0, 1] == 0
-
-
-@pytest.mark.parametrize("threads", [1, 3])
-def test_kernel_over_several_tiles_pool_blocks_and_threads(kernel, threads):
-    """Real pools have thousands of sets of neurons in dozens of tiles: any seam between blocks would be wrong."""
-    ids, _ = random_sets(1_500, 3, 40, 20_000)
-    ids[:, 0] = 7  # a neuron that all have, many that few have
-    ids[:, 1:][ids[:, 1:] == 7] = -1
-    member = np.zeros((1_500, 20_000), np.float32)
-    for row, chosen in zip(member, ids):
-        row[chosen[chosen >= 0]] = 1
-    sizes = member.sum(1)
-    common = member @ member.T  # exact: integers far below 2^24
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        found = jaccard_distances(ids, ids, 20_000)
-    finally:
-        torch.set_num_threads(before)
-    union = (sizes[:, None] + sizes[None] - common).astype(np.int64)
-    assert np.array_equal(found, 1.0 - common.astype(np.int64) / np.maximum(union, 1))
-
-
-def test_kernel_counts_large_intersections(kernel):
-    """Counters must hold all of K: 8,191 and 8,192 need one bit more than each other."""
-    for size in (255, 256, 8_191, 8_192):
-        ids = np.stack([np.arange(size), np.arange(size) + 1]).astype(np.int32)
-        found = jaccard_distances(ids, ids, size + 1)
-        assert np.array_equal(found, [[0, 1 - (size - 1) / (size + 1)], [1 - (size - 1) / (size + 1), 0]])
 
 
 def test_mean_pairwise_is_over_pairs_of_different_questions(product):
@@ -111,20 +59,6 @@ def test_only_blocks_are_ever_dense(product):
     tracemalloc.stop()
     assert len(rows) > 10 and sum(r for r, _ in rows) == 3_000
     assert peak < 6 * 2**20 + 2**19  # besides: the sets' sizes
-
-
-def test_blocks_hold_as_much_as_the_budget_and_no_more():
-    """A host would run out of memory, or a large one not be used."""
-    sizes = {"query_width": 5_000, "pool_width": 5_000, "neurons": 350_208, "threads": 2, "planes": 13}
-    small, large = (plan_blocks(mib << 20, **sizes) for mib in (64, 512))
-    assert small.queries < large.queries and small.pool <= large.pool == 1_024
-    for mib, found in ((64, small), (512, large)):
-        used = found.queries * 2 * 5_000 + found.pool * 2 * 5_000 + 2 * found.strip * 13 * 16 * 8 + 2 * 2**20
-        assert 0.5 * mib * 2**20 < used <= mib * 2**20
-    with pytest.raises(ConfigError, match=r"dist.block_mib=2 is too little .* set it to (\d+) or more") as refused:
-        plan_blocks(2 << 20, **sizes)
-    least = int(str(refused.value).split("set it to ")[1].split()[0])
-    assert plan_blocks(least << 20, **sizes).pool >= 64
 
 
 def test_empty_queries_and_pools(product):

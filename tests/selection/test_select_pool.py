@@ -1,13 +1,10 @@
 """Contexts: the nearest allowed pool questions, and what is refused."""
 
-import json
-
 import numpy as np
 import pytest
 
 from nopsd.config import ContextConfig
-from nopsd.errors import ArtefactError, ConfigError, DataError
-from nopsd.selection.artefacts import read_contexts, read_selected
+from nopsd.errors import ConfigError, DataError
 from nopsd.selection.gathering import PoolData
 from nopsd.selection.select_pool import Sharing, find_contexts
 from nopsd.signals.store import Signals
@@ -94,19 +91,6 @@ def test_none_gives_no_demonstrations(make_neurons, alone, tmp_path):
     assert set(map(tuple, contexts.values())) == {()}
 
 
-def test_files_are_read_back_as_written(make_neurons, alone, tmp_path):
-    chosen, contexts = run(make_neurons(30), alone, tmp_path, select={"fraction": 0.3})
-    assert read_selected(tmp_path) == chosen and read_contexts(tmp_path) == contexts
-    stored = json.loads((tmp_path / "selected.json").read_text())
-    assert set(stored) == {"uids", "threshold", "selector", "stats"}
-    assert set(stored["stats"]) >= {"count_quantiles", "count_length_correlation", "mean_pairwise_jaccard", "selected"}
-    (tmp_path / "selected.json").write_text("{}")
-    (tmp_path / "contexts.json").write_text("[]")
-    for read in (read_selected, read_contexts):
-        with pytest.raises(ArtefactError, match="again"):
-            read(tmp_path)
-
-
 def test_a_pool_smaller_than_the_demonstrations_is_refused(make_neurons, alone, tmp_path):
     with pytest.raises(ConfigError, match="context.m=10 demonstrations from a pool of 8 questions.*set context.m to 7"):
         run(make_neurons(8), alone, tmp_path, m=10)
@@ -151,14 +135,3 @@ def test_contexts_for_any_questions_are_those_of_the_selection(make_neurons, alo
     assert found == {uid: contexts[uid] for uid in asked}
     with pytest.raises(ConfigError, match="context.pool=selected.*set context.pool=all"):
         find_contexts(asked, PoolData(neurons, texts_of(neurons)), ContextConfig(m=3, pool="selected"), Sharing(alone))
-
-
-def test_contexts_of_before_samples_were_named_are_still_read(make_neurons, alone, tmp_path):
-    _, contexts = contexts_of(make_neurons(12), alone, tmp_path)
-    stored = json.loads((tmp_path / "contexts.json").read_text())
-    assert {frozenset(n) for near in stored.values() for n in near} == {frozenset({"uid", "sample", "distance"})}
-    for near in stored.values():
-        for n in near:
-            del n["sample"]
-    (tmp_path / "contexts.json").write_text(json.dumps(stored))
-    assert read_contexts(tmp_path) == contexts

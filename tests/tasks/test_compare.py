@@ -6,14 +6,11 @@ import signal
 import subprocess
 import sys
 import time
-from types import SimpleNamespace
 
 import pytest
 
 from nopsd.errors import ServerError
 from nopsd.reporting.compare import report
-from nopsd.reporting.compare.plan import members
-from nopsd.run import server_cache as kept
 from nopsd.tasks import compare as comparing
 from nopsd.tasks.compare import Eta, run_plan
 from tests.reporting.compare.conftest import finish
@@ -58,30 +55,6 @@ def test_the_estimate_goes_by_this_starts_runs():
     eta.add(60.0)
     eta.done = 2
     assert eta.said() == "run 3 of 4 (1 min 00 s a run, about 2 min 00 s left)"
-
-
-def test_servers_are_kept_while_their_settings_last(plan_of, monkeypatch, tmp_path):
-    """Breaks if every run starts servers anew, or one is served by another model's."""
-    opened = []
-
-    class FakeSession:
-        def __init__(self, config):
-            opened.append(config.model.path)
-            self.closed = False
-
-        def client(self):
-            return SimpleNamespace(of=opened[-1])
-
-        def close(self):
-            self.closed = True
-
-    monkeypatch.setattr(kept, "Session", FakeSession)
-    a, b = (m.config for m in members(plan_of())[:2])
-    other = members(plan_of(set={"model.path": "else"}))[0].config
-    with kept.ServerCache(tmp_path) as servers:
-        assert servers.client(a).of == servers.client(b).of == "lab" and opened == ["lab"]
-        servers.client(other)
-        assert opened == ["lab", "else"]
 
 
 def nopsd(*arguments, wait=True, log=None):

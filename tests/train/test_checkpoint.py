@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from collections import namedtuple
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,10 +12,10 @@ import pytest
 import torch
 
 from nopsd.engine.distributed import Ranks
-from nopsd.errors import ArtefactError
+from nopsd.errors import ArtefactError, UserError
 from nopsd.files import sha256_file
 from nopsd.train import checkpoint
-from nopsd.train.checkpoint_files import write_mark
+from nopsd.train.checkpoint_files import tag_of, write_mark
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
 
@@ -122,3 +124,13 @@ def test_only_the_newest_checkpoints_are_kept(engine_cases: dict[str, Any]):
     folder = engine_cases["folders"][2] / "ema_float32" / "checkpoints"
     assert sorted(p.name for p in folder.glob("step_*")) == ["step_00000002", "step_00000003"]
     assert not (folder / "latest").exists()
+
+
+def test_a_disk_without_room_is_told_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Broken if the save begins all the same, or the message lacks the folder or the size."""
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: namedtuple("usage", "total used free")(9, 9, 5 * 2**20))
+    with pytest.raises(UserError, match=r"step_00000003.*5 MiB are free.*Make room for 64 MiB"):
+        checkpoint._make_room(tmp_path / tag_of(3), 64 * 2**20)
+    assert not (tmp_path / tag_of(3)).exists()
+    checkpoint._make_room(tmp_path / tag_of(3), 4 * 2**20)
+    assert (tmp_path / tag_of(3)).is_dir()

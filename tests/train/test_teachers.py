@@ -11,9 +11,7 @@ import torch
 
 from nopsd.config import Config, DistillConfig, LoraConfig, TeacherConfig
 from nopsd.engine.distributed import Ranks
-from nopsd.engine.lora import STUDENT, adapter_parameters, add_lora, computing_with, lora_layers, plain_weights
-from nopsd.errors import ConfigError
-from nopsd.rollout.weight_source import WeightSource
+from nopsd.engine.lora import STUDENT, adapter_parameters, add_lora
 from nopsd.train.batches import MicroBatch, Side
 from nopsd.train.losses.divergence import reverse_kl
 from nopsd.train.losses.head import DistillModel
@@ -229,55 +227,3 @@ def test_the_students_own_states_are_taken_without_dropout_and_leave_it_training
     with torch.no_grad():
         s = side(TEACHER_PROMPT)
         torch.testing.assert_close(off, tiny(0).base_model(s.ids_BT).last_hidden_state[0, s.rows_N])
-
-
-def test_adapters_go_off_and_on_without_touching_gradients():
-    """ZeRO-3's hooks hang on requires_grad: a switch that moves it would lose them."""
-    lm = tiny(0)
-    add_lora(lm, LoraConfig(r=2), seed=1, with_teacher=True)
-    before = {n: p.requires_grad for n, p in lm.named_parameters()}
-    with computing_with(lm, None):
-        assert {n: p.requires_grad for n, p in lm.named_parameters()} == before
-        assert all(layer.disable_adapters for layer in lora_layers(lm).values())
-    assert not any(layer.disable_adapters for layer in lora_layers(lm).values())
-    assert {n for n, needed in before.items() if needed} == {n for n in before if ".default." in n}
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_merged_weight_is_base_plus_scaled_product(dtype: torch.dtype):
-    """W + (α/r)·B·A by plain products; every other weight untouched, and named as in the checkpoint."""
-    lm = tiny(0).to(dtype)
-    named = {n: p.detach().clone() for n, p in lm.named_parameters()}
-    add_lora(lm, LoraConfig(r=2, alpha=6, targets=["q_proj"]), seed=1)
-    for parameter in adapter_parameters(lm, STUDENT).values():
-        parameter.data.normal_(0, 0.3)
-    own = adapter_parameters(lm, STUDENT)
-    assert [w.name for w in plain_weights(lm)] == list(named)
-    for name, merged in WeightSource(lm, is_sender=True).stream():
-        assert merged is not None and merged.dtype == dtype
-        layer = name.removesuffix(".weight")
-        wanted = named[name].double()
-        if layer.endswith("q_proj"):
-            wanted = wanted + 3 * own[f"{layer}.lora_B.weight"].double() @ own[f"{layer}.lora_A.weight"].double()
-        torch.testing.assert_close(merged.double(), wanted, rtol=1e-2 if dtype == torch.bfloat16 else 1e-5, atol=1e-5)
-    assert all(t is None for _, t in WeightSource(lm, is_sender=False).stream())
-
-
-@pytest.mark.parametrize("targets", [["lm_head"], ["embed_tokens", "q_proj"], ["qproj"]])
-def test_unfit_targets_are_refused_by_name(targets: list[str]):
-    """An adapted head would not be seen by the fused loss; a misspelt name would train nothing."""
-    with pytest.raises(ConfigError, match="train.lora.targets"):
-        add_lora(tiny(0), LoraConfig(r=2, targets=targets), seed=1)
-
-
-def test_adapters_are_drawn_by_the_seed_and_leave_the_ranks_random_state():
-    """Ranks have different random states, and must draw the same adapters."""
-    drawn = []
-    for state in (1, 2):
-        lm = tiny(0)
-        torch.manual_seed(state)
-        expected = torch.rand(1, generator=torch.Generator().manual_seed(state))
-        add_lora(lm, LoraConfig(r=2), seed=5)
-        assert torch.equal(torch.rand(1), expected)
-        drawn.append({n: p.detach().clone() for n, p in adapter_parameters(lm, STUDENT).items()})
-    assert all(torch.equal(drawn[0][n], t) for n, t in drawn[1].items())

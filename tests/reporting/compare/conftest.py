@@ -12,7 +12,9 @@ from nopsd.data.records import Option, Question
 from nopsd.evaluation.artefacts import write_metrics, write_rows
 from nopsd.evaluation.evaluate import evaluate_domain, group_by_question
 from nopsd.files import write_json, write_jsonl
+from nopsd.reporting.compare.gathering import view_of
 from nopsd.reporting.compare.plan import Member, members, read_plan
+from nopsd.reporting.compare.views import Material, Pool
 from nopsd.rollout.types import Rollout, write_rollouts
 from nopsd.run.folder import RunFolder
 
@@ -110,3 +112,11 @@ def finished(tmp_path_factory):
         finish(member, gain=0.2 if member.label == "nopsd" else 0.1)
     diagnose(runs[0])
     return plan, runs
+
+
+@pytest.fixture
+def view(finished):
+    view = view_of(*finished, {})
+    view.material["nopsd", "biology", 0] = Material(0.5, 0.6)
+    view.pools["biology"] = Pool([3.0, 1.0, 2.0, 4.0], [0.0, 1.0, 1.0, float("nan")], 1)
+    return view

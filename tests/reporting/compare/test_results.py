@@ -143,10 +143,3 @@ def test_checkpoints_given_have_a_row(plan_of, tmp_path):
         RunFolder(root).commit("biology-0", {"fake": 1})
     results = only(view_of(plan, runs, {}))
     assert set(results.others) == {"mine"} and ("ttrl", "biology", 0) in results.runs
-
-
-def test_layouts():
-    assert layout_for(["biology", "numbers"]).domains == ("biology", "numbers")
-    paper = layout_for(["mmlu_pro", "Chemistry", "Biology"])
-    assert (paper.science, paper.others) == (("Biology", "Chemistry"), ("mmlu_pro",))
-    assert ALL != SCIENCE

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 
 from nopsd.config import SelectConfig
-from nopsd.errors import ConfigError
 from nopsd.selection.exchange import RankSets
-from nopsd.selection.pair_distances import needed_mib, pair_distances, refuse_too_many
+from nopsd.selection.pair_distances import pair_distances
 from nopsd.selection.pool import make_pool
 from nopsd.selection.selectors import select
 from nopsd.selection.selectors.dual_neufs import min_max
@@ -90,19 +89,3 @@ def test_length_control_acts_on_the_quality(alone):
     counts[2] += 40
     assert run(ids, counts, alone, 0.1, tau=1.0, lengths=lengths).uids == ["q09"]
     assert run(ids, counts, alone, 0.1, tau=1.0, lengths=lengths, length_control="residual").uids == ["q02"]
-
-
-def test_a_pool_too_large_for_the_memory_is_refused_with_the_remedy(alone):
-    """A matrix of N x N must not be begun where it can't be ended."""
-    with pytest.raises(ConfigError, match=r"5636 questions take .*block_mib=100: set dist.block_mib=\d+.*pool_lim"):
-        refuse_too_many(5636, 1127, 5000, 100)
-    message = ""
-    try:
-        refuse_too_many(100_000, 20_000, 5000, 512)
-    except ConfigError as error:
-        message = str(error)
-    limit = int(message.split("data.pool_limit=")[1].split()[0])
-    assert needed_mib(limit, limit // 5, 5000) <= 512 < needed_mib(limit + 60, (limit + 60) // 5, 5000)
-    refuse_too_many(5636, 1127, 5000, 512)  # the paper's largest science pool fits the default
-    with pytest.raises(ConfigError, match="1000 questions take"):
-        run(np.zeros((1000, 2), np.int32), np.ones(1000), alone, 0.2, block_mib=1)
