@@ -1,8 +1,9 @@
 """What every test may use: the lab's model, the shared data, and real multi-rank runs under DeepSpeed's launcher.
 
-Fixtures: `lab_model_dir`, `shared_data`, `free_port`, `deepspeed_run`, `run_ranks`. Options: `--soak` selects the long
-tests too, `--fast` leaves out those marked `engine`. A test that asks for a fixture which starts ranks, a server or
-hosts carries that mark by itself; programs and peers that a test needs are asked for by tests/programs.py.
+Fixtures: `lab_model_dir`, `shared_data`, `alone`, `unrendered`, `free_port`, `deepspeed_run`, `run_ranks`.
+Options: `--soak` selects the long tests too, `--fast` leaves out those marked `engine`. A test that asks for a fixture
+which starts ranks, a server or hosts carries that mark by itself; programs and peers that a test needs are asked for by
+tests/programs.py.
 """
 
 from __future__ import annotations
@@ -82,6 +83,15 @@ def shared_data() -> Path:
 def alone() -> Ranks:
     """The one rank of a process that no launcher started."""
     return Ranks(0, 1, torch.device("cpu"))
+
+
+@pytest.fixture
+def unrendered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are made but not rendered, which takes most of the time; a test of a page's images does without."""
+    from nopsd.reporting.figures import style
+
+    pixel = style.png(style.panels(1, 1.5, 1.5)[0])
+    monkeypatch.setattr(style, "png", lambda figure: pixel)
 
 
 @pytest.fixture

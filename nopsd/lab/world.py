@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from functools import cache
 
 from nopsd.data.records import Question
 
@@ -64,17 +65,18 @@ class Chain:
         return out
 
 
-def all_chains() -> list[Chain]:
+@cache
+def all_chains() -> tuple[Chain, ...]:
     """Chains of two or three operations whose answers under the conventions all differ."""
     sizes = [(a, b) for a in range(1, 10) for b in range(1, 10)]
     triples = [(a, b, c) for a, b in sizes for c in range(1, 10)]
     chains = [Chain(start, s) for start in range(10) for s in [*sizes, *triples]]
-    return [c for c in chains if len({c.states(k)[-1] for k in range(3)}) == 3]
+    return tuple(c for c in chains if len({c.states(k)[-1] for k in range(3)}) == 3)
 
 
 def split_chains(seed: int) -> tuple[list[Chain], list[Chain]]:
     """(pool chains, test chains): disjoint, so no test question repeats a pool question's chain."""
-    chains = all_chains()
+    chains = list(all_chains())
     random.Random(f"chains {seed}").shuffle(chains)
     return chains[TEST_CHAINS:], chains[:TEST_CHAINS]
 

@@ -4,6 +4,7 @@ import ast
 import gzip
 import json
 from dataclasses import fields
+from itertools import islice
 from pathlib import Path
 
 import nopsd
@@ -13,11 +14,12 @@ from nopsd.data.sources import load_answer_key, load_splits
 
 PACKAGE = Path(nopsd.__file__).parent
 POISON = "POISON"
+ROWS = 500  # of each file: the columns are the same in all its rows
 
 
 def poisoned(source: Path, target: Path, columns: tuple[str, ...]) -> None:
     with gzip.open(source, "rt") as rows, gzip.open(target, "wt") as out:
-        for line in rows:
+        for line in islice(rows, ROWS):
             row = json.loads(line)
             row.update({c: POISON for c in columns if c in row})
             out.write(json.dumps(row) + "\n")
@@ -39,9 +41,13 @@ def test_poisoned_answers_change_nothing_before_evaluation(shared_data, tmp_path
         ("edu_feedback_pool.jsonl.gz", ("label",), ("data.name=edu_feedback", "data.domain=edu_feedback")),
     )
     for name, columns, overrides in cases:
-        poisoned(shared_data / name, tmp_path / name, columns)
-        clean = load_config("lab", [*overrides, f"data.path={shared_data / name}"]).data
-        bad = load_config("lab", [*overrides, f"data.path={tmp_path / name}"]).data
+        for folder, changed in (("clean", ()), ("bad", columns)):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            poisoned(shared_data / name, tmp_path / folder / name, changed)
+        clean, bad = (
+            load_config("lab", [*overrides, f"data.path={tmp_path / folder / name}"]).data
+            for folder in ("clean", "bad")
+        )
         assert load_splits(clean) == load_splits(bad)
         assert POISON not in repr(load_splits(bad))
         assert set(load_answer_key(bad).values()) == {POISON}

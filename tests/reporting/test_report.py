@@ -99,6 +99,7 @@ def test_a_run_with_nothing_in_it_states_every_gap(tmp_path):
     assert Page(html_path.read_text()).images == []
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_a_run_without_answers_still_shows_its_training_and_selection(tmp_path, make_training, make_pool):
     inputs = ReportInputs("mine", "mine", make_training(3), pool=make_pool(correct=None), demos=DemoView([[0.1]]))
     text = write_report(tmp_path, inputs)[0].read_text()

@@ -7,6 +7,7 @@ distributed stage, one rank. Model, trainer and server are put in from outside.
 import json
 import sys
 from collections import Counter
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +16,13 @@ import pytest
 import torch
 
 from nopsd.config import load_config
-from nopsd.data.prompts import PromptRenderer
+from nopsd.data.prompts import PromptRenderer, load_tokenizer
 from nopsd.engine.distributed import Ranks
 from nopsd.files import write_json
 from nopsd.neurons.store import NeuronSets, rank_file, write_neurons
 from nopsd.rollout.types import Rollout
 from nopsd.run import runner
+from nopsd.run import session as session_module
 from nopsd.run.session import Session
 from nopsd.stages import neurons as neurons_stage
 from nopsd.stages import signals as signals_stage
@@ -91,7 +93,7 @@ def columns(engine, rollouts, names, *arguments, **more):
 
 
 @pytest.fixture
-def counted(tmp_path, monkeypatch):
+def counted(tmp_path, monkeypatch, unrendered):
     """`counted(*overrides)`: of each stage of a run, (reads of the user's process, reads of a rank, prompts rendered).
     A stage without ranks has empty reads of a rank."""
     reads = Reads(tmp_path)
@@ -108,6 +110,7 @@ def counted(tmp_path, monkeypatch):
 
     monkeypatch.setattr(pyarrow.parquet, "read_table", table)  # it opens the file outside Python
     monkeypatch.setattr(PromptRenderer, "student", render)
+    monkeypatch.setattr(session_module, "load_tokenizer", cache(load_tokenizer))  # no artefact, and slow to load
     monkeypatch.setattr(Session, "client", lambda self: Client())
     monkeypatch.setattr(Session, "client_holding", lambda self, folder, version: Client())
     monkeypatch.setattr(Session, "server_environment", lambda self: {})

@@ -10,7 +10,6 @@ from nopsd import cli
 from nopsd.data.records import Question
 from nopsd.files import read_json, write_json, write_jsonl
 from nopsd.neurons.store import NeuronSets, rank_file, write_neurons
-from nopsd.reporting.figures import style
 from nopsd.rollout.types import Rollout, write_rollouts
 from nopsd.run.folder import RunFolder
 from nopsd.signals.store import Signals, write_signals
@@ -68,13 +67,6 @@ def scored(tmp_path):
 def select(run):
     write_json(run.stage_dir("select") / "selected.json", {"uids": UIDS[:5], "threshold": None, "stats": {}})
     commit(run, "select", reads=["data", "neurons"])
-
-
-@pytest.fixture
-def unrendered(monkeypatch):
-    """Figures are made but not rendered: that takes most of the time."""
-    pixel = style.png(style.panels(1, 1.5, 1.5)[0])
-    monkeypatch.setattr(style, "png", lambda figure: pixel)
 
 
 def inspect(run, *arguments):

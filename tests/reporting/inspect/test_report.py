@@ -5,20 +5,12 @@ import re
 import numpy as np
 import pytest
 
-from nopsd.reporting.figures.style import panels, png
 from nopsd.reporting.inspect import figures as drawn
 from nopsd.reporting.inspect.overlap import Near, overlap
 from nopsd.reporting.inspect.report import console_text, layer_text, neighbour_text, shortened, write_inspection
 from nopsd.reporting.inspect.view import correlation_rows
 
 PNG = b"\x89PNG\r\n\x1a\n"
-
-
-@pytest.fixture
-def unrendered(monkeypatch):
-    """Figures are made but not rendered: that takes most of the time."""
-    pixel = png(panels(1, 1.5, 1.5)[0])
-    monkeypatch.setattr("nopsd.reporting.figures.style.png", lambda figure: pixel)
 
 
 def test_everything_is_written_and_linked(view, tmp_path):
