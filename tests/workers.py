@@ -13,7 +13,9 @@ import pytest
 from xdist.scheduler import LoadScopeScheduling
 
 # Started once a session at a cost: a test asks for one as a parameter.
-SHARED_FIXTURES = re.compile(r"^def .*?[(,]\s*(two_hosts|engine_cases|server|served_run|client)\s*[,:)]", re.M | re.S)
+SHARED_FIXTURES = re.compile(
+    r"^def .*?[(,]\s*(two_hosts|engine_cases|lost|server|served_run|client)\s*[,:)]", re.M | re.S
+)
 
 
 @cache
@@ -22,7 +24,7 @@ def group_of(file: Path) -> str:
     for function in re.split(r"^(?=def )", file.read_text(), flags=re.M):
         head = function.split("):\n", 1)[0].split(") ->", 1)[0]
         if shared := SHARED_FIXTURES.match(head + ")"):
-            return f"{file.parent}:{shared[1] if shared[1] in ('two_hosts', 'engine_cases') else 'server'}"
+            return f"{file.parent}:{shared[1] if shared[1] in ('two_hosts', 'engine_cases', 'lost') else 'server'}"
     return str(file)
 
 

@@ -73,3 +73,13 @@ def engine_cases(
         found[f"{ranks}xoutput"] = deepspeed_run(WORKER, tiny_models, out, *cases, ranks=ranks, timeout=500).output
         found |= {f"{ranks}x{case}": torch.load(out / f"{case}.pt", weights_only=True) for case in cases}
     return found
+
+
+@pytest.fixture(scope="session")
+def lost(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory, run_ranks: Any) -> tuple[Path, dict[int, Any]]:
+    """The folder of worker_lost.py on 2, then 1, then 4 ranks, and what each size left."""
+    import torch
+
+    out = tmp_path_factory.mktemp("lost")
+    run_ranks(WORKER.with_name("worker_lost.py"), {"models": tiny_models, "out": out}, 2, 1, 4, timeout=540)
+    return out, {size: torch.load(out / f"{size}.pt", weights_only=True) for size in (1, 2, 4)}

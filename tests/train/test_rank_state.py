@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,3 +23,11 @@ def test_shards_are_cut_anew_at_the_right_elements(tmp_path: Path, old: int, new
         save_file({"w": padded[r * width : (r + 1) * width].clone()}, file)
     parts = [reshard(files, "w", r, torch.empty(-(-10 // new))) for r in range(new)]
     assert torch.equal(torch.cat(parts)[:10], whole)
+
+
+@pytest.mark.slow
+@pytest.mark.engine
+def test_ranks_that_are_new_have_random_streams_of_their_own(lost: Any):
+    """Broken if two ranks would draw the same dropout masks."""
+    streams = lost[1][4]["streams"]
+    assert len(streams) == 4 and len({tuple(stream) for stream in streams}) == 4

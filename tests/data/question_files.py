@@ -1,4 +1,4 @@
-"""The table of question files: what people have, and what is to come of it (tests/edges/test_question_files.py).
+"""The table of question files: what people have, and what is to come of it (tests/data/test_rows.py).
 
 A case is a file's text, the settings a user would give, and what has to come of it. `rows`: questions in pool and
 tests; `options`: those of the first question; `gold`: the answers of the first questions, in file order.

@@ -7,8 +7,7 @@ import pytest
 from nopsd.data.sources import load_answer_key, load_splits
 from nopsd.errors import DataError
 from nopsd.evaluation.evaluate import check_answers
-from tests.data.settings import data
-from tests.edges.question_files import (
+from tests.data.question_files import (
     ARC,
     READ,
     REFUSED,
@@ -21,6 +20,7 @@ from tests.edges.question_files import (
     labelled,
     nested,
 )
+from tests.data.settings import data
 
 CASES = Path("/work/shared/cases")
 
