@@ -1,4 +1,4 @@
-"""Commands on other hosts: what each failure is told as. A stand-in for ssh runs the command here, or fails."""
+"""Commands on other hosts: what each failure says. A stand-in for ssh runs the command here, or fails."""
 
 import pytest
 

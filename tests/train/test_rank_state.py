@@ -1,4 +1,4 @@
-"""What each rank keeps of its own, cut anew for another number of ranks."""
+"""What each rank keeps of its own, divided again for another number of ranks."""
 
 from __future__ import annotations
 
