@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from nopsd.commands import (
+    chat,
     compare,
     completion,
     config,
@@ -13,6 +14,7 @@ from nopsd.commands import (
     inspect,
     launch,
     plan,
+    push,
     run,
     serve,
     stages,
@@ -24,7 +26,7 @@ GROUPS: dict[str, tuple[Command, ...]] = {
     "before a run": (init.COMMAND, plan.COMMAND, doctor.COMMAND, config.COMMAND),
     "a run, and its stages in order": (run.COMMAND, *stages.COMMANDS),
     "several hosts, several runs": (launch.COMMAND, compare.COMMAND),
-    "what a run did": (status.COMMAND, inspect.COMMAND, eval.COMMAND, entropy_gap.COMMAND),
+    "what a run did": (status.COMMAND, inspect.COMMAND, eval.COMMAND, chat.COMMAND, entropy_gap.COMMAND, push.COMMAND),
     "others": (serve.COMMAND, completion.COMMAND),
 }
 COMMANDS: dict[str, Command] = {command.name: command for group in GROUPS.values() for command in group}

@@ -44,6 +44,11 @@ def _environment(autoescape: bool) -> Environment:
     )
 
 
+def markdown_of(template: str, **values: Any) -> str:
+    """A markdown template's text."""
+    return _environment(autoescape=False).get_template(template).render(**values).strip()
+
+
 @dataclass
 class Page:
     """A page as it grows: markdown parts, and PNG files by name, which lie in `place` beside it."""
@@ -59,7 +64,7 @@ class Page:
 
     def render(self, template: str, **values: Any) -> None:
         """Append a template's text; it may call `figure`."""
-        self.text(_environment(autoescape=False).get_template(template).render(figure=self.figure, **values).strip())
+        self.text(markdown_of(template, figure=self.figure, **values))
 
     def figure(self, name: str, caption: str, drawn: Figure | None, gap: str = "") -> Markup:
         """Markdown of a figure with its caption, or the sentence `gap` that says why there is none."""

@@ -43,6 +43,13 @@ class Report(Stage):
         """Write the report's files."""
         report(session, folder)
 
+    def finish(self, session: Session) -> str | None:
+        """The export's card gets its results."""
+        from nopsd.stages.card import write_card  # which reads what the report does
+
+        write_card(session)
+        return None
+
 
 def report(session: Session, folder: Path) -> None:
     """Write report.md and report.html into `folder`; of method base without what selects and trains."""

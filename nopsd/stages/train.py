@@ -142,7 +142,10 @@ class Train(Stage):
         run_training(inputs)
 
     def finish(self, session: Session) -> str | None:
-        """If a guard stopped the training, that it did."""
+        """The export's model card; if a guard stopped the training, that it did."""
+        from nopsd.stages.card import write_card  # which reads what the report does
+
+        write_card(session)
         steps = session.run.training_plan().get("steps", session.config.train.steps)
         note = stop_note(session.run.export_record(), steps)
         return f"WARNING: {note} `--redo train`, with guard.stop=false, trains on regardless." if note else None

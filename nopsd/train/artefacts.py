@@ -8,6 +8,7 @@ from typing import Any
 PLAN = "plan.json"  # how many questions and steps it was to be, before it began
 EXPORT = "export"  # the trained model, a Hugging Face folder
 RECORD = "nopsd_export.json"  # in EXPORT: which weights these are, and why training stopped
+CARD = "README.md"  # in EXPORT: its model card, rewritten when there are results
 METRICS = "metrics.jsonl"  # the training log, a row a step
 TENSORBOARD = "tb"
 

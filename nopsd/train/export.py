@@ -25,7 +25,7 @@ from nopsd.engine.distributed import Ranks
 from nopsd.engine.lora import PlainWeight, lora_layers, plain_weights, save_adapter
 from nopsd.errors import ArtefactError
 from nopsd.files import read_json, write_json
-from nopsd.train.artefacts import RECORD
+from nopsd.train.artefacts import CARD, RECORD
 
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".safetensors.index.json")
 ADAPTER = "adapter"
@@ -68,9 +68,15 @@ def export_model(
 
 
 def copy_companions(base_model: Path, part: Path, dtype: torch.dtype) -> None:
-    """Every file of the base model's folder but its weights, subfolders and our own record."""
+    """Every file of the base model's folder but its weights, subfolders, model card and our own record."""
+    own = (RECORD, CARD)
     for file in sorted(base_model.iterdir()):
-        if file.is_file() and not file.name.endswith(WEIGHTS) and file.name != RECORD and not file.name.startswith("."):
+        if (
+            file.is_file()
+            and not file.name.endswith(WEIGHTS)
+            and file.name not in own
+            and not file.name.startswith(".")
+        ):
             shutil.copyfile(file, part / file.name)
     config = read_json(part / "config.json")
     config.pop("torch_dtype", None)

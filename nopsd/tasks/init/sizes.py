@@ -16,7 +16,7 @@ from nopsd.selection.selectors.choosing import budget
 
 STEP = 256  # windows are rounded up to multiples of this many tokens
 TRIAL_POOL, TRIAL_TEST, TRIAL_STEPS = 300, 60, 20  # of the embedded model: minutes on two cores
-PASSES = 3  # over the selected questions, where the preset's steps would be more
+PASSES = 4  # over the selected questions, where the preset's steps would be more
 LEAST_STEPS = 10
 
 Settings = dict[str, tuple[Any, str]]
