@@ -49,7 +49,7 @@ COMMAND = Command(
     add_arguments,
     run,
     """\
-  nopsd chat runs/lab --question biology-test-0003
+  nopsd chat runs/lab --question lab-biology-test-0003
   nopsd chat runs/lab --ask "What is the reading of gelin?"
   nopsd chat runs/lab < questions.txt""",
 )
