@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--memory", type=float, default=79.0, metavar="GIB", help="of a GPU (default 79, an 80 GB card)"
     )
-    parser.add_argument("--question-tokens", type=int, default=256, metavar="TOKENS", help="of a prompt (default 256)")
+    parser.add_argument("--prompt-tokens", type=int, default=256, metavar="TOKENS", help="of a prompt (default 256)")
     parser.add_argument(
         "--length",
         type=float,
@@ -33,13 +33,13 @@ def run(arguments: argparse.Namespace) -> int:
 
     gpus = Gpus(arguments.hosts, arguments.gpus or config.dist.ranks, arguments.memory)
     if (
-        min(gpus.hosts, gpus.per_host, gpus.memory, arguments.question_tokens) <= 0
+        min(gpus.hosts, gpus.per_host, gpus.memory, arguments.prompt_tokens) <= 0
         or not 0 < arguments.response_share <= 1
     ):
         raise ConfigError(
-            "--hosts, --gpus, --memory and --question-tokens are above 0, --response-share is above 0 and at most 1"
+            "--hosts, --gpus, --memory and --prompt-tokens are above 0, --response-share is above 0 and at most 1"
         )
-    text, code = plan(config, gpus, Lengths(arguments.question_tokens, arguments.response_share))
+    text, code = plan(config, gpus, Lengths(arguments.prompt_tokens, arguments.response_share))
     print(text)
     return code
 
