@@ -113,12 +113,15 @@ def _attention(exchange: Any) -> Callable[..., Any]:
     def attention(
         module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **options: Any
     ) -> Any:
-        batch = query.shape[0]
+        batch, heads, length, _ = query.shape
         exchange.batch_size = batch
         for name in ("required_query_shape", "required_key_value_shape", "required_context_shape"):
-            length, _, *rest = getattr(exchange, name)
-            setattr(exchange, name, torch.Size([length, batch, *rest]))
-        return exchange(module, query, key, value, None, **options)  # causal; padding is on the right
+            first, _, *rest = getattr(exchange, name)
+            setattr(exchange, name, torch.Size([first, batch, *rest]))
+        # DeepSpeed asks for positions, which not every family gives, and our attention reads none.
+        options["position_ids"] = torch.zeros(batch, length, dtype=torch.int32, device=query.device)
+        out, weights = exchange(module, query, key, value, None, **options)  # causal; padding is on the right
+        return out.unflatten(-1, (heads, -1)), weights  # as attention functions give it; DeepSpeed's heads are joined
 
     return attention
 
