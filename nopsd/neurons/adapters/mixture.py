@@ -97,7 +97,7 @@ class Mixture:
             if latest and not torch.equal(whole.reshape(latest[0].shape), latest.pop()):
                 raise UserError(
                     f"model.path: {self.name}'s output is not the weighted sum of its experts', so their neurons' "
-                    "contributions would be wrong: add an adapter in nopsd/neurons/adapters/"
+                    "contributions would be wrong: set model.mlp_adapter to one of yours"
                 )
 
         return [_Replaced(self.experts, forward), self.block.register_forward_hook(check)]

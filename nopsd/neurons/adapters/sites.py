@@ -132,5 +132,5 @@ def check_gating(gate_F: torch.Tensor, up_F: torch.Tensor, form: Activation, gat
     if float((expected.float() - found.float()).abs().max()) > least * float(found.abs().max()) + 1e-30:
         raise UserError(
             f"model.path: {name}'s down projection is not given act(gate) * up, so its activation can't be seen from "
-            "outside: use neuron.value=gated, or add an adapter in nopsd/neurons/adapters/"
+            "outside: use neuron.value=gated, or set model.mlp_adapter to one of yours"
         )
