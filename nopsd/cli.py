@@ -1,6 +1,6 @@
 """The command line: `nopsd COMMAND [--preset NAME] [key=value ...]`. What a command takes is in `nopsd.commands`.
 
-In: the arguments, and in ranks the launcher's environment. Out: an exit code; errors that a user can mend as one line
+In: the arguments, and in ranks the launcher's environment. Out: an exit code; errors that a user can fix as one line
 on standard error. Called in-process, `main` leaves signal handlers, signal mask and environment as they were.
 """
 

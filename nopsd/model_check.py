@@ -2,7 +2,7 @@
 
 Beyond the files (`nopsd.model_files`): code of the folder's own, a tokenizer that is missing or another model's, a chat
 template that can't render a question, weights that aren't finite numbers. No code of the folder runs, unless
-model.trust_remote_code says so.
+model.trust_remote_code allows it.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ site_of() { "$1" -c 'import sysconfig; print(sysconfig.get_path("purelib"))'; }
 site_of "$VENV/bin/python" >"$(site_of "$PEERS/bin/python")/main_environment.pth"
 "$VENV/bin/python" -m pip --python "$PEERS/bin/python" --disable-pip-version-check --no-input -q \
     install -q --progress-bar off --timeout 60 --retries 4 --no-deps -r "$LOCK" ||
-    fail "pip could not install the peers" "mend what it says above and run this again"
+    fail "pip could not install the peers" "correct what it reports above and run this again"
 (cd / && DS_ACCELERATOR=cpu "$PEERS/bin/python" -W ignore -c 'import lm_eval.api.metrics, pytablewriter, torchmetrics, triton, trl') ||
     fail "the peers do not load" "rm -r $PEERS and run this again"
 printf '%s' "$WANTED" >"$STAMP"

@@ -180,7 +180,7 @@ def of_the_doctor(config):
 def of_a_dry_run(config):
     with pytest.raises(UserError) as found:
         folder = dry_run.find_model(config, dry_run.Preview())
-        dry_run.look_at_windows(config, folder)
+        dry_run.check_lengths(config, folder)
     return str(found.value)
 
 

@@ -15,7 +15,7 @@ PRIVATE = (
     r"sound_step|sound_valid|take_sound|cut anew|recut|showable|\bNOBODY\b|\bPicked\b|\bunscored\b"
     r"|from_main|after_main|pull_back|\b_usual\b|by_chance|worth_another_start|\bKeeper\b|\bKeptSession\b|see_out"
     r"|take leave|sign of life|reckon(ed|s)?\b|negative nought|\bkin of\b|_CONDUCT\b|is told\b"
-    r"|looked at before|\blanes?\b"
+    r"|looked at before|\blanes?\b|\bmend(s|ed|ing)?\b|\bsays so\b|closing_words|forget_from|\bnought\b"
 )
 # Codes of papers of ours: the method is described in docs/method.md.
 CODES = r"\bSPEC\b|§|\bissue \d+\b|\bT-[A-Z]{2,}\b|\b[FG]\d{1,2}\b(?!\d)|test_t_[a-z]+"

@@ -19,9 +19,9 @@ def run(arguments: argparse.Namespace) -> int:
         return code
     from nopsd.run import runner
     from nopsd.stages.registry import STAGES
-    from nopsd.stages.report import closing_words
+    from nopsd.stages.report import final_message
 
-    print(closing_words(runner.run_all(STAGES, config, stage_name(arguments.redo))))
+    print(final_message(runner.run_all(STAGES, config, stage_name(arguments.redo))))
     return 0
 
 

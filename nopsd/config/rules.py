@@ -117,7 +117,7 @@ def check_groups(config: Config, world: int, ranks: str) -> None:
 
     Args:
         world: how many ranks there are: `dist.ranks`, or the slots of the hostfile's training hosts.
-        ranks: what says so, for the message.
+        ranks: the key that sets it, for the message.
 
     Raises:
         ConfigError: for groups of ranks that aren't whole, or that would get no sequence.

@@ -91,7 +91,7 @@ def _of_list(place: str, value: Sequence[Any]) -> list[Option]:
 
 
 def _checked(place: str, options: Sequence[Option]) -> tuple[Option, ...]:
-    """Two options at least, whose labels can be told from each other in an answer."""
+    """Two options at least, whose labels an answer can distinguish."""
     if len(options) == 1:
         raise DataError(f"{place}: one option alone ({options[0].text[:40]!r}): give two or more, or none")
     seen: dict[str, str] = {}
@@ -101,7 +101,7 @@ def _checked(place: str, options: Sequence[Option]) -> tuple[Option, ...]:
             raise DataError(f"{place}: an option without a label ({option.text[:40]!r}): name it")
         if read in seen:
             raise DataError(
-                f"{place}: the labels {seen[read]!r} and {option.label!r} can't be told apart in an answer: rename one"
+                f"{place}: an answer can't distinguish the labels {seen[read]!r} and {option.label!r}: rename one"
             )
         seen[read] = option.label
     return tuple(options)

@@ -1,1 +1,1 @@
-"""Evaluation: the only room that sees an answer key."""
+"""Evaluation: the only package that sees an answer key."""

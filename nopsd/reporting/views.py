@@ -1,7 +1,7 @@
 """What the report is drawn from, as plain data: the caller fills in what there is, the rest stays empty.
 
 `ReportInputs` is handed to `nopsd.reporting.report.write_report`; every field but the title may be
-missing, and the report then says so in its place.
+missing, and the report has a note in its place.
 """
 
 from __future__ import annotations

@@ -159,7 +159,7 @@ class RunFolder:
         return sha256_json(manifest["files"])
 
     def redo(self, stage: str) -> None:
-        """Forget a stage, its files included."""
+        """Delete a stage, its files included."""
         shutil.rmtree(self.stage_dir(stage), ignore_errors=True)
 
     def _refuse_other(self, stage: str, made: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:

@@ -92,7 +92,7 @@ def is_alive(begin: dict[str, Any]) -> bool | None:
 
 
 def both(*listeners: Callable[..., None]) -> Callable[..., None]:
-    """Progress told to several."""
+    """Progress reported to several."""
 
     def tell(done: int, total: int, **info: Any) -> None:
         for listener in listeners:

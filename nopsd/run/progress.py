@@ -122,15 +122,15 @@ class _Lines:
         self.done, self.total = done, total
         self._label, self._stream, self._clock = label, stream, clock
         self._began, self._first = clock(), done
-        self._told, self._told_done = self._began, done
+        self._shown_at, self._shown_done = self._began, done
 
     def update(self, done: int, info: dict[str, Any]) -> None:
         self.done = done
         now = self._clock()
-        waited, moved = now - self._told, (done - self._told_done) / max(self.total, 1)
+        waited, moved = now - self._shown_at, (done - self._shown_done) / max(self.total, 1)
         if waited < PLAIN_SECONDS and (moved < PLAIN_SHARE or waited < PLAIN_LEAST_SECONDS):
             return
-        self._told, self._told_done = now, done
+        self._shown_at, self._shown_done = now, done
         percent = 100 * done / self.total if self.total else 100
         shown = f", {_info(info)}" if info else ""
         print(

@@ -61,14 +61,14 @@ def bring_up(stages: Stages, session: Session, wanted: Sequence[Stage], redo: st
         check_hosts(session.config, session.run.root)
     if any(stage.asks_server(session.config) for stage in wanted):
         check_server_args(session.config.server, device())
-    forget_from(stages, session, redo)
+    delete_from(stages, session, redo)
     for stage in wanted:
         run_stage(stages, session, stage)
         if line := stage.finish(session):
             print(f"      {line}", flush=True)
 
 
-def forget_from(stages: Stages, session: Session, redo: str | None) -> None:
+def delete_from(stages: Stages, session: Session, redo: str | None) -> None:
     """Delete a stage, and every stage that reads it or goes with it, so that they start afresh."""
     if redo is None:
         return

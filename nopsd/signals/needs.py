@@ -27,7 +27,7 @@ FROM_TEXT = frozenset({"majority_conf", "agrees"})  # no forward pass, no server
 FROM_LOGITS = frozenset({"token_entropy", "self_certainty", "seq_nll"})
 FROM_FORWARD = FROM_LOGITS | {"embedding", "nait"}
 COLUMNS = FROM_TEXT | FROM_FORWARD | {"belief_shift"}
-ELSEWHERE = frozenset({"agreement"})  # the neurons stage's
+OF_OTHER_STAGES = frozenset({"agreement"})  # the neurons stage's
 _GROUPS = {"select.selector": "nopsd.selectors", "context.retriever": "nopsd.retrievers"}  # entry points
 
 _FORWARD_KEYS = ("signal.max_batch_tokens", "model.dtype")
@@ -68,7 +68,7 @@ def _needs_of(key: str, name: str) -> frozenset[str]:
     if name in CHOICES[key]:
         return NEEDS.get(name, frozenset())
     stated = getattr(resolve(key, name, {}, _GROUPS[key], object), "needs", ())
-    asked = frozenset([stated] if isinstance(stated, str) else stated) - ELSEWHERE
+    asked = frozenset([stated] if isinstance(stated, str) else stated) - OF_OTHER_STAGES
     if unknown := sorted(asked - COLUMNS):
-        raise ConfigError(f"{key}={name} needs {unknown[0]}: there are {', '.join(sorted(COLUMNS | ELSEWHERE))}")
+        raise ConfigError(f"{key}={name} needs {unknown[0]}: there are {', '.join(sorted(COLUMNS | OF_OTHER_STAGES))}")
     return asked

@@ -58,7 +58,7 @@ def _pair(line: str, where: str) -> tuple[str, str]:
     try:
         row = json.loads(line)
     except json.JSONDecodeError as error:
-        raise DataError(f"{where} is not JSON ({error.msg}, column {error.colno}): mend it") from error
+        raise DataError(f"{where} is not JSON ({error.msg}, column {error.colno}): correct the line") from error
     if isinstance(row, dict) and "prompt" in row:
         return _text(row, "prompt", where), _text(row, "response", where)
     if isinstance(row, dict) and "instruction" in row:

@@ -143,7 +143,7 @@ def check_sampling(config: Config, tested: bool, given: bool) -> None:
 
 
 def longest_response(config: Config) -> tuple[int, str]:
-    """The most tokens that the pool's questions are answered with, and the key that says so."""
+    """The most tokens that the pool's questions are answered with, and the key that sets it."""
     zero_shot, train = config.zero_shot.max_new, config.train.max_response
     if METHODS[config.method].trainer in ON_POLICY and train > zero_shot:
         return train, "train.max_response"

@@ -78,11 +78,11 @@ def report(session: Session, folder: Path) -> None:
 def notes(session: Session) -> list[str]:
     """What the reader must know first: the method, and what of it was as it should not be."""
     method = METHODS[session.config.method]
-    told = [f"Method {session.config.method} ({method.does})."]
+    notes = [f"Method {session.config.method} ({method.does})."]
     if method.reads_labels:
-        told.append(WARNING)
-    told += filter(None, (session.run.data_note(), *session.run.data_overlap(), *training_notes(session)))
-    return [*told, *(() if session.tests else (UNLABELLED,))]
+        notes.append(WARNING)
+    notes += filter(None, (session.run.data_note(), *session.run.data_overlap(), *training_notes(session)))
+    return [*notes, *(() if session.tests else (UNLABELLED,))]
 
 
 def training_notes(session: Session) -> tuple[str, str]:
@@ -138,7 +138,7 @@ def pool_view(session: Session, selected: Selection) -> PoolView:
     )
 
 
-def closing_words(session: Session) -> str:
+def final_message(session: Session) -> str:
     """What `nopsd run` ends with: the table, and where everything is and how to open it."""
     run, trained = session.run, METHODS[session.config.method].trainer is not None
     table = UNLABELLED
@@ -152,8 +152,8 @@ def closing_words(session: Session) -> str:
         places.insert(0, ("model", run.export, model))
         places.append(("training", run.tensorboard, f"tensorboard --logdir {run.tensorboard}"))
     lines = [f"{name:9} {path}\n          {how}" for name, path, how in places]
-    told = [WARNING if METHODS[session.config.method].reads_labels else "", *training_notes(session)]
-    return "\n".join(["", table, *filter(None, told), *lines])
+    notes = [WARNING if METHODS[session.config.method].reads_labels else "", *training_notes(session)]
+    return "\n".join(["", table, *filter(None, notes), *lines])
 
 
 def base_table(found: dict[str, DomainResult]) -> str:

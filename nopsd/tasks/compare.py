@@ -68,7 +68,7 @@ def run_all(plan: Plan) -> tuple[list[Table], dict[str, str]]:
     clock = Eta(len(runs))
     with ServerCache(root) as servers:
         for member in runs:
-            print(f"\n=== {clock.said()}: {member.name}", flush=True)
+            print(f"\n=== {clock.text()}: {member.name}", flush=True)
             began = time.monotonic()
             made = guarded(member.name, failed, servers, partial(run_member, member, runs, servers))
             if made is not False:
@@ -124,7 +124,7 @@ class Eta:
     def add(self, seconds: float) -> None:
         self.seconds.append(seconds)
 
-    def said(self) -> str:
+    def text(self) -> str:
         text = f"run {self.done + 1} of {self.total}"
         if not self.seconds:
             return text

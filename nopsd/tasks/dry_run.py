@@ -1,7 +1,7 @@
 """`--dry-run`: what a command would do, checked without a GPU, the network or weights.
 
 In: the configuration, a command's name. Out: a text and an exit code: 1 if something is wrong that no download would
-mend. Nothing is started, fetched or written. Looked at: the stages in order with their work; the data, where they are
+fix. Nothing is started, fetched or written. Checked: the stages in order with their work; the data, where they are
 here; the windows; memory of a device, and which GPUs have it; DeepSpeed's JSON, rendered and read by DeepSpeed's own
 parser; what is missing here. Hosts, ports and servers are `nopsd doctor`'s.
 """
@@ -52,7 +52,7 @@ class Preview:
     needs: Needs | None = None
 
     def noted(self, check: str, look: Callable[[], Any], fine: str = "") -> Any:
-        """What `look` returns, with a row that says so if `fine`; None, and its error as a row, if it can't."""
+        """What `look` returns, with a row that reports it if `fine`; None, and its error as a row, if it can't."""
         try:
             value = look()
         except UserError as error:
@@ -88,12 +88,12 @@ def dry_run(config: Config, command: str = "run") -> tuple[str, int]:
         found.noted("names", lambda: check_names(config), f"{config.select.selector}, {config.context.retriever}")
     folder = found.noted("model", lambda: find_model(config, found))
     if folder is not None:
-        found.noted("windows", lambda: look_at_windows(config, folder), "the longest prompts and responses fit")
+        found.noted("windows", lambda: check_lengths(config, folder), "the longest prompts and responses fit")
     engines = None
     if METHODS[config.method].trainer is not None and any(stage.distributed for stage in stages):
         engines = found.noted("deepspeed", lambda: rendered(config, found, of_host))
     if folder is not None and engines is not None:
-        found.noted("family", lambda: look_at_family(config, folder, stages), "computed rightly in the form asked for")
+        found.noted("family", lambda: check_family(config, folder, stages), "computed rightly in the form asked for")
         shape = shape_of(str(folder), config.model.trust_remote_code)
         found.needs = needs_of(config, shape, ranks, *engines)
         found.findings.append(_fit(config, found.needs))
@@ -178,7 +178,7 @@ def lacking_files(folder: Path) -> list[str]:
     return lacking if any(folder.glob("*.safetensors")) else [*lacking, "*.safetensors"]
 
 
-def look_at_windows(config: Config, folder: Path) -> None:
+def check_lengths(config: Config, folder: Path) -> None:
     """Raise ConfigError if prompts or responses don't fit the windows of the model or the server."""
     check_windows(config, ModelFiles(folder, "", window_of(folder)))
     longest = max(config.zero_shot.max_new, config.eval.max_new, config.train.max_response)
@@ -189,7 +189,7 @@ def look_at_windows(config: Config, folder: Path) -> None:
         )
 
 
-def look_at_family(config: Config, folder: Path, stages: Sequence[Stage]) -> None:
+def check_family(config: Config, folder: Path, stages: Sequence[Stage]) -> None:
     """ConfigError if the model's family would be computed wrongly as it is asked for."""
     if TRAIN not in {stage.name for stage in stages}:
         check_scoring(folder, config)

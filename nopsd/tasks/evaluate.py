@@ -50,7 +50,7 @@ class Evaluation:
 
 
 def evaluate(config: Config, redo: str | None = None) -> str:
-    """Evaluate `model.path`; returns what to print. `redo`: anything but None forgets what there is. Raises UserError
+    """Evaluate `model.path`; returns what to print. `redo`: anything but None deletes what there is. Raises UserError
     where there is nothing to evaluate on."""
     with Session(config) as session:
         session.judge.check(session.splits.tests)
@@ -69,7 +69,7 @@ def evaluate(config: Config, redo: str | None = None) -> str:
             return served
 
         done = evaluate_model(session, run, stage, tests, client)
-        return said(done, session, tests)
+        return as_text(done, session, tests)
 
 
 def folder_name(path: str, model_hash: str) -> str:
@@ -159,7 +159,7 @@ def as_evaluated(
     return [Evaluated(results[d], {q.uid: q for q in tests[d]}, by_uid, prompts) for d in tests]
 
 
-def said(done: Evaluation, session: Session, tests: Tests) -> str:
+def as_text(done: Evaluation, session: Session, tests: Tests) -> str:
     """The console's table, the two rules of extraction side by side where letters are asked for, and the places."""
     table = results_table(done.results)
     widths = [max(len(plain(row[i])) for row in [table.header, *table.rows]) for i in range(len(table.header))]

@@ -26,7 +26,7 @@ from nopsd.keys import without_keys
 from nopsd.network import why_unusable
 from nopsd.run import runner
 from nopsd.stages.registry import STAGES
-from nopsd.stages.report import closing_words
+from nopsd.stages.report import final_message
 
 
 def launch(config: Config, target: str, redo: str | None, restarts: int, min_nodes: int | None) -> None:
@@ -34,7 +34,7 @@ def launch(config: Config, target: str, redo: str | None, restarts: int, min_nod
 
     def run(config: Config, redo: str | None) -> None:
         if target == "run":
-            print(closing_words(runner.run_all(STAGES, config, redo)))
+            print(final_message(runner.run_all(STAGES, config, redo)))
         else:
             runner.run_one(STAGES, config, target, redo)
 

@@ -72,14 +72,16 @@ def test_a_stage_that_breaks_off_says_so_and_hides_nothing(error, word):
     assert stream.getvalue() == f"[6/8] train ...\n      {word} after 0.0 s\n"
 
 
-def test_on_a_terminal_there_is_a_bar_with_the_time_left():
+def test_on_a_terminal_there_is_a_bar_with_the_time_left_and_a_green_end(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
     stream = Terminal()
     with StageProgress("train", 6, 8, stream) as stage:
         stage(5, 10, loss=0.5)
         stage(10, 10, loss=0.25)
     text = stream.getvalue()
     assert "[6/8] train ...\n" in text and "50%" in text and "left" in text and "\r" in text
-    assert text.rstrip("\n").split("\r")[-1].startswith("      done in")
+    assert text.rstrip("\n").split("\r")[-1].startswith("      \033[32mdone in")
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import pytest
 
 from nopsd.config import load_config
 from nopsd.errors import ArtefactError
-from nopsd.run.runner import forget_from, run_one
+from nopsd.run.runner import delete_from, run_one
 from nopsd.run.session import Session
 from nopsd.stages.registry import STAGES
 
@@ -23,7 +23,7 @@ def test_redoing_the_selection_redoes_signals_that_another_asked_for(tmp_path):
         (["select.selector=token_entropy"], ["data", "rollout", "neurons"]),
     ):
         with Session(load_config("lab", [*settings, *overrides])) as session:
-            forget_from(STAGES, session, "select")
+            delete_from(STAGES, session, "select")
             assert [stage.name for stage in stages if session.run.manifest(stage.name)] == kept
 
 

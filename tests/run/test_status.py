@@ -76,7 +76,7 @@ def test_the_last_error_is_told_with_its_remedy(tmp_path: Path) -> None:
     assert (found.state, found.error_stage, found.error) == ("failed", "rollout", "no server: start one")
     assert f"to go on:  nopsd run --config {tmp_path}/config.yaml" in text(found) and "2 attempts" in text(found)
     run_folder(tmp_path, [*rows, begin("rollout", 50.0), end("rollout", 60.0)], ("data", "rollout"))
-    assert look(config).error is None, "what was mended is no error"
+    assert look(config).error is None, "what was corrected is no error"
 
 
 def test_a_killed_process_is_not_running(tmp_path: Path) -> None:

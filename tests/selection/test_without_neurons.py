@@ -97,7 +97,7 @@ def by_length(pool, config):
 
 
 def test_who_needs_neurons(tmp_path, monkeypatch):
-    """One that reads sets and gets none would fail after the rollouts; a user's own says so itself."""
+    """One that reads sets and gets none would fail after the rollouts; a user's own names it itself."""
     (tmp_path / "own_choice_of_b.py").write_text(OWN)
     monkeypatch.syspath_prepend(str(tmp_path))
 

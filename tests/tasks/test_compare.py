@@ -49,12 +49,12 @@ def test_a_broken_run_is_named_and_the_others_go_on(plan_of, without_engines, ca
 
 def test_the_estimate_goes_by_this_starts_runs():
     eta = Eta(4)
-    assert eta.said() == "run 1 of 4"
+    assert eta.text() == "run 1 of 4"
     eta.done = 1  # finished before: no time of its own
-    assert eta.said() == "run 2 of 4"
+    assert eta.text() == "run 2 of 4"
     eta.add(60.0)
     eta.done = 2
-    assert eta.said() == "run 3 of 4 (1 min 00 s a run, about 2 min 00 s left)"
+    assert eta.text() == "run 3 of 4 (1 min 00 s a run, about 2 min 00 s left)"
 
 
 def nopsd(*arguments, wait=True, log=None):

@@ -61,7 +61,7 @@ def test_too_many_in_a_row_end_the_run_on_every_rank_and_the_checkpoint_before_i
     found = poisoned[1]["float32"]
     assert all("2 steps in a row were skipped (train.max_skipped=2)" in error for error in found["errors"])
     assert (found["from"], found["skipped"]) == (6, 3)
-    still, mended = found["went_on"]
+    still, repaired = found["went_on"]
     assert all("train.max_skipped=2" in error for error in still["errors"]) and not still["rows"]
-    assert mended["errors"] == ["", ""]
-    assert len(mended["rows"]) == 2 and all(math.isfinite(row["loss"]) for row in mended["rows"])
+    assert repaired["errors"] == ["", ""]
+    assert len(repaired["rows"]) == 2 and all(math.isfinite(row["loss"]) for row in repaired["rows"])

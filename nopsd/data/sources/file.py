@@ -65,7 +65,7 @@ def _of_files(files: Sequence[Path], drop: tuple[str, ...]) -> list[Row]:
 
 
 def _uid(config: DataConfig, number: int, row: Row, test: bool = False) -> str:
-    """A test's own ids may be those of the pool: they are told apart."""
+    """A test's own ids may be those of the pool: they are kept apart."""
     given = row.values.get(config.id_column)
     return ("test-" if test else "") + (f"row-{number}" if blank(given) else str(given))
 

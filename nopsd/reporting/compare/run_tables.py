@@ -64,7 +64,7 @@ def _material(materials: Mapping[Run, Material]) -> Table | None:
         return None
     notes = (
         "Per cent of the base model's zero-shot answers, and of contexts. Judged with labels after the fact; "
-        "nothing was selected or trained by them, but by a method that says so.",
+        "nothing was selected or trained by them, but by a method that reads labels.",
     )
     title = "Right answers among those of the pool, of the selected questions, and shown to the teacher"
     header = ("Method", "pool", "selected", "demonstrations", "contexts mostly wrong")

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-# Okabe and Ito's colours: told apart by the colour-blind and in grey.
+# Okabe and Ito's colours: distinct for the colour-blind and in grey.
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#777777"
 DPI = 110
 
@@ -16,7 +16,7 @@ DPI = 110
 def panels(
     count: int, width: float = 5.2, height: float = 3.6, columns: int | None = None
 ) -> tuple[Figure, list[Axes]]:
-    """Empty panels in the house style, in one row or in rows of `columns`."""
+    """Empty panels in one row or in rows of `columns`."""
     columns = min(count, columns or count)
     rows = -(-count // columns)
     figure = Figure(figsize=(width * columns, height * rows), dpi=DPI, layout="constrained")

@@ -100,8 +100,8 @@ def kernel_of(config: DistillConfig, like: Tensor, elements: int) -> str | None:
     if name == "auto":
         if like.is_cuda and find_spec("triton") is not None:
             return "triton"
-        worth = elements >= NUMBA_ELEMENTS and canonical(config.divergence, config.beta) != "jsd"
-        return "numba" if worth and like.device.type == "cpu" and like.dtype == torch.float32 else "torch"
+        fast = elements >= NUMBA_ELEMENTS and canonical(config.divergence, config.beta) != "jsd"
+        return "numba" if fast and like.device.type == "cpu" and like.dtype == torch.float32 else "torch"
     if name == "triton" and not (like.is_cuda or os.environ.get("TRITON_INTERPRET") == "1"):
         raise ConfigError("distill.kernel=triton needs a GPU: set distill.kernel=auto")
     if name == "triton" and find_spec("triton") is None:

@@ -36,7 +36,7 @@ def test_a_working_configuration_passes_and_is_explained(tmp_path: Path) -> None
 
 @pytest.mark.slow
 def test_planted_faults_are_found_together(tmp_path: Path) -> None:
-    """Several at once: a user mends all of them before the next try, and not one a try."""
+    """Several at once: a user corrects all of them before the next try, and not one a try."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

@@ -44,7 +44,9 @@ def test_the_language_model_inside_a_multimodal_wrapper_is_found():
 def test_an_unknown_architecture_is_refused_with_what_an_adapter_needs(build_model):
     model = build_model()
     del model.model.layers[1].mlp.gate_proj
-    with pytest.raises(UserError, match="layer 1 has no MLP that an adapter knows; .*Qwen3MLP.*model.mlp_adapter.*must name"):
+    with pytest.raises(
+        UserError, match="layer 1 has no MLP that an adapter knows; .*Qwen3MLP.*model.mlp_adapter.*must name"
+    ):
         find_sites(model)
     with pytest.raises(UserError, match="Linear can't be found .no list of decoder layers"):
         find_sites(nn.Linear(2, 2))
