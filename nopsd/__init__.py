@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from nopsd.api import Run, build_contexts, evaluate, open_run, report, score, select, status, train_student
     from nopsd.errors import UserError
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "Run",

@@ -42,10 +42,17 @@ def leaves_think_open(suffix: str) -> bool:
 
 
 def visible_text(response: str, think_open: bool = False) -> str | None:
-    """What follows the last `</think>`; None if generation stopped inside a think block.
+    """What follows the last `</think>`.
 
-    Never a paired-tag search: templates that open the block in the prompt (`think_open`) leave only
-    the closing tag, and a response cut inside the block shows no tag at all.
+    Never a paired-tag search: templates that open the block in the prompt leave only the closing tag, and a response
+    cut inside the block shows no tag at all.
+
+    Args:
+        response: As sampled.
+        think_open: The prompt ended inside a think block (`leaves_think_open`).
+
+    Returns:
+        None if generation stopped inside a think block.
     """
     _, closed, visible = response.rpartition("</think>")
     if "<think>" in visible or (think_open and not closed):
@@ -186,12 +193,17 @@ def normalize_text_answer(answer: str) -> str:
 
 
 def extract_answer(response: str, question: Question, mode: str = "lenient", think_open: bool = False) -> str | None:
-    """The answer a response gives to `question`, or None if it gives none that can be read.
+    r"""The answer that a response gives to a question.
 
-    `mode` is `strict` (answer tags only), `lenient` (then `\\boxed{}`, "answer is X", "Answer: X",
-    the last lone capital) or the name of a user's own reader (`nopsd.data.readers`). A letter or phrase that is not
-    among the question's options is None.
-    `think_open`: the prompt left a think block open (`leaves_think_open`).
+    Args:
+        response: As sampled, with its thinking.
+        question: Its options are what an answer may be.
+        mode: `strict` (answer tags only), `lenient` (then `\boxed{}`, "answer is X", "Answer: X", the last lone
+            capital), or the name of a user's own reader (`nopsd.data.readers`).
+        think_open: The prompt ended inside a think block (`leaves_think_open`).
+
+    Returns:
+        A label, or normalised text where there are no options; None if no answer, or none of the options, can be read.
     """
     own = own_reader(mode)
     if own is None and mode not in ("strict", "lenient"):

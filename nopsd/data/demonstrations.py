@@ -12,9 +12,16 @@ from nopsd.errors import ArtefactError
 
 
 def solution_text(response: str, question: Question, mode: str, think_open: bool = False) -> str | None:
-    """`final`: thinking cut off; `full`: everything; `answer_only`: the answer tag. None if nothing is left.
+    """What is shown of a response.
 
-    `think_open`: the prompt opened the think block, so that a response begins inside it.
+    Args:
+        response: As sampled.
+        question: For the answer tag of `answer_only`.
+        mode: `context.solution`: `final` cuts the thinking off, `full` shows everything, `answer_only` the answer tag.
+        think_open: The prompt ended inside a think block.
+
+    Returns:
+        None if nothing is left.
     """
     if mode == "full":
         return response.replace("<think>", "").replace("</think>", "").strip() or None
@@ -34,7 +41,15 @@ def demonstrations_for(
 ) -> list[Demonstration]:
     """Demonstrations in the neighbours' order; those whose response holds no solution are left out.
 
-    `neighbours` name responses by (uid, sample), as `responses` does; ArtefactError if one is not there.
+    Args:
+        neighbours: Responses by (uid, sample), nearest first.
+        questions: By uid.
+        responses: Texts by (uid, sample).
+        mode: `context.solution`.
+        think_open: The prompts ended inside a think block.
+
+    Raises:
+        ArtefactError: A neighbour's response is not there.
     """
     shown = []
     for uid, sample in neighbours:

@@ -80,11 +80,19 @@ class PromptRenderer:
         order: Sequence[int] | None = None,
         ask: bool = True,
     ) -> TeacherPrompt:
-        """Prompt ids with demonstrations, at most `max_tokens` long; `ask=False`: the demonstrations alone.
+        """The teacher's prompt: demonstrations, then the question in the student's wording.
 
-        `nearest_first` is in order of distance; demonstrations are dropped from its end until the
-        prompt fits. `order` permutes what is shown (positions into `nearest_first`, dropped ones are
-        skipped); default: nearest last. Raises DataError if the question alone is too long.
+        Args:
+            question: What is asked.
+            nearest_first: Demonstrations by distance; they are dropped from the end until the prompt fits.
+            max_tokens: Length of the prompt, at most.
+            order: Permutes what is shown (positions into `nearest_first`, dropped ones are skipped); None: nearest
+                last.
+            ask: False: the demonstrations alone.
+
+        Raises:
+            DataError: The question alone is too long.
+            UserError: The prompt does not end in the student's generation suffix.
         """
         order = list(range(len(nearest_first)))[::-1] if order is None else order
         student_suffix = self.suffix(question)

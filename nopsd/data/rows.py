@@ -63,7 +63,17 @@ def read_file(path: Path, drop: Collection[str] = ()) -> list[Row]:
 
 
 def read_hub(name: str, split: str, drop: Collection[str] = (), config: str | None = None) -> list[Row]:
-    """All rows of a hub data set's split. Raises DataError if the hub or the data set can't be reached."""
+    """All rows of a hub data set's split.
+
+    Args:
+        name: Hub id.
+        split: Of it.
+        drop: Columns that are removed as rows are read, such as answers.
+        config: The data set's configuration, if it has several.
+
+    Raises:
+        DataError: The hub or the data set can't be reached.
+    """
     import datasets
 
     try:

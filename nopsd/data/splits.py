@@ -30,7 +30,17 @@ def check_unique(questions: list[Question], places: list[str]) -> None:
 
 
 def split_by_domain(questions: list[Question], domain: str, test_ratio: float, seed: int) -> Splits:
-    """Each domain split as `datasets.Dataset.train_test_split` does: the paper's exact sizes."""
+    """Split each domain as `datasets.Dataset.train_test_split` does: the paper's exact sizes.
+
+    Args:
+        questions: Of all domains.
+        domain: The pool's.
+        test_ratio: Share of a domain's questions that is held out.
+        seed: Of the split.
+
+    Raises:
+        DataError: There is no question of the domain, or a domain has fewer than two.
+    """
     by_domain: dict[str, list[Question]] = {}
     for question in questions:
         by_domain.setdefault(question.domain, []).append(question)

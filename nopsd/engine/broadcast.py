@@ -15,7 +15,12 @@ from nopsd.errors import UserError
 
 
 def broadcast_from_rank0(ranks: Ranks, call: Callable[[], Any]) -> Any:
-    """`call()` of rank 0 (a JSON value) on every rank; its failure is raised on every rank. Collective."""
+    """A value of rank 0 on every rank. Collective; waits without a timeout.
+
+    Args:
+        ranks: All that get it.
+        call: Runs on rank 0 and returns a JSON value; its failure is raised on every rank.
+    """
     outcome: dict[str, Any] = {}
     failure: Exception | None = None
     if ranks.is_main:

@@ -46,9 +46,16 @@ class RunSettings:
 
 
 def load_ds_config(path: str | None, role: str, device: str, settings: RunSettings) -> dict[str, Any]:
-    """The DeepSpeed configuration of the `student` or the `teacher` on `cpu` or `gpu`, filled.
+    """The DeepSpeed configuration of a role, with every "auto" filled.
 
-    Raises ConfigError naming file and key.
+    Args:
+        path: A DeepSpeed JSON; None: that of ds_configs for the device.
+        role: `student` or `teacher`.
+        device: `cpu` or `gpu`.
+        settings: What "auto" is filled from.
+
+    Raises:
+        ConfigError: A key contradicts our own configuration, or the file can't be read; file and key are named.
     """
     file = _found(Path(path)) if path else _default_file(role, device)
     config: dict[str, Any] = _without_comments(_read(file))

@@ -20,7 +20,16 @@ SLICE = 1 << 20  # elements compared at a time
 
 @torch.no_grad()  # type: ignore[untyped-decorator]
 def ema_update(master: Sequence[Tensor], current: Sequence[Tensor], rate: float) -> None:
-    """master ← (1−rate)·master + rate·current, in place. `rate` is the fraction of new weight."""
+    """master ← (1−rate)·master + rate·current, in place.
+
+    Args:
+        master: The average, float32.
+        current: The new weights.
+        rate: Their share.
+
+    Source:
+        The paper's Eq. 9.
+    """
     for kept, new in zip(master, current, strict=True):
         kept.lerp_(new.to(device=kept.device, dtype=kept.dtype), rate)
 

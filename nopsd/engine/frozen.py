@@ -28,11 +28,20 @@ def load_frozen(
     packing: bool = False,
     prepare: Callable[[Any], None] | None = None,
 ) -> Any:
-    """A DeepSpeed engine over the causal language model at `model_path`: eval, no gradients, sharded as configured.
+    """A DeepSpeed engine over a causal language model: eval mode, no gradients, sharded as configured.
 
-    `ds_config` is filled by `load_ds_config(role="teacher")`. `packing`: it takes `segments`. `prepare`: called on the
-    model before DeepSpeed wraps it. Raises UserError if the model can't be loaded, RuntimeError if stage 3 was asked
-    for and a parameter is not sharded.
+    Args:
+        model_path: Folder or hub id.
+        dtype: `float32` or `bfloat16`.
+        ds_config: Filled by `load_ds_config(role="teacher")`.
+        trust_remote_code: Run code that comes with the model.
+        revision: The hub's.
+        packing: It takes `segments`: sequences end to end in one row.
+        prepare: Called on the model before DeepSpeed wraps it.
+
+    Raises:
+        UserError: The model can't be loaded.
+        RuntimeError: Stage 3 was asked for and a parameter is not sharded.
     """
     import deepspeed
 

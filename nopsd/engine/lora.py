@@ -26,10 +26,17 @@ STUDENT, TEACHER = "default", "teacher"  # PEFT calls the first adapter "default
 
 
 def add_lora(lm: nn.Module, config: LoraConfig, seed: int, with_teacher: bool = False) -> None:
-    """Inject the adapters in place: only the student's are left trainable. Equal on all ranks by `seed`.
+    """Inject adapters in place: only the student's are left trainable. Equal on all ranks by `seed`.
 
-    `config.targets`: names of linear layers, empty for all but the output head. ConfigError if none fits, or if
-    one is the head or an embedding: the fused loss computes with the head's plain weight.
+    Args:
+        lm: The model.
+        config: Rank, scale and targets: names of linear layers, empty for all but the output head.
+        seed: Of the adapters' first weights.
+        with_teacher: Add an adapter that a moving average writes to.
+
+    Raises:
+        ConfigError: No target fits, or one is the head or an embedding: the fused loss computes with the head's plain
+            weight.
     """
     from peft import inject_adapter_in_model
 

@@ -42,11 +42,23 @@ def checkpoint_activations(model: Any) -> None:
 
 
 def tile_mlps(model: nn.Module, tile: int) -> int:
-    """Compute each dense MLP `tile` token rows at a time, forward and backward, with DeepSpeed's TiledMLP.
+    """Compute each dense MLP some token rows at a time, forward and backward, with DeepSpeed's TiledMLP.
 
-    Arctic Long Sequence Training, arXiv 2506.13996, Section 3.1.1: the [tokens, intermediate] activations are never
-    whole. Returns how many MLPs were changed. ConfigError if the model has none (mixtures keep their experts' weights
-    in one tensor, without an MLP module), or drops out values in them (LoRA's dropout).
+    The [tokens, intermediate] activations are never whole.
+
+    Args:
+        model: A Hugging Face model.
+        tile: Token rows at a time.
+
+    Returns:
+        How many MLPs were changed.
+
+    Raises:
+        ConfigError: The model has none (mixtures keep their experts' weights in one tensor, without an MLP module), or
+            drops out values in them (LoRA's dropout).
+
+    Source:
+        Arctic Long Sequence Training, arXiv 2506.13996, Section 3.1.1.
     """
     mlps = [m for m in model.modules() if _is_mlp(m)]
     if not mlps:

@@ -13,9 +13,15 @@ from nopsd.engine.distributed import Ranks
 
 
 def gather_rows(parameter: torch.Tensor, rows: torch.Tensor, ranks: Ranks) -> torch.Tensor:
-    """`parameter[rows]` in the parameter's dtype, shape [len(rows), H], on `ranks.device`.
+    """Rows of a parameter that may be sharded by ZeRO-3; then all ranks must call.
 
-    Collective if the parameter is sharded: all ranks must call, `rows` may differ and be empty.
+    Args:
+        parameter: [V, H].
+        rows: Numbers; they may differ between ranks and be empty.
+        ranks: All that hold a shard.
+
+    Returns:
+        [len(rows), H] in the parameter's dtype, on `ranks.device`.
     """
     rows = rows.to(ranks.device)
     if not hasattr(parameter, "ds_id"):

@@ -54,9 +54,17 @@ def join(ranks: Ranks, size: int) -> SequenceParallel:
 
 
 def split_sequences(lm: Any, parallel: SequenceParallel) -> None:
-    """Make `lm` compute its share of each sequence, of a packed row (`segments`) too; nothing to do for one rank.
+    """Make a model compute its share of each sequence, of a packed row too; nothing to do for one rank.
 
-    Call it before `deepspeed.initialize`. ConfigError if its heads can't be shared out or its attention isn't plain.
+    Args:
+        lm: The model, before `deepspeed.initialize`.
+        parallel: The ranks that share a sequence.
+
+    Raises:
+        ConfigError: Its heads can't be shared out, or its attention isn't plain.
+
+    Source:
+        DeepSpeed-Ulysses, arXiv 2309.14509.
     """
     if parallel.size == 1:
         return

@@ -21,7 +21,12 @@ from nopsd.engine.packed_attention import use_packed_attention
 
 
 def lr_at(step: int, config: TrainConfig) -> float:
-    """Learning rate of a step (from 0): a linear rise over `warmup` steps, then constant, or a cosine to 0."""
+    """Learning rate of a step: a linear rise over the warm-up, then constant, or a cosine to 0.
+
+    Args:
+        step: From 0.
+        config: Rate, warm-up, schedule, and the number of steps.
+    """
     if step < config.warmup:
         return config.lr * (step + 1) / config.warmup
     if config.schedule == "constant":
@@ -48,10 +53,20 @@ def load_student(
 ) -> Any:
     """The student's engine, in training mode.
 
-    `ds_config` is filled by `load_ds_config(role="student")`. `wrap` puts the model into the module whose
-    forward is the loss: under ZeRO-3 the head's weight may be read inside the engine's forward alone.
-    With `config.lora.r` adapters are injected, drawn by `seed`, and nothing else is trained; `with_teacher_adapter`
-    adds the one a moving average writes to. UserError if the model can't be loaded, ConfigError for unfit targets.
+    Args:
+        model_path: Folder or hub id.
+        dtype: `float32` or `bfloat16`.
+        ds_config: Filled by `load_ds_config(role="student")`.
+        config: Optimizer, memory, and adapters if `lora.r` is above 0: then nothing else is trained.
+        wrap: Puts the model into the module whose forward is the loss: under ZeRO-3 the head's weight may be read
+            inside the engine's forward alone.
+        trust_remote_code: Run code that comes with the model.
+        seed: Of the adapters' first weights.
+        with_teacher_adapter: Add the adapter that a moving average writes to.
+
+    Raises:
+        UserError: The model can't be loaded.
+        ConfigError: Targets of the adapters don't fit.
     """
     import deepspeed
 

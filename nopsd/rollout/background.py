@@ -53,9 +53,15 @@ class Background:
 def all_at_once(
     call: Callable[[T], Any], items: Sequence[T], timeout_s: float
 ) -> tuple[list[tuple[T, Any]], list[tuple[T, Exception]]]:
-    """`call` of every item at the same time: (item, value) of those that ended well, (item, error) of the others.
+    """Call a function for every item at the same time.
 
-    Each gets the whole of `timeout_s`, in seconds; a call that hasn't ended by then is a ServerError and is left.
+    Args:
+        call: Given an item.
+        items: All of them.
+        timeout_s: Each call's, in seconds; one that hasn't ended by then is a ServerError and is left.
+
+    Returns:
+        (item, value) of those that ended well, (item, error) of the others.
     """
     running = [(item, Background(lambda item=item: call(item))) for item in items]  # type: ignore[misc]
     values, failures = [], []

@@ -27,10 +27,20 @@ def given_rollouts(
     folder: Path,
     progress: Callable[..., None] | None = None,
 ) -> list[Rollout]:
-    """The given responses (uid -> text) as rollouts, also written to `folder`. Rank 0 alone calls it.
+    """Given responses as rollouts, also written to `folder`. Rank 0 alone calls it.
 
-    `encode`: text to the ids of a whole assistant turn; `samples`: `zero_shot.n`; `window`: most tokens of prompt
-    and response. Raises ConfigError unless one sample is asked for: there is one response a question.
+    Args:
+        questions: In order.
+        prompts: Token ids of each.
+        responses: uid -> text.
+        encode: Makes the ids of a whole assistant turn of a text.
+        samples: `zero_shot.n`.
+        window: Tokens of prompt and response, at most; longer responses are cut.
+        folder: The rollout stage's.
+        progress: Called with the responses done and their total.
+
+    Raises:
+        ConfigError: More than one sample is asked for: there is one response a question.
     """
     if samples != 1:
         raise ConfigError(

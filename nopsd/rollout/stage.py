@@ -48,10 +48,21 @@ def run_rollouts(
     expected_version: int | None,
     progress: Progress | None,
 ) -> list[Rollout]:
-    """`sampling.n` rollouts of each question, also written to `folder`. Rank 0 alone calls it.
+    """Sample each question, also into `folder`. Rank 0 alone calls it; parts that are there are used again.
 
-    Parts already there are used again; ArtefactError if they, or the finished file, were made from
-    other questions, prompts, settings, seed or policy version.
+    Args:
+        questions: In order.
+        prompts: Token ids of each.
+        client: Of the servers.
+        sampling: `n` responses a question, temperature and its like.
+        seed: Of the sampling.
+        folder: Where parts and rollouts.parquet go.
+        expected_version: Policy version that must be served; None: any.
+        progress: Called with the responses done and their total.
+
+    Raises:
+        ArtefactError: What is there was made from other questions, prompts, settings, seed or policy version.
+        ServerError: A server can't be reached or gave an invalid answer.
     """
     folder = Path(folder)
     uids = [q.uid for q in questions]

@@ -32,7 +32,15 @@ def nbytes(dtype_name: str, shape: Sequence[int]) -> int:
 
 
 def plan_buckets(sizes: Sequence[int], cap: int) -> list[list[int]]:
-    """Positions grouped in order, each group at most `cap` bytes, or one item that is larger alone."""
+    """Group tensors in order.
+
+    Args:
+        sizes: Bytes of each.
+        cap: Bytes of a group, at most; a larger tensor goes alone.
+
+    Returns:
+        Positions, by group.
+    """
     buckets: list[list[int]] = []
     room = 0
     for position, size in enumerate(sizes):

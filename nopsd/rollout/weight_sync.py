@@ -60,8 +60,15 @@ def open_weight_sync(
 ) -> WeightSync:
     """Connect trainer and servers; a collective over all ranks, of which rank 0 sends.
 
-    `module`: ZeRO-3-partitioned or plain, with the parameter names of its Hugging Face checkpoint.
-    `device`: the trainer's. `client` is used on rank 0 alone. Raises ServerError on every rank if rank 0 can't connect.
+    Args:
+        module: ZeRO-3-partitioned or plain, with the parameter names of its Hugging Face checkpoint.
+        client: Of the servers; used on rank 0 alone.
+        config: How weights are sent, and how long a phase may take.
+        rank: This one's number.
+        device: The trainer's.
+
+    Raises:
+        ServerError: On every rank, if rank 0 can't connect.
     """
     sync = WeightSync(WeightSource(module, is_sender=rank == 0), client, config, rank, torch.device(device))
     sync.connect()
@@ -186,7 +193,14 @@ def _check_version(server: RolloutClient, version: int) -> None:
 
 
 def load_folder(client: RolloutService, folder: str | Path, version: int, timeout_s: float = 300.0) -> None:
-    """Serve the checkpoint in `folder` (which the servers must see) as policy `version`."""
+    """Serve a checkpoint.
+
+    Args:
+        client: Of the servers, which must see the folder.
+        folder: A Hugging Face checkpoint.
+        version: Policy version that it becomes.
+        timeout_s: Seconds until it must be served.
+    """
     folder = Path(folder)
     if not any(folder.glob("*.safetensors")):
         raise UserError(f"{folder} holds no *.safetensors: give an exported model's folder")

@@ -39,7 +39,14 @@ def answer_distribution(answers: Sequence[str | None]) -> dict[str, float]:
 
 
 def jensen_shannon(p: Mapping[str, float], q: Mapping[str, float]) -> float:
-    """JS(p || q) = (KL(p || m) + KL(q || m)) / 2, m = (p + q) / 2; nats, symmetric, 0 iff p = q, at most log 2."""
+    """JS(p ‖ q) = (KL(p ‖ m) + KL(q ‖ m)) / 2 with m = (p + q) / 2: symmetric, 0 only for equal distributions.
+
+    Args:
+        p: Probabilities by answer; `q` likewise.
+
+    Returns:
+        Nats, at most log 2.
+    """
     total = 0.0
     for outcome in sorted({*p, *q}):
         a, b = p.get(outcome, 0.0), q.get(outcome, 0.0)
@@ -69,9 +76,20 @@ def sample_demonstrated(
     folder: Path,
     progress: Callable[..., None] | None = None,
 ) -> list[Rollout]:
-    """`samples` responses to each prompt with demonstrations, from the base model (policy version 0), by `sampling`.
+    """Responses to prompts with demonstrations, from the base model. For one process; finished parts survive a kill.
 
-    Left in `folder` as rollouts.parquet; finished parts survive a kill. For one process; raises as `run_rollouts`.
+    Args:
+        questions: Q of them.
+        prompts: Token ids of each, with demonstrations.
+        client: Of servers that hold the base model (policy version 0).
+        sampling: Temperature and its like.
+        samples: Responses to a prompt.
+        seed: Of the sampling.
+        folder: Where rollouts.parquet goes.
+        progress: Called with the responses done and their total.
+
+    Raises:
+        ArtefactError, ServerError: As `run_rollouts`.
     """
     asked = replace(sampling, n=samples)
     return run_rollouts(questions, prompts, client, asked, seed, folder, 0, progress)
@@ -80,7 +98,10 @@ def sample_demonstrated(
 def broadcast_with_heartbeat(ranks: Ranks, call: Callable[[Callable[[], None]], T], every_s: float = HEARTBEAT_S) -> T:
     """As `engine.broadcast_from_rank0`, for work longer than the process group's timeout. Collective.
 
-    `call(heartbeat)` runs on rank 0 and calls `heartbeat()` now and then, which keeps the waiting ranks alive.
+    Args:
+        ranks: All that wait.
+        call: Runs on rank 0; it is given a function to call now and then, which keeps the waiting ranks alive.
+        every_s: Seconds between heartbeats, at least.
     """
     last = time.monotonic()
 

@@ -52,11 +52,23 @@ def forward_columns(
     progress: Progress | None = None,
     reference: Sequence[Rollout] = (),
 ) -> Columns:
-    """The columns among `columns` that need forward passes, by ascending uid, equal on every rank. Collective.
+    """Columns that need forward passes, by ascending uid, equal on every rank. Collective.
 
-    `reference`: examples for `nait`. `progress(done, total)` counts sequences over all ranks. Leaves finished shards in
-    `folder`; `write_shared_signals` removes them. Raises UserError on an unknown architecture, DataError without
-    rollouts or with a reference that shows no direction.
+    Finished shards are left in `folder`; `write_shared_signals` removes them.
+
+    Args:
+        model: The frozen base model.
+        rollouts: Every response of the pool.
+        columns: Names; those that need no forward pass are left to others.
+        config: Batch sizes.
+        ranks: All that take part.
+        folder: The signals stage's.
+        progress: Called with the sequences done and their total, over all ranks.
+        reference: Examples of the target ability, for `nait`.
+
+    Raises:
+        UserError: No adapter knows the model's MLPs.
+        DataError: There are no rollouts, or the reference shows no direction.
     """
     wanted = sorted(FROM_FORWARD & set(columns))
     if not rollouts:

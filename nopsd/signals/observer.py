@@ -51,7 +51,17 @@ class Observer:
         columns: Collection[str],
         directions: Sequence[np.ndarray] = (),
     ) -> Columns:
-        """Rows of the batch's rollouts: [B], `embedding` [B, H]; float32. `directions`: v_l of each layer, `nait`'s."""
+        """Run a batch and read columns off its forward pass.
+
+        Args:
+            rollouts: All responses.
+            batch: Numbers of those that run, B of them.
+            columns: Names.
+            directions: Of `nait`: v_l of each layer.
+
+        Returns:
+            float32 [B] of each column; `embedding` [B, H].
+        """
         found: Columns = {name: np.full(len(batch), np.nan) for name in columns if name != "embedding"}
         members = [rollouts[i] for i in batch]
 

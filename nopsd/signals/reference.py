@@ -20,10 +20,17 @@ Encode = Callable[[str, str], tuple[list[int], list[int]]]
 
 
 def read_reference(path: str | Path, limit: int, encode: Encode, window: int | None = None) -> list[Rollout]:
-    """The file's first `limit` examples, in order; blank lines don't count.
+    """The first examples of a file, in order; blank lines don't count.
 
-    Raises ConfigError if the file can't be read, DataError naming the line if one has no prompt and response or is
-    longer than `window` tokens, or if there are fewer than two.
+    Args:
+        path: JSONL of prompts and responses.
+        limit: How many.
+        encode: Makes the ids of prompt and response.
+        window: Tokens of an example, at most; None: not checked.
+
+    Raises:
+        ConfigError: The file can't be read.
+        DataError: A line has no prompt and response or is longer than `window`, or there are fewer than two.
     """
     path = Path(path)
     examples: list[Rollout] = []

@@ -29,7 +29,19 @@ def token_statistics(
     form: LogitForm,
     chunk: int,
 ) -> torch.Tensor:
-    """[3, T] float32, rows as in `NAMES`. `hidden_TH`: states that predict `targets_T`; `form`: see `logit_form`."""
+    """Statistics of the next token at each position, from hidden states in tiles.
+
+    Args:
+        hidden_TH: States that predict `targets_T`.
+        targets_T: The sampled ids.
+        weight_VH: The output weight.
+        bias_V: Its bias, if there is one.
+        form: What else makes logits of the products (`logit_form`).
+        chunk: Positions whose logits are in memory at once.
+
+    Returns:
+        Nats, [3, T] float32, rows as in `NAMES`.
+    """
     found = torch.empty(len(NAMES), len(targets_T), dtype=torch.float32, device=hidden_TH.device)
     for start in range(0, len(targets_T), chunk):
         piece = slice(start, start + chunk)

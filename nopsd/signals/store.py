@@ -61,9 +61,15 @@ def read_signals(folder: str | Path) -> Signals:
 
 
 def question_means(uids: Sequence[str], columns: Mapping[str, np.ndarray]) -> tuple[list[str], dict[str, np.ndarray]]:
-    """Rows of rollouts [R, ...] (`uids[r]`: the question of row r) as rows of questions [N, ...], by ascending uid.
+    """Rows of rollouts as rows of questions, by ascending uid.
 
-    Means in float64 in the order of the rows, over rows that are not NaN; NaN if there is none.
+    Args:
+        uids: The question of each row, [R].
+        columns: [R, ...] by name.
+
+    Returns:
+        The uids, and [N, ...] by name: means in float64 in the order of the rows, over rows that are not NaN; NaN if
+        there is none.
     """
     questions = sorted(set(uids))
     place = {uid: row for row, uid in enumerate(questions)}

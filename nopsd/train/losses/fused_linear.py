@@ -68,7 +68,7 @@ def fused_linear_divergence(
     vocab_size: int | None = None,
     with_statistics: bool = False,
 ) -> FusedResult:
-    """Weighted sum of divergences over tokens, formed from hidden states without a [N, V] tensor.
+    """Weighted sum of divergences over tokens (the paper's Eqs. 7 to 10), from hidden states, without a [N, V] tensor.
 
     Gradients go to `hidden_NH` and `weight_VH` alone, and can be taken once. N may be 0: the loss is 0 and still
     connected, so that a ZeRO rank without tokens enters the backward like the others.
@@ -87,9 +87,6 @@ def fused_linear_divergence(
 
     Raises:
         ValueError: Shapes that don't fit (a weight that ZeRO-3 has released), or something needed isn't given.
-
-    Source:
-        The paper's Eqs. 7 to 10 at the defaults.
     """
     needed = auxiliaries(config)
     others = {name: head for name, head in (aux or {}).items() if name in needed}
