@@ -2,12 +2,14 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from nopsd import cli
 from nopsd.commands.registry import COMMANDS
 from nopsd.config import METHODS, all_keys, preset_names
 
@@ -93,3 +95,14 @@ def test_every_preset_and_command_is_there(page):
     presets = set(re.findall(r"--preset ([a-z0-9_/]+)(?![a-z0-9_./])", text)) - {"mine"}
     assert presets <= set(preset_names())
     assert set(re.findall(r"`?nopsd ([a-z_]+) --preset", text)) <= set(COMMANDS)
+
+
+@PAGE
+def test_every_command_of_a_block_can_be_typed(page):
+    """Breaks if a page shows an option that its command hasn't got."""
+    for block in re.findall(r"^```(?:bash)?\n(.*?)^```$", page.read_text(), re.M | re.S):
+        for line in block.replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True) if line.startswith("nopsd ") else []
+            words = words[: words.index(">")] if ">" in words else words
+            if words and words[1].islower():
+                assert cli.parse(words[1:]).command == words[1], line
