@@ -52,7 +52,14 @@ class Plan:
 
 
 def stage_command(plan: Plan, stage: str, config_path: Path, node_rank: int | None = None) -> list[str]:
-    """DeepSpeed's command for one stage. `node_rank`: only this node's ranks (launcher no_ssh)."""
+    """DeepSpeed's command for one stage.
+
+    Args:
+        plan: Where the ranks run.
+        stage: Its name.
+        config_path: The run folder's config.yaml.
+        node_rank: Only this node's ranks (launcher no_ssh); None: all.
+    """
     where = _on_hosts(plan, node_rank) if plan.several else _on_this_host(plan)
     rendezvous = ["--master_addr", plan.master_addr] if plan.several else []
     rendezvous += ["--master_port", str(plan.master_port)]

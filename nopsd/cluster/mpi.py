@@ -29,10 +29,17 @@ def started_by_mpi(environment: Mapping[str, str]) -> bool:
 
 
 def discover(environment: Mapping[str, str], towards: Callable[[str], str]) -> dict[str, str]:
-    """RANK, LOCAL_RANK, WORLD_SIZE, and MASTER_ADDR, MASTER_PORT where the environment lacks them; {} if we are alone.
+    """Variables of torch.distributed where MPI started the ranks and the environment lacks them. Collective over all.
 
-    Collective over all processes of the MPI job. `towards(host)`: this host's address on the way to another. UserError
-    without mpi4py, or if it can't load this MPI.
+    Args:
+        environment: This process's.
+        towards: Gives this host's address on the way to another host.
+
+    Returns:
+        RANK, LOCAL_RANK, WORLD_SIZE, and MASTER_ADDR, MASTER_PORT; {} for a process that is alone.
+
+    Raises:
+        UserError: mpi4py is missing, or can't load this MPI.
     """
     try:
         import mpi4py

@@ -25,10 +25,18 @@ REPLACES = {"steps": "epochs", "warmup": "warmup_ratio"}
 
 
 def load_config(preset: str | None = None, overrides: Iterable[str] = ()) -> Config:
-    """The validated configuration. Later ones win: defaults, the method's own settings, preset, overrides.
+    """The validated configuration of a run.
 
-    A preset that is for another method comes before the method's settings. A section's seed that nobody sets is `seed`.
-    Raises ConfigError.
+    Later ones win: defaults, the method's own settings, preset, overrides. A preset that is for another method comes
+    before the method's settings. A section's seed that nobody sets is `seed`.
+
+    Args:
+        preset: A name of `preset_names()`, or a YAML file such as a run folder's config.yaml; None: defaults alone.
+        overrides: `key=value`, as on the command line.
+
+    Raises:
+        ConfigError: An unknown key, a value that a key can't take, or keys that contradict each other; the message
+            names file and key, and the remedy.
     """
     layers = preset_layers(preset) if preset else []
     layers.append(_command_line(list(overrides)))

@@ -50,7 +50,14 @@ def _correlate(test: Callable[[Array, Array], Any], x_N: ArrayLike, y_N: ArrayLi
 
 
 def correlation(x_N: Array, y_N: Array, control_N: Array | None = None, seed: int = 0) -> Correlation:
-    """Pearson, Spearman (ranked anew in every resample) and partial correlation; questions with a NaN are left out."""
+    """Pearson, Spearman (ranked anew in every resample) and partial correlation, with intervals.
+
+    Args:
+        x_N: One side; questions with a NaN are left out.
+        y_N: The other.
+        control_N: What the partial correlation takes out of both; None: there is none.
+        seed: Of the resamples.
+    """
     columns = [np.asarray(c, dtype=float) for c in (x_N, y_N, *([] if control_N is None else [control_N]))]
     values_NC = np.stack(columns, 1)
     values_NC = values_NC[np.isfinite(values_NC).all(1)]

