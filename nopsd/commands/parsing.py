@@ -68,5 +68,6 @@ def command_place(argv: Sequence[str]) -> int | None:
 def whose(option: str, commands: Mapping[str, argparse.ArgumentParser]) -> str:
     """Which commands have an option that this one lacks."""
     flag = option.split("=")[0]
-    having = [name for name, parser in commands.items() if re.search(rf"\[{re.escape(flag)}\b", parser.format_usage())]
+    option_of = re.compile(rf"\[{re.escape(flag)}(?![\w-])")
+    having = [name for name, parser in commands.items() if option_of.search(parser.format_usage())]
     return f" ({flag} belongs to: nopsd {', '.join(having)})" if having else ""

@@ -38,7 +38,7 @@ def test_a_command_runs_in_this_folder_with_its_input(tmp_path):
     ],
 )
 def test_each_failure_names_the_host_and_the_remedy(host, command, words):
-    """A user with sixteen hosts must know which one to mend, and how."""
+    """A user with sixteen hosts must know which one to repair, and how."""
     with pytest.raises(HostError, match=words) as failed:
         ask(host, command, "", 0.3 if host == "slow" else 20.0)
     assert failed.value.host == host
