@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--prompt-tokens", type=int, default=256, metavar="TOKENS", help="of a prompt (default 256)")
     parser.add_argument(
-        "--length",
+        "--response-share",
         type=float,
         default=0.4,
         metavar="SHARE",
