@@ -17,19 +17,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 
 from nopsd.cluster import rank
+from nopsd.commands import command
 from nopsd.commands.parsing import parse
 from nopsd.engine.stopping import NOTICE
 from nopsd.errors import Stopped, UserError
+from nopsd.surroundings import crash_report, have_home, print_anything, use_utf8
 from nopsd.terminal import painted
 
 # The launcher ends all ranks when the first ends: rank 0's message comes first.
 OTHER_RANKS_WAIT_S = 3.0
+CRASHED = 70  # EX_SOFTWARE
 # Must be set before torch and deepspeed are imported; what the user set stays.
 QUIET = {"TOKENIZERS_PARALLELISM": "false", "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit code."""
+    if argv is None:
+        use_utf8()
+        print_anything()
+        have_home()
     arguments = parse(sys.argv[1:] if argv is None else argv)
     with process_state_restored():
         return run(arguments)
@@ -57,9 +64,9 @@ def run(arguments: argparse.Namespace) -> int:
         if not output_is_closed():
             raise
         return 141  # as of a program that SIGPIPE ends
-    except Exception:
+    except Exception as error:
         if "RANK" not in os.environ:
-            raise
+            return _fail(crash_report(error, command.last_run_dir()), CRASHED)
         traceback.print_exc()  # an orderly exit might wait for the other ranks, which wait for this one
         rank.report(traceback.format_exc().strip().splitlines()[-1])
         sys.stderr.flush()

@@ -1,22 +1,29 @@
 """API keys and other secrets: how they are made, where they are found, and what keeps them out of files and commands.
 
 A key reaches other processes by the environment, standard input or a file of mode 600, never by a command line, where
-`ps` shows it.
+`ps` shows it. What a variable or key holds is known by its name (`is_secret`).
 """
 
 from __future__ import annotations
 
 import os
+import re
 import secrets
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # ranks import this before anything heavy
     from nopsd.config import Config
 
 SERVER_KEY_VARIABLE = "NOPSD_SERVER_KEY"  # the rollout servers' key, for clients and for `nopsd serve`
-SECRET_ENDINGS = ("_KEY", "_TOKEN", "_SECRET", "_PASSWORD")
+PASS_VARIABLE = "NOPSD_PASS"  # names of further variables, by commas, that our processes are given though secret
+GIVEN = (SERVER_KEY_VARIABLE, "HF_TOKEN")  # to ranks and servers, which need them
+WITHHELD = "(withheld)"
+SECRET = re.compile(r"(keys?|secrets?|passw(or)?ds?|passphrase|credentials?)(?![a-z])|token\d*$", re.I)
+WORD = re.compile(r"(?P<name>[\w.-]+)=.*", re.S)
+USER_INFO = re.compile(r"(?<=://)[^/@\s]*:[^/@\s]*(?=@)")
 
 
 def new_key() -> str:
@@ -29,9 +36,32 @@ def server_key(configured: str | None = None) -> str | None:
     return configured or os.environ.get(SERVER_KEY_VARIABLE)
 
 
-def is_secret(variable: str) -> bool:
-    """Whether an environment variable's name says that its value must not be shown."""
-    return variable.endswith(SECRET_ENDINGS)
+def is_secret(name: str) -> bool:
+    """Whether the name of a variable or key says that its value must not be shown."""
+    return bool(SECRET.search(name))
+
+
+def without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
+    """What processes of ours are given of an environment: no secrets but those that they need, or NOPSD_PASS names."""
+    given = (*GIVEN, *environment.get(PASS_VARIABLE, "").split(","))
+    return {name: value for name, value in environment.items() if name in given or not is_secret(name)}
+
+
+def redacted(value: Any, name: str = "") -> Any:
+    """Plain data without secrets, also those in URLs: reports and records are passed on."""
+    if isinstance(value, Mapping):
+        return {str(k): redacted(v, str(k)) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [redacted(v, name) for v in value]
+    if isinstance(value, str):
+        return WITHHELD if value and is_secret(name) else USER_INFO.sub(WITHHELD, value)
+    return value if value is None or isinstance(value, (int, float, bool)) else str(value)
+
+
+def redacted_words(words: Iterable[str]) -> list[str]:
+    """A command line as it may be recorded."""
+    found = [(WORD.fullmatch(word.lstrip("-")), str(redacted(word))) for word in words]
+    return [f"{m['name']}={WITHHELD}" if m and is_secret(m["name"]) else word for m, word in found]
 
 
 def write_private(path: Path, text: str) -> None:

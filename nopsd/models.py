@@ -11,16 +11,24 @@ from nopsd.files import sha256_files
 from nopsd.gguf_folder import is_gguf, made_folder
 from nopsd.model_files import check_files, window_of
 
+GENERATION = "generation_config.json"  # vLLM's defaults of what a request doesn't say
+TOKENIZER = (  # with chat templates, and code that only model.trust_remote_code runs
+    *("tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model"),
+    *("*.tiktoken", "chat_template*", "*.jinja", "additional_chat_templates/*", "*.py"),
+)
 LAB_MODEL = Path(__file__).parent / "lab" / "model"
 
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """A model folder on this host, the hash of its weights and config, and its window in tokens."""
+    """A model folder on this host, the hash of its weights and config, its window in tokens, and by what else in it
+    results are shaped: hashes of the tokenizer (chat template and code included) and of the generation defaults."""
 
     path: Path
     hash: str
     window: int
+    tokenizer: str = ""
+    generation: str = ""
 
 
 def resolve_model(config: ModelConfig) -> ModelFiles:
@@ -31,7 +39,9 @@ def resolve_model(config: ModelConfig) -> ModelFiles:
     if not any(path.glob("*.safetensors")):
         raise UserError(f"model.path={config.path}: no *.safetensors in {path}; nopsd loads no pickled weights")
     check_files(path)
-    return ModelFiles(path, hash_of(path), window_of(path))
+    texts = sorted({file for pattern in TOKENIZER for file in path.glob(pattern) if file.is_file()})
+    defaults = [file for file in [path / GENERATION] if file.is_file()]
+    return ModelFiles(path, hash_of(path), window_of(path), sha256_files(texts), sha256_files(defaults))
 
 
 def hash_of(folder: Path) -> str:

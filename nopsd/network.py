@@ -1,15 +1,18 @@
-"""Addresses and ports of this host: the one place that probes sockets. Opens no listening socket that stays."""
+"""Addresses and ports of this host: the one place that probes sockets. Opens no listening socket."""
 
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
+from urllib.parse import urlsplit
 
 import psutil
 
 from nopsd.errors import UserError
 
 LOOPBACK = "127.0.0.1"
+NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")  # of a host
 DISCARD_PORT = 9  # nothing is sent: only the route to an address is asked for
 
 
@@ -18,6 +21,22 @@ def free_port(host: str = LOOPBACK) -> int:
     with _probe(host) as probe:
         probe.bind((host, 0))
         return int(probe.getsockname()[1])
+
+
+def hold_port(host: str = LOOPBACK) -> socket.socket:
+    """A free port of `host`, for a server that binds it later: until this is closed nobody is given it as a free one.
+
+    Bound with SO_REUSEADDR and not listening, so that a server that sets SO_REUSEADDR too, as most do, can still take
+    it. Close it once the server answers. OSError if `host` is no address of this host.
+    """
+    held = _probe(host)
+    try:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind((host, 0))
+    except OSError:
+        held.close()
+        raise
+    return held
 
 
 def why_unusable(port: int, host: str = "") -> str | None:
@@ -67,6 +86,61 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.split("%")[0]).is_loopback
     except ValueError:
         return False
+
+
+def is_address(host: str) -> bool:
+    """Whether it is an IPv4 or IPv6 address as these are usually written."""
+    try:
+        ipaddress.ip_address(host.split("%")[0])
+    except ValueError:
+        return False
+    return True
+
+
+def is_wildcard(host: str) -> bool:
+    """Whether `host` means every interface, in whatever dress: `0.0.0.0`, `0`, `0x0`, `::`, `::0`, `*`, or empty."""
+    plain = host.strip("[]").split("%")[0]
+    if plain in ("", "*"):
+        return True
+    try:
+        address = ipaddress.ip_address(plain)
+    except ValueError:
+        try:
+            return not any(socket.inet_aton(plain))  # the C library's forms: 0, 0x0, 0.0
+        except OSError:
+            return False
+    mapped = getattr(address, "ipv4_mapped", None)
+    return bool(address.is_unspecified or (mapped is not None and mapped.is_unspecified))
+
+
+def why_no_host_name(name: str) -> str | None:
+    """Why ssh and DeepSpeed can't be given this as a host's name, and what to do; None if they can."""
+    if NAME.fullmatch(name):
+        return None
+    alias = "in ~/.ssh/config give it a name of its own (`Host NAME`, `HostName ADDRESS`"
+    user, at, host = name.rpartition("@")
+    if at and NAME.fullmatch(host):
+        return f"{name!r} names a user: write {host}, and {alias}, `User {user}`)"
+    host, colon, port = name.rpartition(":")
+    if colon and port.isdecimal() and NAME.fullmatch(host):
+        return f"{name!r} names a port: write {host}, and {alias}, `Port {port}`)"
+    try:
+        ipaddress.IPv6Address(name.strip("[]").split("%")[0])
+    except ValueError:
+        return f"{name!r} is no host name: letters, digits, dots, hyphens and underscores make one"
+    return f"{name!r} is an IPv6 address, which DeepSpeed takes for HOST:PORT: {alias})"
+
+
+def why_no_url(url: str) -> str | None:
+    """Why this can't be a server's URL; None if it can."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:  # a port out of range, a bracket left open
+        return str(error)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        return "it must be http://HOST:PORT"
+    return "port 0 is none" if port == 0 else None
 
 
 def in_url(host: str) -> str:

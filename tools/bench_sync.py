@@ -35,8 +35,9 @@ import torch
 
 from nopsd.cluster.servers.local import start_servers, stop_servers
 from nopsd.config import ServerConfig
+from nopsd.engine.store import join_store, open_store
 from nopsd.rollout.pool import connect
-from nopsd.rollout.transport import finish, gloo_group, join_store, nbytes, open_store, start_broadcast
+from nopsd.rollout.transport import finish, gloo_group, nbytes, start_broadcast
 from nopsd.rollout.weight_source import WeightSource
 from nopsd.rollout.weight_sync import open_weight_sync
 

@@ -16,12 +16,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nopsd.cluster.root_cause import Failure, find_root_cause, is_consequence
-from nopsd.cluster.wire import Lines, line, proof, same
+from nopsd.cluster.wire import LONGEST_LINE, Lines, line, proof, same
 
 SETTLE_S = 1.0  # between the first failure and the decision: a cause may be noticed after its consequence
 CAUSE_S = 4.0  # likewise, while no more than consequences are known: a rank that fails closes what it holds open first
 PROVE_S = 10.0  # for a connection to show that it holds the key
 TOGETHER_S = 120.0  # between the first rank's report and the last's, at the start
+STRANGERS = 64  # connections without a proof at one time, beyond one a rank
+FULL_S = 0.1  # before the next attempt to accept, where descriptors are used up
 NEVER = float("inf")
 
 
@@ -74,7 +76,14 @@ class Coordinator:
 
     @property
     def connected(self) -> int:
-        return len(self._peers)
+        """Ranks whose connection is open."""
+        return sum(peer.rank is not None for peer in list(self._peers.values()))
+
+    @property
+    def missing(self) -> list[str]:
+        """The ranks that have never reported, with their hosts where these are known."""
+        ranks = [rank for rank in range(self.world) if rank not in self._known]
+        return [f"rank {r} on {self._hosts[r]}" if r < len(self._hosts) else f"rank {r}" for r in ranks]
 
     def close(self, wait_s: float = 5.0) -> None:
         """End the ranks that have not disconnected, at once, and stop listening when they are gone."""
@@ -95,8 +104,8 @@ class Coordinator:
             for key, _ in self._selector.select(min(every, 0.1)):
                 if key.fileobj is self._listener:
                     self._accept()
-                else:
-                    self._read(self._peers[key.fileobj])  # type: ignore[index]
+                elif (peer := self._peers.get(key.fileobj)) is not None:  # type: ignore[call-overload]
+                    self._read(peer)
             now = time.monotonic()
             if self._ending.is_set():
                 self._send_all({"end": "stopped", "at_once": True})
@@ -108,9 +117,19 @@ class Coordinator:
                 self._send_all({"end": self.root_cause.kind})
 
     def _accept(self) -> None:
-        connection, _ = self._listener.accept()
-        connection.setblocking(False)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        """The oldest strangers make room: a rank proves itself at once, and whoever doesn't holds a descriptor."""
+        strangers = [peer for peer in self._peers.values() if peer.rank is None]
+        try:
+            connection, _ = self._listener.accept()
+            connection.setblocking(False)
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        except OSError:  # it has gone again, or descriptors are used up
+            if strangers:
+                return self._drop(strangers[0])
+            time.sleep(FULL_S)
+            return
+        if len(strangers) >= self.world + STRANGERS:
+            self._drop(strangers[0])
         peer = _Peer(connection, secrets.token_hex(16), time.monotonic())
         self._peers[connection] = peer
         self._selector.register(connection, selectors.EVENT_READ)
@@ -118,8 +137,10 @@ class Coordinator:
 
     def _read(self, peer: _Peer) -> None:
         try:
-            received = peer.connection.recv(1 << 16)
+            received = peer.connection.recv(LONGEST_LINE)
             messages = peer.lines.feed(received)
+        except BlockingIOError:
+            return
         except (OSError, ValueError):
             received, messages = b"", []
         for message in messages:
@@ -131,7 +152,7 @@ class Coordinator:
 
     def _admit(self, peer: _Peer, message: dict[str, Any]) -> bool:
         rank, shown = message.get("rank"), message.get("proof")
-        if not isinstance(rank, int) or not isinstance(shown, str) or not 0 <= rank < self.world:
+        if type(rank) is not int or not isinstance(shown, str) or not 0 <= rank < self.world:
             return False
         if not same(shown, proof(self._key, peer.challenge, rank)) or rank in self._known:
             return False

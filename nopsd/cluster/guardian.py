@@ -14,6 +14,7 @@ from __future__ import annotations
 import ctypes
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -106,6 +107,8 @@ def main() -> int:
     child = subprocess.Popen(command, stdin=subprocess.DEVNULL, preexec_fn=before_exec)
     wait_for_end(child, kill)
     end_others()
+    if scratch := os.environ.get("NOPSD_SCRATCH"):  # nopsd.cluster.servers.scratch
+        shutil.rmtree(scratch, ignore_errors=True)
     return child.returncode if child.returncode >= 0 else 128 - child.returncode
 
 

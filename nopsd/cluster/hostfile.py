@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nopsd.errors import ConfigError
+from nopsd.network import why_no_host_name
 
 LINE = re.compile(r"(\S+)\s+slots=(\d+)\s*(#.*)?")
-NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
+MOST_SLOTS = 4096  # of one host
 
 
 @dataclass(frozen=True)
@@ -28,12 +29,16 @@ class Host:
 def read_hostfile(path: str | Path) -> list[Host]:
     """The hosts in order. ConfigError naming file, line and remedy; DeepSpeed itself only shows the whole file."""
     try:
-        lines = Path(path).read_text().splitlines()
+        lines = Path(path).read_bytes().splitlines()
     except OSError as error:
         reason = f"can't be read ({error.strerror})"
         raise ConfigError(f"dist.hostfile={path} {reason}: give a file of `HOST slots=N` lines") from error
     hosts: list[Host] = []
-    for number, text in enumerate(lines, 1):
+    for number, line in enumerate(lines, 1):
+        try:
+            text = line.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"{path}:{number}: {line!r} is no UTF-8: save the file as UTF-8") from error
         if text.strip() and not text.lstrip().startswith("#"):
             hosts.append(_host(text.strip(), f"{path}:{number}", [host.name for host in hosts]))
     if not hosts:
@@ -45,13 +50,13 @@ def _host(text: str, place: str, known: Sequence[str]) -> Host:
     match = LINE.fullmatch(text)
     if match is None:
         raise ConfigError(f"{place}: {text!r} is no `HOST slots=N`, N being the ranks (GPUs) of the host")
-    name, slots = match[1], int(match[2])
-    if not NAME.fullmatch(name):
-        raise ConfigError(f"{place}: {name!r} is no host name")
+    name, slots = match[1], int(match[2][:20])
+    if why := why_no_host_name(name):
+        raise ConfigError(f"{place}: {why}")
     if name in known:
         raise ConfigError(f"{place}: {name} is there twice: keep one line with all its slots")
-    if slots == 0:
-        raise ConfigError(f"{place}: {name} has slots=0: give it at least one, or remove the line")
+    if not 0 < slots <= MOST_SLOTS:
+        raise ConfigError(f"{place}: {name} has slots={match[2]:.20}: give it 1 to {MOST_SLOTS}, or remove the line")
     return Host(name, slots)
 
 

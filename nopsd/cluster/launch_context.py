@@ -7,6 +7,7 @@ command, its environment, and `failure()` once a rank is lost. Every secret is r
 from __future__ import annotations
 
 import math
+import socket
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -21,8 +22,8 @@ from nopsd.cluster.root_cause import Failure
 from nopsd.cluster.sentinel import MESSAGE_WAIT_S
 from nopsd.engine.ds_config import RANKS_OF_HOST
 from nopsd.gpus import VARIABLE as DEVICES_VARIABLE
-from nopsd.keys import new_key
-from nopsd.network import LOOPBACK, address_towards
+from nopsd.keys import is_secret, new_key
+from nopsd.network import LOOPBACK, address_towards, hold_port
 
 ENDING_S = MESSAGE_WAIT_S + 2.0  # for ranks to end after a failure, before the runner is killed
 
@@ -38,9 +39,9 @@ def ranks_environment(plan: Plan, environment: Mapping[str, str]) -> dict[str, s
 
 
 def without_own(environment: Mapping[str, str]) -> dict[str, str]:
-    """An environment without nopsd's own variables, secrets among them, but for what the plan alone says."""
-    kept = (RANKS_OF_HOST,)
-    return {name: value for name, value in environment.items() if not name.startswith("NOPSD_") or name in kept}
+    """An environment without nopsd's own variables but for what the plan alone says, and without secrets."""
+    own = {name for name in environment if name.startswith("NOPSD_") and name != RANKS_OF_HOST}
+    return {name: value for name, value in environment.items() if name not in own and not is_secret(name)}
 
 
 def write_files(plan: Plan, folder: Path, environment: Mapping[str, str], content: LaunchFile) -> Path:
@@ -64,8 +65,12 @@ class LaunchContext:
             self.environment.pop(DEVICES_VARIABLE, None)
         self._coordinator: Coordinator | None = None
         self._failed_at: float | None = None
+        self._held: socket.socket | None = None
 
     def __enter__(self) -> LaunchContext:
+        if not self.plan.several:  # rank 0 binds the port seconds from now, when it has imported torch
+            self._held = hold_port(LOOPBACK)
+            self.plan = replace(self.plan, master_port=self._held.getsockname()[1])
         plan, content = self.plan, LaunchFile(ranks_environment(self.plan, self.environment))
         if self.heartbeat_s and (plan.world > 1 or plan.several):
             # No address but the one at which the other hosts reach this one is listened on.
@@ -83,6 +88,8 @@ class LaunchContext:
     ) -> None:
         if self._coordinator is not None:
             self._coordinator.close()
+        if self._held is not None:
+            self._held.close()
         write_launch_file(self._file, LaunchFile(without_own(ranks_environment(self.plan, self.environment))))
 
     def command(self, stage: str, config_path: Path) -> list[str]:
@@ -107,3 +114,9 @@ class LaunchContext:
     def unfinished(self) -> bool:
         """Some rank never disconnected: an exit code of 0 alone proves nothing (MPICH gives it for failures too)."""
         return self._coordinator is not None and not self._coordinator.done
+
+    def missing(self) -> list[str]:
+        """Ranks that never reported: they ended while they were importing."""
+        if self._coordinator is None:
+            return []
+        return self._coordinator.missing

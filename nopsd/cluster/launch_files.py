@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from nopsd.errors import UserError
-from nopsd.keys import write_private
+from nopsd.keys import PASS_VARIABLE, without_secrets, write_private
 
 VARIABLE = "NOPSD_LAUNCH"
 LAUNCHER_VARIABLE = "NOPSD_LAUNCHER"
@@ -45,7 +45,9 @@ class LaunchFile:
 
 def passed_on(environment: Mapping[str, str]) -> dict[str, str]:
     """Those variables that ranks everywhere must have."""
-    return {k: v for k, v in environment.items() if PASSED.fullmatch(k) and k not in NOT_PASSED}
+    named = environment.get(PASS_VARIABLE, "").split(",")
+    given = without_secrets(environment).items()
+    return {k: v for k, v in given if (PASSED.fullmatch(k) or k in named) and k not in NOT_PASSED}
 
 
 def write_launch_file(path: Path, content: LaunchFile) -> None:

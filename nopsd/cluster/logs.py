@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 from pathlib import Path
 
 TAIL_LINES = 12
@@ -10,6 +11,8 @@ ERROR_PREFIX = "nopsd: error: "  # before every error that a user can act on
 RANK_TAG = "[rank "
 # Lines that say nothing of a failure: Python's warnings and the code below them, DeepSpeed's launcher at work.
 NOISE = re.compile(r"\S+\.py:\d+: \w+Warning: |\s+(return func\(|warnings\.warn\()|\[[\d: ,-]+\] \[INFO\] \[launch\.py")
+PORT_TAKEN = re.compile(r"address already in use|EADDRINUSE", re.I)
+RANK_EXIT = re.compile(r"exits with return code = -(\d+)")
 # An exception's own line in vLLM's log, after `(Name pid=1)` and `ERROR date time [file:line]`.
 VLLM_ERROR = re.compile(r"(?:^|[])] )((?:\w+\.)*\w*(?:Error|Exception): .+)")
 
@@ -34,6 +37,17 @@ def rank_error(log: Path, start: int = 0) -> str | None:
     """
     errors = [line.split(ERROR_PREFIX, 1)[1] for line in lines_of(log, start) if ERROR_PREFIX in line]
     return next((error for error in errors if not error.startswith(RANK_TAG)), errors[0] if errors else None)
+
+
+def port_was_taken(log: Path) -> bool:
+    """Whether a process ended because another listened on a port that it was to bind."""
+    return any(PORT_TAKEN.search(text) for text in lines_of(log))
+
+
+def ended_by_signal(log: Path, start: int = 0) -> str | None:
+    """The signal by which a rank ended, as DeepSpeed's launcher wrote; None if there was none."""
+    found = [match[1] for text in lines_of(log, start) if (match := RANK_EXIT.search(text))]
+    return next((signal.Signals(int(number)).name for number in found if int(number) < signal.NSIG), None)
 
 
 def server_error(log: Path) -> str:

@@ -49,7 +49,8 @@ def discover(environment: Mapping[str, str], towards: Callable[[str], str]) -> d
     except (ImportError, RuntimeError) as error:  # RuntimeError: no MPI library is found
         raise UserError(
             f"an MPI started this process, but its number can't be asked for ({error}): pip install mpi4py, and have "
-            "the MPI's libraries on LD_LIBRARY_PATH; or start by `nopsd launch --launcher openmpi|mpich`"
+            "the MPI's libraries on LD_LIBRARY_PATH; or start by `nopsd launch --launcher openmpi|mpich`; if "
+            f"{', '.join(name for name in SIZES if name in environment) or 'PMIX_RANK'} is left over, unset it"
         ) from error
     world = MPI.COMM_WORLD
     try:

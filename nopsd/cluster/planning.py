@@ -17,7 +17,7 @@ from nopsd.config import Config
 from nopsd.config.rules import check_groups
 from nopsd.errors import ConfigError, UserError
 from nopsd.gpus import visible_gpus
-from nopsd.network import address_towards, free_port, resolve
+from nopsd.network import address_towards, resolve
 
 BY_SSH = ("pdsh", *MPI)
 STANDARD_PORT = 29500  # of DeepSpeed and PyTorch, where nodes can't be asked
@@ -70,8 +70,7 @@ def make_plan(config: Config, run_dir: Path, ask: bool = True) -> Plan:
     is started. `ask=False`: uses only what this host knows, for commands that are only printed."""
     dist = config.dist
     if dist.hostfile is None:
-        gpus = gpus_of_ranks(dist.ranks)
-        return Plan((Host("localhost", dist.ranks),), master_port=free_port(), gpus=gpus)
+        return Plan((Host("localhost", dist.ranks),), gpus=gpus_of_ranks(dist.ranks))
     hosts = hosts_that_train(config)
     names, all_hosts = [host.name for host in hosts], [host.name for host in read_hostfile(dist.hostfile)]
     hostfile = str(Path(dist.hostfile).absolute())

@@ -22,8 +22,11 @@ import psutil
 
 from nopsd.cluster import mpi
 from nopsd.cluster.launch_files import LAUNCHER_VARIABLE, VARIABLE, LaunchFile, read_launch_file
+from nopsd.cluster.lifeline import end_with
 from nopsd.cluster.logs import ERROR_PREFIX
+from nopsd.cluster.rank_files import COMMAND_VARIABLE
 from nopsd.cluster.watchdog import Watchdog, connect_to_coordinator, die_with_node_launcher
+from nopsd.errors import UserError
 from nopsd.gpus import set_allocator
 from nopsd.keys import new_key
 from nopsd.network import LOOPBACK, address_towards
@@ -34,6 +37,7 @@ NUMBERS = {
     "mpich": ("PMI_RANK", "MPI_LOCALRANKID", "PMI_SIZE"),
     "slurm": ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NTASKS"),
 }
+ENDING_S = 5.0  # for an orderly end, once the command that launched us has gone
 RENDEZVOUS_S = 30.0  # beyond PyTorch's own timeout, which comes first where it works
 
 _watchdog: Watchdog | None = None
@@ -58,11 +62,14 @@ def setup(phase: str) -> None:
         os.environ.update(mpi.discover(os.environ, address_towards))
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         return
+    check_number(os.environ)
     die_with_node_launcher()
     set_allocator()
+    if command := os.environ.get(COMMAND_VARIABLE):  # whatever else between it and us was killed too
+        end_with(int(command), ENDING_S)
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     master = os.environ.get("MASTER_ADDR", LOOPBACK)
-    if world > 1 and not master.startswith("127."):
+    if world > 1:
         choose_interface(master)
     if _launched.port:
         _watchdog = connect_to_coordinator(_launched, rank, world, phase)
@@ -75,6 +82,20 @@ def numbered(environment: Mapping[str, str]) -> dict[str, str]:
     if "RANK" in environment or not names or any(name not in environment for name in names):
         return {}
     return dict(zip(("RANK", "LOCAL_RANK", "WORLD_SIZE"), (environment[name] for name in names)))
+
+
+def check_number(environment: Mapping[str, str]) -> None:
+    """UserError for numbers that no launcher of a whole group gives: torchrun, Kubeflow or a shell left them over."""
+    rank, world = environment["RANK"], environment["WORLD_SIZE"]
+    lacking = [name for name in ("LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in environment]
+    fits = rank.isdecimal() and world.isdecimal() and int(rank) < int(world)
+    if fits and not (int(world) > 1 and lacking):
+        return
+    why = f"and {', '.join(lacking)} not" if fits else "and are no rank of a group"
+    raise UserError(
+        f"RANK={rank} and WORLD_SIZE={world} are set in the environment, {why}: start ranks with `deepspeed` or `nopsd "
+        "launch`; if they are left over from another launcher, `env -u RANK -u WORLD_SIZE nopsd ...`"
+    )
 
 
 def choose_interface(master: str) -> None:

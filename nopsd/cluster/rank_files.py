@@ -19,6 +19,7 @@ from nopsd.errors import Stopped, UserError
 from nopsd.files import read_json, write_json
 
 PROGRESS_VARIABLE = "NOPSD_PROGRESS_FILE"
+COMMAND_VARIABLE = "NOPSD_COMMAND_PID"  # of the command that launched ranks on its own host
 REPORT_EVERY_S = 0.25
 Progress = Callable[..., None]
 
@@ -74,6 +75,11 @@ def answer_stop(stopped: Stopped) -> None:
     path = os.environ.get(STOP_VARIABLE)
     if path is not None and os.environ.get("RANK", "0") == "0":
         write_json(Path(path), {"message": str(stopped)})
+
+
+def launched_by_command() -> bool:
+    """Whether a command of ours started this rank, and lives; not if `deepspeed` was typed by hand."""
+    return PROGRESS_VARIABLE in os.environ
 
 
 def rank_progress() -> Progress | None:

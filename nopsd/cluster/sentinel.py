@@ -62,7 +62,7 @@ class Sentinel:
             if not received:
                 raise OSError("it hung up")
             for message in self._from_coordinator.feed(received):
-                challenge = str(message["challenge"])
+                challenge = str(message.get("challenge", ""))
         self.connection.sendall(
             line({"rank": own.rank, "host": own.host, "proof": proof(own.key, challenge, own.rank)})
         )

@@ -13,14 +13,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nopsd.cluster import guardian
+from nopsd.cluster.child_environment import child_environment
 from nopsd.cluster.deepspeed_command import Plan
 from nopsd.cluster.launch_context import LaunchContext
-from nopsd.cluster.logs import rank_error, tail_of
-from nopsd.cluster.rank_files import PROGRESS_VARIABLE, Progress, ProgressFile, StopFile
+from nopsd.cluster.logs import ended_by_signal, rank_error, tail_of
+from nopsd.cluster.rank_files import COMMAND_VARIABLE, PROGRESS_VARIABLE, Progress, ProgressFile, StopFile
 from nopsd.cluster.root_cause import Failure, describe
 from nopsd.config import DistConfig
 from nopsd.engine.stopping import STOP_VARIABLE
@@ -60,8 +61,10 @@ def launch_stage(
     """
     progress_file = ProgressFile(log.with_suffix(".progress.json"), progress)
     stop = StopFile(log.with_suffix(".stop.json"), dist.timeout_s)
-    env = {**_environment(dist), **environment}
+    env = {**launcher_environment(dist), **environment}
     env |= {PROGRESS_VARIABLE: str(progress_file.file), STOP_VARIABLE: str(stop.file)}
+    if not plan.several:
+        env[COMMAND_VARIABLE] = str(os.getpid())
     # Left only when the ranks' processes are gone: they take the end of the context for the end of this command.
     with (
         open(log, "ab") as output,
@@ -79,19 +82,34 @@ def launch_stage(
             start_new_session=True,
         )
         _wait(process, context, progress_file, stop, listen=finishes_step)
-        failure = context.failure()
+        failure, missing = context.failure(), context.missing()
     if failure is not None and (not failure.has_message or plan.several):
         message = f"stage {stage}: {describe(failure, dist.heartbeat_s)}; its log is {log} and ends"
         raise RankLostError(f"{message}\n{tail_of(log, start)}", failure)
     if process.returncode or context.unfinished:
-        error = f"stage {stage} failed with exit code {process.returncode}; its log is {log} and ends\n"
+        error = f"stage {stage} {_end(process.returncode, missing, log, start)}; its log is {log} and ends\n"
         raise UserError(rank_error(log, start) or error + tail_of(log, start))
     stop.raise_if_stopped(stage)
 
 
-def _environment(dist: DistConfig) -> dict[str, str]:
+def _end(code: int, missing: Sequence[str], log: Path, start: int) -> str:
+    """How ranks ended that reported no error themselves; those that never reported were still importing."""
+    by = ended_by_signal(log, start)
+    if by is None and not missing:
+        return f"failed with exit code {code}"
+    who = ", ".join(missing[:4]) or "a rank"
+    while_starting = ", before it could report (while it imported packages)" if missing else ""
+    how = f"was ended by {by}" if by else f"ended with exit code {code}"
+    memory = "; if the kernel killed it for lack of memory, `dmesg` there shows it" if by == "SIGKILL" else ""
+    return f"failed: {who} {how}{while_starting}{memory}"
+
+
+def launcher_environment(dist: DistConfig) -> dict[str, str]:
+    """What DeepSpeed's launcher and its ranks are given of this process's environment: no secrets but those that they
+    need, and nothing that DeepSpeed would put on command lines unasked (it exports MLflow's passwords so)."""
+    given = {name: value for name, value in child_environment(os.environ).items() if not name.startswith("MLFLOW_")}
     return {
-        **os.environ,
+        **given,
         "OMP_NUM_THREADS": str(dist.threads),
         "TOKENIZERS_PARALLELISM": "false",
         "PYTHONWARNINGS": os.environ.get("PYTHONWARNINGS", "ignore::FutureWarning,ignore::DeprecationWarning"),

@@ -18,11 +18,12 @@ import threading
 from pathlib import Path
 from types import FrameType
 
+from nopsd.cluster.child_environment import python_environment
 from nopsd.cluster.coordinator import heartbeat_interval
 from nopsd.cluster.launch_files import LaunchFile
 from nopsd.cluster.logs import ERROR_PREFIX
 from nopsd.cluster.sentinel import Settings, settings_line
-from nopsd.cluster.wire import line
+from nopsd.cluster.wire import LONGEST_MESSAGE, line
 from nopsd.errors import UserError
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -40,12 +41,11 @@ class Watchdog:
         self._main = threading.main_thread().ident
         self._closing = threading.Event()
         self._lock = threading.Lock()
-        path = os.pathsep.join(filter(None, [str(PACKAGE.parent), os.environ.get("PYTHONPATH")]))
         self._process = subprocess.Popen(
             [sys.executable, "-m", "nopsd.cluster.sentinel"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": path},
+            env={**os.environ, **python_environment(os.environ)},
         )
         assert self._process.stdin is not None and self._process.stdout is not None
         self._process.stdin.write(settings_line(settings))
@@ -66,6 +66,7 @@ class Watchdog:
     def report(self, message: str, kind: str = "raised", of_rank: int | None = None) -> None:
         """Report why this rank is about to end. `kind`: raised|user_error, as a Failure's; `of_rank`: the rank that
         failed, if it is another one, which may take longer to report it."""
+        message = message[:LONGEST_MESSAGE]
         self._send({"message": message, "kind": kind, "at": self._place(), "of_rank": of_rank})
 
     def disconnect(self) -> None:

@@ -17,6 +17,7 @@ import socket
 from typing import Any
 
 LONGEST_LINE = 1 << 16
+LONGEST_MESSAGE = 1 << 13  # characters of an error that is reported: a line must hold it, whatever JSON makes of it
 
 
 def proof(key: str, challenge: str, rank: int) -> str:
@@ -26,7 +27,7 @@ def proof(key: str, challenge: str, rank: int) -> str:
 
 def same(a: str, b: str) -> bool:
     """Equality in a time that does not depend on where they differ."""
-    return hmac.compare_digest(a.encode(), b.encode())
+    return hmac.compare_digest(a.encode(errors="surrogatepass"), b.encode(errors="surrogatepass"))
 
 
 def line(message: dict[str, Any]) -> bytes:
@@ -41,11 +42,15 @@ class Lines:
         self._rest = b""
 
     def feed(self, received: bytes) -> list[dict[str, Any]]:
-        """The objects that are complete now. ValueError on what is no JSON object, or on an endless line."""
+        """The objects that are complete now. ValueError, and nothing else, on any other bytes: what is no JSON object
+        in UTF-8, a line that is too long, or nested too deeply to be read."""
         *whole, self._rest = (self._rest + received).split(b"\n")
-        if len(self._rest) > LONGEST_LINE:
-            raise ValueError("a line without an end")
-        messages = [json.loads(text) for text in whole if text]
+        if any(len(text) > LONGEST_LINE for text in (*whole, self._rest)):
+            raise ValueError(f"a line of more than {LONGEST_LINE} bytes")
+        try:
+            messages = [json.loads(text.decode()) for text in whole if text]
+        except RecursionError as error:
+            raise ValueError("nested too deeply") from error
         if not all(isinstance(message, dict) for message in messages):
             raise ValueError("not a JSON object")
         return messages

@@ -15,6 +15,7 @@ EXIT_CODES = {
     0: "done",
     1: "it failed: one line on standard error has the cause and the remedy",
     2: "the command line can't be understood",
+    70: "an error that nobody foresaw: one line, and its traceback in the file that the line names",
     130: "interrupted (Ctrl-C or SIGTERM); the same command continues",
 }
 
@@ -93,6 +94,14 @@ def add_redo_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--redo", metavar="STAGE", help="delete this stage and those that read it, and redo them")
 
 
+_loaded: list[Config] = []
+
+
+def last_run_dir() -> str | None:
+    """The run folder of the configuration that was loaded last, for the record of a crash."""
+    return _loaded[-1].run_dir if _loaded else None
+
+
 def load(arguments: argparse.Namespace, *overrides: str) -> Config:
     """The configuration that the arguments ask for; `overrides` come last. Raises ConfigError."""
     from nopsd.config import load_config
@@ -100,7 +109,8 @@ def load(arguments: argparse.Namespace, *overrides: str) -> Config:
     presets = [item.split("=", 1)[1] for item in arguments.overrides if item.startswith("preset=")]
     given = [item for item in arguments.overrides if not item.startswith("preset=")]
     preset = arguments.config or arguments.preset or (presets or [None])[-1]
-    return load_config(preset, [*given, *overrides])
+    _loaded[:] = [load_config(preset, [*given, *overrides])]
+    return _loaded[0]
 
 
 def stage_name(name: str | None) -> str | None:

@@ -28,19 +28,20 @@ def run(arguments: argparse.Namespace) -> int:
 
     from nopsd.config import load_config, to_plain, to_yaml
     from nopsd.config.describe import as_record, changes, explained, keys_like
+    from nopsd.keys import without_keys
 
     if arguments.explain is not None:
-        config, keys = load(arguments), keys_like(arguments.explain)
+        config, keys = without_keys(load(arguments)), keys_like(arguments.explain)
         records = {key.name: as_record(key, config) for key in keys}
         print(json.dumps(records, indent=1) if arguments.json else explained(keys, config))
     elif arguments.diff is not None:
         given, arguments.overrides = arguments.overrides, []
-        found = changes(load(arguments), load_config(arguments.diff, given))
+        found = changes(without_keys(load(arguments)), without_keys(load_config(arguments.diff, given)))
         records = {name: {"from": before, "to": after} for name, (before, after) in found.items()}
         lines = [f"{name}: {before} -> {after}" for name, (before, after) in found.items()]
         print(json.dumps(records, indent=1) if arguments.json else "\n".join(lines or ["no key differs"]))
     else:
-        config = load(arguments)
+        config = without_keys(load(arguments))
         print(json.dumps(to_plain(config), indent=1) if arguments.json else to_yaml(config).rstrip("\n"))
     return 0
 

@@ -10,6 +10,7 @@ from nopsd.config.distill_rules import check_distill
 from nopsd.config.methods import METHODS
 from nopsd.config.schema import Config, Key, all_keys
 from nopsd.errors import ConfigError
+from nopsd.network import is_address, is_wildcard, why_no_host_name, why_no_url
 from nopsd.plugins import is_own
 
 # Choices that compare several answers of one question.
@@ -143,4 +144,29 @@ def _check_servers(config: Config) -> None:
     if config.server.args and running:
         raise ConfigError(
             f"server.args are for servers that the run starts, and {running[0]} names a running one: leave them out"
+        )
+    for key, urls in (("server.url", [config.server.url or ""]), ("rollout.urls", rollout.urls)):
+        for url in filter(None, (one.strip() for listed in urls for one in listed.split(","))):
+            if why := why_no_url(url):
+                raise ConfigError(f"{key}={url}: {why}")
+    for host in rollout.hosts:
+        if why := why_no_host_name(host):
+            raise ConfigError(f"rollout.hosts: {why}")
+    _check_addresses(config)
+
+
+def _check_addresses(config: Config) -> None:
+    host, master = config.server.host, config.dist.master_addr
+    if is_wildcard(host):
+        raise ConfigError(
+            f"server.host={host} would listen on every interface, and is no address to reach it by: give this host's "
+            "address on the network that the trainer is on"
+        )
+    if master is not None and (is_wildcard(master) or (not is_address(master) and why_no_host_name(master))):
+        raise ConfigError(f"dist.master_addr={master}: give the first host's name, or its address as the others see it")
+    last = config.server.port + config.rollout.servers_per_host - 1
+    if config.server.port and last > 65535:
+        raise ConfigError(
+            f"server.port={config.server.port} and the {config.rollout.servers_per_host - 1} after it go beyond 65535: "
+            "give a lower one, or 0"
         )

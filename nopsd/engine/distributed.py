@@ -19,6 +19,7 @@ import torch
 import torch.distributed as dist
 
 from nopsd.config import DistConfig
+from nopsd.engine.store import init_method
 from nopsd.errors import UserError
 from nopsd.network import LOOPBACK, free_port
 
@@ -135,6 +136,7 @@ def init_distributed(config: DistConfig) -> Ranks:
             dist_backend="nccl" if on_gpu else "gloo",
             auto_mpi_discovery=False,
             timeout=timedelta(seconds=config.timeout_s),
+            init_method=init_method(),
             verbose=False,
         )
     device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")

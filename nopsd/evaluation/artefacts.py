@@ -13,12 +13,11 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from nopsd.config import EvalConfig
 from nopsd.errors import ArtefactError
 from nopsd.evaluation.results import DomainResult, QuestionRow, result_from_rows
-from nopsd.files import read_json, read_jsonl, write_json, write_jsonl
+from nopsd.files import file_name, read_json, read_jsonl, write_json, write_jsonl
 
 METRICS, POOL_CORRECT = "metrics.json", "pool_correct.json"
 
@@ -32,7 +31,7 @@ def write_results(folder: Path, model: str, results: Mapping[str, DomainResult])
 
 def rows_path(folder: Path, model: str, target: str) -> Path:
     """FOLDER/eval_{model}_{target}.jsonl; characters a file name can't hold are percent-encoded."""
-    return folder / f"eval_{quote(model, safe='')}_{quote(target, safe='')}.jsonl"
+    return folder / f"{file_name('eval', model, target)}.jsonl"
 
 
 def write_rows(folder: Path, model: str, result: DomainResult) -> Path:

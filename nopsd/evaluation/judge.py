@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 
 from nopsd.config import Config
@@ -12,6 +12,7 @@ from nopsd.data.records import AnswerKey, Question
 from nopsd.data.sources import load_answer_key
 from nopsd.evaluation.evaluate import check_answers, comparable_gold, evaluate_domain, group_by_question
 from nopsd.evaluation.results import DomainResult
+from nopsd.files import sha256_json
 from nopsd.rollout.types import Rollout
 
 
@@ -35,6 +36,10 @@ class Judge:
         for questions in tests.values():
             where = self.config.data.path or self.config.data.name
             check_answers(questions[: self.config.eval.limit], self.key, where)
+
+    def answers_hash(self, questions: Iterable[Question]) -> str:
+        """By which a judged result knows the gold answers that it was judged by."""
+        return sha256_json({q.uid: self.key.get(q.uid) for q in questions})
 
     def known(self, questions: Sequence[Question]) -> list[Question]:
         """Those of the questions that can be judged."""

@@ -7,29 +7,20 @@ Texts are the templates of `nopsd/reporting/templates`. What a markdown template
 from __future__ import annotations
 
 import base64
-import html
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markdown import markdown
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from nopsd.files import write_atomic
+from nopsd.reporting.escaping import code_block, escape, page_html
 from nopsd.reporting.figures import style
 
-
-def escape(text: object) -> str:
-    """A name from data as one line of markdown without HTML."""
-    return html.escape(str(text), quote=False).replace("\n", " ")
-
-
-def code_block(text: str, language: str) -> Markup:
-    """A fenced block that its text can't end."""
-    return Markup(f"```{language}\n" + text.replace("```", "'''") + "\n```")
+__all__ = ["Page", "code_block", "escape"]
 
 
 @cache
@@ -84,9 +75,10 @@ class Page:
         return paths
 
     def _html(self, text: str) -> str:
-        body = markdown(text, extensions=["tables", "fenced_code"])
-        for name, data in self.images.items():
-            inline = f"data:image/png;base64,{base64.b64encode(data).decode()}"
-            body = body.replace(f'src="{self.place}{name}.png"', f'src="{inline}"')
+        inline = {
+            f"{self.place}{name}.png": f"data:image/png;base64,{base64.b64encode(data).decode()}"
+            for name, data in self.images.items()
+        }
+        body = Markup(page_html(text, inline))
         page = _environment(autoescape=True).get_template("page.html.jinja")
         return page.render(title=self.title, body=body) + "\n"

@@ -13,6 +13,7 @@ import yaml
 from markupsafe import Markup
 
 from nopsd.evaluation.results import DomainResult
+from nopsd.keys import redacted
 from nopsd.reporting.figures import pool as pool_figures
 from nopsd.reporting.figures import training
 from nopsd.reporting.figures.evaluation import accuracy_figure, calibration_figure
@@ -21,8 +22,6 @@ from nopsd.reporting.page import Page, code_block, escape
 from nopsd.reporting.summary import summary_table
 from nopsd.reporting.table import MISSING, markdown_table
 from nopsd.reporting.views import PoolView, ReportInputs
-
-SECRETS = ("key", "token", "password", "secret")
 
 
 def write_report(folder: Path, inputs: ReportInputs) -> tuple[Path, Path]:
@@ -113,16 +112,5 @@ def yaml_block(tree: Mapping[str, Any]) -> Markup | None:
     """Plain data as a block of YAML without credentials; None if there are none."""
     if not tree:
         return None
-    text: str = yaml.safe_dump(_redacted(tree), sort_keys=False, allow_unicode=True, width=110)
+    text: str = yaml.safe_dump(redacted(tree), sort_keys=False, allow_unicode=True, width=110)
     return code_block(text.rstrip("\n"), "yaml")
-
-
-def _redacted(value: Any, name: str = "") -> Any:
-    """Plain data without credentials: a report is passed on."""
-    if isinstance(value, Mapping):
-        return {str(k): _redacted(v, str(k)) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_redacted(v) for v in value]
-    secret = isinstance(value, str) and value and name.lower().rsplit("_", 1)[-1] in SECRETS
-    plain = value is None or isinstance(value, (str, int, float, bool))
-    return "(withheld)" if secret else value if plain else str(value)

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from nopsd.evaluation.bootstrap import Interval, mean_intervals, paired_differences
 from nopsd.evaluation.results import DomainResult, check_same_questions, fix_break
+from nopsd.reporting.escaping import escape
 from nopsd.reporting.table import markdown_table, signed
 
 Results = Mapping[str, DomainResult]
@@ -101,10 +102,11 @@ def _text(blocks: Sequence[tuple[str, list[Row]]], notes: Sequence[str]) -> str:
 
 
 def _markdown(blocks: Sequence[tuple[str, list[Row]]], notes: Sequence[str]) -> str:
+    notes = [note if note.startswith("Avg and maj") else escape(note) for note in notes]
     if not blocks:
         return "  \n".join(notes) + "\n"
     rows: list[Sequence[str]] = []
     for title, block in blocks:
-        rows.append((f"**{title}**", "", "", ""))
+        rows.append((f"**{escape(title)}**", "", "", ""))
         rows += block
     return markdown_table(HEADER, rows) + "\n" + "  \n".join(notes) + "\n"

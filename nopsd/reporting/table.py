@@ -10,6 +10,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from nopsd.reporting.escaping import csv_text
+from nopsd.reporting.escaping import escape as as_markdown
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -89,14 +92,15 @@ def as_record(table: Table) -> dict[str, object]:
 
 def markdown(table: Table) -> str:
     """A pipe table with its title above and its notes below."""
-    body = markdown_table(table.header, [[_markdown_cell(c) for c in row] for row in table.rows])
-    notes = "".join(f"\n{note}  " for note in table.notes)
-    return f"**{table.title}**\n\n{body}{notes}\n"
+    header = [as_markdown(name) for name in table.header]
+    body = markdown_table(header, [[_markdown_cell(c) for c in row] for row in table.rows])
+    notes = "".join(f"\n{as_markdown(note)}  " for note in table.notes)
+    return f"**{as_markdown(table.title)}**\n\n{body}{notes}\n"
 
 
 def _markdown_cell(cell: Cell) -> str:
     if not isinstance(cell, Entry):
-        return MISSING if cell is None else cell
+        return MISSING if cell is None else as_markdown(cell)
     shown = number(cell.value, cell.decimals)
     shown = f"**{shown}**" if cell.bold else shown
     return shown if cell.delta is None else f"{shown} <sub>{signed(cell.delta, cell.decimals)}</sub>"
@@ -148,11 +152,11 @@ def as_csv(table: Table) -> str:
     columns = []
     for i, name in enumerate(table.header):
         cells = [row[i] for row in table.rows]
-        values = [number(c.value, c.decimals) if isinstance(c, Entry) else c or "" for c in cells]
-        columns.append(pd.Series(values, name=name))
+        values = [number(c.value, c.decimals) if isinstance(c, Entry) else csv_text(c or "") for c in cells]
+        columns.append(pd.Series(values, name=csv_text(name)))
         deltas = [signed(c.delta, c.decimals) if isinstance(c, Entry) and c.delta is not None else "" for c in cells]
         if any(deltas):
-            columns.append(pd.Series(deltas, name=f"{name} delta"))
+            columns.append(pd.Series(deltas, name=csv_text(f"{name} delta")))
     text: str = pd.concat(columns, axis="columns").to_csv(index=False, lineterminator="\n")
     return text
 

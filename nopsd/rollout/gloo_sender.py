@@ -14,21 +14,13 @@ from urllib.parse import urlsplit
 import torch
 import torch.distributed as dist
 
+from nopsd.engine.store import join_store, open_store
 from nopsd.errors import ServerError
 from nopsd.keys import new_key
 from nopsd.network import address_towards
 from nopsd.rollout.background import Background, all_at_once
 from nopsd.rollout.client import RolloutClient
-from nopsd.rollout.transport import (
-    finish,
-    gloo_group,
-    join_store,
-    nbytes,
-    open_store,
-    places,
-    plan_buckets,
-    start_broadcast,
-)
+from nopsd.rollout.transport import finish, gloo_group, nbytes, places, plan_buckets, start_broadcast
 from nopsd.rollout.weight_source import WeightMeta
 
 Stream = Iterator[tuple[str, "torch.Tensor | None"]]

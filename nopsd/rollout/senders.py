@@ -17,11 +17,12 @@ from urllib.parse import urlsplit
 
 import torch
 
+from nopsd.engine.store import open_store
 from nopsd.errors import ServerError
 from nopsd.network import address_towards
 from nopsd.rollout.background import all_at_once
 from nopsd.rollout.client import RolloutClient
-from nopsd.rollout.transport import nbytes, open_store
+from nopsd.rollout.transport import nbytes
 from nopsd.rollout.weight_source import WeightMeta, WeightSource
 
 Stream = Iterator[tuple[str, "torch.Tensor | None"]]

@@ -142,3 +142,15 @@ def _shifted(progress: Progress | None, offset: int, total: int) -> Progress:
             progress(offset + done, total, **info)
 
     return report
+
+
+class Lazily:
+    """A client that is asked for, and so a server that is started, only when there is something to sample."""
+
+    def __init__(self, make: Callable[[], Generator]) -> None:
+        self.make, self.client = make, None  # type: Callable[[], Generator], Generator | None
+
+    def generate(self, *arguments: Any, **options: Any) -> list[list[Rollout]]:
+        """As the client's."""
+        self.client = self.client or self.make()
+        return self.client.generate(*arguments, **options)

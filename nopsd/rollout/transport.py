@@ -3,15 +3,14 @@
 A group of 1 trainer process and all of one server's workers; each bucket of parameters is one broadcast of bytes.
 Both sides compute the same buckets, and the same places in them, from the parameters' sizes. Needs torch alone.
 
-Who can reach it: the rendezvous store listens only on the address from which the server is reached (by default a
-TCPStore listens on all), under a name that only the server receives, and is closed once the group is connected; gloo's
+Who can reach it: the rendezvous store (nopsd.engine.store) listens only on the address from which the server is
+reached, under a name that only the server receives, and is closed once the group is connected; gloo's
 own sockets listen on that address too. The data is neither encrypted nor signed: the hosts' network is trusted.
 """
 
 from __future__ import annotations
 
 import math
-import socket
 import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
@@ -19,10 +18,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from nopsd.network import family_of
-
 ALIGNMENT = 64
-BACKLOG = 128
 
 
 def nbytes(dtype_name: str, shape: Sequence[int]) -> int:
@@ -59,31 +55,6 @@ def places(sizes: Sequence[int]) -> tuple[list[int], int]:
         starts.append(end)
         end += -(-size // ALIGNMENT) * ALIGNMENT
     return starts, end
-
-
-def open_store(address: str, timeout_s: float) -> dist.TCPStore:
-    """The rendezvous store, on the trainer's side, at a free port (`.port`) of `address` alone; closed when deleted.
-
-    Keep a reference until every member has read it.
-    """
-    with socket.socket(family_of(address), socket.SOCK_STREAM) as listening:
-        listening.bind((address, 0))
-        listening.listen(BACKLOG)
-        port = listening.getsockname()[1]
-        return dist.TCPStore(
-            address,
-            port,
-            None,
-            is_master=True,
-            timeout=timedelta(seconds=timeout_s),
-            wait_for_workers=False,
-            master_listen_fd=listening.detach(),
-        )
-
-
-def join_store(address: str, port: int, timeout_s: float) -> dist.TCPStore:
-    """A connection to the store that `open_store` made."""
-    return dist.TCPStore(address, port, None, is_master=False, timeout=timedelta(seconds=timeout_s))
 
 
 def gloo_group(

@@ -21,16 +21,9 @@ from typing import Any
 
 import torch
 
+from nopsd.engine.store import join_store
 from nopsd.network import address_towards
-from nopsd.rollout.transport import (
-    finish,
-    gloo_group,
-    join_store,
-    nbytes,
-    places,
-    plan_buckets,
-    start_broadcast,
-)
+from nopsd.rollout.transport import finish, gloo_group, nbytes, places, plan_buckets, start_broadcast
 
 BACKEND = "gloo"
 BUSY_LOOP_S = 0.002  # shorter than a decoding step of the smallest model

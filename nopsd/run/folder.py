@@ -8,13 +8,13 @@
 
 A stage is `current` if its manifest's fingerprint equals the one asked for and its files are whole:
 then running it again is a no-op. If it was made from something else it is refused, naming the
-difference, never overwritten silently.
+difference, never overwritten silently; but for what a stage is cheaply made again for (gold answers: judged anew).
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,9 @@ SELECT, TRAIN, EVALUATE, REPORT = "select", "train", "evaluate", "report"
 MANIFEST = "manifest.json"
 BEGUN = "begun.json"
 # Folders of a stage that its manifest leaves out: rewritten by later steps, and checked in their own way.
+LEFT = (".*.part", "*/.*.part", ".shared-*", ".writable")  # what `nopsd.files` and checks write on their way
+# Keys of a fingerprint that folders of before this record don't have: these are taken as they are.
+TOKENIZER, GENERATION = "model.tokenizer", "model.generation_config"
 UNSEALED = ("checkpoints", "tb", "logs")
 CARD_PATH = f"{EXPORT}/{CARD}"  # of the train stage: written again when there are results
 
@@ -118,15 +121,27 @@ class RunFolder:
         return read_json_if_there(self.export / RECORD)
 
     def manifest(self, stage: str) -> dict[str, Any] | None:
+        """The seal of a stage; None if it has none. ArtefactError if it is damaged: what is sealed need not be."""
         path = self.stage_dir(stage) / MANIFEST
-        return read_json(path) if path.exists() else None
+        try:
+            found: dict[str, Any] | None = read_json(path) if path.exists() else None
+            if found is not None and not all(isinstance(found[key], dict) for key in ("fingerprint", "files")):
+                raise TypeError("not a manifest")
+        except (ArtefactError, TypeError, KeyError) as error:
+            kept = f" The model is {self.export}: keep a copy of it first." if stage == TRAIN else ""
+            raise ArtefactError(
+                f"{path} is damaged, so nothing says whether the stage's files are whole: bring it back from a copy, "
+                f"or make the stage afresh with --redo {stage}, which deletes them.{kept}"
+            ) from error
+        return found
 
-    def is_current(self, stage: str, fingerprint: Mapping[str, Any]) -> bool:
+    def is_current(self, stage: str, fingerprint: Mapping[str, Any], remade_for: Collection[str] = ()) -> bool:
         """Whether the stage is committed from exactly this.
 
         Args:
             stage: Its name.
             fingerprint: All that its artefact is made from, as plain values.
+            remade_for: What of it may differ without being refused: the stage is then not current.
 
         Raises:
             ArtefactError: It was made from something else, or is damaged.
@@ -134,26 +149,27 @@ class RunFolder:
         manifest = self.manifest(stage)
         if manifest is None:
             return False
-        self._refuse_other(stage, manifest["fingerprint"], flatten(fingerprint))
+        if not self._is_same(stage, manifest["fingerprint"], flatten(fingerprint), remade_for):
+            return False
         self._refuse_damaged(stage, manifest)
         return True
 
-    def begin(self, stage: str, fingerprint: Mapping[str, Any]) -> Path:
+    def begin(self, stage: str, fingerprint: Mapping[str, Any], remade_for: Collection[str] = ()) -> Path:
         """The stage's folder, ready for work.
 
         Args:
             stage: Its name.
             fingerprint: All that its artefact will be made from.
+            remade_for: What of it may differ from what work there was begun from.
 
         Raises:
-            ArtefactError: Unfinished work there was begun from something else.
+            ArtefactError: Work there was begun from something else.
         """
-        folder = self.stage_dir(stage)
+        folder, wanted = self.stage_dir(stage), flatten(fingerprint)
         begun = folder / BEGUN
-        if begun.exists():
-            self._refuse_other(stage, read_json(begun), flatten(fingerprint))
-        else:
-            write_json(begun, flatten(fingerprint))
+        if not begun.exists() or not self._is_same(stage, read_json(begun), wanted, remade_for):
+            (folder / MANIFEST).unlink(missing_ok=True)
+            write_json(begun, wanted)
         return folder
 
     def commit(self, stage: str, fingerprint: Mapping[str, Any]) -> str:
@@ -174,18 +190,28 @@ class RunFolder:
             raise ArtefactError(f"{self.stage_dir(stage)} is not there yet: run `nopsd {stage}` first")
         return sha256_json(manifest["files"])
 
+    def sweep(self) -> None:
+        """Remove small files that a killed command left half written. Only while nobody else works in the folder."""
+        for pattern in LEFT:
+            for file in self.root.glob(pattern):
+                file.unlink(missing_ok=True)
+
     def redo(self, stage: str) -> None:
         """Delete a stage, its files included."""
         shutil.rmtree(self.stage_dir(stage), ignore_errors=True)
 
-    def _refuse_other(self, stage: str, made: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-        differing = sorted(k for k in {*made, *wanted} if made.get(k) != wanted.get(k))
-        if differing:
+    def _is_same(
+        self, stage: str, made: Mapping[str, Any], wanted: Mapping[str, Any], remade_for: Collection[str]
+    ) -> bool:
+        unrecorded = {key for key in (TOKENIZER, GENERATION) if key not in made}
+        differing = sorted(k for k in {*made, *wanted} - unrecorded if made.get(k) != wanted.get(k))
+        if not set(differing) <= set(remade_for):
             shown = "; ".join(f"{k}: {_brief(made.get(k))} there, {_brief(wanted.get(k))} asked" for k in differing[:4])
             raise ArtefactError(
                 f"{self.stage_dir(stage)} was made from something else ({shown}): "
                 f"choose another run_dir, or start it afresh with --redo {stage}"
             )
+        return not differing
 
     def _refuse_damaged(self, stage: str, manifest: Mapping[str, Any]) -> None:
         for name, digest in manifest["files"].items():

@@ -7,6 +7,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from nopsd import __version__
 from nopsd.cluster import rank
 from nopsd.cluster.hostfile import world_size
 from nopsd.cluster.planning import check_hosts, hosts_that_train, make_plan
-from nopsd.cluster.rank_files import answer_stop, rank_progress
+from nopsd.cluster.rank_files import answer_stop, launched_by_command, rank_progress
 from nopsd.cluster.servers.vllm_command import check_server_args
 from nopsd.cluster.stage_launcher import launch_stage, under_launcher
 from nopsd.config import Config, to_yaml
@@ -23,9 +24,10 @@ from nopsd.engine.device import device
 from nopsd.engine.distributed import Ranks
 from nopsd.errors import ConfigError, Stopped, UserError
 from nopsd.files import flatten, read_json, write_atomic, write_json
-from nopsd.keys import without_keys
+from nopsd.keys import redacted_words, without_keys
 from nopsd.run.folder import BEGUN
 from nopsd.run.journal import both, recorded
+from nopsd.run.lock import run_lock
 from nopsd.run.progress import StageProgress
 from nopsd.run.session import Session
 from nopsd.run.stage import Stage, Stages
@@ -48,7 +50,10 @@ def run_all(stages: Stages, config: Config, redo: str | None = None) -> Session:
         UserError: A stage failed.
     """
     if under_launcher():
-        raise UserError("`nopsd run` starts deepspeed by itself: run it without a launcher, or launch a single stage")
+        raise UserError(
+            "`nopsd run` starts deepspeed by itself: run it without a launcher, or launch a single stage "
+            "(RANK and WORLD_SIZE are set: unset them if another launcher left them over)"
+        )
     with Session(config) as session:
         bring_up(stages, session, stages.planned(config), redo)
     return session
@@ -78,17 +83,19 @@ def run_one(stages: Stages, config: Config, name: str, redo: str | None = None) 
 def bring_up(stages: Stages, session: Session, wanted: Sequence[Stage], redo: str | None) -> None:
     """Bring stages up to date, in order; what `redo` names is deleted first, with all that reads it."""
     check_writable(session)
-    for stage in wanted:
-        stage.check(session)
-    if not all(stage.runs_here(session.config) for stage in wanted):
-        check_hosts(session.config, session.run.root)
-    if any(stage.asks_server(session.config) for stage in wanted):
-        check_server_args(session.config.server, device())
-    delete_from(stages, session, redo)
-    for stage in wanted:
-        run_stage(stages, session, stage)
-        if line := stage.finish(session):
-            print(f"      {line}", flush=True)
+    with run_lock(session.run.root):
+        session.run.sweep()
+        for stage in wanted:
+            stage.check(session)
+        if not all(stage.runs_here(session.config) for stage in wanted):
+            check_hosts(session.config, session.run.root)
+        if any(stage.asks_server(session.config) for stage in wanted):
+            check_server_args(session.config.server, device())
+        delete_from(stages, session, redo)
+        for stage in wanted:
+            run_stage(stages, session, stage)
+            if line := stage.finish(session):
+                print(f"      {line}", flush=True)
 
 
 def delete_from(stages: Stages, session: Session, redo: str | None) -> None:
@@ -127,10 +134,10 @@ def run_stage(stages: Stages, session: Session, stage: Stage, place: tuple[int, 
     made = stages.fingerprint(session, stage)
     place = place or stages.place(stage, session.config)
     with StageProgress(f"{stage.name}: {stage.title(session.config)}", *place) as progress:
-        if session.run.is_current(stage.name, made):
+        if session.run.is_current(stage.name, made, stage.remade_for):
             progress.up_to_date()
             return
-        folder = session.run.begin(stage.name, made)
+        folder = session.run.begin(stage.name, made, stage.remade_for)
         record_run(session)
         alone = stage.runs_here(session.config)
         ranks = 1 if alone else world_size(hosts_that_train(session.config))
@@ -171,6 +178,16 @@ def run_as_rank(stages: Stages, session: Session, stage: Stage) -> None:
         ranks = init_distributed(session.config.dist)
     watch_by_hand(ranks, session.config, stage.name)
     check_agreement(ranks, session.config)
+    with run_lock(session.run.root) if is_main and not launched_by_command() else nullcontext():
+        make_together(stages, session, stage, ranks)
+    shutdown_distributed()
+
+
+def make_together(stages: Stages, session: Session, stage: Stage, ranks: Ranks) -> None:
+    """Bring a stage up to date over all ranks. Collective."""
+    from nopsd.engine.distributed import shutdown_distributed
+
+    is_main = ranks.is_main
     made = stages.fingerprint(session, stage)
     current = ranks.broadcast_json(session.run.is_current(stage.name, made) if is_main else None)
     if not current:
@@ -190,7 +207,6 @@ def run_as_rank(stages: Stages, session: Session, stage: Stage) -> None:
             session.run.commit(stage.name, made)
             stage.finish(session)
         ranks.barrier()
-    shutdown_distributed()
 
 
 def work_as_rank(session: Session, stage: Stage, ranks: Ranks) -> None:
@@ -246,7 +262,7 @@ def environment(session: Session) -> dict[str, Any]:
         "host": platform.node(),
         "machine": platform.machine(),
         "cpus": os.cpu_count(),
-        "command": sys.argv,
+        "command": redacted_words(sys.argv),
         "model": {"path": str(session.model.path), "hash": session.model.hash},
         "seed": session.config.seed,
     }
@@ -258,5 +274,8 @@ def git_revision() -> str | None:
     if not (here / ".git").exists():
         return None
     command = ["git", "-C", str(here), "describe", "--always", "--abbrev=40", "--dirty=+"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:  # there is no git
+        return None
     return done.stdout.strip() or None

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 
 from nopsd.config import METHODS, Config
 from nopsd.errors import ConfigError
+from nopsd.run.folder import GENERATION, TOKENIZER
 from nopsd.run.session import Session
 
 Progress = Callable[..., None] | None
@@ -39,6 +40,7 @@ class Stage(ABC):
     config_keys: ClassVar[tuple[str, ...]] = ()
     distributed: ClassVar[bool] = False
     finishes_step: ClassVar[bool] = False  # on SIGTERM it finishes and saves what it is at
+    remade_for: ClassVar[tuple[str, ...]] = ()  # what of its fingerprint may change without its being refused
     on_request: ClassVar[bool] = False  # may be run alone where the method doesn't need it
 
     def title(self, config: Config) -> str:
@@ -136,8 +138,10 @@ class Stages:
 
 
 def fingerprint(session: Session, stage: Stage, reads: Sequence[str]) -> dict[str, Any]:
-    """Model, seed, the values of the stage's keys, what else it declares, and its inputs' hashes."""
-    made: dict[str, Any] = {"model": session.model.hash, "seed": session.config.seed}
+    """The model's hashes, the seed, the values of the stage's keys, what else it declares, and its inputs' hashes."""
+    model = session.model
+    made: dict[str, Any] = {"model": model.hash, TOKENIZER: model.tokenizer, GENERATION: model.generation}
+    made["seed"] = session.config.seed
     for key in stage.keys(session.config):
         value = reduce(getattr, key.split("."), session.config)
         made[key] = asdict(value) if is_dataclass(value) and not isinstance(value, type) else value

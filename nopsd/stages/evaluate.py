@@ -6,28 +6,38 @@ from pathlib import Path
 from typing import Any
 
 from nopsd.config import ENTRY_POINTS, Config
+from nopsd.data.records import Question
 from nopsd.evaluation.artefacts import write_pool_correct, write_results
 from nopsd.plugins import source_hashes
-from nopsd.rollout.stage import run_rollouts
+from nopsd.rollout.stage import Lazily, run_rollouts
 from nopsd.run import folder as names
 from nopsd.run.session import Session, eval_sampling
 from nopsd.run.stage import Counts, Progress, Stage
 from nopsd.stages.rollout import SERVED_WITH
 from nopsd.stages.workload import responses
 
+ANSWERS = "answers"
+
 
 class _Evaluation(Stage):
     """What both evaluations share."""
 
     config_keys = ("eval", "prompt", *SERVED_WITH)
-
-    def made_from(self, session: Session) -> dict[str, Any]:
-        """A judge of the user's own."""
-        return source_hashes({"eval.extract": session.config.eval.extract}, ENTRY_POINTS)
+    remade_for = (ANSWERS,)  # the responses stay, and are judged anew
 
     def check(self, session: Session) -> None:
         """Every test question can be judged."""
         session.judge.check(session.splits.tests)
+
+    def judged(self, session: Session) -> list[Question]:
+        """The questions whose gold answers are read."""
+        return [q for tests in session.tests.values() for q in tests]
+
+    def made_from(self, session: Session) -> dict[str, Any]:
+        """The gold answers, and a judge of the user's own."""
+        own = source_hashes({"eval.extract": session.config.eval.extract}, ENTRY_POINTS)
+        questions = self.judged(session)
+        return {ANSWERS: session.judge.answers_hash(questions), **own} if questions else own
 
     def workload(self, config: Config, counts: Counts | None) -> str:
         """Responses and tokens."""
@@ -44,6 +54,11 @@ class EvaluateBase(_Evaluation):
     def needed(self, config: Config) -> bool:
         """Always: also of method base, which trains nothing."""
         return True
+
+    def judged(self, session: Session) -> list[Question]:
+        """The tests, and the pool for the report."""
+        tests = super().judged(session)
+        return [*tests, *session.pool] if tests else []
 
     def work(self, session: Session, folder: Path, progress: Progress) -> None:
         """Sample and judge; judge the pool's rollouts."""
@@ -76,7 +91,7 @@ def evaluate_weights(
         return
     questions = [q for tests in session.tests.values() for q in tests]
     prompts = [session.renderer.student(q) for q in questions]
-    client = session.client_holding(weights, version)
+    client = Lazily(lambda: session.client_holding(weights, version))
     sampling, seed = eval_sampling(config.eval), config.eval.seed
     rollouts = run_rollouts(questions, prompts, client, sampling, seed, folder, version, progress)
     write_results(folder, name, session.judge.evaluate(session.tests, rollouts, session.think_open))

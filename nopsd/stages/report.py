@@ -34,6 +34,7 @@ class Report(Stage):
     name = names.REPORT
     does = "write the report"
     inputs = (names.EVALUATE_BASE, names.NEURONS, names.SELECT, names.TRAIN, names.EVALUATE)
+    remade_for = (f"input.{names.EVALUATE_BASE}", f"input.{names.EVALUATE}")
 
     def needed(self, config: Config) -> bool:
         """Always: also of method base, which trains nothing."""

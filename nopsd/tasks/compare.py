@@ -32,6 +32,7 @@ from nopsd.reporting.table import Table, as_record, markdown
 from nopsd.run import folder as names
 from nopsd.run import runner
 from nopsd.run.folder import RunFolder
+from nopsd.run.lock import run_lock
 from nopsd.run.progress import duration
 from nopsd.run.server_cache import CachedServerSession, ServerCache
 from nopsd.run.session import Session
@@ -63,6 +64,13 @@ def run_all(plan: Plan) -> tuple[list[Table], dict[str, str]]:
     runs = members(plan)
     check_before(plan, runs)
     root = Path(plan.folder)
+    root.mkdir(parents=True, exist_ok=True)
+    with run_lock(root):
+        return run_members(plan, runs, root)
+
+
+def run_members(plan: Plan, runs: Sequence[Member], root: Path) -> tuple[list[Table], dict[str, str]]:
+    """In the comparison's folder, which nobody else works in."""
     write_atomic(root / "plan.yaml", yaml.safe_dump(OmegaConf.to_container(OmegaConf.structured(plan))))
     failed: dict[str, str] = {}
     clock = Eta(len(runs))

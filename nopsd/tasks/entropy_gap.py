@@ -23,6 +23,7 @@ from nopsd.rollout.types import FILE as FILE_OF_ROLLOUTS
 from nopsd.rollout.types import Rollout, read_rollouts, rollouts_hash
 from nopsd.run import folder as names
 from nopsd.run import runner
+from nopsd.run.lock import run_lock
 from nopsd.run.session import Session
 from nopsd.run.stage import Progress, Stage, Stages
 from nopsd.signals.belief import broadcast_with_heartbeat, sample_demonstrated
@@ -51,7 +52,9 @@ def measure(config: Config) -> dict[str, EntropyGap]:
 
 def bring_up(session: Session) -> None:
     """From the process that the user started: launch the ranks unless the result is there."""
-    runner.run_stage(GAP_STAGES, session, GAP, place=(1, 1))
+    runner.check_writable(session)
+    with run_lock(session.run.root):
+        runner.run_stage(GAP_STAGES, session, GAP, place=(1, 1))
 
 
 def read_gap(root: Path) -> dict[str, EntropyGap]:

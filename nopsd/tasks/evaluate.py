@@ -27,14 +27,16 @@ from nopsd.evaluation.results import DomainResult
 from nopsd.reporting.table import Cell, Entry, Table, plain
 from nopsd.rollout.pool import server_urls
 from nopsd.rollout.service import RolloutService
-from nopsd.rollout.stage import run_rollouts
+from nopsd.rollout.stage import Lazily, run_rollouts
 from nopsd.rollout.types import FILE as ROLLOUTS
 from nopsd.rollout.types import Rollout, read_rollouts
 from nopsd.rollout.weight_sync import load_folder
-from nopsd.run.folder import RunFolder
+from nopsd.run.folder import GENERATION, TOKENIZER, RunFolder
+from nopsd.run.lock import run_lock
 from nopsd.run.progress import StageProgress
 from nopsd.run.session import Session, eval_sampling
 from nopsd.stages.data import check_prompts, chosen_tests
+from nopsd.stages.evaluate import ANSWERS
 
 NAME = "model"  # in eval_NAME_DOMAIN.jsonl and metrics.json
 VERSION = 1  # the policy version under which servers that run already are given the weights
@@ -55,8 +57,6 @@ def evaluate(config: Config, redo: str | None = None) -> str:
     with Session(config) as session:
         session.judge.check(session.splits.tests)
         run, stage = RunFolder(session.run.root / "eval"), folder_name(config.model.path, session.model.hash)
-        if redo is not None:
-            run.redo(stage)
         tests = chosen_tests(config, session.splits)
         if not any(tests.values()):
             raise UserError(f"data.name={config.data.name} has no test questions with answers: nothing to evaluate on")
@@ -68,8 +68,12 @@ def evaluate(config: Config, redo: str | None = None) -> str:
                 load_folder(served, session.model.path, VERSION)
             return served
 
-        done = evaluate_model(session, run, stage, tests, client)
-        return as_text(done, session, tests)
+        session.run.root.mkdir(parents=True, exist_ok=True)
+        with run_lock(session.run.root, ".lock-eval"):
+            if redo is not None:
+                run.redo(stage)
+            done = evaluate_model(session, run, stage, tests, client)
+            return as_text(done, session, tests)
 
 
 def folder_name(path: str, model_hash: str) -> str:
@@ -92,10 +96,10 @@ def evaluate_model(
     made = made_from(session, tests)
     folder = run.stage_dir(stage)
     with StageProgress(f"evaluate: {config.model.path}", *place) as progress:
-        if run.is_current(stage, made):
+        if run.is_current(stage, made, (ANSWERS,)):
             progress.up_to_date()
             return Evaluation(folder, {d: read_result(folder, NAME, d, config.eval) for d in tests})
-        run.begin(stage, made)
+        run.begin(stage, made, (ANSWERS,))
         started = time.monotonic()
         questions = [q for domain in tests.values() for q in domain]
         check_prompts(config, session.renderer, questions, config.eval.max_new, "eval.max_new")
@@ -103,7 +107,7 @@ def evaluate_model(
         rollouts = run_rollouts(
             questions,
             prompts,
-            _Lazily(client),
+            Lazily(client),
             eval_sampling(config.eval),
             config.eval.seed,
             folder,
@@ -130,24 +134,16 @@ def made_from(session: Session, tests: Tests) -> dict[str, Any]:
     plain_config = to_plain(config)
     return {
         "model": session.model.hash,
+        TOKENIZER: session.model.tokenizer,
+        GENERATION: session.model.generation,
         "seed": config.seed,
         "eval": plain_config["eval"],
         "prompt": plain_config["prompt"],
         "model.dtype": config.model.dtype,
         "server.dtype": config.server.dtype,
         "tests": questions_hash(q for domain in tests.values() for q in domain),
+        ANSWERS: session.judge.answers_hash(q for domain in tests.values() for q in domain),
     }
-
-
-class _Lazily:
-    """A client that is asked for, and so a server that is started, only when there is something to sample."""
-
-    def __init__(self, make: Callable[[], RolloutService]) -> None:
-        self.make, self.client = make, None  # type: Callable[[], RolloutService], RolloutService | None
-
-    def generate(self, *arguments: Any, **options: Any) -> list[list[Rollout]]:
-        self.client = self.client or self.make()
-        return self.client.generate(*arguments, **options)
 
 
 def as_evaluated(

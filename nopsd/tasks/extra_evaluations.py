@@ -7,13 +7,12 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
-from urllib.parse import quote
 
 from nopsd.config import METHODS, Config, to_plain
 from nopsd.data.records import Question
 from nopsd.data.sources import load_splits
 from nopsd.evaluation.artefacts import evaluated_domains
-from nopsd.files import sha256_json
+from nopsd.files import file_name, sha256_json
 from nopsd.reporting.compare.gathering import SELECTED, TARGETS, base_folder
 from nopsd.reporting.compare.plan import Member, Plan, base_of, base_paths, domains, target_config
 from nopsd.reporting.compare.views import OWN
@@ -43,7 +42,7 @@ def extra_evaluations(plan: Plan, runs: Sequence[Member], servers: ServerCache) 
             todo.append((f"{member.name}, Table 5", partial(evaluate_selected, member, servers)))
             todo.append((f"{member.name}, Table 6", partial(measure_entropy_gap, member, servers)))
     for name, also in plan.also.items():
-        run = RunFolder(Path(plan.folder) / "also" / quote(name, safe=""))
+        run = RunFolder(Path(plan.folder) / "also" / file_name(name))
         work = partial(on_groups, plan, also.path, base_of(also, name, runs), plan.seeds[0], run, (), servers)
         todo.append((name, work))
     return todo
@@ -82,7 +81,7 @@ def on_groups(
         if tests:
             with CachedServerSession(config, servers) as session:
                 client = partial(client_with_weights, servers, target_config(plan, name, base, seed), session)
-                evaluate_model(session, run, quote(f"{name}-{seed}", safe=""), tests, client)
+                evaluate_model(session, run, file_name(f"{name}-{seed}"), tests, client)
 
 
 def client_with_weights(servers: ServerCache, served: Config, session: Session) -> RolloutService:

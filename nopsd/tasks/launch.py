@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,11 +19,12 @@ from nopsd.cluster.launch_context import ranks_environment, without_own, write_f
 from nopsd.cluster.launch_files import LaunchFile
 from nopsd.cluster.planning import make_plan
 from nopsd.cluster.restarts import run_with_restarts
+from nopsd.cluster.stage_launcher import launcher_environment
 from nopsd.config import Config, to_yaml
 from nopsd.errors import ConfigError, UserError
 from nopsd.files import write_atomic
 from nopsd.gpus import meant_for_gpus
-from nopsd.keys import without_keys
+from nopsd.keys import SERVER_KEY_VARIABLE, is_secret, without_keys
 from nopsd.network import why_unusable
 from nopsd.run import runner
 from nopsd.stages.registry import STAGES
@@ -72,7 +74,13 @@ def leave_launch_files(config: Config, plan: Plan) -> Path:
 def slurm_script(config: Config, target: str, overrides: Sequence[str]) -> str:
     """cluster/slurm.sbatch filled in: it runs this command again, with the hosts that Slurm allocated."""
     hosts = tuple(training_hosts(read_hostfile(config.dist.hostfile or ""), config.rollout.hosts))
-    kept = [item for item in overrides if not item.startswith("dist.hostfile=")]
+    hidden = [item.split("=")[0] for item in overrides if is_secret(item.split("=")[0])]
+    if hidden:
+        print(
+            f"nopsd: {', '.join(hidden)} is left out of the script: export {SERVER_KEY_VARIABLE} before sbatch",
+            file=sys.stderr,
+        )
+    kept = [item for item in overrides if item.split("=")[0] not in ("dist.hostfile", *hidden)]
     command = ["nopsd", "launch", target, "--hostfile", "$HOSTFILE", "--config", str(left_files(config)), *kept]
     line = " ".join(word if word == "$HOSTFILE" else typed_command([word], {}) for word in command)
     log = Path(config.run_dir).absolute() / "logs" / "slurm-%j.log"
@@ -99,5 +107,5 @@ def one_node(config: Config, target: str, node_rank: int, dry_run: bool) -> int:
             f"{plan.master_addr}:{plan.master_port}: a process here listens on the ranks' port already, left over "
             "perhaps: `ss -ltnp` names it; end it and start this node again"
         )
-    environment = {**os.environ, "OMP_NUM_THREADS": str(config.dist.threads), "TOKENIZERS_PARALLELISM": "false"}
+    environment = launcher_environment(config.dist)
     return subprocess.run(command, env=environment, check=False).returncode

@@ -26,6 +26,7 @@ from nopsd.errors import ArtefactError, UserError
 from nopsd.files import flatten
 from nopsd.train import checkpoint_files as files
 from nopsd.train.checkpoint_files import COMMITTED, Keep, own_files, tag_of
+from nopsd.train.loading import data_only
 from nopsd.train.rank_state import load_rank_state, reshard_rank_state, save_rank_state
 from nopsd.train.universal import load_universal, remove_conversion
 
@@ -133,16 +134,18 @@ def load(engine: Any, ema: Any, checkpoint: Checkpoint, ranks: Ranks) -> None:
     """
     same = checkpoint.ranks == ranks.world
     if same:
-        path, client = engine.load_checkpoint(
-            str(checkpoint.path.parent), tag=checkpoint.path.name, load_module_strict=all_trained(engine)
-        )
+        with data_only():
+            path, client = engine.load_checkpoint(
+                str(checkpoint.path.parent), tag=checkpoint.path.name, load_module_strict=all_trained(engine)
+            )
     elif engine.zero_nvme_offload_optimizer():
         raise ArtefactError(
             f"{checkpoint.path} was written by {checkpoint.ranks} ranks, and an optimizer on NVMe can't be resharded: "
             f"set dist.ranks={checkpoint.ranks}"
         )
     else:
-        path, client = load_universal(engine, checkpoint.path, ranks)
+        with data_only():
+            path, client = load_universal(engine, checkpoint.path, ranks)
     if path is None or not client or client.get("step") != checkpoint.step:
         raise ArtefactError(f"DeepSpeed didn't load {checkpoint.path}: delete that folder and start again")
     if same:

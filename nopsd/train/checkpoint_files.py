@@ -5,7 +5,7 @@
     FOLDER/step_00000025/COMMITTED.json   written last: step, ranks, identity, score, SHA-256 of all files
 
 In: a folder of such checkpoints. Out: readable marks, newest first, and what is wrong with a rank's files.
-Files are checked by content, so a torn, shortened, flipped or missing one is found before DeepSpeed unpickles it.
+Files are checked by content, so a torn, shortened, flipped or missing one is found before DeepSpeed reads it.
 """
 
 from __future__ import annotations

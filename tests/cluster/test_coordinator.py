@@ -3,13 +3,17 @@
 import hashlib
 import hmac
 import json
+import resource
 import socket
+import subprocess
+import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from random import Random
 
 import pytest
 
-from nopsd.cluster.coordinator import Coordinator
+from nopsd.cluster.coordinator import STRANGERS, Coordinator
 from nopsd.cluster.wire import proof
 
 
@@ -45,6 +49,70 @@ def sentinel(coordinator, rank, host):
             time.sleep(0.01)
         time.sleep(0.2)
         yield send
+
+
+HOSTILE = (
+    b'{"rank": 0, "proof": "\\ud800"}\n',  # half a surrogate can't be encoded
+    b'{"rank": true, "proof": ""}\n',
+    b'{"rank": 1e400, "proof": "x"}\n',
+    b'{"rank": 0, "proof": ["x"]}\n',
+    b"[" * 60_000,
+    b"[" * 60_000 + b"\n",
+    b"x" * 200_000,
+    b"\x00\xff\xfe" * 100 + b"\n",
+    b"GET / HTTP/1.1\r\n\r\n",
+    b"\n" * 1000,
+    b"",
+)
+
+
+def test_no_bytes_of_a_stranger_end_the_watch_or_a_run():
+    """One line without the key ended a run; and connections that prove nothing kept ranks out."""
+    random, held = Random(1), []
+    coordinator = Coordinator("127.0.0.1", 2, "the key", 20.0).start()
+    noise = [random.randbytes(random.randrange(2000)) + b"\n" for _ in range(100)]
+    try:
+        for data in (*HOSTILE, *noise):
+            connection = socket.create_connection(("127.0.0.1", coordinator.port), 5)
+            with suppress(OSError):  # it may have hung up before all was sent
+                connection.sendall(data)
+            held.append(connection)
+        with sentinel(coordinator, 0, "head") as zero:
+            zero(failed="user_error", message="the reason")
+            deadline = time.monotonic() + 5
+            while coordinator.root_cause is None and time.monotonic() < deadline:
+                time.sleep(0.05)
+        assert coordinator.root_cause.message == "the reason"
+        assert len(coordinator._peers) <= 2 + STRANGERS
+    finally:
+        for connection in held:
+            connection.close()
+        coordinator.close()
+
+
+def test_descriptors_that_strangers_use_up_are_taken_back():
+    """Broken if whoever opens enough connections ends the thread that watches the ranks."""
+    coordinator = Coordinator("127.0.0.1", 1, "the key", 20.0).start()
+    flood = (
+        "import socket, sys, time\n"
+        f"held = [socket.create_connection(('127.0.0.1', {coordinator.port}), 5) for _ in range(100)]\n"
+        "print('there', flush=True)\ntime.sleep(60)"
+    )
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    process = subprocess.Popen([sys.executable, "-c", flood], stdout=subprocess.PIPE)
+    with socket.socket() as spare:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (spare.fileno() + 10, hard))
+    try:
+        assert process.stdout.readline() == b"there\n"
+        with sentinel(coordinator, 0, "head") as zero:
+            assert coordinator.connected == 1
+            zero(disconnect=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        process.kill()
+        process.communicate()
+        coordinator.close()
+    assert coordinator.done
 
 
 @pytest.mark.parametrize("how", ["received", "broken"])

@@ -27,6 +27,12 @@ def test_the_hosts_are_those_that_deepspeed_reads(tmp_path):
         ("a slots=0\n", 1, "slots=0"),
         ("-oProxyCommand=x slots=1\n", 1, "no host name"),
         ("a slots=1 extra\n", 1, "HOST slots=N"),
+        ("a slots=99999999999999999999999\n", 1, "slots=9"),
+        ("a slots=1\nubuntu@b slots=2\n", 2, "names a user: write b, and in ~/.ssh/config .*`User ubuntu`"),
+        ("node1:2222 slots=2\n", 1, "names a port: write node1, .*`Port 2222`"),
+        ("fd00::11 slots=2\n", 1, "IPv6 address.*HostName ADDRESS"),
+        ("[fd00::11] slots=2\n", 1, "IPv6 address"),
+        ("a;reboot slots=2\n", 1, "no host name"),
     ],
 )
 def test_mistakes_name_their_line(tmp_path, text, line, message):
@@ -36,6 +42,16 @@ def test_mistakes_name_their_line(tmp_path, text, line, message):
     with pytest.raises(ConfigError, match=message) as error:
         read_hostfile(file)
     assert f"{file}:{line}" in str(error.value)
+
+
+def test_bytes_of_another_encoding_name_their_line_and_a_mark_is_read_over(tmp_path):
+    """A comment in Latin-1 was a traceback; editors on Windows put a mark before the first line."""
+    file = tmp_path / "hosts"
+    file.write_bytes("# nœud\n# nmíud\na slots=1\n".encode("cp1252"))
+    with pytest.raises(ConfigError, match=f"{file}:1: .* save the file as UTF-8"):
+        read_hostfile(file)
+    file.write_text("\ufeffa slots=1\r\nb slots=2\r\n", newline="")
+    assert read_hostfile(file) == [Host("a", 1), Host("b", 2)]
 
 
 def test_no_file_and_no_host(tmp_path):

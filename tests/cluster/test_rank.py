@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from nopsd.cluster.rank import numbered
+from nopsd.cluster.rank import check_number, numbered
+from nopsd.errors import UserError
 
 
 @pytest.mark.parametrize(
@@ -21,6 +22,26 @@ def test_ranks_know_their_number_from_mpi_and_slurm(launcher, given):
     """Without mpi4py. A user's own command in a batch script is no rank, though Slurm numbers it too."""
     assert numbered({**given, "NOPSD_LAUNCHER": launcher}) == {"RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "4"}
     assert numbered(given) == {} and numbered({**given, "NOPSD_LAUNCHER": launcher, "RANK": "0"}) == {}
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"RANK": "0", "WORLD_SIZE": "2"}, "LOCAL_RANK, MASTER_ADDR, MASTER_PORT not: .*env -u RANK -u WORLD_SIZE"),
+        ({"RANK": "2", "WORLD_SIZE": "2"}, "no rank of a group"),
+        ({"RANK": "", "WORLD_SIZE": ""}, "no rank of a group"),
+        ({"RANK": "x", "WORLD_SIZE": "2"}, "no rank of a group"),
+    ],
+)
+def test_numbers_that_another_launcher_left_over_are_named(environment, message):
+    """They ended the ranks after the rollouts, or made a command wait for ranks that nobody starts."""
+    with pytest.raises(UserError, match=message):
+        check_number(environment)
+
+
+def test_numbers_of_a_whole_group_are_taken():
+    check_number({"RANK": "0", "WORLD_SIZE": "1"})
+    check_number({"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "a", "MASTER_PORT": "1"})
 
 
 RENDEZVOUS = """

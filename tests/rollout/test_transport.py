@@ -8,7 +8,8 @@ import threading
 import pytest
 import torch
 
-from nopsd.rollout.transport import finish, gloo_group, join_store, open_store, places, plan_buckets, start_broadcast
+from nopsd.engine.store import join_store, open_store
+from nopsd.rollout.transport import finish, gloo_group, places, plan_buckets, start_broadcast
 
 
 def test_items_of_a_bucket_stand_apart_and_aligned() -> None:

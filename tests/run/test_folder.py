@@ -33,6 +33,17 @@ def test_a_damaged_file_is_named(run):
         run.is_current("rollout", {"model": "m1", "rollout": {"n": 1}})
 
 
+@pytest.mark.parametrize("data", [b"{", b"\xff\xfe", b"[]", b'{"fingerprint": 1}', b""])
+def test_a_damaged_seal_does_not_advise_to_delete_what_it_seals(run, data):
+    """Hours of training were to be deleted for a file of a few lines."""
+    run.begin("train", {})
+    run.commit("train", {})
+    (run.stage_dir("train") / "manifest.json").write_bytes(data)
+    with pytest.raises(ArtefactError, match=r"bring it back from a copy.*train/export: keep a copy") as caught:
+        run.is_current("train", {})
+    assert "delete its folder" not in str(caught.value)
+
+
 def test_unfinished_work_is_continued_only_on_equal_inputs(tmp_path):
     run = RunFolder(tmp_path)
     run.begin("train", {"train": {"lr": 1}})
@@ -47,3 +58,19 @@ def test_checkpoints_and_boards_are_not_sealed(run):
     run.commit("rollout", {})
     (run.stage_dir("rollout") / "checkpoints" / "a").write_text("2")
     assert run.is_current("rollout", {})
+
+
+def test_what_a_killed_command_left_half_written_goes_and_nothing_else(run):
+    for name in (".x.json.7.part", ".shared-ab12", ".writable", "rollout/.y.7.part"):
+        (run.root / name).write_text("")
+    (run.root / "logs").mkdir()
+    for name in ("logs/x.part", ".lock", "rollout/z.parquet"):
+        (run.root / name).write_text("")
+    run.sweep()
+    left = {str(path.relative_to(run.root)) for path in run.root.rglob("*") if path.is_file()}
+    assert left == {
+        "logs/x.part",
+        ".lock",
+        "rollout/z.parquet",
+        *(f"rollout/{n}.json" for n in ("x", "begun", "manifest")),
+    }

@@ -68,8 +68,8 @@ class Made(Session):
 
     def __init__(self, settings):
         super().__init__(load_config("lab", settings))
-        self.model, self.hashes = SimpleNamespace(hash="m"), {}
-        self.run = SimpleNamespace(stage_hash=self.stage_hash, pool=lambda: self.splits.pool)
+        self.model, self.hashes = SimpleNamespace(hash="m", tokenizer="t", generation="g"), {}
+        self.run = SimpleNamespace(stage_hash=self.stage_hash, pool=lambda: self.splits.pool, tests=dict)
 
     def stage_hash(self, name):
         if name not in self.hashes:

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from nopsd.rollout.transport import gloo_group, join_store, open_store
+from nopsd.engine.store import join_store, open_store
+from nopsd.rollout.transport import gloo_group
 
 TIMEOUT_S = 20.0
 NAME = "nopsd-doctor"

@@ -10,31 +10,51 @@ from __future__ import annotations
 import importlib.util
 import os
 import signal
+import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
 import httpx
 
 from nopsd.cluster import guardian
-from nopsd.cluster.logs import server_error
-from nopsd.cluster.servers.vllm_command import checked_model, devices_of, server_command, server_environment
+from nopsd.cluster.logs import port_was_taken, server_error
+from nopsd.cluster.servers.scratch import Scratch, make_scratch
+from nopsd.cluster.servers.vllm_command import (
+    check_shared_memory,
+    checked_model,
+    devices_of,
+    server_command,
+    server_environment,
+)
 from nopsd.config import ServerConfig
 from nopsd.errors import ServerError, UserError
 from nopsd.keys import new_key
-from nopsd.network import free_port, in_url, why_unusable
+from nopsd.network import hold_port, in_url, is_wildcard, why_unusable
 from nopsd.rollout.client import RolloutClient
 
 INITIAL_VERSION = 0
+PORT_TRIES = 4  # starts of one server: vLLM binds its ports seconds after they are chosen
 
 
 class VllmServer:
     """A running server. Use as a context manager, or call `stop()`; both end only its own processes."""
 
-    def __init__(self, process: subprocess.Popen[bytes], url: str, api_key: str, log_path: Path) -> None:
-        self._process = process
+    def __init__(
+        self,
+        process: subprocess.Popen[bytes],
+        url: str,
+        api_key: str,
+        log_path: Path,
+        held: socket.socket | None = None,
+        scratch: Scratch | None = None,
+    ) -> None:
+        """`held`: what keeps the port free until the server listens on it; `scratch`: its temporary files."""
+        self._process, self._held, self._scratch = process, held, scratch
         self.url = url
         self.api_key = api_key
         self.log_path = log_path
@@ -54,8 +74,14 @@ class VllmServer:
             error = server_error(self.log_path)
             raise ServerError(f"the rollout server at {self.url} died (exit code {code}); {error}")
 
+    def release_port(self) -> None:
+        """The server listens: the port needs no holding any more."""
+        if self._held is not None:
+            self._held.close()
+
     def begin_stop(self) -> None:
         """Ask the server to end; `stop` waits for it."""
+        self.release_port()
         assert self._process.stdin is not None
         self._process.stdin.close()
 
@@ -67,6 +93,10 @@ class VllmServer:
         except subprocess.TimeoutExpired:  # the guardian itself hangs: its group is still ours, for it isn't reaped
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
+        if self._scratch is not None:
+            self._scratch.remove()
+            self._scratch.close()
+            self._scratch = None
 
     def __enter__(self) -> VllmServer:
         return self
@@ -108,24 +138,77 @@ def start_servers(
     model, count = checked_model(model_path), len(log_paths)
     ports = _ports(config, count)
     devices = [devices_of(i, count, config.tensor_parallel, device, ranks) for i in range(count)]
+    check_shared_memory(count, config.tensor_parallel)
     key = key or new_key()
-    servers: list[VllmServer] = []
+    starts = [
+        _Start(config, model, dtype, device, own, port, key, Path(log))
+        for own, port, log in zip(devices, ports, log_paths, strict=True)
+    ]
     try:
-        for port, own, log_path in zip(ports, devices, log_paths, strict=True):
-            command = server_command(config, model, config.dtype or dtype, port, device)
-            env = server_environment(key, model, device, own)
-            servers.append(_start(command, env, f"http://{in_url(config.host)}:{port}", key, Path(log_path)))
-        for server in servers:
-            _wait_until_healthy(server, config.startup_timeout_s)
-            with server.client() as client:
-                client.set_policy_version(INITIAL_VERSION)
-                client.check()
+        for start in starts:
+            start.begin()
+        for start in starts:
+            server = start.finish()
             if ready is not None:
                 ready(server)
     except BaseException:
-        stop_servers(servers)
+        stop_servers([start.server for start in starts if start.server is not None])
         raise
-    return servers
+    return [start.finished for start in starts]
+
+
+@dataclass
+class _Start:
+    """One server's start: again, at most PORT_TRIES times, if another process took a port while vLLM was loading."""
+
+    config: ServerConfig
+    model: str
+    dtype: str
+    device: str
+    devices: str | None
+    port: int  # 0: any
+    key: str
+    log_path: Path
+    server: VllmServer | None = None
+
+    @property
+    def finished(self) -> VllmServer:
+        assert self.server is not None
+        return self.server
+
+    def begin(self) -> None:
+        """Start the process; UserError if the address can't be used."""
+        host, held = self.config.host, None
+        try:
+            held = None if self.port else hold_port(host)
+        except OSError as error:
+            raise _unusable(self.port, host, str(error.strerror)) from error
+        port = held.getsockname()[1] if held else self.port
+        command = server_command(self.config, self.model, self.config.dtype or self.dtype, port, self.device)
+        env = server_environment(self.key, self.model, self.device, self.devices)
+        scratch = make_scratch()
+        process = _popen(command, env | scratch.environment(), self.log_path, scratch.lock)
+        self.server = VllmServer(process, f"http://{in_url(host)}:{port}", self.key, self.log_path, held, scratch)
+
+    def finish(self) -> VllmServer:
+        """The server once it is healthy and holds version 0. ServerError if it dies or takes too long."""
+        for left in range(PORT_TRIES - 1, -1, -1):
+            server = self.finished
+            try:
+                _wait_until_healthy(server, self.config.startup_timeout_s)
+                break
+            except ServerError:
+                if not left or not port_was_taken(self.log_path):
+                    raise
+            print(f"nopsd: another process took a port of {server.url}'s: starting it again", file=sys.stderr)
+            server.stop()
+            if self.port and (why := why_unusable(self.port, self.config.host)):
+                raise _unusable(self.port, self.config.host, why)
+            self.begin()
+        with server.client() as client:
+            client.set_policy_version(INITIAL_VERSION)
+            client.check()
+        return server
 
 
 def stop_servers(servers: Sequence[VllmServer]) -> None:
@@ -136,10 +219,10 @@ def stop_servers(servers: Sequence[VllmServer]) -> None:
         server.stop()
 
 
-def _start(command: list[str], env: dict[str, str], url: str, key: str, log_path: Path) -> VllmServer:
+def _popen(command: list[str], env: dict[str, str], log_path: Path, kept: int) -> subprocess.Popen[bytes]:
     log_path.parent.mkdir(parents=True, exist_ok=True)
     with open(log_path, "wb") as log:
-        process = subprocess.Popen(
+        return subprocess.Popen(
             guardian.guarded(command),
             stdin=subprocess.PIPE,
             stdout=log,
@@ -147,13 +230,13 @@ def _start(command: list[str], env: dict[str, str], url: str, key: str, log_path
             env=env,
             cwd=log_path.parent,
             start_new_session=True,
+            pass_fds=(kept,),
         )
-    return VllmServer(process, url, key, log_path)
 
 
 def refuse_wildcard(host: str) -> None:
     """UserError for an address that means every interface: the config must say who can reach a server."""
-    if host in ("", "0.0.0.0", "::"):
+    if is_wildcard(host):
         raise UserError(
             f"server.host={host} would listen on every interface, and is no address to reach it by: give this host's "
             "address on the network that the trainer is on"
@@ -161,15 +244,8 @@ def refuse_wildcard(host: str) -> None:
 
 
 def _ports(config: ServerConfig, count: int) -> list[int]:
-    """`count` ports from server.port on, or different free ones for 0; UserError if they can't be used."""
-    if not config.port:
-        if why := why_unusable(0, config.host):
-            raise _unusable(config.port, config.host, why)
-        ports: set[int] = set()
-        while len(ports) < count:
-            ports.add(free_port(config.host))
-        return sorted(ports)
-    stated = [config.port + i for i in range(count)]
+    """`count` ports from server.port on, or 0 for each; UserError if a stated one can't be used."""
+    stated = [config.port + i for i in range(count)] if config.port else [0] * count
     for port in stated:
         if why := why_unusable(port, config.host):
             raise _unusable(port, config.host, why)
@@ -200,6 +276,7 @@ def _wait_until_healthy(server: VllmServer, timeout_s: float) -> None:
             server.check_alive()
             try:
                 if http.get(f"{server.url}/health").status_code == 200:
+                    server.release_port()
                     return
             except httpx.TransportError:
                 pass  # not listening yet

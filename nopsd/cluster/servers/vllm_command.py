@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
 
-import nopsd
+from nopsd.cluster.child_environment import child_environment
 from nopsd.cluster.servers.auth import KEY_VARIABLE
 from nopsd.cluster.servers.vllm_args import check_with_vllm, refuse_owned
 from nopsd.config import ServerConfig
@@ -28,19 +30,9 @@ GPU_DEFAULTS = {
     # FlashInfer's sampler compiles with nvcc at first use, and seeds of single requests switch it off anyway.
     "VLLM_USE_FLASHINFER_SAMPLER": "0",
 }
-# Set by training launchers; vLLM would take them for its own.
-LAUNCHER_VARIABLES = (
-    "RANK",
-    "LOCAL_RANK",
-    "WORLD_SIZE",
-    "LOCAL_WORLD_SIZE",
-    "CROSS_RANK",
-    "CROSS_SIZE",
-    "LOCAL_SIZE",
-    "MASTER_ADDR",
-    "MASTER_PORT",
-    "GROUP_RANK",
-)
+# Kubernetes sets these for a service named vllm; vLLM takes VLLM_PORT for the first of its own ports and refuses a URL.
+KUBERNETES = re.compile(r"VLLM_(SERVICE_(HOST|PORT)(_\w+)?|PORT_\d+_\w+)")
+SHARED_MIB = 160  # of vLLM's queue to the workers of one server: ten chunks of 16 MiB
 
 
 def server_command(config: ServerConfig, model: str, dtype: str, port: int, device: str) -> list[str]:
@@ -96,12 +88,12 @@ def checked_model(model_path: str) -> str:
 
 def server_environment(key: str, model: str, device: str, devices: str | None = None) -> dict[str, str]:
     """The server's environment. `devices`: the GPUs it may use, None for all that this process may use."""
-    env = {k: v for k, v in os.environ.items() if k not in LAUNCHER_VARIABLES}
+    env = {k: v for k, v in child_environment(os.environ).items() if not KUBERNETES.fullmatch(k)}
+    if not env.get("VLLM_PORT", "").isdigit():
+        env.pop("VLLM_PORT", None)
     # An empty VLLM_CPU_KVCACHE_SPACE crashes the CPU build and a set one overrides our flag.
     env.pop("VLLM_CPU_KVCACHE_SPACE", None)
     env.update({KEY_VARIABLE: key, "VLLM_SERVER_DEV_MODE": "1", "VLLM_NO_USAGE_STATS": "1"})
-    source = str(Path(nopsd.__file__).resolve().parent.parent)
-    env["PYTHONPATH"] = os.pathsep.join(p for p in (source, env.get("PYTHONPATH")) if p)
     if os.path.isdir(model):
         env["HF_HUB_OFFLINE"] = "1"
     if device == "cpu":
@@ -137,3 +129,16 @@ def devices_of(index: int, count: int, tensor_parallel: int, device: str, ranks:
         )
     own = visible[ranks:] if len(visible) - ranks >= needed else visible
     return ",".join(map(str, own[index * tensor_parallel : (index + 1) * tensor_parallel]))
+
+
+def check_shared_memory(count: int, tensor_parallel: int, folder: Path = Path("/dev/shm")) -> None:
+    """UserError if the workers of one server could not exchange their batches: they die by SIGBUS where it is full,
+    as in a container with Docker's default of 64 MiB."""
+    if tensor_parallel == 1 or not folder.is_dir():
+        return
+    free, needed = shutil.disk_usage(folder).free >> 20, count * SHARED_MIB
+    if free < needed:
+        raise UserError(
+            f"{folder} has {free} MiB free, and {count} servers of server.tensor_parallel={tensor_parallel} need "
+            f"{needed}: start the container with --shm-size=1g or --ipc=host, or set server.tensor_parallel=1"
+        )

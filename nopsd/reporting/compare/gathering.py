@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
-from urllib.parse import quote
 
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -21,7 +20,7 @@ from nopsd.evaluation.artefacts import evaluated_domains, read_result
 from nopsd.evaluation.bootstrap import Interval
 from nopsd.evaluation.entropy import EntropyGap
 from nopsd.evaluation.results import DomainResult
-from nopsd.files import read_json, sha256_json
+from nopsd.files import file_name, read_json, sha256_json
 from nopsd.reporting.compare.plan import AlsoPlan, Member, Plan, base_of, base_paths, domains
 from nopsd.reporting.compare.results import Model, Results, check_paired
 from nopsd.reporting.compare.views import OWN, Cost, Material, Pool, RowFacts, View, layout_for
@@ -111,7 +110,7 @@ def _take(view: View, member: Member) -> None:
 def _take_checkpoint(view: View, plan: Plan, name: str, also: AlsoPlan, members: Sequence[Member]) -> None:
     """A given checkpoint's evaluations, beside the base model that it was trained from."""
     found: dict[str, DomainResult] = {}
-    for file in sorted((Path(plan.folder) / "also" / quote(name, safe="")).glob(f"*/{MANIFEST}")):
+    for file in sorted((Path(plan.folder) / "also" / file_name(name)).glob(f"*/{MANIFEST}")):
         _fill(found, evaluated(file.parent, "model", members[0].config))
     if not found:
         return

@@ -21,7 +21,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional
-from urllib.parse import quote
 
 import yaml
 from omegaconf import OmegaConf
@@ -29,6 +28,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from nopsd.config import METHODS, Config, load_config
 from nopsd.errors import ConfigError
+from nopsd.files import file_name
 
 VARIED = ("seed", "train.seed")
 # Keys of a plan that flags of the same names give.
@@ -101,12 +101,21 @@ def read_plan(tree: Mapping[str, Any], where: str) -> Plan:
         if isinstance(tree.get(key), Mapping):
             tree[key] = {str(name): value or {} for name, value in tree[key].items()}
     try:
-        plan: Plan = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Plan), tree))
+        plan: Plan = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Plan), as_text(tree)))
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", None) or "?"
         raise ConfigError(f"{where}: {key}: {str(error).splitlines()[0]}") from error
     check_plan(plan, where)
     return plan
+
+
+def as_text(value: Any) -> Any:
+    """A tree in which `${…}` is text: OmegaConf would read any variable of the environment by `${oc.env:…}`."""
+    if isinstance(value, Mapping):
+        return {key: as_text(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [as_text(item) for item in value]
+    return value.replace("${", "\\${") if isinstance(value, str) else value
 
 
 def read_plan_file(path: str | Path) -> dict[str, Any]:
@@ -165,7 +174,7 @@ def members(plan: Plan) -> list[Member]:
 def run_config(plan: Plan, label: str, source: str, seed: int) -> Config:
     """The configuration of one run."""
     method = plan.methods.get(label, MethodPlan())
-    folder = Path(plan.folder) / "runs" / quote(f"{label}-{source}-{seed}", safe="")
+    folder = Path(plan.folder) / "runs" / file_name(f"{label}-{source}-{seed}")
     fixed = {"method": method.method or label, plan.vary: seed, "run_dir": str(folder)}
     return _load(plan, source, {**method.set, **fixed}, f"methods.{label}, sources.{source}")
 

@@ -13,7 +13,7 @@ from nopsd.reporting.compare.figures import FIGURES
 from nopsd.reporting.compare.tables import all_tables
 from nopsd.reporting.compare.views import View
 from nopsd.reporting.figures.style import png
-from nopsd.reporting.page import Page
+from nopsd.reporting.page import Page, escape
 from nopsd.reporting.table import Table, as_csv, latex, markdown, picture
 
 PAPERS = {
@@ -34,9 +34,9 @@ def write_comparison(folder: Path, view: View) -> list[Table]:
     for table in tables:
         write_table(folder / "tables", table)
     page = Page("Comparison")
-    page.text(f"# Comparison\n\n{' '.join(view.about)}")
+    page.text(f"# Comparison\n\n{escape(' '.join(view.about))}")
     if view.missing:
-        page.text("## Not there\n\n" + "\n".join(f"- {said}" for said in view.missing))
+        page.text("## Not there\n\n" + "\n".join(f"- {escape(said)}" for said in view.missing))
     page.text("## Tables", *(markdown(table) for table in tables))
     made = {table.name for table in tables}
     gaps = [why for name, why in PAPERS.items() if name not in made]

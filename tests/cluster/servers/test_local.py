@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import json
 import os
 import socket
+import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +23,7 @@ from nopsd.errors import ServerError, UserError
 
 def start(tmp_path: Path, model: str | Path, **changes: object) -> None:
     config = replace(ServerConfig(max_model_len=64, kv_cache_mib=16), **changes)
-    start_server(config, str(model), "float32", tmp_path / "server.log")
+    start_server(config, str(model), "float32", tmp_path / "server.log").stop()
 
 
 def test_a_port_in_use_is_refused_before_anything_starts(tmp_path: Path, lab_model_dir: Path) -> None:
@@ -49,6 +52,104 @@ def test_without_vllm_the_extra_to_install_is_named(
     )
     with pytest.raises(UserError, match=r"nopsd\[cpu\]"):
         start(tmp_path, lab_model_dir)
+
+
+# vLLM in miniature: loads for a while, then binds as vLLM does; /health needs no key, everything else is answered.
+FAKE = """
+import http.server, socket, sys, time
+port = int(sys.argv[sys.argv.index("--port") + 1])
+time.sleep(0.3)
+class Answer(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+    def log_message(self, *a): pass
+if len(open({starts!r}, "a+").write("x") and open({starts!r}).read()) <= {failures}:
+    socket.create_server(("127.0.0.1", {taken}))
+http.server.HTTPServer(("127.0.0.1", port), Answer).serve_forever()
+"""
+
+
+class Quiet:
+    """A client of a server that is healthy and nothing else."""
+
+    def __enter__(self) -> Quiet:
+        return self
+
+    def __exit__(self, *exc: object) -> None: ...
+
+    def set_policy_version(self, version: int) -> None: ...
+
+    def check(self) -> None: ...
+
+
+@pytest.fixture
+def fake_vllm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Path]:
+    """Makes `server_command` start FAKE, whose first `failures` starts die of a port that is taken."""
+
+    def install(failures: int = 0, taken: int = 0) -> Path:
+        starts = tmp_path / "starts"
+        code = FAKE.format(starts=str(starts), failures=failures, taken=taken)
+        monkeypatch.setattr(
+            server_module,
+            "server_command",
+            lambda c, m, d, port, dev: [sys.executable, "-c", code, "--port", str(port)],
+        )
+        monkeypatch.setattr(server_module.VllmServer, "client", lambda self: Quiet())
+        return starts
+
+    return install
+
+
+def test_a_port_is_nobody_elses_while_vllm_loads(
+    tmp_path: Path, lab_model_dir: Path, fake_vllm: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """vLLM binds some 8 s after it is started: whoever is given a free port in between must get another one."""
+    fake_vllm()
+    popen, refused = server_module._popen, []
+
+    def take_first(command: list[str], *rest: object) -> object:
+        with socket.socket() as other:
+            try:
+                other.bind(("127.0.0.1", int(command[-1])))
+            except OSError as error:
+                refused.append(error.errno)
+        return popen(command, *rest)
+
+    monkeypatch.setattr(server_module, "_popen", take_first)
+    config = ServerConfig(startup_timeout_s=20)
+    servers = start_servers(config, str(lab_model_dir), "float32", [tmp_path / "0.log", tmp_path / "1.log"])
+    server_module.stop_servers(servers)
+    assert refused == [errno.EADDRINUSE] * 2 and servers[0].url != servers[1].url
+
+
+def test_a_server_whose_port_was_taken_is_started_again_on_another(
+    tmp_path: Path, lab_model_dir: Path, fake_vllm: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server with SO_REUSEADDR takes even a held port: `Address already in use` ended the run."""
+    starts, popen, thieves = fake_vllm(), server_module._popen, []
+
+    def take_first(command: list[str], *rest: object) -> object:
+        if not thieves:
+            thieves.append(socket.create_server(("127.0.0.1", int(command[-1]))))
+        return popen(command, *rest)
+
+    monkeypatch.setattr(server_module, "_popen", take_first)
+    config = ServerConfig(startup_timeout_s=20)
+    with start_server(config, str(lab_model_dir), "float32", tmp_path / "server.log") as server:
+        assert starts.read_text() == "xx" and not server.url.endswith(f":{thieves[0].getsockname()[1]}")
+    thieves[0].close()
+
+
+def test_ports_that_vllm_chooses_itself_are_tried_again_but_not_for_ever(
+    tmp_path: Path, lab_model_dir: Path, fake_vllm: Callable[..., Path]
+) -> None:
+    """vLLM chooses ports for its engine long before it binds them; a fault that stays ends the start."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        starts = fake_vllm(failures=99, taken=other.getsockname()[1])
+        with pytest.raises(ServerError, match=r"(?s)died .*Address already in use"):
+            start(tmp_path, lab_model_dir, startup_timeout_s=20)
+        assert starts.read_text() == "x" * server_module.PORT_TRIES
 
 
 @pytest.mark.engine

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 
 from nopsd.cluster.servers import vllm_command
-from nopsd.cluster.servers.vllm_command import devices_of, server_command, server_environment
+from nopsd.cluster.servers.vllm_command import check_shared_memory, devices_of, server_command, server_environment
 from nopsd.config import ServerConfig
 from nopsd.errors import UserError
 
@@ -45,3 +48,40 @@ def test_a_server_on_a_gpu_multiplies_as_the_trainer_does(monkeypatch: pytest.Mo
     env = server_environment("k", "m", "cuda", "0")
     assert env["TRITON_F32_DEFAULT"] == "ieee" and env["VLLM_USE_FLASHINFER_SAMPLER"] == "1"
     assert "PYTORCH_CUDA_ALLOC_CONF" not in env and "TRITON_F32_DEFAULT" not in server_environment("k", "m", "cpu")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "kept"),
+    [
+        ("VLLM_PORT", "tcp://10.0.0.1:8000", False),  # of a Kubernetes service named vllm
+        ("VLLM_PORT_8000_TCP_ADDR", "10.0.0.1", False),
+        ("VLLM_SERVICE_HOST", "10.0.0.1", False),
+        ("VLLM_PORT", "41000", True),  # a user's own
+        ("VLLM_LOGGING_LEVEL", "DEBUG", True),
+        ("WORLD_SIZE", "2", False),  # of torchrun or Kubeflow
+    ],
+)
+def test_variables_that_vllm_would_misread_do_not_reach_it(
+    name: str, value: str, kept: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    assert (server_environment("k", "m", "cpu").get(name) == value) == kept
+
+
+def test_shared_memory_that_is_too_small_is_found_before_workers_die_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that writes into a full /dev/shm is killed by SIGBUS, without a word."""
+    monkeypatch.setattr(vllm_command.shutil, "disk_usage", lambda path: SimpleNamespace(free=64 << 20))
+    with pytest.raises(UserError, match=r"64 MiB free, .* need 160: .*--shm-size"):
+        check_shared_memory(1, 2, tmp_path)
+    check_shared_memory(4, 1, tmp_path)
+
+
+def test_a_server_takes_no_module_from_the_working_folder_and_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "HUSH")
+    monkeypatch.setenv("PYTHONPATH", f":{Path('/own')}:")
+    environment = server_environment("k", "m", "cpu")
+    assert environment["PYTHONSAFEPATH"] == "1" and "HUSH" not in environment.values()
+    parts = environment["PYTHONPATH"].split(":")
+    assert "" not in parts and parts[-1] == "/own"
