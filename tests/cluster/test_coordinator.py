@@ -100,18 +100,23 @@ def test_descriptors_that_strangers_use_up_are_taken_back():
     )
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     process = subprocess.Popen([sys.executable, "-c", flood], stdout=subprocess.PIPE)
-    with socket.socket() as spare:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (spare.fileno() + 10, hard))
-    try:
-        assert process.stdout.readline() == b"there\n"
-        with sentinel(coordinator, 0, "head") as zero:
-            assert coordinator.connected == 1
-            zero(disconnect=True)
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        process.kill()
-        process.communicate()
-        coordinator.close()
+    with socket.socket() as rank:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (rank.fileno() + 10, hard))
+        try:
+            assert process.stdout.readline() == b"there\n"
+            rank.settimeout(10)
+            rank.connect(("127.0.0.1", coordinator.port))
+            challenge = json.loads(rank.recv(4096))["challenge"]
+            hello = {"rank": 0, "host": "head", "proof": proof("the key", challenge, 0)}
+            rank.sendall(json.dumps(hello).encode() + b'\n{"disconnect": true}\n')
+            deadline = time.monotonic() + 10
+            while not coordinator.done and time.monotonic() < deadline:
+                time.sleep(0.05)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            process.kill()
+            process.communicate()
+            coordinator.close()
     assert coordinator.done
 
 
