@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
+from typing import Any
 
 from nopsd.commands.command import Command
+from nopsd.commands.stages import HELP
 
 SHELLS = ("bash", "zsh", "fish")
 FILES = {"--config", "--hostfile", "--plan", "--correct"}
@@ -29,21 +32,29 @@ def script(shell: str) -> str:
     from nopsd.commands.parsing import parsers
     from nopsd.config import all_keys, preset_names
 
-    presets = shtab.cmd(f"printf '%s\\n' {' '.join(preset_names())}")
-    keys = shtab.cmd(f"printf '%s\\n' {' '.join(f'{key.name}=' for key in all_keys())}")
+    words = {
+        "--preset": _offered(preset_names()),
+        "--redo": _offered(HELP),
+        "overrides": _offered(f"{key.name}=" for key in all_keys()),
+    }
     top, commands = parsers()
     for parser in commands.values():
         for action in parser._actions:  # argparse has no public way to the arguments of a parser
-            names = set(action.option_strings)
-            if action.dest == "overrides":
-                action.complete = keys  # type: ignore[attr-defined]
-            elif "--preset" in names:
-                action.complete = presets  # type: ignore[attr-defined]
-            elif names & FILES:
+            names = {*action.option_strings} or {action.dest}
+            if found := names & words.keys():
+                action.complete = words[found.pop()]  # type: ignore[attr-defined]
+            elif names & FILES or (not action.option_strings and not action.choices):
                 action.complete = shtab.FILE  # type: ignore[attr-defined]
             elif names & FOLDERS:
                 action.complete = shtab.DIRECTORY  # type: ignore[attr-defined]
     return str(shtab.complete(top, shell=shell))
+
+
+def _offered(words: Iterable[str]) -> Any:
+    """A choice of words, in each shell's way: what a command prints."""
+    import shtab
+
+    return shtab.cmd(f"printf '%s\\n' {' '.join(words)}")
 
 
 COMMAND = Command(

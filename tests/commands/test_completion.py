@@ -29,6 +29,7 @@ printf '%s\\n' "${{COMPREPLY[@]}}" """
         ("nopsd comp", {"compare", "completion"}),
         ("nopsd run --dr", {"--dry-run"}),
         ("nopsd run --preset paper/b", {"paper/biology"}),
+        ("nopsd train --redo tr", {"train"}),
         ("nopsd run --preset lab train.warm", {"train.warmup=", "train.warmup_ratio="}),
     ],
 )
