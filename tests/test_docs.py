@@ -11,7 +11,12 @@ import pytest
 
 from nopsd import cli
 from nopsd.commands.registry import COMMANDS
-from nopsd.config import METHODS, all_keys, preset_names
+from nopsd.config import METHODS, EvalConfig, all_keys, preset_names
+from nopsd.data.records import Question
+from nopsd.evaluation.results import QuestionRow, result_from_rows
+from nopsd.rollout.types import Rollout
+from nopsd.train.losses.tile import STATISTICS
+from nopsd.train.metrics import probe_metrics, response_metrics
 
 ROOT = Path(__file__).resolve().parents[1]
 OUTSIDE = [ROOT / "README.md", ROOT / "launcher" / "README.md", ROOT / "ds_configs" / "README.md"]
@@ -106,3 +111,17 @@ def test_every_command_of_a_block_can_be_typed(page):
             words = words[: words.index(">")] if ">" in words else words
             if words and words[1].islower():
                 assert cli.parse(words[1:]).command == words[1], line
+
+
+def test_every_metric_is_described():
+    """Breaks if a log has a number that a reader can't look up."""
+    page = (ROOT / "docs" / "metrics.md").read_text()
+    described = {name for cell in re.findall(r"^\| ([^|]+) \|", page, re.M) for name in re.findall(r"`([^`]+)`", cell)}
+    rows = [QuestionRow("q", ["A", "B"], "A", [True, False], "A", 0.5, ["stop"] * 2, [3, 4])]
+    evaluated = set(result_from_rows("d", rows, EvalConfig(bootstrap=0)).metrics)
+    question = Question("q", "d", "s", "?")
+    probed = set(probe_metrics([question], [[Rollout("q", 0, [1], [2], "x", "stop", 0)]], "lenient"))
+    logged = {*STATISTICS} - {"tokens", "student_logprob", "teacher_logprob"} | {
+        *response_metrics([Rollout("q", 0, [1], [2], "x", "stop", 0)])
+    }
+    assert (evaluated | probed | logged) <= described
