@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
         rank.setup(arguments.command)
         for name, value in QUIET.items():
             os.environ.setdefault(name, value)
-        take_sigterm(arguments.finishes_step)
+        handle_sigterm(arguments.finishes_step)
         with muted(getattr(arguments, "quiet", False)):
             code: int = arguments.run(arguments)
             sys.stdout.flush()
@@ -112,7 +112,7 @@ def process_state_restored() -> Iterator[None]:
                 os.environ[name] = value
 
 
-def take_sigterm(finishes_step: bool) -> None:
+def handle_sigterm(finishes_step: bool) -> None:
     """Schedulers send it before they kill. A rank that trains notes it and saves first; every other process is
     interrupted, and ends its server and ranks in an orderly way."""
     if finishes_step and "RANK" in os.environ:

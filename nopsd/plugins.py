@@ -61,7 +61,7 @@ def source_hash(name: str, group: str) -> str | None:
     path = import_path(name, group)
     if path is None:
         return None
-    _look_here_too()
+    _add_current_folder()
     spec = importlib.util.find_spec(path.module)
     origin = Path(spec.origin) if spec is not None and spec.origin else None
     return hashlib.sha256(origin.read_bytes()).hexdigest() if origin is not None and origin.is_file() else None
@@ -74,7 +74,7 @@ def source_hashes(names: Mapping[str, str | None], groups: Mapping[str, str]) ->
 
 
 def _load(key: str, name: str, path: EntryPoint) -> Any:
-    _look_here_too()
+    _add_current_folder()
     module, _, attribute = path.value.partition(":")
     if not module.strip() or not attribute.strip():
         raise ConfigError(f"{key}={name}: write module:attribute, as in my_selector:short_and_sure")
@@ -92,7 +92,7 @@ def _load(key: str, name: str, path: EntryPoint) -> Any:
     return loaded
 
 
-def _look_here_too() -> None:
+def _add_current_folder() -> None:
     """The console script's path lacks the current folder. Last in line, so that it hides no installed package."""
     if os.getcwd() not in sys.path and "" not in sys.path:
         sys.path.append(os.getcwd())

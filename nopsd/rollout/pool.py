@@ -127,7 +127,7 @@ class RolloutPool(RolloutService):
                     raise
                 failure = error
             finally:
-                self._give_back(member, sequences)
+                self._release(member, sequences)
         raise ServerError(f"{CALL_AGAIN} rollout servers in turn failed on one request; the last: {failure}")
 
     def drop(self, server: RolloutClient, error: Exception) -> None:
@@ -163,7 +163,7 @@ class RolloutPool(RolloutService):
         progress: Progress | None = None,
     ) -> list[list[Rollout]]:
         """As RolloutService.generate; servers that hang are noticed meanwhile."""
-        self._take_back()
+        self._readmit()
         with self._watch():
             return super().generate(prompts, uids, sampling, seed, expected_version, logprobs, progress)  # type: ignore[arg-type]
 
@@ -194,7 +194,7 @@ class RolloutPool(RolloutService):
                     return least
                 self._changed.wait()
 
-    def _give_back(self, member: _Member, sequences: int) -> None:
+    def _release(self, member: _Member, sequences: int) -> None:
         with self._changed:
             member.in_flight -= sequences
             self._changed.notify_all()
@@ -229,7 +229,7 @@ class RolloutPool(RolloutService):
             try:
                 return ask(other.client)
             finally:
-                self._give_back(other, sequences)
+                self._release(other, sequences)
 
         return Background(run)
 
@@ -255,21 +255,21 @@ class RolloutPool(RolloutService):
 
     # ------------------------------------------------------------------ equal weights
 
-    def _take_back(self) -> None:
+    def _readmit(self) -> None:
         """Use lost servers again that hold what the others hold. A check that takes long goes on for the next call."""
         if all(member.lost is None for member in self._members) or not self.servers():
             return
         for server in self.returning():
             check, self._checks[server.url] = self._checks.get(server.url), None
             if check is None:
-                check = Background(lambda server=server: self._held_alike(server))  # type: ignore[misc]
+                check = Background(lambda server=server: self._version_held(server))  # type: ignore[misc]
                 check.wait(CHECK_WAIT_S)
             if not check.done():
                 self._checks[server.url] = check
             elif self._still_holds(server, check):
                 self.readmit(server)
 
-    def _held_alike(self, server: RolloutClient) -> int:
+    def _version_held(self, server: RolloutClient) -> int:
         """The version that `server` holds; a ServerError if its weights aren't those of the servers in use."""
         first = self.servers()[0]
         version = first.held_version()

@@ -61,7 +61,7 @@ class Watch:
             busy = list(self._busy())
             for url in self._seen.keys() - {server.url for server in busy}:
                 del self._seen[url]  # idle: what it did before says nothing about what it will owe
-            answers, failures = all_at_once(_look, busy, 2 * PROBE_TIMEOUT_S)
+            answers, failures = all_at_once(_poll, busy, 2 * PROBE_TIMEOUT_S)
             for server, tokens in answers:
                 self._judge(server, tokens)
             for server, _ in failures:
@@ -83,7 +83,7 @@ class Watch:
             self._lost(server, f"no token in server.stall_timeout_s={self._stall_s:g} s, with requests waiting")
 
 
-def _look(server: RolloutClient) -> float:
+def _poll(server: RolloutClient) -> float:
     """Tokens done so far; ServerError if it doesn't answer."""
     server.request("GET", "/health", timeout_s=PROBE_TIMEOUT_S)
     try:

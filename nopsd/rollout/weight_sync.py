@@ -91,7 +91,7 @@ class WeightSync:
         if self._rank == 0:
             try:
                 self._sender = self._make_sender()
-                self._go_on_without(self._sender.connect(self._client.servers()))
+                self._drop_failed(self._sender.connect(self._client.servers()))
             except Exception as error:  # raised on all ranks
                 failure = error
         self._raise_together(failure, "")
@@ -128,19 +128,19 @@ class WeightSync:
     def _serve(self, stream: Any, version: int) -> None:
         assert self._sender is not None, "closed"
         timeout_s = self._config.sync_timeout_s
-        back = self._take_back()
+        back = self._readmit()
         self._everywhere("health", lambda server: server.request("GET", "/health", timeout_s=HEALTH_S))
         self._everywhere("pause", lambda server: server.pause(timeout_s), back)
         self._everywhere("start", lambda server: server.set_policy_version(HALF_UPDATED, timeout_s), back)
         self._phase = "transfer"
-        self._go_on_without(self._sender.send(stream, [*self._client.servers(), *back], version), back)
+        self._drop_failed(self._sender.send(stream, [*self._client.servers(), *back], version), back)
         self._everywhere("reset of the prefix cache", lambda server: server.reset_prefix_cache(timeout_s), back)
         self._everywhere("resume", lambda server: server.resume(timeout_s), back)
         self._everywhere("verify", lambda server: _check_version(server, version), back)
         for server in back:
             self._client.readmit(server)
 
-    def _take_back(self) -> list[RolloutClient]:
+    def _readmit(self) -> list[RolloutClient]:
         """Servers that were lost and answer again, connected again."""
         assert self._sender is not None
         back = self._client.returning()
@@ -155,9 +155,9 @@ class WeightSync:
         """One phase at every server in use, and at those that come back, at the same time."""
         self._phase = phase
         _, failures = all_at_once(call, [*self._client.servers(), *(back or [])], self._config.sync_timeout_s + 1)
-        self._go_on_without(dict(failures), back)
+        self._drop_failed(dict(failures), back)
 
-    def _go_on_without(self, failures: Failures, back: list[RolloutClient] | None = None) -> None:
+    def _drop_failed(self, failures: Failures, back: list[RolloutClient] | None = None) -> None:
         """Drop the servers that failed; raises if none is left."""
         for server, error in failures.items():
             if back and server in back:

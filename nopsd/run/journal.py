@@ -94,8 +94,8 @@ def is_alive(begin: dict[str, Any]) -> bool | None:
 def both(*listeners: Callable[..., None]) -> Callable[..., None]:
     """Progress reported to several."""
 
-    def tell(done: int, total: int, **info: Any) -> None:
+    def report(done: int, total: int, **info: Any) -> None:
         for listener in listeners:
             listener(done, total, **info)
 
-    return tell
+    return report

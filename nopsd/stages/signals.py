@@ -128,7 +128,7 @@ def demonstrated_answers(session: Session, signals: Columns, ranks: Ranks, folde
     contexts = contexts_without_selection(session, ranks, signals.uids, config.context, signals)
 
     def sample(sign: Callable[[], None]) -> Answers:
-        def tell(done: int, total: int, **info: Any) -> None:
+        def report(done: int, total: int, **info: Any) -> None:
             sign()
             if progress is not None:
                 progress(done, total, **info)
@@ -142,7 +142,7 @@ def demonstrated_answers(session: Session, signals: Columns, ranks: Ranks, folde
             config.signal.belief_samples,
             config.seed,
             folder / "belief",
-            tell,
+            report,
         )
         return answers_of(rollouts, questions, session.think_open)
 

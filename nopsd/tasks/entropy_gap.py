@@ -107,7 +107,7 @@ def sample_teacher(
     """On rank 0: the teacher's own answers, from the served base model, sampled as the zero-shot ones were."""
     config, questions = session.config, session.questions
 
-    def tell(done: int, total: int, **info: Any) -> None:
+    def report(done: int, total: int, **info: Any) -> None:
         sign()
         if progress is not None:
             progress(done, total, **info)
@@ -121,7 +121,7 @@ def sample_teacher(
         config.zero_shot.n,
         config.seed,
         folder / "teacher",
-        tell,
+        report,
     )
     return True
 

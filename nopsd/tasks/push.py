@@ -42,11 +42,11 @@ def push(config: Config, repo: str, private: bool, revision: str | None = None) 
             commit_message=f"{config.method} on {config.data.domain}",
         )
     except Exception as error:  # the hub's client raises classes of three packages
-        raise UserError(f"{repo} can't be pushed to: {_told(error, token)}") from None
+        raise UserError(f"{repo} can't be pushed to: {_message_of(error, token)}") from None
     return f"{run.export} is {done.commit_url}"
 
 
-def _told(error: Exception, token: str) -> str:
+def _message_of(error: Exception, token: str) -> str:
     """The error's first lines without the token, and what to do."""
     text = " ".join(str(error).split()).replace(token, "(token withheld)")
     status = int(getattr(getattr(error, "response", None), "status_code", 0))

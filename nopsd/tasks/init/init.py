@@ -80,7 +80,7 @@ def init(wanted: Wanted) -> str:
     write_atomic(wanted.target, preset_text(title, (choice.base, _base_note(choice)), settings | chosen))
     config = load_config(str(wanted.target))
     shown = preview(config, everything, Judge(config), renderer)
-    return _said(wanted, splits, choice, warnings, shown, [*_table(settings), *_table(chosen)])
+    return _summary(wanted, splits, choice, warnings, shown, [*_table(settings), *_table(chosen)])
 
 
 def _settings(wanted: Wanted, proposal: Proposal, choice: Choice) -> dict[str, tuple[Any, str]]:
@@ -156,7 +156,7 @@ def _table(settings: dict[str, tuple[Any, str]]) -> list[str]:
     return [f"  {f'{key}={value}':48} {reason}".rstrip() for key, (value, reason) in settings.items()]
 
 
-def _said(
+def _summary(
     wanted: Wanted, splits: Splits, choice: Choice, warnings: Sequence[str], shown: str, table: Sequence[str]
 ) -> str:
     tests = sum(map(len, splits.tests.values()))
