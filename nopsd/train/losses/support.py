@@ -16,7 +16,9 @@ hold nearly everything. k ≥ V is the full support.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from types import FunctionType
 
@@ -99,6 +101,7 @@ def _topk(tile: Tile, kind: str, config: DistillConfig, both: bool) -> TileValue
     k, tail = config.topk, config.tail
     ids_nk = (tile.student if config.topk_of == "student" else tile.teacher).topk(k).indices
     log_p_nC, log_q_nC = tile.student.gather(-1, ids_nk), tile.teacher.gather(-1, ids_nk)
+    faint = _faint_tails(tile, ids_nk) if tail == "bucket" and kind == "forward_kl" else None
     p, _, q, reverse, forward = _open(tile, both)
     if tail == "renorm":
         log_p_nC, log_q_nC = log_p_nC.log_softmax(-1), log_q_nC.log_softmax(-1)
@@ -106,6 +109,8 @@ def _topk(tile: Tile, kind: str, config: DistillConfig, both: bool) -> TileValue
         log_p_nC, log_q_nC = (
             torch.cat([top, _tail_mass(whole, ids_nk).log()], -1) for top, whole in ((log_p_nC, p), (log_q_nC, q))
         )
+        if faint is not None:
+            log_p_nC[faint.rows, k:] = faint.log_mass
     p_nC, complete = log_p_nC.exp(), tail in ("bucket", "renorm")
     found = class_loss(kind, config.beta, p_nC, log_q_nC.exp(), log_p_nC - log_q_nC, config.pointwise_clip, complete)
     total_n1 = found.slope.sum(-1, keepdim=True)
@@ -113,10 +118,33 @@ def _topk(tile: Tile, kind: str, config: DistillConfig, both: bool) -> TileValue
         p.zero_()
     elif tail == "bucket":
         p.mul_(found.slope[:, k:] / p_nC[:, k:] - total_n1)
+        if faint is not None:
+            p[faint.rows] = faint.share * found.slope[faint.rows, k:]
     else:
         p.mul_(-total_n1)
     p.scatter_(-1, ids_nk, (found.slope - p_nC * total_n1)[:, :k])
     return TileValues(found.loss, p, reverse, forward, found.capped)
+
+
+@dataclass(frozen=True)
+class _Faint:
+    """Rows whose tail under the student is too small for its sum to be a number: its log, and each id's share of it."""
+
+    rows: Tensor
+    log_mass: Tensor
+    share: Tensor
+
+
+def _faint_tails(tile: Tile, ids_nk: Tensor) -> _Faint | None:
+    """Such rows, if there are any; uses the scratch. The forward KL alone weighs them: q_tail (log q_tail − log p_tail)
+    grows as log p_tail falls, and pulls p_tail up by q_tail."""
+    others_nV = tile.scratch.copy_(tile.student).scatter_(-1, ids_nk, -math.inf)
+    least = math.log(torch.finfo(others_nV.dtype).tiny / torch.finfo(others_nV.dtype).eps)
+    rows = torch.nonzero(others_nV.amax(-1) < least)[:, 0]
+    if not len(rows):
+        return None
+    log_mass = others_nV[rows].logsumexp(-1, keepdim=True)
+    return _Faint(rows, log_mass, (others_nV[rows] - log_mass).exp())
 
 
 def _tail_mass(whole_nV: Tensor, ids_nk: Tensor) -> Tensor:

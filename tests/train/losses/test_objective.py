@@ -209,6 +209,28 @@ def test_the_buckets_tail_keeps_its_digits_where_the_top_k_hold_nearly_everythin
     assert loss.item() == pytest.approx(exact.item(), rel=1e-3, abs=2e-7)
 
 
+@pytest.mark.parametrize("of", ["student", "teacher"])
+@pytest.mark.parametrize("gap", [60.0, 120.0, 400.0])
+def test_a_tail_that_the_student_all_but_excludes_is_pulled_up_in_float32(gap, of):
+    """exp(-120) is 0 in float32: held at the smallest number, the loss was too small and no id of the tail moved."""
+    logits = torch.zeros(2, 1, 12, dtype=torch.float64)
+    logits[0, 0, :2] = torch.tensor([gap, gap - 1.0], dtype=torch.float64)
+    logits[0, 0, 2:] = torch.linspace(0, 2, 10, dtype=torch.float64)
+    logits[1, 0, :2] = torch.tensor([2.0, 1.5], dtype=torch.float64)
+    c = DistillConfig(divergence="forward_kl", support="topk", topk=2, topk_of=of, tail="bucket")
+    eye = torch.eye(12)
+    student, teacher = logits.float()
+    leaf = student.requires_grad_()
+    loss = fused_linear_divergence(leaf, eye, teacher, eye, torch.ones(1), c).loss
+    (found,) = torch.autograd.grad(loss, leaf)
+    wide = logits[0].clone().requires_grad_()
+    exact = token_divergence(c, wide.log_softmax(-1), logits[1].log_softmax(-1)).sum()
+    (wanted,) = torch.autograd.grad(exact, wide)
+    assert wanted[0, 2:].abs().min() > 0.01
+    torch.testing.assert_close(found.double(), wanted, rtol=1e-4, atol=1e-6)
+    assert loss.item() == pytest.approx(exact.item(), rel=1e-5)
+
+
 @pytest.mark.parametrize("base", PLAIN[1:4], ids=name_of)
 def test_a_top_k_of_the_whole_vocabulary_is_the_full_support(base):
     x = Inputs()
