@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from nopsd.cluster.doctor import diagnosis
 from nopsd.config import load_config
+from nopsd.engine.frozen import load_causal_lm
 from nopsd.errors import UserError
 from nopsd.models import LAB_MODEL
 from nopsd.run.session import Session
@@ -203,3 +204,17 @@ def test_a_whole_folder_is_accepted_in_one_part_and_in_two(folder, tmp_path):
         with Session(config) as session:
             Data().check(session)
         assert dry_run.find_model(config, dry_run.Preview()) == folder
+
+
+def test_code_that_is_not_needed_does_not_run(folder, tmp_path):
+    """Weights of a known family, with files of Python beside them: they load, by the family's own code."""
+    ran = folder / "ran"
+    (folder / "mine.py").write_text(f"open({str(ran)!r}, 'w').close()\n")
+    (folder / "custom_generate").mkdir()
+    (folder / "custom_generate" / "generate.py").write_text(f"open({str(ran)!r}, 'w').close()\n")
+    edit(folder, "config.json", auto_map={"AutoConfig": "mine.Mine", "AutoModelForCausalLM": "mine.M"})
+    edit(folder, "tokenizer_config.json", auto_map={"AutoTokenizer": ["mine.T", None]})
+    with Session(load_config("lab", [f"model.path={folder}", f"run_dir={tmp_path / 'run'}"])) as session:
+        Data().check(session)
+    load_causal_lm(str(folder), "float32", {"zero_optimization": {"stage": 0}})
+    assert not ran.exists() and "mine" not in sys.modules

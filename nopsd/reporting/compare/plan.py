@@ -17,6 +17,7 @@ Order, later wins: the method's own settings < preset < set < the source's < the
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from nopsd.config import METHODS, Config, load_config
+from nopsd.config.values import NULL, Plain, read_yaml
 from nopsd.errors import ConfigError
 from nopsd.files import file_name
 
@@ -105,6 +107,9 @@ def read_plan(tree: Mapping[str, Any], where: str) -> Plan:
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", None) or "?"
         raise ConfigError(f"{where}: {key}: {str(error).splitlines()[0]}") from error
+    plan.folder = os.path.expanduser(plan.folder)
+    for also in plan.also.values():
+        also.path, also.base = os.path.expanduser(also.path), os.path.expanduser(also.base)
     check_plan(plan, where)
     return plan
 
@@ -121,12 +126,21 @@ def as_text(value: Any) -> Any:
 def read_plan_file(path: str | Path) -> dict[str, Any]:
     """The file's tree; ConfigError if it can't be read."""
     try:
-        tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise ConfigError(f"--plan {path}: can't be read ({str(error).splitlines()[0]})") from error
+        tree = _as_written(read_yaml(Path(path).expanduser().read_text(encoding="utf-8-sig")))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise ConfigError(f"--plan {path}: can't be read ({' '.join(str(error).split())})") from error
     if not isinstance(tree, dict):
         raise ConfigError(f"--plan {path}: the top level must be a mapping of keys")
     return tree
+
+
+def _as_written(node: Any) -> Any:
+    """Scalars as text, for a domain `no` is no False: each key's type reads it. null is None."""
+    if isinstance(node, dict):
+        return {str(key): _as_written(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_as_written(item) for item in node]
+    return None if isinstance(node, Plain) and node in NULL else str(node)
 
 
 def check_plan(plan: Plan, where: str) -> None:

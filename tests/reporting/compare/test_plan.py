@@ -9,6 +9,7 @@ from nopsd.reporting.compare.plan import (
     base_paths,
     members,
     read_plan,
+    read_plan_file,
     target_config,
     trained,
     with_flags,
@@ -121,3 +122,18 @@ def test_a_row_that_a_flag_names_keeps_the_files_settings():
     plan = read_plan({**both, "methods": {**both["methods"], "random": file["methods"]["random"]}}, "a plan")
     assert plan.methods["ttrl"].set == {"train.batch": 2} and plan.methods["lmsi"].set == {}
     assert plan.methods["random"].method == "nopsd"
+
+
+def test_text_of_a_plan_stays_text_and_numbers_are_read_by_their_keys(tmp_path, monkeypatch):
+    """A domain named `no` was False, and `~` a folder of that name."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    file = tmp_path / "plan.yaml"
+    file.write_text(
+        "preset: lab\nfolder: ~/out\nseeds: [0, 1]\nsources: [no]\n"
+        "methods: {nopsd: {set: {train.lr: 1e-5, eval.limit: null}}}\n"
+        "set: {data.name: file, data.types: [no, 0123], data.path: q.jsonl}\ndiagnostics: false\n"
+    )
+    plan = read_plan(read_plan_file(file), "plan")
+    config = members(plan)[0].config
+    assert (plan.folder, plan.seeds, plan.diagnostics) == (str(tmp_path / "out"), [0, 1], False)
+    assert (config.data.domain, config.data.types, config.train.lr) == ("no", ["no", "0123"], 1e-5)
