@@ -10,6 +10,10 @@ class UserError(Exception):
 class ConfigError(UserError):
     """A config key or value that can't be used."""
 
+    def __str__(self) -> str:
+        """One line, whatever a value holds."""
+        return " ".join(super().__str__().splitlines())
+
 
 class DataError(UserError):
     """A data set, file, line or row that can't be used."""

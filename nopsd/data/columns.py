@@ -29,7 +29,7 @@ def check_columns(config: DataConfig, rows: Sequence[Row]) -> None:
     if not rows:
         return
     names = list(dict.fromkeys(name for row in rows for name in [*row.values, *row.removed]))
-    listed, where = ", ".join(names) or "none", rows[0].place.rpartition(":")[0]
+    listed, where = " ".join(", ".join(names).split()) or "none", rows[0].place.rpartition(":")[0]
     defaults = DataConfig()
     named = [(key, getattr(config, key)) for key in KEYS if getattr(config, key) != getattr(defaults, key)]
     for key, name in [*named, *(("option_columns", name) for name in config.option_columns)]:
@@ -80,7 +80,7 @@ def _text(config: DataConfig, row: Row) -> str:
         )
     if value is None or (isinstance(value, float) and math.isnan(value)) or not str(value).strip():
         raise DataError(
-            f"{row.place}: no text in column `{config.question_column}` (columns: {', '.join(row.values) or 'none'}); "
+            f"{row.place}: no text in column `{config.question_column}` (columns: {' '.join(', '.join(row.values).split()) or 'none'}); "
             "fill it in, or set data.question_column"
         )
     context = row.values.get(config.context_column) if config.context_column else None

@@ -25,7 +25,8 @@ def check_unique(questions: list[Question], places: list[str]) -> None:
         if not question.question.strip():
             raise DataError(f"{place}: question {question.uid} has no text")
         if question.uid in seen:
-            raise DataError(f"{place}: id {question.uid} was used before, at {seen[question.uid]}; ids must be unique")
+            uid = " ".join(question.uid.split())
+            raise DataError(f"{place}: id {uid} was used before, at {seen[question.uid]}; ids must be unique")
         seen[question.uid] = place
 
 
