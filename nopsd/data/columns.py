@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from nopsd.config import DataConfig
@@ -29,7 +29,7 @@ def check_columns(config: DataConfig, rows: Sequence[Row]) -> None:
     if not rows:
         return
     names = list(dict.fromkeys(name for row in rows for name in [*row.values, *row.removed]))
-    listed, where = " ".join(", ".join(names).split()) or "none", rows[0].place.rpartition(":")[0]
+    listed, where = _listed(names), rows[0].place.rpartition(":")[0]
     defaults = DataConfig()
     named = [(key, getattr(config, key)) for key in KEYS if getattr(config, key) != getattr(defaults, key)]
     for key, name in [*named, *(("option_columns", name) for name in config.option_columns)]:
@@ -48,6 +48,11 @@ def check_columns(config: DataConfig, rows: Sequence[Row]) -> None:
             f"{where}: {', '.join(whole[:1] or single)} looks like options, and no column is named "
             f"{config.options_column}: set {remedy}, or data.options_column=null for questions without options"
         )
+
+
+def _listed(names: Iterable[str]) -> str:
+    """Columns in one line, whatever their names hold."""
+    return " ".join(", ".join(names).split()) or "none"
 
 
 def question_of(config: DataConfig, uid: str, row: Row) -> Question:
@@ -80,7 +85,7 @@ def _text(config: DataConfig, row: Row) -> str:
         )
     if value is None or (isinstance(value, float) and math.isnan(value)) or not str(value).strip():
         raise DataError(
-            f"{row.place}: no text in column `{config.question_column}` (columns: {' '.join(', '.join(row.values).split()) or 'none'}); "
+            f"{row.place}: no text in column `{config.question_column}` (columns: {_listed(row.values)}); "
             "fill it in, or set data.question_column"
         )
     context = row.values.get(config.context_column) if config.context_column else None
