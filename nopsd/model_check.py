@@ -71,4 +71,4 @@ def check_tokenizer(folder: Path, config: Config, rows: int | None, tokenizer: A
             f"{folder}: the tokenizer's id {last} ({beyond[last]!r}) is beyond the model's vocabulary of {rows}: it is "
             "another model's tokenizer"
         )
-    PromptRenderer(tokenizer, config.prompt).student(Question("q", "d", "probe", "Which one?"))
+    PromptRenderer(tokenizer, config.prompt).suffix(Question("q", "d", "probe", "Which one?"))

@@ -55,10 +55,10 @@ def read_responses(folder: Path) -> dict[str, str] | None:
     return {row["uid"]: row["text"] for row in read_jsonl(path)} if path.exists() else None
 
 
-def read_note(folder: Path) -> str:
-    """Where pool and test aren't the published ones, how they differ; else empty."""
-    note: str = read_json(folder / FACTS).get("note", "")
-    return note
+def read_notes(folder: Path) -> list[str]:
+    """Where pool and test aren't the published ones how they differ, and what `read_overlap` says: a sentence each."""
+    facts = read_json(folder / FACTS)
+    return [*filter(None, [facts.get("note", "")]), *sentences(facts)]
 
 
 def read_overlap(folder: Path) -> list[str]:

@@ -66,9 +66,9 @@ class RunFolder:
         """uid -> response, of data that bring their own."""
         return data_files.read_responses(self.stage_dir(DATA))
 
-    def data_note(self) -> str:
-        """Where the splits aren't the published ones, how they differ; else empty."""
-        return data_files.read_note(self.stage_dir(DATA))
+    def data_notes(self) -> list[str]:
+        """Where the splits aren't the published ones how they differ, and `data_overlap`: a sentence each."""
+        return data_files.read_notes(self.stage_dir(DATA))
 
     def data_overlap(self) -> list[str]:
         """Which test questions stand in the pool too, and which of the pool's are asked twice: a sentence each."""

@@ -82,7 +82,7 @@ def notes(session: Session) -> list[str]:
     notes = [f"Method {session.config.method} ({method.does})."]
     if method.reads_labels:
         notes.append(WARNING)
-    notes += filter(None, (session.run.data_note(), *session.run.data_overlap(), *training_notes(session)))
+    notes += filter(None, (*session.run.data_notes(), *training_notes(session)))
     return [*notes, *(() if session.tests else (UNLABELLED,))]
 
 
