@@ -25,7 +25,7 @@ def write_card(session: Session) -> None:
         before=results(session, "base") if evaluated else {},
         after=results(session, "final") if evaluated else {},
         shown_right=shown_right(session) if evaluated else None,
-        notes=[note for note in (run.data_note(), *training_notes(session)) if note],
+        notes=[note for note in (*run.data_notes(), *training_notes(session)) if note],
     )
     write_atomic(run.export / CARD, model_card(inputs))
 
