@@ -19,7 +19,8 @@ START = "## All keys"
 INTRO = """\
 Written by `python tools/settings_page.py` from [nopsd/config/schema](../nopsd/config/schema): edit there. "Source" is
 where a default comes from: the paper, its authors' code, another published method, or chosen by us. A dot (·) marks
-keys that change how a run is computed, not its results: a run may be continued with another value."""
+keys that change how a run is computed, not its results: a run may be continued with another value. After a type, `?`
+allows null; in italics stands what else is allowed."""
 TOP = "At the top level"
 
 
