@@ -33,8 +33,8 @@ def resolve(key: str, name: str, ours: Mapping[str, T], group: str, kind: type[T
     if path is None:
         known = sorted([*ours, *(e.name for e in entry_points(group=group))])
         near = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}."
-        raise ConfigError(f"{key}={name}: {hint} Your own is named by its import path, module:attribute")
+        hint = f"did you mean {near[0]}? " if near else f"there are {', '.join(known)}. " if known else ""
+        raise ConfigError(f"{key}={name}: {hint}Your own is named by its import path, module:attribute")
     found = _load(key, name, path)
     if not isinstance(found, kind):
         raise ConfigError(

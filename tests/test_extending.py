@@ -17,6 +17,7 @@ from nopsd.data.sources import load_answer_key, load_splits
 from nopsd.errors import ConfigError
 from nopsd.evaluation.evaluate import comparable_gold
 from nopsd.neurons.adapters import find_sites, watch
+from nopsd.neurons.adapters.find import find_adapter
 from nopsd.plugins import source_hashes
 from nopsd.rollout.types import Rollout
 from nopsd.train.losses.fused_linear import fused_linear_divergence
@@ -162,6 +163,11 @@ def test_a_name_that_cannot_be_loaded_is_refused():
             config = load_config("lab", [f"{key}=nowhere:thing"])
             extract_answer("x", Question("q", "d", "s", "?"), config.eval.extract)
             find_divergence(config.distill.divergence)
+
+
+def test_a_name_without_a_module_is_refused():
+    with pytest.raises(ConfigError, match="^model.mlp_adapter=match: Your own is named by its import path"):
+        find_adapter("match")
 
 
 def test_edited_code_is_another_input(folder):
