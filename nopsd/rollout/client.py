@@ -226,7 +226,18 @@ class RolloutClient(RolloutService):
         timeout_s: float | None = None,
         retry: bool = False,
     ) -> dict[str, Any]:
-        """One call; its JSON answer, or {}. Connection errors and 503 are retried if `retry`."""
+        """One call of the server.
+
+        Args:
+            method: Of HTTP.
+            path: Of the URL.
+            body: JSON; None: none.
+            timeout_s: Seconds; None: `server.request_timeout_s`.
+            retry: Try again after connection errors and 503.
+
+        Returns:
+            The JSON answer, or {}.
+        """
         delays = RETRY_DELAYS_S if self._retry_delays_s is None else self._retry_delays_s
         response = self._send(method, path, body, timeout_s, delays if retry else ())
         return response.json() if response.content else {}

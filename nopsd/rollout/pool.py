@@ -41,8 +41,16 @@ def server_urls(config: Config) -> list[str]:
 
 
 def connect(config: ServerConfig, urls: Sequence[str] = (), hedge_s: float | None = None) -> RolloutPool:
-    """A checked client of the servers already running at `urls`, or at `server.url` if there are none. `hedge_s`:
-    seconds after which a request that isn't answered is also sent to a second server; None: never."""
+    """A checked client of servers that run already.
+
+    Args:
+        config: `server.url` and its key, timeouts and window.
+        urls: The servers; empty: that of `server.url`.
+        hedge_s: Seconds after which a request that isn't answered also goes to a second server; None: never.
+
+    Raises:
+        ServerError: A server can't be reached, or isn't the vLLM that is needed.
+    """
     addresses = list(dict.fromkeys(u.rstrip("/") for u in (urls or [config.url or ""]) if u))
     if not addresses:
         raise UserError("server.url is null: give the URL of a running server, or let the launcher start one")
@@ -112,9 +120,14 @@ class RolloutPool(RolloutService):
         return {server.url: version for server, version in versions}
 
     def call(self, ask: Callable[[RolloutClient], T], sequences: int = 1) -> T:
-        """`ask` of the least loaded server, and of another if it fails to answer.
+        """Ask the least loaded server, and another if it fails to answer.
 
-        ServerError naming each lost server if none is left, or the errors of CALL_AGAIN servers.
+        Args:
+            ask: Given a server's client.
+            sequences: How many sequences the server will run for it.
+
+        Raises:
+            ServerError: No server is left, each lost one named; or CALL_AGAIN servers failed.
         """
         for attempt in range(1, CALL_AGAIN + 1):
             member = self._take(sequences)

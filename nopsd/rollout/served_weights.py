@@ -46,10 +46,20 @@ def verify_served(
     trainer_logprobs: Sequence[Sequence[float]],
     tolerance: float,
 ) -> float:
-    """Largest difference between served and trained log-probs of the response ids (nats), over all servers.
+    """Compare served with trained log-probs.
 
-    Responses are cut to what fits the servers' window less one position. Raises StaleWeightsError
-    naming the server if it exceeds `tolerance` (or isn't a number).
+    Args:
+        client: Of all servers.
+        prompts: Token ids.
+        responses: Token ids; cut to what fits the servers' window less one position.
+        trainer_logprobs: The trainer's of the response ids, nats.
+        tolerance: `train.sync_tolerance`.
+
+    Returns:
+        The largest difference over all servers, nats.
+
+    Raises:
+        StaleWeightsError: It exceeds `tolerance` or isn't a number; the server is named.
     """
     room = client.max_model_len() - 1
     cut = [list(r[: max(0, room - len(p))]) for p, r in zip(prompts, responses, strict=True)]

@@ -110,12 +110,23 @@ class RolloutService:
         logprobs: bool = False,
         progress: Progress | None = None,
     ) -> list[list[Rollout]]:
-        """`sampling.n` responses to each prompt (ids), in the order of the prompts.
+        """Sample responses, reproducibly: seeds derive from (seed, uid, sample).
 
-        Reproducible: seeds derive from (seed, uid, sample). `logprobs`: also the log-probs under the
-        served model itself (before temperature and truncation). Raises StaleWeightsError if the
-        weights aren't `expected_version` before or after, or changed meanwhile; UserError if a prompt
-        and its response can't fit the servers' window.
+        Args:
+            prompts: Token ids.
+            uids: The question of each prompt.
+            sampling: `n` responses a prompt, temperature and its like.
+            seed: Of the sampling.
+            expected_version: Policy version that must be served; None: any.
+            logprobs: Give the log-probs too, under the served model itself (before temperature and truncation).
+            progress: Called with the prompts done and their total.
+
+        Returns:
+            The responses to each prompt, in the order of the prompts.
+
+        Raises:
+            StaleWeightsError: The weights aren't `expected_version` before or after, or changed meanwhile.
+            UserError: A prompt and its response can't fit the servers' window.
         """
         self._refuse_misfits(prompts, uids, sampling)
         before = self._expect_version(expected_version)
@@ -131,9 +142,14 @@ class RolloutService:
         return rows
 
     def score(self, prompts: Sequence[list[int]], responses: Sequence[list[int]]) -> list[list[float]]:
-        """Served log-probs of each response id given its prompt; lists as long as the responses.
+        """Served log-probs of each response id given its prompt.
 
-        A prompt and its response together must leave one position of the servers' window free.
+        Args:
+            prompts: Token ids.
+            responses: Token ids; with its prompt each must leave one position of the servers' window free.
+
+        Returns:
+            Nats; lists as long as the responses.
         """
         window = self.max_model_len()
         for prompt, response in zip(prompts, responses, strict=True):

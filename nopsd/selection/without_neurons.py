@@ -16,8 +16,16 @@ from nopsd.rollout.types import Rollout
 
 
 def without_neurons(rollouts: Sequence[Rollout], ranks: Ranks) -> NeuronSets:
-    """Every `world`-th question by ascending uid. `lengths`: response tokens, the rounded mean over rollouts;
-    `truncated`: some rollout met the length limit."""
+    """What selection knows of questions whose neurons aren't scored: every `world`-th of them, by ascending uid.
+
+    Args:
+        rollouts: All responses.
+        ranks: All that select.
+
+    Returns:
+        `lengths`: response tokens, the rounded mean over a question's rollouts; `truncated`: some rollout met the
+        length limit.
+    """
     by_uid: dict[str, list[Rollout]] = {}
     for rollout in rollouts:
         by_uid.setdefault(rollout.uid, []).append(rollout)

@@ -22,7 +22,15 @@ def neuron_density(pool: Pool, config: SelectConfig) -> np.ndarray:
 
 
 def nearest_mean(distances_NN: np.ndarray, nearest: int) -> np.ndarray:
-    """Mean distance [N] of each row to its `nearest` others (all of them, if there are fewer); 0 for a lone row."""
+    """Mean distance of each row to its nearest others.
+
+    Args:
+        distances_NN: Symmetric.
+        nearest: How many others; all of them, if there are fewer.
+
+    Returns:
+        [N]; 0 for a lone row.
+    """
     nearest = min(nearest, len(distances_NN) - 1)
     if nearest < 1:
         return np.zeros(len(distances_NN))
