@@ -187,12 +187,11 @@ def score(config: Config, wanted: Sequence[Reading], folder: Path, extract: int)
     from nopsd.engine.ds_config import role_config
     from nopsd.engine.frozen import load_frozen
     from nopsd.neurons.score_pool import ScoredModel, score_pool
-    from nopsd.stages.base_model import ds_device
 
     ranks = init_distributed(config.dist)
     with Session(config) as session:
         model = config.model
-        settings = role_config(config, "teacher", ds_device())
+        settings = role_config(config, "teacher", ranks.device.type)
         engine = load_frozen(str(session.model.path), model.dtype, settings, model.trust_remote_code, model.revision)
         rollouts = [r for r in pool_rollouts(session) if r.sample < extract]
         for place, reading in enumerate(wanted, start=1):

@@ -13,10 +13,5 @@ from nopsd.run.session import Session
 def base_engine(session: Session) -> Any:
     """The frozen base model, sharded over the ranks."""
     config, dtype = session.config, session.config.model.dtype
-    ds_config = role_config(config, "teacher", ds_device())
+    ds_config = role_config(config, "teacher", device())
     return load_frozen(str(session.model.path), dtype, ds_config, config.model.trust_remote_code, config.model.revision)
-
-
-def ds_device() -> str:
-    """Which of `ds_configs` fit this host: `cpu` or `gpu`."""
-    return "cpu" if device() == "cpu" else "gpu"

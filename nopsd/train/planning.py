@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -53,11 +54,6 @@ class Limits:
     once_from: int | None = None
     owners: bool = False
 
-    def allow(self, items: Sequence[Item]) -> bool:
-        if self.tokens is None:
-            return len(items) <= self.sequences
-        return len(items) == 1 or max(side_tokens(items, self)) <= self.tokens
-
 
 def check_budget(tokens: int | None, shortest: int, longest: int, max_response: int) -> None:
     """ConfigError if no sequence can be within the budget. `shortest`, `longest`: prompts of the longer side."""
@@ -71,11 +67,15 @@ def check_budget(tokens: int | None, shortest: int, longest: int, max_response: 
 
 def side_tokens(items: Sequence[Item], limits: Limits) -> list[int]:
     """Tokens that each side's forward computes: the student's, the teacher's, the auxiliary ones'."""
+    student, *others = zip(*(i.prompts for i in items))
     if not limits.packed:
-        return [len(items) * max(p + i.response for i, p in zip(items, side)) for side in _sides(items)]
-    responses = sum(i.response for i in items)
-    student, *others = _sides(items)
-    return [sum(student) + responses, *(_prompts(items, side, limits.once_from) + responses for side in others)]
+        return [len(items) * max(p + i.response for i, p in zip(items, side)) for side in (student, *others)]
+    responses, long = sum(i.response for i in items), math.inf if limits.once_from is None else limits.once_from
+    found = [sum(student) + responses]
+    for side in others:
+        once = {(i.uid, p) for i, p in zip(items, side) if p >= long}
+        found.append(sum(p for _, p in once) + sum(p for p in side if p < long) + responses)
+    return found
 
 
 def work(items: Sequence[Item], limits: Limits) -> int:
@@ -91,92 +91,88 @@ def owner(uid: str, groups: int) -> int:
 
 def plan(items: Sequence[Item], groups: int, limits: Limits) -> Slots:
     """Each item once; every group the same number of micro-batches, the heaviest first."""
-    packs = [_packs(items, members, limits) for members in _assign(items, groups, limits)]
-    count = max(1, max(len(group) for group in packs))
-    return [group + [[] for _ in range(count - len(group))] for group in packs]
-
-
-def _assign(items: Sequence[Item], groups: int, limits: Limits) -> list[list[int]]:
-    """Positions by group."""
-    if not items:
-        return [[] for _ in range(groups)]
     room = len(items)
     if limits.tokens is None:  # the fewest micro-batches of so many sequences
         room = -(-(-(-len(items) // groups)) // limits.sequences) * limits.sequences
     parts = _parts(items, groups, room, limits)
-    lightest = _Groups(items, groups, room, limits)
-    for part in parts:
-        lightest.add(part)
-    if not limits.owners:
-        return lightest.members
-    owned, most = _Groups(items, groups, room, limits), SLACK * max(lightest.loads)
-    elsewhere = [part for part in parts if not owned.add_to(owner(items[part[0]].uid, groups), part, most)]
-    for part in elsewhere:
-        owned.add(part)
-    return (owned if max(owned.loads) <= most else lightest).members
+    members, loads = _share_out(items, parts, groups, room, limits)
+    if limits.owners:
+        most = SLACK * max(loads)
+        owned, loads = _share_out(items, parts, groups, room, limits, most)
+        members = owned if max(loads) <= most else members
+    packs = [_packs(items, group, limits) for group in members]
+    count = max(1, max(len(group) for group in packs))
+    return [group + [[] for _ in range(count - len(group))] for group in packs]
 
 
 def _parts(items: Sequence[Item], groups: int, room: int, limits: Limits) -> list[list[int]]:
     """The rollouts of each question together, or cut where they are over a group's even share; the heaviest first."""
     questions = _by_uid(items, range(len(items)))
-    even = -(-sum(_work(items, q, limits) for q in questions) // groups)
+    even = -(-sum(work([items[i] for i in q], limits) for q in questions) // groups)
     parts: list[list[int]] = []
     for question in questions:
         part: list[int] = []
         for index in question:
-            if part and (len(part) == room or _work(items, [*part, index], limits) > even):
+            if part and (len(part) == room or work([items[i] for i in (*part, index)], limits) > even):
                 parts.append(part)
                 part = []
             part.append(index)
         parts.append(part)
-    return sorted(parts, key=lambda p: (-_work(items, p, limits), items[p[0]].uid, p))
+    return sorted(parts, key=lambda p: (-work([items[i] for i in p], limits), items[p[0]].uid, p))
 
 
-class _Groups:
-    """Lanes as they fill up."""
-
-    def __init__(self, items: Sequence[Item], groups: int, room: int, limits: Limits) -> None:
-        self.items, self.room, self.limits = items, room, limits
-        self.members: list[list[int]] = [[] for _ in range(groups)]
-        self.loads = [0] * groups
-
-    def add_to(self, group: int, part: list[int], most: float) -> bool:
-        """False, and nothing done, if the group has no room or would be too heavy."""
-        load = self.loads[group] + _work(self.items, part, self.limits)
-        if len(self.members[group]) + len(part) > self.room or load > most:
-            return False
-        self.members[group] += part
-        self.loads[group] = load
-        return True
-
-    def add(self, part: list[int]) -> None:
-        """To the lightest group with room for it; one by one, if it has room nowhere as a whole."""
-        order = sorted(range(len(self.loads)), key=lambda group: (self.loads[group], group))
-        if not any(self.add_to(group, part, float("inf")) for group in order):
-            for index in part:
-                self.add([index])
+def _share_out(
+    items: Sequence[Item], parts: Sequence[list[int]], groups: int, room: int, limits: Limits, most: float | None = None
+) -> tuple[list[list[int]], list[int]]:
+    """Each group's positions, at most `room`, and its work. A part goes to the lightest group with room for it; one by
+    one, if none has. With `most` each is first offered to its question's own group, if that stays within so much."""
+    members: list[list[int]] = [[] for _ in range(groups)]
+    loads = [0] * groups
+    waiting = deque((part, most is not None) for part in parts)
+    while waiting:
+        part, at_home = waiting.popleft()
+        load, limit = work([items[i] for i in part], limits), math.inf
+        order = sorted(range(groups), key=lambda group: (loads[group], group))
+        if at_home and most is not None:
+            order, limit = [owner(items[part[0]].uid, groups)], most
+        for group in order:
+            if len(members[group]) + len(part) <= room and loads[group] + load <= limit:
+                members[group] += part
+                loads[group] += load
+                break
+        else:
+            if at_home:
+                waiting.append((part, False))  # after all that are offered to their own
+            else:
+                waiting.extendleft(([index], False) for index in reversed(part))
+    return members, loads
 
 
 def _packs(items: Sequence[Item], members: Sequence[int], limits: Limits) -> list[list[int]]:
     """A group's micro-batches, by first fit in falling size: questions whole, unless cutting them makes fewer."""
 
-    def size(indices: Sequence[int]) -> int:
-        return max(side_tokens([items[i] for i in indices], limits))
-
     def first_fit(units: Sequence[list[int]]) -> list[list[int]]:
         packs: list[list[int]] = []
         for unit in units:
-            found = next((p for p in packs if limits.allow([items[i] for i in (*p, *unit)])), None)
-            if found is None:
-                packs.append(found := [])
-            found += unit
+            for pack in packs:
+                both = [items[i] for i in (*pack, *unit)]
+                if (
+                    len(both) <= limits.sequences
+                    if limits.tokens is None
+                    else max(side_tokens(both, limits)) <= limits.tokens
+                ):
+                    pack += unit
+                    break
+            else:
+                packs.append([*unit])
         return packs
 
-    whole = sorted(_by_uid(items, members), key=lambda q: (-size(q), items[q[0]].uid))
+    whole = _by_uid(items, members)
+    whole.sort(key=lambda q: (-max(side_tokens([items[i] for i in q], limits)), items[q[0]].uid))
     cut = first_fit([[i] for question in whole for i in question])
     fitting = [part for question in whole for part in first_fit([[i] for i in question])]
     packs = min(first_fit(fitting), cut, key=len)
-    return sorted(packs, key=lambda p: (-size(p), p))
+    return sorted(packs, key=lambda p: (-max(side_tokens([items[i] for i in p], limits)), p))
 
 
 def _by_uid(items: Sequence[Item], positions: Sequence[int]) -> list[list[int]]:
@@ -185,22 +181,6 @@ def _by_uid(items: Sequence[Item], positions: Sequence[int]) -> list[list[int]]:
     for index in positions:
         questions.setdefault(items[index].uid, []).append(index)
     return [sorted(q, key=lambda i: (-items[i].response, i)) for q in questions.values()]
-
-
-def _work(items: Sequence[Item], indices: Sequence[int], limits: Limits) -> int:
-    return work([items[i] for i in indices], limits)
-
-
-def _sides(items: Sequence[Item]) -> list[tuple[int, ...]]:
-    return list(zip(*(i.prompts for i in items)))
-
-
-def _prompts(items: Sequence[Item], side: Sequence[int], once_from: int | None) -> int:
-    """A side's prompt tokens, those of long prompts once a question."""
-    if once_from is None:
-        return sum(side)
-    shared = {(i.uid, p) for i, p in zip(items, side) if p >= once_from}
-    return sum(p for _, p in shared) + sum(p for p in side if p < once_from)
 
 
 def settled(train: TrainConfig, questions: int) -> TrainConfig:

@@ -6,7 +6,7 @@ import numpy as np
 
 from nopsd.config import SelectConfig
 from nopsd.selection.seeded import hash_uniform
-from nopsd.selection.selectors.base import Pool, selector
+from nopsd.selection.selectors.base import Pool, Selector, selector
 
 
 @selector(keep="low")
@@ -39,46 +39,24 @@ def everything(pool: Pool, config: SelectConfig) -> np.ndarray:
     return np.zeros(len(pool.uids))
 
 
-@selector(keep="high", needs=("majority_conf",), neurons=False)
-def majority_conf(pool: Pool, config: SelectConfig) -> np.ndarray:
-    """Share of the answers that agree with the majority answer."""
-    return pool.column("majority_conf")
+def of_column(column: str, keep: str, name: str | None = None, neurons: bool = False) -> Selector:
+    """A selector whose score is a column of the signals stage, or of the neurons stage."""
+    made = selector(keep=keep, needs=(column,), name=name or column, neurons=neurons)
+    return made(lambda pool, config: pool.column(column))
 
 
-@selector(keep="low", needs=("token_entropy",), neurons=False)
-def token_entropy(pool: Pool, config: SelectConfig) -> np.ndarray:
-    """Mean over the answer's tokens of −Σ_v p log p, nats."""
-    return pool.column("token_entropy")
-
-
-@selector(keep="high", needs=("self_certainty",), neurons=False)
-def self_certainty(pool: Pool, config: SelectConfig) -> np.ndarray:
-    """Mean over the answer's tokens of KL(U‖p), nats."""
-    return pool.column("self_certainty")
-
-
-@selector(keep="low", needs=("seq_nll",), neurons=False)
-def seq_nll(pool: Pool, config: SelectConfig) -> np.ndarray:
-    """Mean −log p of the answer's tokens, nats."""
-    return pool.column("seq_nll")
-
-
-@selector(keep="high", needs=("agreement",))
-def nad_agreement(pool: Pool, config: SelectConfig) -> np.ndarray:
-    """Mean pairwise Jaccard similarity of the neuron sets of a question's answers (NAD, arXiv 2510.26277).
-
-    NaN, and refused, for a question with one answer: it needs zero_shot.n of 2 or more.
-    """
-    return pool.column("agreement")
-
-
-@selector(keep="high", needs=("nait",), neurons=False)
-def nait(pool: Pool, config: SelectConfig) -> np.ndarray:
-    """Alignment of the activations with a target ability's direction (NAIT, arXiv 2603.13201), see signal.reference."""
-    return pool.column("nait")
-
-
-@selector(keep="high", needs=("belief_shift",), neurons=False)
-def belief_shift(pool: Pool, config: SelectConfig) -> np.ndarray:
-    """Jensen–Shannon divergence between the answers without and with demonstrations (INFLOW)."""
-    return pool.column("belief_shift")
+# Share of the answers that agree with the majority answer.
+majority_conf = of_column("majority_conf", keep="high")
+# Mean over the answer's tokens of −Σ_v p log p, nats.
+token_entropy = of_column("token_entropy", keep="low")
+# Mean over the answer's tokens of KL(U‖p), nats.
+self_certainty = of_column("self_certainty", keep="high")
+# Mean −log p of the answer's tokens, nats.
+seq_nll = of_column("seq_nll", keep="low")
+# Mean pairwise Jaccard similarity of the neuron sets of a question's answers (NAD, arXiv 2510.26277). NaN, and refused,
+# for a question with one answer: it needs zero_shot.n of 2 or more.
+nad_agreement = of_column("agreement", keep="high", name="nad_agreement", neurons=True)
+# Alignment of the activations with a target ability's direction (NAIT, arXiv 2603.13201), see signal.reference.
+nait = of_column("nait", keep="high")
+# Jensen–Shannon divergence between the answers without and with demonstrations (INFLOW).
+belief_shift = of_column("belief_shift", keep="high")

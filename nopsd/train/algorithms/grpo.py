@@ -184,7 +184,7 @@ def load_reference(
         return None
     engine = None
     if not config.train.lora.r:
-        _, frozen = role_configs(config, "cpu" if ranks.device.type == "cpu" else "gpu")
+        _, frozen = role_configs(config, ranks.device.type)
         engine = load_frozen(
             str(model_path),
             config.model.dtype,

@@ -74,7 +74,7 @@ def load_token_engine(config: Config, model_path: Path, ranks: Ranks, parallel: 
         split_sequences(lm, parallel)
         return TokenLossModel(lm, config.distill.logit_chunk)
 
-    student_config, _ = role_configs(config, "cpu" if ranks.device.type == "cpu" else "gpu")
+    student_config, _ = role_configs(config, ranks.device.type)
     return load_student(model_path, config.model.dtype, student_config, train, wrap, trusted, train.seed)
 
 
