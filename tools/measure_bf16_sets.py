@@ -3,9 +3,11 @@
     python tools/measure_bf16_sets.py                            # 400 lab questions and Qwen3-0.6B's shape: 5 minutes
     python tools/measure_bf16_sets.py --only lab --questions 100
     python tools/measure_bf16_sets.py --only lab --model FOLDER --rollouts RUN/.../rollouts.parquet --paper-sizes
+    python tools/measure_bf16_sets.py --only lab --model FOLDER --data sciknoweval --data-path FILE --questions 100
 
-The same responses are scored by `score_pool` three times; contributions are float32 sums in all of them:
+The same responses are scored by `score_pool` four times; contributions are float32 sums in all of them:
 
+    float64        weights and activations float64: how far float32 itself is from exact
     float32        the reference
     bf16 weights   each weight rounded to bf16, activations float32: what the rounding of the weights does
     bf16           weights and activations bf16 (model.dtype=bfloat16): what a user of bf16 gets
@@ -30,8 +32,10 @@ import torch
 from scipy.stats import spearmanr
 from scoring_arms import SHAPES, Plain, random_model, zipf_rollouts
 
-from nopsd.config import NeuronConfig, PromptConfig
+from nopsd.config import DataConfig, NeuronConfig, PromptConfig
 from nopsd.data.prompts import PromptRenderer, load_tokenizer
+from nopsd.data.records import Question
+from nopsd.data.sources import load_splits
 from nopsd.engine.distributed import Ranks
 from nopsd.lab.world import DOMAIN_BY_NAME, make_split
 from nopsd.models import LAB_MODEL
@@ -49,12 +53,17 @@ def load(path: Path) -> Any:
     return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
 
 
-def sampled(model: Any, path: Path, questions: int, max_new: int) -> list[Rollout]:
-    """One response to each of the first pool questions of the lab's domains, sampled by `model`."""
+def lab_questions(count: int) -> list[Question]:
+    """The first pool questions of the lab's domains, in turn."""
+    pools = [make_split(domain, "pool").questions for domain in DOMAIN_BY_NAME.values()]
+    return [pools[i % len(pools)][i // len(pools)] for i in range(count)]
+
+
+def sampled(model: Any, path: Path, asked: Sequence[Question], max_new: int) -> list[Rollout]:
+    """One response to each question, sampled by `model`."""
     tokenizer = load_tokenizer(path)
     renderer = PromptRenderer(tokenizer, PromptConfig(enable_thinking=False))
-    pools = [make_split(domain, "pool").questions for domain in DOMAIN_BY_NAME.values()]
-    asked = [pools[i % len(pools)][i // len(pools)] for i in range(questions)]
+    questions = len(asked)
     torch.manual_seed(0)
     return [
         _rollout(question.uid, prompt, response, tokenizer.eos_token_id)
@@ -99,9 +108,10 @@ def score(model: Any, rollouts: Sequence[Rollout], config: NeuronConfig) -> Neur
 
 
 @torch.no_grad()
-def scored_thrice(model: Any, rollouts: Sequence[Rollout], config: NeuronConfig) -> dict[str, NeuronSets]:
+def scored_in_each(model: Any, rollouts: Sequence[Rollout], config: NeuronConfig) -> dict[str, NeuronSets]:
     """Rounds `model` in place, from one precision to the next."""
-    found = {"float32": score(model, rollouts, config)}
+    found = {"float64": score(model.double(), rollouts, config)}
+    found["float32"] = score(model.float(), rollouts, config)
     for parameter in model.parameters():
         parameter.copy_(parameter.bfloat16())
     found["bf16 weights"] = score(model, rollouts, config)
@@ -174,7 +184,7 @@ def apart(sets: NeuronSets) -> float:
 
 def report(name: str, model: Any, rollouts: Sequence[Rollout], config: NeuronConfig) -> dict[str, Any]:
     print(f"{name}: {len(rollouts)} responses, {sum(len(r.response_ids) for r in rollouts)} tokens", file=sys.stderr)
-    found = scored_thrice(model, rollouts, config)
+    found = scored_in_each(model, rollouts, config)
     reference = found.pop("float32")
     return {
         "model": name,
@@ -215,11 +225,21 @@ def _chosen(found: dict[str, Any], f: dict[str, float]) -> list[str]:
     return [spearman, f"{f['selected']:.1%}", f"{f['neighbours']:.1%}"]
 
 
+def questions_of(args: argparse.Namespace) -> list[Question]:
+    if not args.data:
+        return lab_questions(args.questions)
+    config = DataConfig(name=args.data, path=args.data_path, domain=args.domain)
+    return load_splits(config).pool[: args.questions]
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", choices=["lab", "random"], help="one of the two models")
     parser.add_argument("--model", type=Path, default=LAB_MODEL, help="a model folder (default: the lab's)")
     parser.add_argument("--rollouts", type=Path, help="a run's rollouts.parquet (default: lab questions, sampled here)")
+    parser.add_argument("--data", help="questions of a data set (data.name) instead of the lab's")
+    parser.add_argument("--data-path", help="its file or folder (data.path)")
+    parser.add_argument("--domain", default="biology", help="its domain (data.domain)")
     parser.add_argument("--paper-sizes", action="store_true", help="n = 2000, K = 5000 instead of the lab's")
     parser.add_argument("--questions", type=int, default=400)
     parser.add_argument("--max-new", type=int, default=64, help="response tokens sampled at most")
@@ -235,7 +255,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.only != "random":
         model = load(args.model)
         rollouts = (
-            read_rollouts(args.rollouts) if args.rollouts else sampled(model, args.model, args.questions, args.max_new)
+            read_rollouts(args.rollouts)
+            if args.rollouts
+            else sampled(model, args.model, questions_of(args), args.max_new)
         )
         config = NeuronConfig() if args.paper_sizes else LAB_SIZES
         reports.append(report("lab" if args.model == LAB_MODEL else args.model.name, model, rollouts, config))

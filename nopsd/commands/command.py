@@ -103,13 +103,14 @@ def last_run_dir() -> str | None:
 
 
 def load(arguments: argparse.Namespace, *overrides: str) -> Config:
-    """The configuration that the arguments ask for; `overrides` come last. Raises ConfigError."""
+    """The configuration that the arguments ask for, on this machine; `overrides` come last. Raises ConfigError."""
     from nopsd.config import load_config
+    from nopsd.engine.device import with_settled_dtype
 
     presets = [item.split("=", 1)[1] for item in arguments.overrides if item.startswith("preset=")]
     given = [item for item in arguments.overrides if not item.startswith("preset=")]
     preset = arguments.config or arguments.preset or (presets or [None])[-1]
-    _loaded[:] = [load_config(preset, [*given, *overrides])]
+    _loaded[:] = [with_settled_dtype(load_config(preset, [*given, *overrides]))]
     return _loaded[0]
 
 

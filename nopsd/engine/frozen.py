@@ -7,12 +7,14 @@ optimizer and gradients. Every rank calls it; with stage 3 no rank ever holds th
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from nopsd.engine.ds_config import zero_stage
 from nopsd.engine.family_check import verdict_on
+from nopsd.engine.load_check import buffers_kept, match_unsharded
 from nopsd.engine.packed_attention import use_packed_attention
 from nopsd.errors import UserError
 
@@ -51,7 +53,8 @@ def load_frozen(
         use_packed_attention(model)
     if prepare is not None:
         prepare(model)
-    engine, *_ = deepspeed.initialize(model=model, config=ds_config)
+    with buffers_kept(model):
+        engine, *_ = deepspeed.initialize(model=model, config=ds_config)
     engine.eval()
     return engine
 
@@ -65,7 +68,7 @@ def load_causal_lm(
 ) -> Any:
     """The Hugging Face model, its parameters already sharded if `ds_config` asks for stage 3."""
     from transformers import AutoModelForCausalLM
-    from transformers.integrations.deepspeed import HfDeepSpeedConfig
+    from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deepspeed_config
 
     try:
         attention = verdict_on(model_path, trust_remote_code, revision).attention
@@ -82,7 +85,11 @@ def load_causal_lm(
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"model.path={model_path} can't be loaded: {reason}") from error
     if live_config is not None:
+        unset_hf_deepspeed_config()  # what is loaded from now on is not sharded
         assert_sharded(model, DTYPES[dtype])
+        match_unsharded(model, DTYPES[dtype], Path(model_path))
+        # What a gather gives is what the shards hold, bit by bit (`nopsd.train.export` compares them).
+        model.gathers_exactly = not ds_config["zero_optimization"].get("zero_quantized_weights", False)
     return model
 
 

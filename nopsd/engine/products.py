@@ -1,8 +1,8 @@
 """The vocabulary-sized matrix products of the fused loss and of token statistics, accumulated in at least float32.
 
-float32 and float64 weights are multiplied as they are. bfloat16 weights: a GPU multiplies in bfloat16 and
-accumulates and returns float32 (`out_dtype`); elsewhere the weight is widened a slice of the vocabulary at a
-time, so that no float32 copy of the whole weight exists.
+float32 and float64 weights are multiplied as they are. bfloat16 weights: a GPU, and a CPU that has instructions for it
+(`cpu_bfloat16`), multiply in bfloat16, accumulate and return float32; elsewhere the weight is widened a slice of the
+vocabulary at a time, so that no float32 copy of the whole weight exists.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
+
+from nopsd.engine import cpu_bfloat16
 
 SLICE = 8192  # vocabulary rows widened at a time
 # Tokens a tile where distill.logit_chunk is null: on a CPU more would cost memory and no less time (README), on a GPU
@@ -29,13 +31,19 @@ def project(hidden_nH: Tensor, weight_VH: Tensor, out_nV: Tensor) -> None:
     if _tensor_cores(weight_VH, out_nV):
         torch.mm(hidden_nH.to(weight_VH.dtype), weight_VH.t(), out_dtype=out_nV.dtype, out=out_nV)
         return
+    if cpu_bfloat16.fits(hidden_nH, weight_VH, out_nV):
+        cpu_bfloat16.multiply(hidden_nH, weight_VH, out_nV)
+        return
     hidden_nH = hidden_nH.to(out_nV.dtype)
     for rows, part in _widened(weight_VH, out_nV.dtype):
         torch.mm(hidden_nH, part.t(), out=out_nV[:, rows])
 
 
 def grad_input(grad_nV: Tensor, weight_VH: Tensor, out_nH: Tensor) -> None:
-    """out = grad · weight (the gradient of the hidden states), computed in grad's dtype, whatever out's is."""
+    """out = grad · weight (the gradient of the hidden states), summed in grad's dtype, whatever out's is."""
+    if _cpu_bfloat16(out_nH, weight_VH, grad_nV):
+        torch.mm(grad_nV.to(weight_VH.dtype), weight_VH, out=out_nH)  # sums in float32, rounds once
+        return
     if out_nH.dtype != grad_nV.dtype:
         wide_nH = out_nH.new_empty(out_nH.shape, dtype=grad_nV.dtype)
         grad_input(grad_nV, weight_VH, wide_nH)
@@ -50,16 +58,26 @@ def grad_input(grad_nV: Tensor, weight_VH: Tensor, out_nH: Tensor) -> None:
 
 
 def add_weight_gradient(grad_nV: Tensor, hidden_nH: Tensor, into_VH: Tensor) -> None:
-    """into += gradᵀ · hidden (the gradient of the weight), in grad's dtype."""
+    """into += gradᵀ · hidden (the gradient of the weight), summed in grad's dtype."""
     if _tensor_cores(hidden_nH, grad_nV):
         low = grad_nV.to(hidden_nH.dtype)
         torch.addmm(into_VH, low.t(), hidden_nH, out_dtype=into_VH.dtype, out=into_VH)
         return
+    if _cpu_bfloat16(hidden_nH, hidden_nH, grad_nV) and len(hidden_nH) % 2 == 0:
+        low_Vn, hidden_Hn = grad_nV.t().to(hidden_nH.dtype).contiguous(), hidden_nH.t().contiguous()
+        if cpu_bfloat16.fits(low_Vn, hidden_Hn, into_VH):
+            cpu_bfloat16.multiply(low_Vn, hidden_Hn, into_VH, add=True)
+            return
     into_VH.addmm_(grad_nV.t(), hidden_nH.to(grad_nV.dtype))
 
 
 def _tensor_cores(factor: Tensor, result: Tensor) -> bool:
     return factor.is_cuda and factor.dtype in (torch.bfloat16, torch.float16) and result.dtype == torch.float32
+
+
+def _cpu_bfloat16(one: Tensor, other: Tensor, result: Tensor) -> bool:
+    low = one.dtype == other.dtype == torch.bfloat16 and one.device.type == "cpu"
+    return low and result.dtype == torch.float32 and cpu_bfloat16.available()
 
 
 def _widened(weight_VH: Tensor, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:

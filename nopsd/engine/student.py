@@ -15,6 +15,7 @@ import torch
 
 from nopsd.config import TrainConfig
 from nopsd.engine.frozen import load_causal_lm
+from nopsd.engine.load_check import buffers_kept
 from nopsd.engine.lora import add_lora
 from nopsd.engine.memory import save_memory
 from nopsd.engine.packed_attention import use_packed_attention
@@ -81,7 +82,8 @@ def load_student(
     optimizer = torch.optim.AdamW(
         trained, lr=config.lr, betas=(config.betas[0], config.betas[1]), weight_decay=config.weight_decay, fused=True
     )
-    engine, *_ = deepspeed.initialize(model=wrap(model), optimizer=optimizer, config=ds_config)
+    with buffers_kept(model):
+        engine, *_ = deepspeed.initialize(model=wrap(model), optimizer=optimizer, config=ds_config)
     share_master_weights(engine.optimizer)
     engine.train()
     return engine

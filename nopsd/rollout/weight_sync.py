@@ -25,6 +25,7 @@ from nopsd.rollout.background import all_at_once
 from nopsd.rollout.client import RolloutClient
 from nopsd.rollout.gloo_sender import GlooSender
 from nopsd.rollout.senders import DiskSender, Failures, NcclSender, Sender, load_weights_folder
+from nopsd.rollout.served_weights import ChangeWatch
 from nopsd.rollout.service import RolloutService
 from nopsd.rollout.weight_source import WeightSource
 
@@ -85,6 +86,7 @@ class WeightSync:
         self._rank, self._device = rank, device
         self._sender: Sender | None = None
         self._phase = "connect"
+        self._changes = ChangeWatch()
 
     def connect(self) -> None:
         failure = None
@@ -114,7 +116,7 @@ class WeightSync:
         Raises ServerError on every rank, rank 0's naming rank, host, phase and URL, if a phase fails at every server
         or exceeds `server.sync_timeout_s` there. A server that failed stays paused: it may hold half an update.
         """
-        stream = self._source.stream()
+        stream = self._changes.watched(self._source.stream())
         failure = None
         if self._rank == 0:
             try:
@@ -136,9 +138,15 @@ class WeightSync:
         self._drop_failed(self._sender.send(stream, [*self._client.servers(), *back], version), back)
         self._everywhere("reset of the prefix cache", lambda server: server.reset_prefix_cache(timeout_s), back)
         self._everywhere("resume", lambda server: server.resume(timeout_s), back)
-        self._everywhere("verify", lambda server: _check_version(server, version), back)
+        self._everywhere("verify", lambda server: self._check(server, version), back)
         for server in back:
             self._client.readmit(server)
+
+    def _check(self, server: RolloutClient, version: int) -> None:
+        held = server.held_version()
+        if held != version:
+            raise StaleWeightsError(f"the server at {server.url} holds policy version {held} after a sync of {version}")
+        self._changes.check(server)
 
     def _readmit(self) -> list[RolloutClient]:
         """Servers that were lost and answer again, connected again."""
@@ -184,12 +192,6 @@ class WeightSync:
         if self._sender is not None:
             self._sender.close()
             self._sender = None
-
-
-def _check_version(server: RolloutClient, version: int) -> None:
-    held = server.held_version()
-    if held != version:
-        raise StaleWeightsError(f"the server at {server.url} holds policy version {held} after a sync of {version}")
 
 
 def load_folder(client: RolloutService, folder: str | Path, version: int, timeout_s: float = 300.0) -> None:

@@ -20,7 +20,7 @@ from nopsd.cluster.rank_files import answer_stop, launched_by_command, rank_prog
 from nopsd.cluster.servers.vllm_command import check_server_args
 from nopsd.cluster.stage_launcher import launch_stage, under_launcher
 from nopsd.config import Config, to_yaml
-from nopsd.engine.device import device
+from nopsd.engine.device import device, fast_dtype
 from nopsd.engine.distributed import Ranks
 from nopsd.errors import ConfigError, Stopped, UserError
 from nopsd.files import flatten, read_json, write_atomic, write_json
@@ -262,6 +262,9 @@ def environment(session: Session) -> dict[str, Any]:
         "host": platform.node(),
         "machine": platform.machine(),
         "cpus": os.cpu_count(),
+        "device": device(),
+        "dtype": session.config.model.dtype,
+        "dtype_auto": " on ".join(fast_dtype()),  # what model.dtype=auto means here, and why
         "command": redacted_words(sys.argv),
         "model": {"path": str(session.model.path), "hash": session.model.hash},
         "seed": session.config.seed,

@@ -12,7 +12,7 @@ from nopsd.run.session import Session
 from nopsd.run.stage import Counts, Progress, Stage
 from nopsd.stages.workload import responses
 
-SERVED_WITH = ("model.dtype", "server.dtype", "server.args")  # what the sampled text depends on
+SERVED_WITH = ("model.dtype", "server.dtype", "server.head_dtype", "server.args")  # of the text
 
 
 class Rollouts(Stage):

@@ -23,7 +23,7 @@ from nopsd.cluster.planning import hosts_that_train
 from nopsd.config import ENTRY_POINTS, METHODS, Config
 from nopsd.data.readers import own_reader
 from nopsd.data.sources import hub_id, load_splits, published_sizes
-from nopsd.engine.device import device
+from nopsd.engine.device import device, fast_dtype
 from nopsd.engine.ds_config import role_configs
 from nopsd.engine.family_check import check_scoring, check_training
 from nopsd.errors import ConfigError, UserError
@@ -86,6 +86,7 @@ def dry_run(config: Config, command: str = "run") -> tuple[str, int]:
     of_host = math.gcd(*(host.slots for host in hosts)) if hosts else None
     if {SIGNALS, SELECT} & {stage.name for stage in stages}:
         found.noted("names", lambda: check_names(config), f"{config.select.selector}, {config.context.retriever}")
+    found.findings.append(Finding("dtype", "all", OK, dtype_message(config)))
     folder = found.noted("model", lambda: find_model(config, found))
     if folder is not None:
         found.noted("windows", lambda: check_lengths(config, folder), "the longest prompts and responses fit")
@@ -107,6 +108,12 @@ def dry_run(config: Config, command: str = "run") -> tuple[str, int]:
         table.summary(found.findings),
     ]
     return "\n\n".join(part for part in parts if part), table.exit_code(found.findings)
+
+
+def dtype_message(config: Config) -> str:
+    """The number format of trainer and server, and what `model.dtype: auto` means on this machine."""
+    served = config.server.dtype or config.model.dtype
+    return f"trained in {config.model.dtype}, served in {served}; auto is {' on '.join(fast_dtype())}"
 
 
 def count_questions(config: Config, found: Preview) -> Counts | None:

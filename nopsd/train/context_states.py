@@ -7,7 +7,8 @@ computes the last prompt token, whose state predicts y_1, and y behind them.
 
     within a step   any weights: a prompt that several of this rank's sequences begin with
     over steps      frozen weights: the prompts that fit in `teacher.context_mib` of each rank (`PrefixCache`)
-    else            whole sequences: a context used once would cost a pass more and save nothing
+    else            whole sequences: a context used once would cost a pass more and save nothing; and sides that are
+                    the student's own, so that equal weights give equal bits and their divergence is exactly 0
 
 Which of these a sequence takes depends on the step's plan, the prompts and the budget, never on what is held at the
 moment; and each context is computed in a pass of its own, for a product's last bits depend on its number of rows. So a
@@ -96,14 +97,19 @@ class Reader:
         return self.shared or self.cache is not None
 
     @torch.no_grad()  # type: ignore[untyped-decorator]
-    def read(self, sides: Sequence[Side]) -> list[Tensor]:
-        """Hidden states `[N, H]` of each side. Every rank must call it, and runs as many forwards as the others."""
+    def read(self, sides: Sequence[Side], student: Sequence[Side] = ()) -> list[Tensor]:
+        """Hidden states `[N, H]` of each side. Every rank must call it, and runs as many forwards as the others.
+
+        `student`: the student's sides of the same micro-batches; one with the same ids is read whole, as it reads.
+        """
         if not sides or not sides[0].packed or not self.reuses:
             return [self.forward(side.ids_BT, side.rows_N, side.segments) for side in sides]
         chosen = self._chosen(sides[0].ids_BT)
-        plan = plan_prefixes([prefixes(side) for side in sides], chosen, self.shared)
+        same = [torch.equal(side.ids_BT, own.ids_BT) for side, own in zip(sides, student)] or [False] * len(sides)
+        found = [nothing(side) if whole else prefixes(side) for side, whole in zip(sides, same)]
+        plan = plan_prefixes(found, chosen, self.shared)
         held = dict(self.cache.held) if self.cache else {}
-        passes = len(sides) + len({p.key for found in plan for p in found if p} - held.keys())
+        passes = len(sides) + len({p.key for of_side in plan for p in of_side if p} - held.keys())
         most = int(self.ranks.all_max(torch.tensor([passes])))
         states = self._read(sides, plan, held)
         for _ in range(most - passes):
@@ -170,6 +176,11 @@ def prefixes(side: Side) -> Prefixes:
     wanted = wanted.scatter_reduce(0, _sequence_of(rows, side), rows, "amin")
     spans = zip(starts.tolist(), wanted.tolist())
     return [Prefix(key_of(ids[s:w]), w - s) if w - s >= SHORTEST else None for s, w in spans]
+
+
+def nothing(side: Side) -> Prefixes:
+    """Every sequence of the side is computed whole."""
+    return [None] * len(side.lengths)
 
 
 def plan_prefixes(found: Sequence[Prefixes], chosen: Collection[bytes], shared: bool) -> list[Prefixes]:

@@ -2,7 +2,8 @@
 
 Weights are gathered from the ZeRO-3 shards one parameter at a time, so rank 0 holds one file's worth and no
 more. Config, tokenizer, chat template and generation config are the base model's own files. The folder gets its
-name only after the reloaded model gave the engine's own logits. All ranks take part.
+name only after each rank found its own weights in the files and the reloaded model gave the engine's own
+distributions, up to rounding (`nopsd.rollout.logprob_gap`). All ranks take part.
 """
 
 from __future__ import annotations
@@ -22,14 +23,15 @@ from torch import Tensor
 from nopsd.config import LoraConfig
 from nopsd.engine.broadcast import broadcast_from_rank0
 from nopsd.engine.distributed import Ranks
+from nopsd.engine.load_check import check_files
 from nopsd.engine.lora import PlainWeight, lora_layers, plain_weights, save_adapter
-from nopsd.errors import ArtefactError
+from nopsd.errors import ArtefactError, UserError
 from nopsd.files import read_json, write_json
+from nopsd.rollout.logprob_gap import Gap, bound_of
 from nopsd.train.artefacts import CARD, RECORD
 
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".safetensors.index.json")
 ADAPTER = "adapter"
-TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.25}  # max |Δ logit|: other kernels and orders of summation
 SHARD_BYTES = 4 * 2**30
 
 
@@ -125,10 +127,27 @@ def _bytes(tensor: PlainWeight | Tensor) -> int:
 def verify(
     model: torch.nn.Module, part: Path, probe_ids: list[int], ranks: Ranks, trust_remote_code: bool = False
 ) -> float:
-    """Largest difference between the engine's logits and those of the folder loaded afresh on rank 0's CPU."""
+    """Largest difference between the engine's logits and those of the folder loaded afresh on rank 0's CPU.
+
+    Collective. Raises ArtefactError if the files hold other weights or make other distributions.
+    """
+    if getattr(model, "gathers_exactly", False) and not lora_layers(model):  # with adapters they are merged ones
+        check_own_weights(model, part, ranks)
     own = probe_logits(model, probe_ids)
     dtype = next(model.parameters()).dtype
     return float(broadcast_from_rank0(ranks, lambda: _compare(own, part, probe_ids, dtype, trust_remote_code)))
+
+
+def check_own_weights(model: torch.nn.Module, part: Path, ranks: Ranks) -> None:
+    """ArtefactError on every rank if one finds other weights in the files than it holds. Collective."""
+    ranks.barrier()  # rank 0 has written them
+    try:
+        check_files(model, part)
+        found = ""
+    except UserError as error:
+        found = str(error)
+    if differing := [text for text in ranks.all_gather_json([found]) if text != [""]]:
+        raise ArtefactError(f"the exported model in {part} is not the trained one: {differing[0][0]}")
 
 
 @torch.no_grad()  # type: ignore[untyped-decorator]
@@ -153,10 +172,19 @@ def _compare(own: Tensor, part: Path, ids: list[int], dtype: torch.dtype, trust_
     wrong = sorted({*report["missing_keys"], *report["unexpected_keys"]})
     if wrong:
         raise ArtefactError(f"the exported model in {part} lacks or has too many weights: {', '.join(wrong[:4])}")
-    difference = float((probe_logits(copy, ids) - own).abs().max())
-    if not difference <= TOLERANCE[dtype]:
+    reloaded = probe_logits(copy, ids)
+    bound = bound_of((str(dtype).removeprefix("torch."),), copy.config.get_text_config().num_hidden_layers)
+    if passed := bound.passed_by(expected_gap(own, reloaded)):
         raise ArtefactError(
-            f"the exported model in {part} is not the trained one: its logits differ by {difference:.3g} "
-            f"(at most {TOLERANCE[dtype]:g} is right)"
+            f"the exported model in {part} is not the trained one: its log-probs differ by {passed} over {len(ids)} "
+            "positions"
         )
-    return difference
+    return float((reloaded - own).abs().max())
+
+
+def expected_gap(own_TV: Tensor, other_TV: Tensor) -> Gap:
+    """|Δ log p| and 1−p of the tokens that the first would sample, expected at each position; the largest is `high`."""
+    own, other = own_TV.double().log_softmax(-1), other_TV.double().log_softmax(-1)
+    p_TV = own.exp()
+    gap_T = (p_TV * (own - other).abs()).sum(-1)
+    return Gap(float(gap_T.mean()), float(gap_T.max()), float((p_TV * (1 - p_TV)).sum(-1).mean()))

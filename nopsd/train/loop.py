@@ -88,7 +88,7 @@ def learn(run: TrainingRun, step: Step, targets: Sequence[Any]) -> StepSums:
         loss = found.loss * run.ranks.world  # its weights hold the global mean: undo the averaging over ranks
         if is_last:
             sums.add_up(run.ranks)
-            check_gap(run.config, float(sums.max_gap), step.number)
+            check_gap(run.config, run.gap_bound, sums.gap(), step.number)
             if not math.isfinite(float(sums.sums[0])):  # of any rank: DeepSpeed looks at the gradient alone
                 loss = loss * math.nan
         run.student.backward(loss, scale_wrt_gas=False)  # and leave out that over micro-batches

@@ -1,7 +1,8 @@
 """Numbers of a step that every algorithm logs: phases' times, sums over tokens, what the responses look like.
 
 loss, loss_tokens             the step's loss, as weighted; how many tokens it has
-logprob_gap, logprob_gap_max  |served − trained| log-prob of the sampled tokens (mean, max)
+logprob_gap, logprob_gap_high, logprob_gap_max
+                              |served − trained| log-prob of the sampled tokens: mean, 99.9 % quantile, largest
 response_length_mean|max, truncated_share
 repeated_4grams               mean share of a response's 4-grams of token ids that occur in it more than once
 distinct_4grams               different 4-grams of the step's responses over all of them
@@ -29,6 +30,7 @@ from nopsd.data.answers import extract_answer
 from nopsd.data.majority import majority
 from nopsd.data.records import Question
 from nopsd.engine.distributed import Ranks
+from nopsd.rollout.logprob_gap import Gap, GapHistogram
 from nopsd.rollout.types import Rollout
 from nopsd.train.batches import MicroBatch
 
@@ -59,9 +61,11 @@ class StepSums:
     """Running sums of a step over micro-batches, then over ranks. `names`: of an algorithm's own sums over tokens."""
 
     def __init__(self, names: Sequence[str], device: torch.device | str) -> None:
-        self.names = ("loss", "gap", "known", *names)  # gap: Σ |served − trained| log-prob over the `known` tokens
+        # gap: Σ |served − trained| log-prob over the `known` tokens; uncertain: Σ 1−p of them
+        self.names = ("loss", "gap", "known", "uncertain", *names)
         self.sums = torch.zeros(len(self.names), dtype=torch.float64, device=device)
         self.max_gap = torch.zeros(1, dtype=torch.float64, device=device)
+        self.gaps = GapHistogram(device)
         self.losses: list[tuple[Tensor, tuple[str, ...]]] = []  # of this rank: a micro-batch's loss and its uids
 
     def add(self, batch: MicroBatch, found: BatchLoss) -> None:
@@ -69,33 +73,46 @@ class StepSums:
         loss = found.loss.detach()
         self.losses.append((loss, batch.student.names))
         self.sums[0] += loss
-        self.sums[3:] += found.sums
+        self.sums[4:] += found.sums
         if found.logprob_N is not None:
             known = (batch.weights_N > 0) & ~batch.served_N.isnan()
             gap = (found.logprob_N - batch.served_N).abs().double()[known]
             self.sums[1] += gap.sum()
             self.sums[2] += gap.numel()
+            self.sums[3] += (1 - found.logprob_N.double().exp())[known].sum()
+            self.gaps.add(gap)
             if gap.numel():
                 self.max_gap = torch.maximum(self.max_gap, gap.max()[None])
 
     def add_up(self, ranks: Ranks) -> None:
         """Over all ranks, each of which has added its micro-batches."""
         self.sums, self.max_gap = ranks.all_sum(self.sums), ranks.all_max(self.max_gap)
+        self.gaps.counts = ranks.all_sum(self.gaps.counts)
+
+    def gap(self) -> Gap:
+        """Served against trained log-probs; all 0 where none was known."""
+        known = self.sums[2].clamp(min=1)
+        return Gap(float(self.sums[1] / known), self.gaps.high(), float(self.sums[3] / known))
 
     def not_finite(self) -> list[str]:
         """The uids of this rank's micro-batches whose loss is not finite."""
         return [uid for loss, uids in self.losses if not math.isfinite(float(loss)) for uid in uids]
 
     def by_name(self) -> dict[str, float]:
-        """The sums, with `max_gap`."""
-        return {**dict(zip(self.names, self.sums.tolist(), strict=True)), "max_gap": float(self.max_gap)}
+        """The sums, with `max_gap` and `high_gap`."""
+        sums = dict(zip(self.names, self.sums.tolist(), strict=True))
+        return {**sums, "max_gap": float(self.max_gap), "high_gap": self.gaps.high()}
 
 
 def gap_metrics(sums: Mapping[str, float]) -> dict[str, float]:
     """Nothing where no served log-prob was known."""
     if not sums["known"]:
         return {}
-    return {"logprob_gap": sums["gap"] / sums["known"], "logprob_gap_max": sums["max_gap"]}
+    return {
+        "logprob_gap": sums["gap"] / sums["known"],
+        "logprob_gap_high": sums["high_gap"],
+        "logprob_gap_max": sums["max_gap"],
+    }
 
 
 def response_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:

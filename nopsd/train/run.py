@@ -14,6 +14,7 @@ from nopsd.engine.distributed import Ranks
 from nopsd.engine.ema import ShardedEma
 from nopsd.engine.sequence_parallel import ALONE, SequenceParallel
 from nopsd.engine.stopping import StopRequest
+from nopsd.rollout.logprob_gap import GapBound, bound_of
 from nopsd.rollout.types import Rollout
 from nopsd.train.batches import Batching, Example, MicroBatch
 from nopsd.train.guards import Guards
@@ -142,6 +143,13 @@ class TrainingRun(TrainingInputs):
     def guards(self) -> Guards:
         """Signs of collapse, from where the checkpoint left them."""
         return Guards(self.config.guard, self.extras.get("guards"))
+
+    @cached_property
+    def gap_bound(self) -> GapBound:
+        """How far served log-probs of these weights may be from the trainer's."""
+        model, server = self.config.model, self.config.server
+        layers = self.student.module.lm.config.get_text_config().num_hidden_layers
+        return bound_of((model.dtype, server.dtype or model.dtype), layers, self.config.train.sync_tolerance)
 
     @property
     def group(self) -> int:

@@ -28,13 +28,15 @@ import torch
 from nopsd.config import Config, SamplingConfig
 from nopsd.engine.broadcast import broadcast_from_rank0
 from nopsd.errors import ServerError, StaleWeightsError
+from nopsd.rollout.logprob_gap import Gap, GapBound
 from nopsd.rollout.types import Rollout
 from nopsd.train.batches import batch_uids
 from nopsd.train.export import probe_logits
 from nopsd.train.metrics import Clock
 from nopsd.train.run import Step, TrainingRun
 
-PROBE_TOKENS = 8
+PROBE_TOKENS = 64
+FEW = 3.0  # the mean of a short response's gaps varies so much more than that of a step's
 PENDING = "pending"  # its name among a checkpoint's extras
 
 
@@ -177,15 +179,14 @@ def covered(config: Config, version: int) -> bool:
     return config.distill.temperature == 1.0 and version < config.train.steps and not sampled_ahead
 
 
-def check_gap(config: Config, gap: float, version: int) -> None:
-    """StaleWeightsError if `gap`, the largest between served and trained log-probs of this step's responses, is above
-    the tolerance."""
-    if not covered(config, version) or not due(config, version) or gap <= config.train.sync_tolerance:
+def check_gap(config: Config, bound: GapBound, gap: Gap, version: int) -> None:
+    """StaleWeightsError if served and trained log-probs of this step's responses are farther apart than rounding takes
+    them."""
+    if not covered(config, version) or not due(config, version) or not (passed := bound.passed_by(gap)):
         return
     raise StaleWeightsError(
-        f"step {version}: served and trained log-probs differ by up to {gap:.3g} (train.sync_tolerance="
-        f"{config.train.sync_tolerance:g}): the server doesn't hold the trainer's weights, or has another dtype "
-        "(server.dtype, model.dtype)"
+        f"step {version}: served and trained log-probs differ by {passed}: the server doesn't hold the trainer's "
+        "weights, or has another dtype (server.dtype, model.dtype); train.sync_tolerance states another mean"
     )
 
 
@@ -201,8 +202,11 @@ def check_served(run: TrainingRun, rollouts: Sequence[Rollout], version: int) ->
     logits_TV = probe_logits(run.student.module.lm, rollout.prompt_ids + response)
     rows_TV = logits_TV[len(rollout.prompt_ids) - 1 : -1].log_softmax(-1)
     own = rows_TV.gather(1, torch.tensor(response)[:, None])[:, 0].tolist()
+    uncertain = sum(1 - math.exp(value) for value in own) / len(own)
     gap = broadcast_from_rank0(
         run.ranks,
-        lambda: verify_served(run.client, [rollout.prompt_ids], [response], [own], run.config.train.sync_tolerance),
+        lambda: verify_served(
+            run.client, [rollout.prompt_ids], [response], [own], run.gap_bound.high, FEW * run.gap_bound.mean(uncertain)
+        ),
     )
     assert math.isfinite(gap)

@@ -44,8 +44,11 @@ class TeacherStates(NamedTuple):
 class Teacher(Protocol):
     """What the loop asks of a teacher."""
 
-    def hidden(self, sides: Sequence[Side]) -> list[TeacherStates]:
-        """Of one prompt's sides, the teacher's own or another's, in all the micro-batches of a step."""
+    def hidden(self, sides: Sequence[Side], student: Sequence[Side] = ()) -> list[TeacherStates]:
+        """Of one prompt's sides, the teacher's own or another's, in all the micro-batches of a step.
+
+        `student`: the student's sides of these micro-batches (`Reader.read`).
+        """
         ...
 
     def weight(self) -> AbstractContextManager[Tensor | None]:
@@ -98,8 +101,8 @@ class OneModel:
     student: Any
     reader: Reader
 
-    def hidden(self, sides: Sequence[Side]) -> list[TeacherStates]:
-        return [TeacherStates(hidden_NH) for hidden_NH in self.reader.read(sides)]
+    def hidden(self, sides: Sequence[Side], student: Sequence[Side] = ()) -> list[TeacherStates]:
+        return [TeacherStates(hidden_NH) for hidden_NH in self.reader.read(sides, student)]
 
     @property
     def readers(self) -> tuple[Reader, ...]:
@@ -158,8 +161,8 @@ class TrustRegionTeacher:
     own: Reader
     mix: float
 
-    def hidden(self, sides: Sequence[Side]) -> list[TeacherStates]:
-        pairs = zip(self.base.hidden(sides), self.own.read(sides), strict=True)
+    def hidden(self, sides: Sequence[Side], student: Sequence[Side] = ()) -> list[TeacherStates]:
+        pairs = zip(self.base.hidden(sides, student), self.own.read(sides, student), strict=True)
         return [TeacherStates(base.hidden_NH, (own_NH, None, self.mix)) for base, own_NH in pairs]
 
     def weight(self) -> AbstractContextManager[Tensor | None]:

@@ -53,6 +53,13 @@ class Fake(RolloutClient):
             self.version = int(body["new_version"])
         return {"weight_version": str(self.version)} if path == "/weight_info" else {}
 
+    def max_model_len(self) -> int:
+        return 64
+
+    def score_one(self, prompt: list[int], response: list[int]) -> list[float]:
+        """Whether the server has taken an update is read from such log-probs."""
+        return [-1.0] * len(response)
+
 
 @pytest.fixture
 def fakes() -> tuple[RolloutPool, Fake, Fake]:

@@ -14,6 +14,7 @@ import torch
 from nopsd.config import Config, load_config
 from nopsd.engine.distributed import Ranks
 from nopsd.errors import ConfigError, ServerError, StaleWeightsError
+from nopsd.rollout.logprob_gap import Gap, GapBound
 from nopsd.rollout.types import Rollout
 from nopsd.train.metrics import Clock
 from nopsd.train.metrics_log import read_metrics
@@ -154,13 +155,14 @@ def test_training_that_fails_does_not_wait_for_the_rollouts_begun():
 
 
 def test_the_gap_of_stale_responses_is_no_proof_and_that_of_the_first_step_is():
-    config, gap = Config(), 1.0
+    config, bound, gap = Config(), GapBound(1e-2, 1e-2), Gap(1.0, 1.0, 0.1)
     with pytest.raises(StaleWeightsError):
-        check_gap(config, gap, 3)
+        check_gap(config, bound, gap, 3)
     config.train.ahead = 1
-    check_gap(config, gap, 3)
-    with pytest.raises(StaleWeightsError, match="step 0"):
-        check_gap(config, gap, 0)
+    check_gap(config, bound, gap, 3)
+    with pytest.raises(StaleWeightsError, match="step 0.*1 on average.*at the 99.9 % quantile"):
+        check_gap(config, bound, gap, 0)
+    check_gap(config, bound, Gap(1e-3, 1e-2, 0.1), 0)
 
 
 def test_more_than_one_step_ahead_is_refused_by_name():

@@ -56,6 +56,8 @@ def server_command(config: ServerConfig, model: str, dtype: str, port: int, devi
     command = [sys.executable, "-m", "nopsd.cluster.servers.vllm_main"]
     command += [word for name, value in options.items() for word in (name, str(value))]
     command.append("--enable-prefix-caching")
+    if config.head_dtype:
+        command += ["--hf-overrides", json.dumps({"head_dtype": config.head_dtype})]
     if device == "cpu":
         # Chunked prefill and per-request seeds don't go together in the CPU build (its engine dies).
         command += ["--enforce-eager", "--no-enable-chunked-prefill"]

@@ -18,8 +18,9 @@ class ModelConfig:
     revision: Optional[str] = key(None, "the hub's revision; null: its default branch")
     dtype: str = key(
         "float32",
-        "number format of the trainer, and of the server unless server.dtype is set",
-        choices=("float32", "bfloat16"),
+        "number format of the trainer, and of the server unless server.dtype is set; auto: bfloat16 on GPUs and on "
+        "CPUs that multiply in it, else float32",
+        choices=("float32", "bfloat16", "auto"),
     )
     trust_remote_code: bool = key(False, "run code that comes with the model")
     mlp_adapter: Optional[str] = key(
@@ -101,6 +102,11 @@ class ServerConfig:
     host: str = key("127.0.0.1", "address that the started server listens on")
     port: int = key(0, "of the started server; 0: any free port", ge=0, le=65535)
     dtype: Optional[str] = key(None, "number format of the server; null: model.dtype")
+    head_dtype: Optional[str] = key(
+        None,
+        "number format of the started server's output head, as the trainer's is float32; null: server.dtype",
+        choices=(None, "float32"),
+    )
     max_model_len: int = key(4096, "tokens of prompt and response together, at most", ge=1)
     max_num_seqs: int = key(128, "sequences that the server runs at once", ge=1)
     kv_cache_mib: int = key(256, "memory of the key-value cache; of vLLM's CPU build", ge=1)

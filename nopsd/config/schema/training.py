@@ -92,8 +92,11 @@ class TrainConfig:
     sync_check_every: int = key(
         1, "weight updates between comparisons of served with trained log-probs; 0: never", ge=0, runtime_only=True
     )
-    sync_tolerance: float = key(
-        1e-4, "largest difference in that comparison; of float32: bfloat16 needs more", ge=0, runtime_only=True
+    sync_tolerance: Optional[float] = key(
+        None,
+        "nats: largest mean difference in that comparison; null: by number format and layers",
+        ge=0,
+        runtime_only=True,
     )
 
 

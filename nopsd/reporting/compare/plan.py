@@ -29,6 +29,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from nopsd.config import METHODS, Config, load_config
 from nopsd.config.values import NULL, Plain, read_yaml
+from nopsd.engine.device import with_settled_dtype
 from nopsd.errors import ConfigError
 from nopsd.files import file_name
 
@@ -219,7 +220,8 @@ def _load(plan: Plan, source: str, last: Mapping[str, Any], where: str) -> Confi
     entry = plan.sources.get(source) or plan.targets[source]
     settings = {"data.domain": source, **plan.set, **entry.set, **last}
     try:
-        return load_config(entry.preset or plan.preset, [f"{key}={_value(v)}" for key, v in settings.items()])
+        overrides = [f"{key}={_value(v)}" for key, v in settings.items()]
+        return with_settled_dtype(load_config(entry.preset or plan.preset, overrides))
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from error
 

@@ -106,9 +106,8 @@ class Distillation(Algorithm):
         """The configured teacher, whatever it computes with."""
         if self._teacher is None:
             readings = [{uid: prompt.ids for uid, prompt in self.teacher_prompts.items()}, *self.aux_prompts.values()]
-            if BASE in auxiliaries(run.config.distill):
-                readings.append(dict(run.student_prompts))
-            prompts = [reading[uid] for uid in sorted(run.selected) for reading in readings]
+            asked = run.student_prompts  # what the student reads itself is read whole
+            prompts = [r[uid] for uid in sorted(run.selected) for r in readings if r[uid] != asked[uid]]
             self._teacher = teacher_of(run.config, run.student, self.teacher_engine, run.ranks, prompts, run.groups)
         return self._teacher
 
@@ -139,12 +138,13 @@ class Distillation(Algorithm):
     def targets(self, run: TrainingRun, step: Step) -> Targets:
         """The teacher's hidden states `[N, H]`, and those of its weights on the objective's other prompts."""
         teacher, batches = self.teacher(run), step.batches
+        own = [batch.student for batch in batches]
         with step.clock("teacher"):
-            states = teacher.hidden([batch.teacher for batch in batches])
+            states = teacher.hidden([batch.teacher for batch in batches], own)
             others: list[dict[str, Tensor]] = [{} for _ in batches]
             for name in auxiliaries(run.config.distill):
-                sides = [batch.student if name == BASE else batch.aux[name] for batch in batches]
-                for other, found in zip(others, teacher.hidden(sides), strict=True):
+                sides = own if name == BASE else [batch.aux[name] for batch in batches]
+                for other, found in zip(others, teacher.hidden(sides, own), strict=True):
                     other[name] = found.hidden_NH
         return Targets([Target(*pair) for pair in zip(states, others, strict=True)])
 

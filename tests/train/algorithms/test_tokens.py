@@ -41,7 +41,7 @@ def test_losses_gradients_and_log_do_not_depend_on_ranks_and_micro_batches(runs,
     """An advantage of another response, or a mean over a micro-batch's tokens alone, shows here; with `ulysses`, where
     two ranks compute each sequence of `certainty` together, a row that is counted twice."""
     one, two = runs[1]["certainty" if case == "ulysses" else case], runs[2][case]
-    varying = {"time", "logprob_gap_max"}
+    varying = {"time", "logprob_gap_max", "logprob_gap_high"}
     for row, other in zip(one["rows"], two["rows"], strict=True):
         assert row.keys() == other.keys()
         for name in row:
@@ -127,10 +127,10 @@ def test_every_row_tells_what_the_log_promises(runs):
     """A number that isn't logged isn't watched by any guard."""
     row = runs[2]["majority"]["rows"][1]
     promised = (
-        "loss loss_tokens student_entropy logprob_gap logprob_gap_max reward_mean reward_std zero_advantage_share "
-        "majority_share unparsed_share ratio clip_frac response_length_mean truncated_share repeated_4grams grad_norm "
-        "lr skipped_fraction policy_version staleness time/rollout time/reward time/reference time/student time/sync "
-        "guard/min_entropy guard/max_entropy_ratio guard/min_length_ratio"
+        "loss loss_tokens student_entropy logprob_gap logprob_gap_high logprob_gap_max reward_mean reward_std "
+        "zero_advantage_share majority_share unparsed_share ratio clip_frac response_length_mean truncated_share "
+        "repeated_4grams grad_norm lr skipped_fraction policy_version staleness time/rollout time/reward "
+        "time/reference time/student time/sync guard/min_entropy guard/max_entropy_ratio guard/min_length_ratio"
     )
     for name in promised.split():
         assert math.isfinite(row[name]), name
