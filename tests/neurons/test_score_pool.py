@@ -69,7 +69,8 @@ def test_batch_composition_does_not_change_the_sets(engine, alone, make_rollouts
     one_by_one = NeuronConfig(per_layer=12, k=20, chunk=5, max_batch_tokens=1)
     single = score_pool(ScoredModel(engine, "m"), rollouts[::-1], one_by_one, alone, tmp_path / "b")
     assert np.array_equal(together.counts, single.counts) and np.array_equal(together.ids, single.ids)
-    assert np.allclose(together.scores, single.scores, rtol=2e-3)
+    # float16 on disk: a score at the middle of two falls to either, one step of 2**-10 apart
+    assert np.allclose(together.scores, single.scores, rtol=2**-10)
 
 
 def test_several_rollouts_a_question_make_one_row(engine, alone, make_rollouts, tmp_path):

@@ -66,8 +66,8 @@ def test_equals_loops_in_float64(engine, alone, make_rollouts, tmp_path, changed
         kept = found.ids[row][found.ids[row] >= 0]
         assert found.counts[row] == count
         assert kept.tolist() == ids
-        # float16 on disk: relative 1e-3
-        assert np.allclose(found.scores[row][: len(ids)], scores, rtol=1e-3)
+        # float16 on disk: half a step is 2**-11 = 4.9e-4 of the score, and float32's sums add far less
+        assert np.allclose(found.scores[row][: len(ids)], scores, rtol=5e-4)
         assert found.histogram[row].tolist() == np.bincount(np.array(ids, dtype=int) // 24, minlength=3).tolist()
         assert found.lengths[row] == len(rollout.response_ids) - config.drop_last_position
 

@@ -167,6 +167,7 @@ def test_bfloat16_inputs_are_computed_in_float32(kind, beta, monkeypatch):
     assert low[0].dtype == torch.float32 and low[1].dtype == low[2].dtype == torch.bfloat16
     torch.testing.assert_close(low[0].double(), exact[0], rtol=1e-5, atol=1e-6)
     for got, wanted in zip(low[1:], exact[1:]):
+        # Rounded once to bfloat16's 8 bits: at most 2**-8 of the value.
         torch.testing.assert_close(got.double(), wanted, rtol=2**-8, atol=1e-6)
 
 
