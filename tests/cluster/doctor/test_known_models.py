@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 
+import nopsd
 from nopsd.cluster.doctor.known_models import SHAPES
 from nopsd.cluster.doctor.memory import shape_of
 from nopsd.config import load_config
 
-MODELS = Path(__file__).parent / "qwen3"
+MODELS = Path(nopsd.__file__).parent / "cluster" / "doctor" / "published" / "Qwen"
 
 
 @pytest.mark.parametrize("preset", SHAPES)
