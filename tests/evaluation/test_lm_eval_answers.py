@@ -1,15 +1,12 @@
 """Answers by the harness's rule beside ours: where the two differ, and by how much."""
 
 import json
-import os
-import subprocess
 
 import pytest
 
 from nopsd.data.answers import extract_answer
-from nopsd.data.records import Option, Question
 from nopsd.evaluation.lm_eval_answers import harness_answer, harness_match, rule_gap
-from tests.programs import require_peer
+from tests.evaluation.harness import peer, question
 
 # response, gold, what the harness takes, what we take (options A to E)
 CANNED = [
@@ -54,24 +51,6 @@ for response, gold in json.load(sys.stdin):
     out.append([answer, bool(score)])
 print(json.dumps({"name": rule["name"], "out": out}))
 """
-
-
-def peer(script, *arguments, sent=None):
-    done = subprocess.run(
-        [require_peer("lm_eval"), "-c", script, *map(str, arguments)],
-        input=sent,
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-        env={**os.environ, "HF_HUB_OFFLINE": "1"},
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.strip().splitlines()[-1])
-
-
-def question(uid="q", labels="ABCDE"):
-    return Question(uid, "mmlu_pro", "test", "which?", tuple(Option(x, f"text {x}") for x in labels))
 
 
 def ours_of(response):

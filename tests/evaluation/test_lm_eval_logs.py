@@ -3,19 +3,14 @@
 It is no dependency: it lies in the peers' environment (tests/setup_peers.sh).
 """
 
-import json
-import os
-import subprocess
-
 import pytest
 
 from nopsd.config import EvalConfig
-from nopsd.data.records import Option, Question
 from nopsd.evaluation.evaluate import evaluate_domain
 from nopsd.evaluation.lm_eval_logs import Evaluated, task_name, write_harness_logs
 from nopsd.files import read_json, read_jsonl
 from nopsd.rollout.types import Rollout
-from tests.programs import require_peer
+from tests.evaluation.harness import peer, question
 
 READER = r"""
 import json, sys, glob, pathlib
@@ -45,24 +40,6 @@ print(json.dumps({
     "resps": type(theirs["resps"][0]).__name__ == type(ours[0]["resps"][0]).__name__, "table": make_table(tree),
 }))
 """
-
-
-def peer(script, *arguments, sent=None):
-    done = subprocess.run(
-        [require_peer("lm_eval"), "-c", script, *map(str, arguments)],
-        input=sent,
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-        env={**os.environ, "HF_HUB_OFFLINE": "1"},
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.strip().splitlines()[-1])
-
-
-def question(uid="q", labels="ABCDE"):
-    return Question(uid, "mmlu_pro", "test", "which?", tuple(Option(x, f"text {x}") for x in labels))
 
 
 def logs(tmp_path, config):

@@ -7,15 +7,7 @@ from nopsd.config import NeuronConfig
 from nopsd.errors import ConfigError, DataError
 from nopsd.neurons.score_pool import ScoredModel, score_pool
 from nopsd.neurons.store import load_neurons
-
-CONFIG = NeuronConfig(per_layer=12, k=20, chunk=5, max_batch_tokens=40)
-
-
-def assert_equal(a, b):
-    assert (a.uids, a.header) == (b.uids, b.header)
-    for name in ("counts", "ids", "scores", "lengths", "truncated", "histogram"):
-        assert np.array_equal(getattr(a, name), getattr(b, name)), name
-    assert np.array_equal(a.agreement, b.agreement, equal_nan=True)
+from tests.neurons.small import CONFIG, assert_equal
 
 
 def test_a_killed_run_scores_no_finished_batch_again(engine, unsharded, alone, make_rollouts, tmp_path):

@@ -1,21 +1,11 @@
 """The neuron artefact: a damaged, missing or foreign file is named."""
 
-import numpy as np
 import pytest
 
-from nopsd.config import NeuronConfig
 from nopsd.errors import ArtefactError
 from nopsd.neurons.score_pool import ScoredModel, score_pool
 from nopsd.neurons.store import load_neurons, rank_file, read_arrays, read_neurons, write_arrays, write_neurons
-
-CONFIG = NeuronConfig(per_layer=12, k=20, chunk=5, max_batch_tokens=40)
-
-
-def assert_equal(a, b):
-    assert (a.uids, a.header) == (b.uids, b.header)
-    for name in ("counts", "ids", "scores", "lengths", "truncated", "histogram"):
-        assert np.array_equal(getattr(a, name), getattr(b, name)), name
-    assert np.array_equal(a.agreement, b.agreement, equal_nan=True)
+from tests.neurons.small import CONFIG, assert_equal
 
 
 def test_a_file_of_an_older_version_is_refused_by_what_it_lacks(engine, alone, make_rollouts, tmp_path):

@@ -1,4 +1,4 @@
-"""TRL's self-distillation loss on given logits, run by the interpreter that has TRL; started by test_trl_parity.py.
+"""TRL's self-distillation loss on given logits, by the interpreter that has TRL (test_fused_linear_trl.py).
 
 usage: trl_reference.py IN.pt OUT.pt   In: student and teacher logits [B, T, V], ids, mask and rollout log-probs [B, T],
 and a list of settings (fields of SDFTConfig). Out: (loss, gradient of the student's logits) of each.
