@@ -37,7 +37,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 # Whoever asks for one of these, directly or through another fixture, starts ranks, a server or hosts.
-ENGINE_FIXTURES = frozenset({"deepspeed_run", "run_ranks", "server", "two_hosts"})
+ENGINE_FIXTURES = frozenset({"deepspeed_run", "run_ranks", "server", "start_group", "two_hosts"})
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
