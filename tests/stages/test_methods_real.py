@@ -1,5 +1,6 @@
 """Every method through every stage: vLLM server, launcher, two ZeRO-3 ranks; on the lab's world and on real rows."""
 
+import functools
 import json
 from dataclasses import replace
 
@@ -12,7 +13,7 @@ from nopsd.rollout.stage import FILE
 from nopsd.rollout.types import read_header, read_rollouts, write_rollouts
 from nopsd.run.session import Session
 from nopsd.stages.registry import STAGES
-from tests.command import nopsd
+from tests import command
 
 pytestmark = [pytest.mark.slow, pytest.mark.soak, pytest.mark.engine]
 SMALL = (
@@ -63,6 +64,9 @@ def test_fine_tuning_on_answers_that_nobody_can_read_is_refused(method, tmp_path
     settings = [*SMALL, *FEWER[method], *data, f"run_dir={tmp_path / 'run'}"]
     done = nopsd("run", "--preset", "lab", f"method={method}", *settings)
     assert done.returncode == 1 and "30 questions has a voted answer to train on" in done.stderr
+
+
+nopsd = functools.partial(command.nopsd, timeout=3000.0)
 
 
 def reference(folder):
