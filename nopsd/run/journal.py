@@ -43,6 +43,16 @@ def recorded(root: Path, stage: str, ranks: int) -> Iterator[Callable[..., None]
         _append(root, {"stage": stage, "event": "end", "at": time.time(), "outcome": outcome, "error": error})
 
 
+@contextmanager
+def refusal_recorded(root: Path, stage: str) -> Iterator[None]:
+    """Around the checks before any work: what is refused there is the stage's error."""
+    try:
+        yield
+    except UserError as error:
+        _append(root, {"stage": stage, "event": "end", "at": time.time(), "outcome": "failed", "error": str(error)})
+        raise
+
+
 class _Reporter:
     def __init__(self, root: Path, stage: str, began: float) -> None:
         self.file, self.stage, self.since = root / PROGRESS, stage, began

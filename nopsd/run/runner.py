@@ -26,7 +26,7 @@ from nopsd.errors import ConfigError, Stopped, UserError
 from nopsd.files import flatten, read_json, write_atomic, write_json
 from nopsd.keys import redacted_words, without_keys
 from nopsd.run.folder import BEGUN
-from nopsd.run.journal import both, recorded
+from nopsd.run.journal import both, recorded, refusal_recorded
 from nopsd.run.lock import run_lock
 from nopsd.run.progress import StageProgress
 from nopsd.run.session import Session
@@ -86,7 +86,8 @@ def bring_up(stages: Stages, session: Session, wanted: Sequence[Stage], redo: st
     with run_lock(session.run.root):
         session.run.sweep()
         for stage in wanted:
-            stage.check(session)
+            with refusal_recorded(session.run.root, stage.name):
+                stage.check(session)
         if not all(stage.runs_here(session.config) for stage in wanted):
             check_hosts(session.config, session.run.root)
         if any(stage.asks_server(session.config) for stage in wanted):

@@ -133,3 +133,14 @@ def test_a_real_stage_leaves_its_time(tmp_path: Path, capsys: pytest.CaptureFixt
     assert cli.main(["data", "--preset", "lab", f"run_dir={tmp_path}"]) == 0
     assert status_of(STAGES, found_config := load_config("lab", [f"run_dir={tmp_path}"])).stages[0].attempts == 1
     assert found_config.run_dir == str(tmp_path)
+
+
+def test_what_is_refused_before_any_work_is_told_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"question": f"Pick {i}", "options": ["x", "y"], "answer": "E"} for i in range(12)]
+    write_jsonl(tmp_path / "q.jsonl", rows)
+    data = ("data.name=file", f"data.path={tmp_path / 'q.jsonl'}", "data.domain=mine", f"run_dir={tmp_path / 'run'}")
+    assert cli.main(["run", "--preset", "lab", *data]) == 1
+    refused = capsys.readouterr().err
+    found = status_of(STAGES, load_config("lab", list(data)))
+    assert (found.state, found.error_stage) == ("failed", "evaluate_base")
+    assert found.error is not None and "is not among its options" in found.error and found.error in refused
