@@ -26,8 +26,10 @@ BUILT_IN = {
 QUESTION = "question query problem prompt input instruction text sentence comment review title claim".split()
 BEFORE = "context passage body article paragraph story premise background".split()  # what a question is about
 OPTIONS = "options choices candidates alternatives answers".split()
-ANSWER = "answer answerkey answer_key correct_answer correct_option correct gold target label solution key".split()
-ID = "id uid question_id qid guid uuid idx index".split()
+ANSWER = (
+    "answer answerkey correctanswer rightanswer goldanswer correctoption correct gold target label solution key"
+).split()
+ID = "id uid questionid qid guid uuid idx index no number".split()
 MOST_CLASSES, ROWS_A_CLASS = 10, 5  # labels are taken for classes, and shown as choices, up to here
 LONG_ANSWER = 60  # characters, on average: no model gives such a text word for word
 
@@ -80,8 +82,8 @@ def _commonest(values: Any) -> str:
 
 
 def _by_name(columns: Sequence[str], names: Sequence[str]) -> list[str]:
-    """The columns of these names, in the names' order, whatever their case."""
-    known = {column.casefold(): column for column in reversed(columns)}
+    """The columns of these names, in the names' order; case, spaces and underscores make no difference."""
+    known = {"".join(filter(str.isalnum, column.casefold())): column for column in reversed(columns)}
     return [known[name] for name in names if name in known]
 
 
@@ -145,7 +147,10 @@ def _listed(values: Counter[str]) -> str:
 def _answer(found: Proposal, rows: Rows, columns: Sequence[str]) -> None:
     named = [c for c in _by_name(columns, ANSWER) if any(row.get(c) not in (None, "") for row in rows)]
     if not named:
-        found.warnings.append("no answers: every question goes into the pool, and no before/after table can be made")
+        found.warnings.append(
+            "no column is named as answers are (answer, label, correct answer, ...), so every question goes into the "
+            "pool and there is no before/after table; if one holds them, set data.answer_column"
+        )
         return
     column = named[0]
     values = [row[column] for row in rows if row.get(column) not in (None, "")]

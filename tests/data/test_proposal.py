@@ -38,7 +38,9 @@ def shape(kind: str) -> list[dict[str, Any]]:
             {"question": t, "choices": {"text": o, "label": ["1", "2", "3"]}, "answerKey": "2"}
             for t, o in zip(TEXTS, options)
         ],
-        "columns": [{"Prompt": t, "A": o[0], "B": o[1], "C": o[2], "Correct": "B"} for t, o in zip(TEXTS, options)],
+        "columns": [
+            {"Prompt": t, "A": o[0], "B": o[1], "C": o[2], "Correct Answer": "B"} for t, o in zip(TEXTS, options)
+        ],
         "named columns": [
             {"id": i, "question": t, "option_1": o[0], "option_2": o[1], "option_3": o[2], "answer": "2"}
             for i, (t, o) in enumerate(zip(TEXTS, options))
@@ -115,7 +117,7 @@ def test_known_data_sets_are_recognised(shared_data: Path, name: str, domain: st
 
 
 def test_what_a_user_should_know_is_said() -> None:
-    assert "no answers" in " ".join(propose([{"question": t} for t in TEXTS], "mine").warnings)
+    assert "set data.answer_column" in " ".join(propose([{"question": t} for t in TEXTS], "mine").warnings)
     long = [
         {"question": t, "answer": f"because {t} is what it is and not something else, as far as known"} for t in TEXTS
     ]
