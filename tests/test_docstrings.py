@@ -5,12 +5,14 @@ If it fails, an argument was renamed or removed and its description wasn't, or o
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1] / "nopsd"
 SECTIONS = ("Args", "Attributes", "Returns", "Yields", "Raises", "Source")
 
 
+@cache
 def functions() -> list[tuple[str, ast.FunctionDef]]:
     """Every function of the package, with its place."""
     return [
