@@ -8,7 +8,7 @@ from typing import Any
 
 from nopsd.config.distill_rules import check_distill
 from nopsd.config.methods import METHODS
-from nopsd.config.schema import Config, Key, all_keys
+from nopsd.config.schema import Config, DataConfig, Key, all_keys
 from nopsd.errors import ConfigError
 from nopsd.network import is_address, is_wildcard, why_no_host_name, why_no_url
 from nopsd.plugins import is_own
@@ -21,6 +21,13 @@ NEED_SAMPLES = {
 }
 
 
+_PUBLISHED = ("lab", "sciknoweval", "mmlu_pro", "edu_feedback")
+NOT_READ = (
+    (_PUBLISHED, ("config", "split")),
+    ((*_PUBLISHED, "instructions"), ("test_path", "test_split", "option_columns", "first_index")),
+)
+
+
 def validate(config: Config) -> None:
     """ConfigError for values that have the right type and still can't be meant."""
     for key in all_keys():
@@ -28,6 +35,7 @@ def validate(config: Config) -> None:
         if not _own_code(key, value):
             key.check(value)
     _check_date(config)
+    _check_data(config.data)
     _check_samples(config)
     _check_checkpoints(config)
     check_distill(config)
@@ -54,6 +62,15 @@ def _check_date(config: Config) -> None:
         datetime.fromisoformat(config.prompt.date)
     except ValueError as error:
         raise ConfigError(f"prompt.date={config.prompt.date}: write a date as 2026-07-02") from error
+
+
+def _check_data(data: DataConfig) -> None:
+    """ConfigError for a key that the data set doesn't read: it would be ignored without a word."""
+    for names, keys in NOT_READ:
+        for key in keys:
+            value = getattr(data, key)
+            if data.name in names and value != getattr(DataConfig(), key):
+                raise ConfigError(f"data.{key}={value} is not read by data.name={data.name}: leave it out")
 
 
 def _check_samples(config: Config) -> None:

@@ -35,7 +35,7 @@ from nopsd.plugins import is_own
 from nopsd.run.folder import SELECT, SIGNALS, TRAIN
 from nopsd.run.stage import Counts, Stage
 from nopsd.selection.names import check_names
-from nopsd.stages.data import check_pool, check_windows, chosen_tests
+from nopsd.stages.data import check_pool, check_sampling, check_windows, chosen_tests
 from nopsd.stages.registry import STAGES
 from nopsd.train.losses.head import check_family_head
 
@@ -127,6 +127,7 @@ def count_questions(config: Config, found: Preview) -> Counts | None:
         splits = load_splits(config.data)
         check_pool(config, splits.pool)
         tests = {name: len(questions) for name, questions in chosen_tests(config, splits).items()}
+        check_sampling(config, bool(tests), splits.responses is not None)
         return Counts(len(splits.pool), tests)
     sizes = published_sizes(config.data)
     if sizes is None:

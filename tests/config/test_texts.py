@@ -33,7 +33,7 @@ def test_a_path_begins_at_the_users_home_wherever_a_path_is_meant(monkeypatch, t
     monkeypatch.setenv("HOME", "/home/me")
     for key in all_keys():
         if key.path:
-            config = load_config(None, [f"{key.name}=~/a b"])
+            config = load_config(None, ["data.name=file", f"{key.name}=~/a b"])
             *sections, last = key.name.split(".")
             section = getattr(config, sections[0]) if sections else config
             assert getattr(section, last) == "/home/me/a b", key.name
@@ -79,3 +79,18 @@ def test_a_key_given_twice_in_a_file_is_refused(tmp_path):
     Path(tmp_path / "m.yaml").write_text("train:\n  lr: 1.0e-5\n  lr: 1.0e-6\n")
     with pytest.raises(ConfigError, match="lr is given twice"):
         load_config(str(tmp_path / "m.yaml"))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["data.name=sciknoweval", "data.test_path=t.jsonl"],
+        ["data.name=instructions", "data.option_columns=[A,B]"],
+        ["data.name=mmlu_pro", "data.config=main"],
+        ["data.name=lab", "data.first_index=0"],
+    ],
+)
+def test_a_key_that_a_data_set_does_not_read_is_refused(settings):
+    """It was ignored: a test given apart stayed in the pool."""
+    with pytest.raises(ConfigError, match="is not read by data.name="):
+        load_config("lab", settings)

@@ -278,7 +278,12 @@ REFUSED = {
     ),
     "one option": ("q.jsonl", jsonl([*ROWS, asked(9, options=["x"])]), [], r"q.jsonl:9: one option alone"),
     "27 options": ("q.jsonl", jsonl([asked(1, options=["x"] * 27)]), [], r"q.jsonl:1: 27 options"),
-    "labels alike": ("q.jsonl", jsonl([asked(1, options={"A": "x", "a)": "y"})]), [], r"q.jsonl:1: the labels 'A' and"),
+    "labels alike": (
+        "q.jsonl",
+        jsonl([asked(1, options={"A": "x", "a)": "y"})]),
+        [],
+        r"q.jsonl:1: an answer can't distinguish the labels 'A' and",
+    ),
     "fewer labels than texts": (
         "q.jsonl",
         jsonl(arc({"text": TEXTS, "label": ["A", "B"]})),
