@@ -24,19 +24,22 @@ ONE_OPTION = re.compile(
 )
 
 
-def check_columns(config: DataConfig, rows: Sequence[Row]) -> None:
-    """DataError for a column that is named and isn't there, and for what looks like options and isn't read as such."""
-    if not rows:
-        return
+def check_named(config: DataConfig, rows: Sequence[Row], keys: Sequence[str] = KEYS) -> list[str]:
+    """All columns that there are; DataError if a key names another than its default and that is not among them."""
     names = list(dict.fromkeys(name for row in rows for name in [*row.values, *row.removed]))
-    listed, where = _listed(names), rows[0].place.rpartition(":")[0]
-    defaults = DataConfig()
-    named = [(key, getattr(config, key)) for key in KEYS if getattr(config, key) != getattr(defaults, key)]
-    for key, name in [*named, *(("option_columns", name) for name in config.option_columns)]:
-        if name is not None and name not in names:
+    given = [(key, getattr(config, key)) for key in keys if getattr(config, key) != getattr(DataConfig(), key)]
+    for key, name in [*given, *(("option_columns", name) for name in config.option_columns)]:
+        if rows and name is not None and name not in names:
             near = difflib.get_close_matches(name, names, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
-            raise DataError(f"{where}: data.{key}={name} names no column; there are: {listed}{hint}")
+            where = rows[0].place.rpartition(":")[0]
+            raise DataError(f"{where}: data.{key}={name} names no column; there are: {_listed(names)}{hint}")
+    return names
+
+
+def check_columns(config: DataConfig, rows: Sequence[Row]) -> None:
+    """DataError for a column that is named and isn't there, and for what looks like options and isn't read as such."""
+    names = check_named(config, rows)
     if config.options_column is None or config.options_column in names or config.option_columns:
         return
     other = [name for name in names if name not in {getattr(config, key) for key in KEYS}]
@@ -44,6 +47,7 @@ def check_columns(config: DataConfig, rows: Sequence[Row]) -> None:
     single = [name for name in other if ONE_OPTION.fullmatch(name)]
     if whole or len(single) > 1:
         remedy = f"data.options_column={whole[0]}" if whole else f"data.option_columns=[{','.join(single)}]"
+        where = rows[0].place.rpartition(":")[0]
         raise DataError(
             f"{where}: {', '.join(whole[:1] or single)} looks like options, and no column is named "
             f"{config.options_column}: set {remedy}, or data.options_column=null for questions without options"

@@ -33,6 +33,8 @@ def read_options(place: str, cell: Any) -> tuple[Option, ...]:
     if blank(cell) or cell in ([], {}):
         return ()
     value = _parsed(place, cell) if isinstance(cell, str) else cell
+    if isinstance(value, list) and value and all(isinstance(item, tuple) and len(item) == 2 for item in value):
+        value = dict(value)  # a map column of parquet
     if isinstance(value, Mapping):
         return _checked(place, _of_mapping(place, value))
     if isinstance(value, list | tuple):

@@ -91,6 +91,15 @@ def test_bytes_columns_are_text(tmp_path):
         load_splits(parquet(tmp_path / "q.parquet", pa.Table.from_pylist(rows)))
 
 
+def test_a_map_column_is_a_mapping(tmp_path):
+    import pyarrow as pa
+
+    options = pa.array([list(zip("1234", TEXTS))] * 8, pa.map_(pa.string(), pa.string()))
+    table = pa.table({"question": [f"Q{i}" for i in range(8)], "options": options, "answer": ["2"] * 8})
+    _, questions = everything(parquet(tmp_path / "q.parquet", table))
+    assert [(o.label, o.text) for o in questions[0].options] == list(zip("1234", TEXTS))
+
+
 def test_two_parquet_columns_of_one_name_are_refused(tmp_path):
     import pyarrow as pa
 

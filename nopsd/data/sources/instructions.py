@@ -15,6 +15,7 @@ from __future__ import annotations
 from typing import Any
 
 from nopsd.config import DataConfig
+from nopsd.data.columns import check_named
 from nopsd.data.raw_rows import read_raw_rows
 from nopsd.data.records import AnswerKey, Question
 from nopsd.data.rows import Row, blank
@@ -77,6 +78,7 @@ def load_splits(config: DataConfig) -> Splits:
     """Pool and tests, without answers; DataError on rows of another form."""
     """All rows as the pool, with their responses; there is no test."""
     rows = _rows(config)
+    check_named(config, rows, ("id_column", "question_column"))
     uids = [_uid(config, n, row) for n, row in enumerate(rows, 1)]
     turns = [_turns(config, row) for row in rows]
     questions = [Question(uid, config.domain, "instructions", turn[0]) for uid, turn in zip(uids, turns, strict=True)]

@@ -178,3 +178,11 @@ def test_qwen3_ends_its_turn_as_it_generates_it(shared_data, tmp_path):
     renderer = PromptRenderer(tokenizer, PromptConfig())
     assert renderer.turn_end == [151645]
     assert renderer.response("Hello, world!") == [9707, 11, 1879, 0, 151645]
+
+
+def test_a_column_that_is_named_and_not_there_is_refused(tmp_path):
+    """It was ignored: ids were numbers, and another column was asked."""
+    (tmp_path / "q.jsonl").write_text(jsonl(ROWS))
+    for columns in ({"id_column": "key"}, {"question_column": "ask"}):
+        with pytest.raises(DataError, match="names no column; there are: instruction, input, output"):
+            load_splits(data(tmp_path / "q.jsonl", **columns))
