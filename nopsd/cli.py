@@ -26,7 +26,7 @@ from nopsd.terminal import painted
 
 # The launcher ends all ranks when the first ends: rank 0's message comes first.
 OTHER_RANKS_WAIT_S = 3.0
-CRASHED = 70  # EX_SOFTWARE
+CRASHED = 1
 # Must be set before torch and deepspeed are imported; what the user set stays.
 QUIET = {"TOKENIZERS_PARALLELISM": "false", "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 

@@ -15,7 +15,6 @@ EXIT_CODES = {
     0: "done",
     1: "it failed: one line on standard error has the cause and the remedy",
     2: "the command line can't be understood",
-    70: "an error that nobody foresaw: one line, and its traceback in the file that the line names",
     130: "interrupted (Ctrl-C or SIGTERM); the same command continues",
 }
 
