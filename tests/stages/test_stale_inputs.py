@@ -147,7 +147,7 @@ def test_changed_answers_judge_the_same_responses_anew(run, inputs: Path) -> Non
 def test_another_chat_template_is_refused_before_anything_is_sampled(run, inputs: Path) -> None:
     run()
     template = inputs / "model" / "chat_template.jinja"
-    template.write_text(template.read_text() + " ")
+    template.write_text("{# another #}" + template.read_text())
     with pytest.raises(ArtefactError, match=r"made from something else \(model\.tokenizer: .*--redo data"):
         run()
 
