@@ -87,11 +87,10 @@ def numbered(environment: Mapping[str, str]) -> dict[str, str]:
 def check_number(environment: Mapping[str, str]) -> None:
     """UserError for numbers that no launcher of a whole group gives: torchrun, Kubeflow or a shell left them over."""
     rank, world = environment["RANK"], environment["WORLD_SIZE"]
-    lacking = [name for name in ("LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in environment]
     fits = rank.isdecimal() and world.isdecimal() and int(rank) < int(world)
-    if fits and not (int(world) > 1 and lacking):
+    if fits and (int(world) == 1 or VARIABLE in environment or "MASTER_ADDR" in environment):
         return
-    why = f"and {', '.join(lacking)} not" if fits else "and are no rank of a group"
+    why = "and MASTER_ADDR is not" if fits else "and are no rank of a group"
     raise UserError(
         f"RANK={rank} and WORLD_SIZE={world} are set in the environment, {why}: start ranks with `deepspeed` or `nopsd "
         "launch`; if they are left over from another launcher, `env -u RANK -u WORLD_SIZE nopsd ...`"

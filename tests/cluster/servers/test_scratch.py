@@ -28,14 +28,15 @@ def test_a_killed_commands_files_go_with_the_next_start_and_a_living_ones_stay()
         living = subprocess.Popen(
             [sys.executable, "-c", HOLD.format("time.sleep(60)")], stdout=subprocess.PIPE, text=True, env=env
         )
+        assert living.stdout is not None
+        kept = Path(living.stdout.readline().strip())
         killed = subprocess.run(
             [sys.executable, "-c", HOLD.format("import os; os.kill(os.getpid(), 9)")],
             capture_output=True,
             text=True,
             env=env,
         )
-        assert living.stdout is not None
-        kept, left = Path(living.stdout.readline().strip()), Path(killed.stdout.strip())
+        left = Path(killed.stdout.strip())
         assert kept.is_dir() and left.is_dir() and left != kept
         sweep(Path(folder))
         assert kept.is_dir() and not left.exists()
