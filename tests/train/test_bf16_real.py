@@ -71,7 +71,9 @@ def of_server(folder: Path, samples: Any, out: Path, head: str | None) -> Tensor
         return torch.tensor([value for row in client.score(list(prompts), list(responses)) for value in row])
 
 
-def gaps(folder: Path, data: DataConfig, out: Path, count: int, tokens: int) -> dict[str, Tensor]:
+def gaps(
+    folder: Path, data: DataConfig, out: Path, count: int, tokens: int, float32_head: bool = False
+) -> dict[str, Tensor]:
     """|Δ log p| of each role, and of plain transformers in bfloat16, against float32."""
     exact = policies.load(folder, "float32")
     samples = long_samples(folder, exact, data, count, tokens)
@@ -79,7 +81,8 @@ def gaps(folder: Path, data: DataConfig, out: Path, count: int, tokens: int) -> 
     plain = samples.logprobs(policies.load(folder, "bfloat16"), "server")
     found = of_engines(folder, samples, out)
     found["served"] = of_server(folder, samples, out, None)
-    found["served, float32 head"] = of_server(folder, samples, out, "float32")
+    if float32_head:
+        found["served, float32 head"] = of_server(folder, samples, out, "float32")
     sound = gap_of(found["served"], found["student"])
     assert not bound_of(("bfloat16",), exact.config.num_hidden_layers).passed_by(sound), sound
     return {"plain": plain - truth, **{role: own - truth for role, own in found.items()}}
@@ -97,7 +100,7 @@ def check(found: dict[str, Tensor]) -> None:
 def test_the_lab_models_roles_in_bfloat16_are_as_near_to_float32_as_transformers(
     lab_model_dir: Path, tmp_path: Path
 ) -> None:
-    check(gaps(lab_model_dir, DataConfig(), tmp_path, count=6, tokens=200))
+    check(gaps(lab_model_dir, DataConfig(), tmp_path, count=4, tokens=200))
 
 
 @pytest.mark.engine
@@ -108,4 +111,4 @@ def test_a_real_models_roles_too(shared_data: Path, tmp_path: Path) -> None:
     if not folder:
         pytest.skip("NOPSD_REAL_MODEL names no model folder")
     data = DataConfig(name="sciknoweval", path=str(shared_data / "sciknoweval_biology_mcq4.jsonl.gz"), domain="Biology")
-    check(gaps(Path(folder), data, tmp_path, count=4, tokens=128))
+    check(gaps(Path(folder), data, tmp_path, count=4, tokens=128, float32_head=True))
