@@ -52,7 +52,7 @@ def have_home() -> None:
 
 
 def crash_report(error: Exception, run_dir: str | None) -> str:
-    """What to print of an error that nobody foresaw; its traceback is left in a file: in the run folder's logs, or
+    """What to print of an unexpected error; its traceback is left in a file: in the run folder's logs, or
     among temporary files where that can't be."""
     own = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).is_relative_to(PACKAGE)]
     place = f"{Path(own[-1].filename).relative_to(PACKAGE.parent)}:{own[-1].lineno} {own[-1].name}" if own else "?"

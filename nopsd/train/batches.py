@@ -110,10 +110,16 @@ def with_aux_prompts(
 
 
 def batch_uids(selected: Sequence[str], step: int, batch: int, seed: int) -> list[str]:
-    """The prompts of a step (from 0): the set S shuffled anew each epoch, without replacement, wrapping around.
+    """The questions of a step: the selection shuffled anew each epoch, without replacement, wrapping around.
 
-    A pure function of its arguments, so resuming needs no state. A uid can come twice in one step only
-    where an epoch ends inside it.
+    A pure function of its arguments, so resuming needs no state. A uid can come twice in one step only where an epoch
+    ends inside it.
+
+    Args:
+        selected: The questions that are trained on.
+        step: From 0.
+        batch: Questions of a step.
+        seed: Of the shuffles.
     """
     ordered = sorted(selected)
     places = [divmod(place, len(ordered)) for place in range(step * batch, (step + 1) * batch)]
@@ -128,10 +134,18 @@ def loss_span(tokens: int, skip_first: int, max_tokens: int | None) -> range:
 
 
 def sequence_weights(loss_tokens: Sequence[int], aggregation: str) -> list[float]:
-    """The weight of each loss token, one value a sequence, such that L = Σ_sequences w · Σ_tokens ℓ.
+    """The weight of each loss token, such that L = Σ_sequences w · Σ_tokens ℓ.
 
-    token_mean: 1/Σ tokens of the step; seq_mean_token_mean: 1/(sequences · its tokens);
-    seq_mean_token_sum (Eq. 10 literally): 1/sequences. Sequences without loss tokens don't count.
+        token_mean            1 / Σ tokens of the step
+        seq_mean_token_mean   1 / (sequences · its tokens)
+        seq_mean_token_sum    1 / sequences: the paper's Eq. 10 as written
+
+    Args:
+        loss_tokens: Of each sequence of the step, on all ranks; those without don't count.
+        aggregation: `distill.aggregation`.
+
+    Returns:
+        One value a sequence.
     """
     total, sequences = sum(loss_tokens), sum(n > 0 for n in loss_tokens)
     if not total:
@@ -231,9 +245,14 @@ def _side(
 
 
 def check_alignment(student: Side, teacher: Side, targets_N: Tensor) -> None:
-    """Row j of both roles must predict response token j: the id after it is `targets_N[j]`.
+    """Check that row j of both roles predicts response token j: a shift by one would train on another position.
 
-    Raises ValueError otherwise: a shift by one would train on another position's distribution.
+    Args:
+        student: Ids, and the rows that carry loss; `teacher` likewise.
+        targets_N: The response ids at those rows.
+
+    Raises:
+        ValueError: The id after a row is another one.
     """
     for name, side in (("student", student), ("teacher", teacher)):
         following = side.ids_BT.flatten()[side.rows_N + 1]

@@ -96,10 +96,20 @@ def save(engine: Any, ema: Any, folder: Path, progress: Progress, keep: Keep, ra
 
 
 def latest_valid(folder: Path, identity: Mapping[str, Any], ranks: Ranks) -> Checkpoint | None:
-    """The newest committed checkpoint that is whole; None if there is none.
+    """The newest committed checkpoint that is whole. All ranks call it and get the same answer.
 
-    Damaged ones are skipped with a warning that names them. Raises ArtefactError if the newest whole one was made
-    by another configuration. All ranks call it and get the same answer.
+    Damaged ones are skipped with a warning that names them.
+
+    Args:
+        folder: Of checkpoints.
+        identity: What the run is made from, as plain values.
+        ranks: All that train.
+
+    Returns:
+        None if there is none.
+
+    Raises:
+        ArtefactError: The newest whole one was made by another configuration.
     """
     if ranks.is_main:
         remove_conversion(folder)

@@ -127,9 +127,17 @@ def _bytes(tensor: PlainWeight | Tensor) -> int:
 def verify(
     model: torch.nn.Module, part: Path, probe_ids: list[int], ranks: Ranks, trust_remote_code: bool = False
 ) -> float:
-    """Largest difference between the engine's logits and those of the folder loaded afresh on rank 0's CPU.
+    """Largest difference between the engine's logits and those of the folder loaded afresh on rank 0's CPU. Collective.
 
-    Collective. Raises ArtefactError if the files hold other weights or make other distributions.
+    Args:
+        model: The Hugging Face model inside the engine.
+        part: The folder that was written.
+        probe_ids: A short prompt.
+        ranks: All that train.
+        trust_remote_code: Run code that comes with the model.
+
+    Raises:
+        ArtefactError: The files hold other weights or make other distributions.
     """
     if getattr(model, "gathers_exactly", False) and not lora_layers(model):  # with adapters they are merged ones
         check_own_weights(model, part, ranks)

@@ -57,10 +57,17 @@ def keep_voted(
     config: SftConfig,
     seed: int,
 ) -> VotedResponses:
-    """The responses to these questions whose answer is the most frequent one (of equals the first given).
+    """The responses whose answer is their question's most frequent one (of equals the first given).
 
-    `answers`: each question's by sample. The share is of all its responses, read or not. Of those that agree and are
-    whole `per_question` are drawn uniformly (0: all), by seed and uid alone.
+    Args:
+        uids: The questions.
+        rollouts: All responses.
+        answers: Each question's by sample; None: can't be read. The share is of all responses, read or not.
+        config: The least share; of those that agree and are whole `per_question` are drawn uniformly (0: all).
+        seed: Of the draw, which depends on it and the uid alone.
+
+    Source:
+        LMSI, arXiv 2210.11610.
     """
     by_uid: dict[str, list[Rollout]] = {uid: [] for uid in uids}
     for rollout in sorted(rollouts, key=lambda r: (r.uid, r.sample)):

@@ -220,10 +220,21 @@ def needed_aux_prompts(
 def load_engines(
     config: Config, model_path: Path, ranks: Ranks, parallel: SequenceParallel = ALONE
 ) -> tuple[Any, Any, ShardedEma | None]:
-    """Student engine, the teacher's own engine if it has one, and its moving average if it follows the student.
+    """The engines of student and teacher.
 
-    A live teacher needs no second model, nor does any teacher under LoRA (`nopsd.train.teachers`). `parallel`: the
-    ranks that compute a sequence together (`join`). ConfigError, before any weight is read, if they can't.
+    A live teacher needs no second model, nor does any teacher under LoRA (`nopsd.train.teachers`).
+
+    Args:
+        config: The run's.
+        model_path: Folder of the base model.
+        ranks: All that train.
+        parallel: The ranks that compute a sequence together (`join`).
+
+    Returns:
+        Student engine, the teacher's own engine if it has one, and its moving average if it follows the student.
+
+    Raises:
+        ConfigError: Before any weight is read: the model's heads can't be shared out so.
     """
     train, dtype, trusted = config.train, config.model.dtype, config.model.trust_remote_code
     check_training(model_path, config)

@@ -48,8 +48,20 @@ def majority_rewards(
 ) -> Rewards:
     """1 where a response's answer is its group's most frequent one (of equals the first given), else 0.
 
-    An answer that can't be read has no vote and no reward. `uids`: the question of each group. DataError if one of
-    them is unknown.
+    An answer that can't be read has no vote and no reward.
+
+    Args:
+        uids: The question of each group.
+        rollouts: `n` in a row to each.
+        n: Responses of a group.
+        questions: By uid.
+        think_open: The prompts ended inside a think block.
+
+    Raises:
+        DataError: A question is unknown.
+
+    Source:
+        TTRL, arXiv 2504.16084.
     """
     values: list[float] = []
     shares, unparsed = 0.0, 0
@@ -65,9 +77,19 @@ def majority_rewards(
 
 
 def certainty_rewards(responses: int, batches: Sequence[MicroBatch], found: Sequence[Tensor], ranks: Ranks) -> Rewards:
-    """Means over each response's tokens of KL(U ‖ p_t) in nats, the constant −log V included; 0 for an empty response.
+    """Means over each response's tokens of KL(U ‖ p_t) in nats, the constant −log V included. Collective.
 
-    `found`: [3, N] of each of this rank's micro-batches (`nopsd.signals.statistics`). Collective.
+    Args:
+        responses: Of the step.
+        batches: This rank's micro-batches.
+        found: [3, N] of each of them (`nopsd.signals.statistics`).
+        ranks: All that train.
+
+    Returns:
+        Of every response, equal on all ranks; 0 for an empty one.
+
+    Source:
+        Intuitor, arXiv 2505.19590.
     """
     sums_2S = torch.zeros(2, responses, dtype=torch.float64, device=ranks.device)
     for batch, values in zip(batches, found, strict=True):
@@ -80,9 +102,15 @@ def certainty_rewards(responses: int, batches: Sequence[MicroBatch], found: Sequ
 
 
 def group_advantages(rewards: Sequence[float], n: int, epsilon: float) -> list[float]:
-    """Of each response, `n` in a row to a question. A group of equal rewards has advantages of exactly 0.
+    """Rewards less their group's mean, over its standard deviation (with n − 1).
 
-    ValueError if `n` is below 2 or doesn't divide the rewards.
+    Args:
+        rewards: `n` in a row to a question.
+        n: Responses of a group.
+        epsilon: Added to the standard deviation; a group of equal rewards has advantages of exactly 0.
+
+    Raises:
+        ValueError: `n` is below 2 or doesn't divide the rewards.
     """
     return [a for group in groups(rewards, n) for a in _advantages(group, epsilon)]
 
