@@ -101,18 +101,18 @@ def packed_attention(
     scaling: float | None = None,
     dropout: float = 0.0,
     segments: Segments | None = None,
-    sliding_window: int | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
     """A Transformers attention function. `query` [1, A, S, D], `key` and `value` [1, K, S, D]; gives [1, S, A, D].
 
-    `sliding_window`: the last tokens that each one sees, itself included.
+    Of the options it heeds `sliding_window`: the last tokens that each one sees, itself included.
     """
+    window: int | None = options.get("sliding_window")
     if segments is None:
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-        if attention_mask is None and sliding_window is not None:
-            attention_mask = _causal_mask(query.shape[2], key.shape[2], sliding_window, query.device)
+        if attention_mask is None and window is not None:
+            attention_mask = _causal_mask(query.shape[2], key.shape[2], window, query.device)
         return sdpa_attention_forward(  # type: ignore[no-any-return]
             module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **options
         )
@@ -123,11 +123,11 @@ def packed_attention(
         if any(segments.contexts):
             keys_KTD = torch.cat(_behind_contexts(segments, layer, key[0]), 1)
             values_KTD = torch.cat(_behind_contexts(segments, layer, value[0], 1), 1)
-        out_SAD = _varlen(query[0], keys_KTD, values_KTD, segments, scaling, sliding_window)
+        out_SAD = _varlen(query[0], keys_KTD, values_KTD, segments, scaling, window)
     else:
         keys, values = _behind_contexts(segments, layer, key[0]), _behind_contexts(segments, layer, value[0], 1)
         queries = query[0].split(segments.lengths, 1)
-        parts = [_one(q, k, v, scaling, dropout, sliding_window) for q, k, v in zip(queries, keys, values)]
+        parts = [_one(q, k, v, scaling, dropout, window) for q, k, v in zip(queries, keys, values)]
         out_SAD = torch.cat(parts, 1).transpose(0, 1)
     return out_SAD[None].contiguous(), None
 

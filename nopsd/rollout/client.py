@@ -15,6 +15,7 @@ import httpx
 from nopsd.config import SamplingConfig
 from nopsd.errors import ServerError
 from nopsd.keys import SERVER_KEY_VARIABLE
+from nopsd.rollout.held import HeldWeights
 from nopsd.rollout.service import RolloutService, request_seed
 from nopsd.rollout.types import Rollout
 
@@ -123,6 +124,14 @@ class RolloutClient(RolloutService):
         On a GPU of all weights; the CPU build packs its linear layers away, and gives those of the rest.
         """
         return dict(self.request("POST", "/weight_checker", {"action": "checksum"}, retry=True)["checksums"])
+
+    def held_weights(self) -> HeldWeights:
+        """What the server read last; unknown where it runs without our plug-in."""
+        try:
+            answer = self.request("POST", "/collective_rpc", {"method": "nopsd_held_weights"}, retry=True)
+        except FailedError:
+            return HeldWeights("a folder that it doesn't name (it runs without nopsd's worker extension)")
+        return HeldWeights(**answer["results"][0])
 
     def tokens_done(self, timeout_s: float) -> float:
         """Tokens read and written since the server's start: stands still only if the server does."""

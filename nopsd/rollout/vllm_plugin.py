@@ -5,8 +5,11 @@
    with the trainer, where NCCL won't do.
 2. After each reload, the CPU build's packed copies of embedding and head matrices are made again:
    vLLM 0.32 leaves a tied head's copy stale and serves old logits under new weights.
-3. Reloads and transfers that leave a parameter unset are errors, not log lines.
-4. The CPU build's processes sleep soon after their last message.
+3. After each reload, the CPU build's packed copies of a mixture's experts are packed again: vLLM 0.32 packs them at
+   the start alone and then reads rows of plain weights as packed ones.
+4. Reloads and transfers that leave a parameter unset are errors, not log lines.
+5. The CPU build's processes sleep soon after their last message.
+6. A server reports which folder's weights it read, with their hash.
 
 Written for vLLM 0.32; everything that knows its inside is in this file. Without vLLM the module
 imports and is empty of engines.
@@ -15,14 +18,19 @@ imports and is empty of engines.
 from __future__ import annotations
 
 import importlib.util
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 from nopsd.engine.store import join_store
+from nopsd.models import hash_of
 from nopsd.network import address_towards
+from nopsd.rollout.held import SHAPE
 from nopsd.rollout.transport import finish, gloo_group, nbytes, places, plan_buckets, start_broadcast
 
 BACKEND = "gloo"
@@ -40,6 +48,24 @@ def refresh_packed_heads(model: torch.nn.Module) -> int:
             method.process_weights_after_loading(layer)
             count += 1
     return count
+
+
+def pack_reloaded_experts() -> None:
+    """Let the CPU build pack a mixture's experts after a reload too.
+
+    `UnquantizedFusedMoEMethod._setup_kernel` does so only when it makes its kernel. On a GPU there is nothing to pack.
+    """
+    from vllm.model_executor.layers.fused_moe.unquantized_fused_moe_method import UnquantizedFusedMoEMethod
+
+    setup = UnquantizedFusedMoEMethod._setup_kernel
+
+    def setup_and_pack(self: Any, layer: torch.nn.Module, w13: torch.Tensor, w2: torch.Tensor) -> None:
+        is_reload = self.moe_kernel is not None
+        setup(self, layer, w13, w2)
+        if is_reload:
+            self.moe_kernel.fused_experts.process_weights_after_loading(layer)
+
+    UnquantizedFusedMoEMethod._setup_kernel = setup_and_pack
 
 
 def refuse_missing(expected: set[str], loaded: set[str], what: str) -> None:
@@ -72,7 +98,30 @@ class WorkerExtension:
         finally:
             del model.load_weights
         refuse_missing(expected, loaded, f"loading {folder}")
+        self._nopsd_read = (folder, time.time())
         return refresh_packed_heads(model)
+
+    def nopsd_held_weights(self) -> dict[str, Any]:
+        """The fields of `HeldWeights`. No hash if the files have changed since they were read."""
+        model = self.model_runner.model_config
+        started = psutil.Process().create_time()
+        source, read_at = getattr(self, "_nopsd_read", (model.model, started))
+        folder = local_folder(source, model.revision)
+        config = model.hf_config.to_dict()
+        held = {"source": source, "shape": {key: config[key] for key in SHAPE if key in config}}
+        if folder is None or any(file.stat().st_mtime > read_at for file in folder.glob("*.safetensors")):
+            return held
+        return {**held, "hash": hash_of(folder)}
+
+
+def local_folder(source: str, revision: str | None) -> Path | None:
+    """Where a model's files are: its folder, or the snapshot of a hub id in the cache; None if neither is there."""
+    if Path(source).is_dir():
+        return Path(source)
+    from huggingface_hub import try_to_load_from_cache
+
+    config = try_to_load_from_cache(source, "config.json", revision=revision)
+    return Path(config).parent if isinstance(config, str) else None
 
 
 def shorten_polling() -> None:
@@ -193,3 +242,4 @@ if importlib.util.find_spec("vllm") is not None:
 
     if current_platform.is_cpu():
         shorten_polling()
+        pack_reloaded_experts()

@@ -20,10 +20,12 @@ import torch.distributed as dist
 
 from nopsd.config import ServerConfig
 from nopsd.errors import ServerError, StaleWeightsError, UserError
+from nopsd.files import read_json
 from nopsd.network import is_loopback, is_this_host
 from nopsd.rollout.background import all_at_once
 from nopsd.rollout.client import RolloutClient
 from nopsd.rollout.gloo_sender import GlooSender
+from nopsd.rollout.held import HeldWeights
 from nopsd.rollout.senders import DiskSender, Failures, NcclSender, Sender, load_weights_folder
 from nopsd.rollout.served_weights import ChangeWatch
 from nopsd.rollout.service import RolloutService
@@ -194,7 +196,13 @@ class WeightSync:
             self._sender = None
 
 
-def load_folder(client: RolloutService, folder: str | Path, version: int, timeout_s: float = 300.0) -> None:
+def load_folder(
+    client: RolloutService,
+    folder: str | Path,
+    version: int,
+    timeout_s: float = 300.0,
+    weights_hash: str | None = None,
+) -> None:
     """Serve a checkpoint.
 
     Args:
@@ -202,6 +210,10 @@ def load_folder(client: RolloutService, folder: str | Path, version: int, timeou
         folder: A Hugging Face checkpoint.
         version: Policy version that it becomes.
         timeout_s: Seconds until it must be served.
+        weights_hash: Of the folder, if servers may have other files there.
+
+    Raises:
+        StaleWeightsError: A server then holds weights of another hash.
     """
     folder = Path(folder)
     if not any(folder.glob("*.safetensors")):
@@ -218,3 +230,37 @@ def load_folder(client: RolloutService, folder: str | Path, version: int, timeou
     _, failures = all_at_once(load, client.servers(), 6 * timeout_s)
     for server, error in failures:
         client.drop(server, error)
+    if weights_hash is not None:
+        for server, held in _others(client, weights_hash).items():
+            raise _holds_other(server, held, folder, "and loading these left other ones there")
+
+
+def serve_base(client: RolloutService, folder: Path, weights_hash: str) -> None:
+    """Make sure that all servers hold the weights in `folder` as policy version 0: by their hash, else by loading them.
+
+    A server may have been started on another model, or hold what another run has loaded: that it reports version 0
+    proves nothing. StaleWeightsError naming the server and what it holds, if it can't load them; one of another
+    architecture isn't touched.
+    """
+    others = _others(client, weights_hash)
+    if client.policy_version() == 0 and not others:
+        return
+    config = read_json(folder / "config.json")
+    for server, held in others.items():
+        unlike = [key for key, value in held.shape.items() if config.get(key, value) != value]
+        if unlike:
+            raise _holds_other(server, held, folder, f"its {unlike[0]} is {held.shape[unlike[0]]}")
+    load_folder(client, folder, 0, weights_hash=weights_hash)
+
+
+def _others(client: RolloutService, weights_hash: str) -> dict[RolloutClient, HeldWeights]:
+    """The servers that hold other weights, or can't say."""
+    held = {server: server.held_weights() for server in client.servers()}
+    return {server: weights for server, weights in held.items() if weights.hash != weights_hash}
+
+
+def _holds_other(server: RolloutClient, held: HeldWeights, folder: Path, why: str) -> StaleWeightsError:
+    return StaleWeightsError(
+        f"the server at {server.url} holds the weights of {held.source}, not those of model.path, {folder} ({why}): "
+        "start it on that model"
+    )

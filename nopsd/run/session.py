@@ -32,7 +32,7 @@ from nopsd.models import ModelFiles, resolve_model
 from nopsd.rollout.pool import URL_VARIABLE, connect, server_urls
 from nopsd.rollout.service import RolloutService
 from nopsd.rollout.types import Rollout
-from nopsd.rollout.weight_sync import load_folder
+from nopsd.rollout.weight_sync import load_folder, serve_base
 from nopsd.run.folder import RunFolder
 from nopsd.selection.artefacts import Contexts
 
@@ -149,8 +149,10 @@ class Session:
     def client_holding(self, folder: Path, version: int) -> RolloutService:
         """A client of a server that holds the weights of `folder` as policy `version`."""
         client = self.client()
-        if client.policy_version() != version or version != 0:
+        if version != 0:
             load_folder(client, folder, version)
+        elif not self._servers or client.policy_version() != 0:  # those of this session were started on it
+            serve_base(client, folder, self.model.hash)
         return client
 
     def server_environment(self) -> dict[str, str]:

@@ -65,7 +65,7 @@ def evaluate(config: Config, redo: str | None = None) -> str:
         def client() -> RolloutService:
             served = session.client()
             if external:  # they may hold anything
-                load_folder(served, session.model.path, VERSION)
+                load_folder(served, session.model.path, VERSION, weights_hash=session.model.hash)
             return served
 
         session.run.root.mkdir(parents=True, exist_ok=True)

@@ -87,7 +87,9 @@ def test_another_setting_is_refused_and_redone(config, served, tmp_path):
 def test_servers_that_run_already_are_given_the_weights(config, served, monkeypatch):
     """Breaks if a server that holds another model answers in this one's name."""
     loaded = []
-    monkeypatch.setattr(evaluating, "load_folder", lambda client, folder, version: loaded.append((folder, version)))
+    monkeypatch.setattr(
+        evaluating, "load_folder", lambda client, folder, version, weights_hash: loaded.append((folder, version))
+    )
     monkeypatch.setattr(evaluating, "server_urls", lambda config: ["http://nowhere"])
     evaluate(config)
     assert [(path.name, version) for path, version in loaded] == [("model", 1)]
