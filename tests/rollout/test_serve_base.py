@@ -24,7 +24,7 @@ from tests.rollout.test_weight_sync import RESPONSES, TOLERANCE, perturb
 
 
 class StandIn:
-    """A server that reports version 0 whatever it holds. `obeys`: it loads what it is told to."""
+    """A server that reports version 0 whatever it holds. `obeys`: it loads any folder that it is asked to."""
 
     def __init__(self, source: str, weights: str | None, obeys: bool = True, **shape: Any) -> None:
         self.held: dict[str, Any] = {"source": source, "hash": weights, "shape": shape}
