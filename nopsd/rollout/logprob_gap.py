@@ -23,7 +23,7 @@ from torch import Tensor
 EPSILON = {"float32": 2.0**-23, "bfloat16": 2.0**-7}
 MEAN = 6.0
 HIGH = 30.0
-SOFTMAX = 64.0 * 2.0**-23  # nats: the last digit of float32 logits of some 64, and eight times that in the quantile
+SOFTMAX = 128.0 * 2.0**-23  # nats: last digits of float32 logits of some 64; in the quantile eight times that
 QUANTILE = 0.999
 CERTAIN = 1e-3  # least mean of 1−p that counts
 # Of the histogram: eight bins a factor of two, from 2^-30 to 2^6 nats
