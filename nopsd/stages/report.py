@@ -44,53 +44,53 @@ class Report(Stage):
         """Write the report's files."""
         report(session, folder)
 
-    def finish(self, session: Session) -> str | None:
-        """The export's card gets its results."""
-        from nopsd.stages.card import write_card  # which reads what the report does
-
-        write_card(session)
-        return None
-
 
 def report(session: Session, folder: Path) -> None:
     """Write report.md and report.html into `folder`; of method base without what selects and trains."""
     config, run = session.config, session.run
     trained: dict[str, Any] = {}
+    before, plan, record = results(session, "base"), run.training_plan(), run.export_record()
+    told = notes(session, plan, record)
     if METHODS[config.method].trainer is not None:
-        selected, contexts = run.selection(), run.contexts()
+        from nopsd.stages.card import Evaluated, write_card
+
+        selected, contexts, correct = run.selection(), run.contexts(), run.pool_correct()
         trained = {
             "training": run.training_metrics(),
             "after": results(session, "final"),
-            "pool": pool_view(session, selected),
+            "pool": pool_view(session, selected, correct),
             "demos": demo_view(config.context.retriever, contexts, selected),
         }
+        write_card(session, plan, record, Evaluated(selected, before, trained["after"], contexts, correct, told))
     inputs = ReportInputs(
         title=f"{config.data.domain}, from {len(session.pool)} unlabeled questions",
         pool_domain=config.data.domain,
-        before=results(session, "base"),
+        before=before,
         config=to_plain(config),
         provenance=read_json(run.root / "environment.json"),
-        notes=notes(session),
+        notes=told,
         **trained,
     )
     write_report(folder, inputs)
 
 
-def notes(session: Session) -> list[str]:
+def notes(session: Session, plan: dict[str, Any] | None = None, record: dict[str, Any] | None = None) -> list[str]:
     """What the reader must know first: the method, and what of it was as it should not be."""
     method = METHODS[session.config.method]
     notes = [f"Method {session.config.method} ({method.does})."]
     if method.reads_labels:
         notes.append(WARNING)
-    notes += filter(None, (*session.run.data_notes(), *training_notes(session)))
+    notes += filter(None, (*session.run.data_notes(), *training_notes(session, plan, record)))
     return [*notes, *(() if session.tests else (UNLABELLED,))]
 
 
-def training_notes(session: Session) -> tuple[str, str]:
+def training_notes(
+    session: Session, plan: dict[str, Any] | None = None, record: dict[str, Any] | None = None
+) -> tuple[str, str]:
     """How the vote went, and when and why a guard ended the training; empty where there is nothing to say."""
-    plan = session.run.training_plan()
-    steps = plan.get("steps", session.config.train.steps)
-    return vote_note(plan), stop_note(session.run.export_record(), steps)
+    plan = session.run.training_plan() if plan is None else plan
+    record = session.run.export_record() if record is None else record
+    return vote_note(plan), stop_note(record, plan.get("steps", session.config.train.steps))
 
 
 def vote_note(facts: dict[str, Any]) -> str:
@@ -119,14 +119,13 @@ def demo_view(retriever: str, contexts: Contexts, selected: Selection) -> DemoVi
     return DemoView(distances, measure=f"distance of {retriever}")
 
 
-def pool_view(session: Session, selected: Selection) -> PoolView:
+def pool_view(session: Session, selected: Selection, correct: dict[str, float]) -> PoolView:
     """Counts (none where nobody scored neurons), lengths and selection; correctness where evaluation knows it."""
     scored = needs_neurons(session.config)
     if scored:
         neurons = session.run.neurons()
     else:
         neurons = without_neurons(session.rollouts, Ranks(0, 1, torch.device("cpu")))
-    correct = session.run.pool_correct()
     chosen = set(selected.uids)
     return PoolView(
         counts=neurons.counts.tolist() if scored else (),

@@ -145,9 +145,9 @@ class Train(Stage):
         """The export's model card; if a guard stopped the training, that it did."""
         from nopsd.stages.card import write_card  # which reads what the report does
 
-        write_card(session)
-        steps = session.run.training_plan().get("steps", session.config.train.steps)
-        note = stop_note(session.run.export_record(), steps)
+        plan, record = session.run.training_plan(), session.run.export_record()
+        write_card(session, plan, record)
+        note = stop_note(record, plan.get("steps", session.config.train.steps))
         return f"WARNING: {note} `--redo train`, with guard.stop=false, trains on regardless." if note else None
 
 

@@ -28,7 +28,7 @@ def push(config: Config, repo: str, private: bool, revision: str | None = None) 
     token = get_token()
     if token is None:
         raise UserError("no token for the hub: set HF_TOKEN, or run `hf auth login`")
-    write_card(session)
+    write_card(session, run.training_plan(), run.export_record())
     try:
         api = HfApi(token=token)
         api.create_repo(repo, private=private, exist_ok=True)
