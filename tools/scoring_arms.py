@@ -25,6 +25,7 @@ from nopsd.rollout.types import Rollout
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 SHAPES = {  # H, F, layers, heads, key-value heads, head size, vocabulary
     "qwen3-0.6b": (1024, 3072, 28, 16, 8, 128, 151936),
+    "qwen3-1.7b": (2048, 6144, 28, 16, 8, 128, 151936),
     "qwen3-4b": (2560, 9728, 36, 32, 8, 128, 151936),
     "tiny": (32, 48, 2, 4, 2, 8, 512),
 }
