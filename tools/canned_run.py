@@ -64,9 +64,10 @@ def canned_run(
     """The run, its engines loaded. `prompts`, `contexts`: the student's and the teacher's ids by uid."""
     student, teacher, ema = load_engines(config, model, ranks)
     canned = Canned(response)
+    taught = {uid: TeacherPrompt(ids, 1, 1) for uid, ids in contexts.items()}
     return TrainingRun(
         config=config,
-        algorithm=Distillation({uid: TeacherPrompt(ids, 1, 1) for uid, ids in contexts.items()}, teacher),
+        algorithm=Distillation(teacher_prompts=taught, teacher_engine=teacher),
         selected=list(prompts),
         student_prompts=prompts,
         model_path=model,

@@ -22,14 +22,12 @@ from typing import Any
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 import torch
-from transformers import Qwen3Config, Qwen3ForCausalLM
+from canned_run import canned_run, save_random
+from transformers import Qwen3Config
 
 import nopsd
 from nopsd.config import Config, DistConfig, TeacherConfig, TrainConfig
-from nopsd.data.prompts import TeacherPrompt
 from nopsd.engine.distributed import Ranks, init_distributed, shutdown_distributed
-from nopsd.rollout.types import Rollout
-from nopsd.train.algorithms.distill import Distillation, load_engines
 from nopsd.train.loop import train
 from nopsd.train.run import TrainingRun
 
@@ -59,22 +57,6 @@ class Functions:
         threading.setprofile(None)  # type: ignore[arg-type]
 
 
-class Canned:
-    """Both the client and the weight sync of no server."""
-
-    def generate(self, prompts: Any, uids: Any, sampling: Any, seed: int, **options: Any) -> list[list[Rollout]]:
-        version = options["expected_version"]
-        return [[Rollout(u, 0, p, [9, 10, 11], "", "stop", version, seed)] for p, u in zip(prompts, uids)]
-
-    def push(self, version: int) -> None:
-        pass
-
-
-class NoLog:
-    def log(self, step: int, values: Any) -> None:
-        pass
-
-
 def two_steps(folder: Path, teacher: str, ranks: Ranks) -> TrainingRun:
     """The run, its engines loaded."""
     lm = Qwen3Config(
@@ -87,27 +69,11 @@ def two_steps(folder: Path, teacher: str, ranks: Ranks) -> TrainingRun:
         head_dim=16,
         pad_token_id=0,
     )
-    Qwen3ForCausalLM(lm).save_pretrained(folder / "model")
     train_config = TrainConfig(steps=2, batch=4, micro=2, warmup=0, sync_check_every=0, checkpoint_every=2)
     config = Config(train=train_config, teacher=TeacherConfig(kind=teacher), dist=DistConfig(ranks=1))
     config.model.dtype = "float32"
-    student, engine, ema = load_engines(config, folder / "model", ranks)
-    prompts = {uid: TeacherPrompt([12, 13, 14, *ids], 1, 1) for uid, ids in PROMPTS.items()}
-    return TrainingRun(
-        config=config,
-        algorithm=Distillation(teacher_prompts=prompts, teacher_engine=engine),
-        selected=UIDS,
-        student_prompts=PROMPTS,
-        model_path=folder / "model",
-        client=Canned(),
-        ranks=ranks,
-        folder=folder / "work",
-        student=student,
-        ema=ema,
-        sync=Canned(),
-        identity={},
-        log=NoLog(),
-    )
+    contexts = {uid: [12, 13, 14, *ids] for uid, ids in PROMPTS.items()}
+    return canned_run(config, save_random(lm, folder / "model"), ranks, PROMPTS, contexts, [9, 10, 11])
 
 
 def main() -> None:

@@ -26,6 +26,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,8 @@ def loss(args: argparse.Namespace) -> Rows:
     given, rate, rows = sizes(args), ceiling(args.device), []
     for shape in given["shapes"]:
         hidden, n, v = SHAPES[shape][0], given["tokens"], given["vocabulary"]
-        seconds, peak = timed(args.device, lambda: loss_of(args.device, n, hidden, v, torch.bfloat16, DistillConfig()))
+        call = partial(loss_of, args.device, n, hidden, v, torch.bfloat16, DistillConfig())
+        seconds, peak = timed(args.device, call)
         inputs = 2 * 2 * (n + v) * hidden
         flops = 8 * n * hidden * v
         rows.append(
@@ -256,7 +258,7 @@ def run_part(name: str, args: argparse.Namespace) -> dict[str, Any]:
     words = [sys.executable, __file__, "--device", args.device, "--part", name, *(["--tiny"] if args.tiny else [])]
     start = time.perf_counter()
     try:
-        done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=PART_S)
+        done = subprocess.run(words, capture_output=True, text=True, timeout=PART_S)
     except subprocess.TimeoutExpired:
         return {"part": name, "failed": f"took over {PART_S} s"}
     if done.returncode:
