@@ -1,4 +1,4 @@
-"""What only a GPU can show, part by part: kernels, loss, scoring, the teacher's prefill, a ZeRO-3 step, the longest context.
+"""What only a GPU can show, part by part: kernels, loss, scoring, the teacher's forward, a step, the longest context.
 
     python tools/gpu_check.py --out gpu_check                        # one GPU; each part under 8 minutes
     python tools/gpu_check.py --out gpu_check --parts kernels loss   # some of them
