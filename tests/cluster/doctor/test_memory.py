@@ -10,6 +10,7 @@ import pytest
 
 from nopsd.cluster.doctor.memory import ModelShape, longest_micro_batch, needs_of, shape_of
 from nopsd.config import load_config
+from nopsd.engine.ds_config import role_configs
 
 STATES = ("student weights", "gradients", "optimizer", "teacher weights", "EMA master")
 GIB = 2**30
@@ -47,8 +48,9 @@ def test_states_are_as_large_as_estimated(model: Path, tmp_path: Path, dtype: st
     overrides = [f"model.dtype={dtype}", "teacher.kind=ema"]
     job = {"model": model, "out": tmp_path, "overrides": overrides}
     run_ranks(Path(__file__).with_name("worker_memory.py"), job, 1, 2)
+    config = load_config(None, overrides)
     for ranks in (1, 2):
-        parts = needs_of(load_config(None, overrides), shape_of(str(model)), ranks, {}, {}).device
+        parts = needs_of(config, shape_of(str(model)), ranks, *role_configs(config, "cpu", ranks)).device
         estimated = sum(parts[name] for name in STATES)
         measured = json.loads((tmp_path / f"{ranks}-0.json").read_text())
         assert 0.97 * estimated < measured < 1.15 * estimated, (ranks, measured, estimated)
