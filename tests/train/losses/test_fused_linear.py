@@ -6,7 +6,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from nopsd.config import DistillConfig
-from nopsd.engine import products
+from nopsd.engine import cpu_bfloat16, products
 from nopsd.train.losses.divergence import divergence, entropy, forward_kl, reverse_kl
 from nopsd.train.losses.fused_linear import fused_linear_divergence, mean_statistics
 from nopsd.train.losses.tile import STATISTICS, Tile, divergence_and_gradient
@@ -154,9 +154,14 @@ def test_ids_past_the_vocabulary_take_no_part():
     assert torch.equal(gradients[2][33:], torch.zeros(V - 33, H, dtype=torch.float64))
 
 
+@pytest.mark.parametrize("multiplies", [False, True], ids=["widened", "in-bfloat16"])
 @pytest.mark.parametrize("kind, beta", KINDS[:3])
-def test_bfloat16_inputs_are_computed_in_float32(kind, beta, monkeypatch):
-    """Rounding the logits to bfloat16 would cost about 1e-2 here; only the returned gradients may be rounded."""
+def test_bfloat16_inputs_are_computed_in_float32(kind, beta, multiplies, monkeypatch):
+    """Rounding the logits to bfloat16 would cost about 1e-2 here; only gradients may be rounded: the returned ones, and
+    on a CPU that multiplies in bfloat16 the logits' too, which are then a factor."""
+    if multiplies and not cpu_bfloat16.available():
+        pytest.skip("this CPU doesn't multiply in bfloat16")
+    monkeypatch.setattr(cpu_bfloat16, "available", lambda: multiplies)
     monkeypatch.setattr(products, "SLICE", 16)  # several slices of the vocabulary
     hidden, weight, *teacher, token_weight, _ = inputs(torch.bfloat16)
     leaves = hidden.requires_grad_(), weight.requires_grad_()
@@ -166,9 +171,14 @@ def test_bfloat16_inputs_are_computed_in_float32(kind, beta, monkeypatch):
     exact = loss_and_gradients(plain(*wide_leaves, *wide[2:], token_weight, config(kind, beta)), *wide_leaves)
     assert low[0].dtype == torch.float32 and low[1].dtype == low[2].dtype == torch.bfloat16
     torch.testing.assert_close(low[0].double(), exact[0], rtol=1e-5, atol=1e-6)
-    for got, wanted in zip(low[1:], exact[1:]):
-        # Rounded once to bfloat16's 8 bits: at most 2**-8 of the value.
-        torch.testing.assert_close(got.double(), wanted, rtol=2**-8, atol=1e-6)
+    logits = (wide[0] @ wide[1].t()).detach().requires_grad_()
+    eye = torch.eye(logits.shape[1], dtype=torch.float64)
+    plain(logits, eye, *wide[2:], token_weight, config(kind, beta)).backward()
+    absolute = (logits.grad.abs() @ wide[1].abs(), logits.grad.abs().t() @ wide[0].abs())
+    for got, wanted, summands in zip(low[1:], exact[1:], absolute):
+        # Rounded once to bfloat16's 8 bits: at most 2**-8 of the value; each factor before: 2**-9 of each summand.
+        bound = 2**-8 * wanted.abs() + (2**-9 * summands if multiplies else 0) + 1e-6
+        assert ((got.double() - wanted).abs() <= bound).all()
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="the GPU's mixed products need a GPU")
