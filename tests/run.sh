@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes the environment, checks style and types, runs the tests: about 11 minutes on 2 fast cores, 3 with --fast.
+# Makes the environment, checks style and types, runs the tests: about 16 minutes on 2 fast cores, 4 with --fast.
 # Usage: bash tests/run.sh [--fast | --soak] [pytest arguments], e.g. -k checkpoint, or a path below tests/
 #   --fast   leaves out what starts DeepSpeed ranks, a vLLM server or a cluster (the mark engine)
 #   --soak   runs the long tests too
