@@ -22,7 +22,7 @@ from tests.data.question_files import (
 )
 from tests.data.settings import data
 
-CASES = Path("/work/shared/cases")
+CASES = Path(__file__).resolve().parents[3] / "shared" / "cases"
 
 
 def settings(tmp_path, name, content, more):

@@ -10,7 +10,7 @@ from nopsd.data.records import Option, Question
 from nopsd.data.wording import Demonstration, student_message, system_message
 from nopsd.errors import ConfigError, UserError
 
-CASES = Path("/work/shared/cases")
+CASES = Path(__file__).resolve().parents[3] / "shared" / "cases"
 QUESTION = Question("q", "d", "t", "Which?", (Option("A", "this"), Option("B", "that")))
 DEMOS = [Demonstration(Question("r", "d", "t", "Other?"), "It is so. <answer>x</answer>")]
 TURN = "{{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>' + '\\n' }}"
