@@ -18,7 +18,7 @@ VARIABLE = "CUDA_VISIBLE_DEVICES"
 ALLOCATOR = "PYTORCH_CUDA_ALLOC_CONF"
 SEGMENTS = "expandable_segments:True"  # prompts of many lengths leave few fragments
 NONE = ("", "-1", "NoDevFiles")  # what hides every GPU
-QUERY = ("nvidia-smi", "--query-gpu=index,uuid", "--format=csv,noheader")
+TIMEOUT_S = 60
 
 
 def visible_gpus(environment: Mapping[str, str] = os.environ) -> list[int]:
@@ -32,7 +32,7 @@ def visible_gpus(environment: Mapping[str, str] = os.environ) -> list[int]:
     listed = environment.get(VARIABLE)
     if listed in NONE:
         return []
-    uuids = _gpus()
+    uuids = [uuid for _, uuid in query_gpus("index", "uuid")]
     if listed is None or not uuids:
         return list(range(len(uuids)))
     return [_number(name.strip(), uuids, listed) for name in listed.split(",")]
@@ -57,13 +57,13 @@ def set_allocator() -> None:
         os.environ.setdefault(ALLOCATOR, SEGMENTS)
 
 
-def _gpus() -> list[str]:
-    """UUIDs of all GPUs of this host, in `nvidia-smi`'s order; [] without it."""
-    if shutil.which(QUERY[0]) is None:
+def query_gpus(*fields: str) -> list[list[str]]:
+    """These fields of each GPU of this host, as `nvidia-smi` names and prints them, without units; [] without it."""
+    if shutil.which("nvidia-smi") is None:
         return []
-    done = subprocess.run(QUERY, capture_output=True, text=True, timeout=60)
-    rows = [line.split(",") for line in done.stdout.splitlines() if "," in line] if done.returncode == 0 else []
-    return [row[1].strip() for row in rows]
+    command = ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
+    return [line.split(", ") for line in done.stdout.splitlines()] if done.returncode == 0 else []
 
 
 def _number(name: str, uuids: list[str], listed: str) -> int:

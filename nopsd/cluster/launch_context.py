@@ -6,7 +6,6 @@ command, its environment, and `failure()` once a rank is lost. Every secret is r
 
 from __future__ import annotations
 
-import math
 import socket
 import time
 from collections.abc import Mapping
@@ -16,7 +15,7 @@ from types import TracebackType
 
 from nopsd.cluster.coordinator import Coordinator
 from nopsd.cluster.deepspeed_command import Plan, runner_environment, stage_command, typed_command
-from nopsd.cluster.hostfile import hostfile_text, hosts_by_rank
+from nopsd.cluster.hostfile import hostfile_text, hosts_by_rank, ranks_of_each
 from nopsd.cluster.launch_files import VARIABLE, LaunchFile, passed_on, write_env_file, write_launch_file
 from nopsd.cluster.root_cause import Failure
 from nopsd.cluster.sentinel import MESSAGE_WAIT_S
@@ -33,8 +32,7 @@ def ranks_environment(plan: Plan, environment: Mapping[str, str]) -> dict[str, s
     if not plan.several:
         return {}
     rendezvous = {"MASTER_ADDR": plan.master_addr, "MASTER_PORT": str(plan.master_port)}
-    # Where hosts differ, what all can share: a second copy of the weights (hpZ) must not span hosts.
-    own = {RANKS_OF_HOST: str(math.gcd(*(host.slots for host in plan.hosts)))}
+    own = {RANKS_OF_HOST: str(ranks_of_each(plan.hosts))}
     return passed_on(environment) | rendezvous | own
 
 

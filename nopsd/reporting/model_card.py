@@ -27,10 +27,26 @@ from nopsd.reporting.table import markdown_table
 PAPER = "2607.02460"
 TAGS = ["nopsd", "self-distillation", "on-policy-distillation", f"arxiv:{PAPER}"]
 SETTINGS = (
-    "zero_shot.n", "zero_shot.temperature", "zero_shot.max_new", "neuron.per_layer", "neuron.k", "select.selector",
-    "select.fraction", "context.retriever", "context.m", "train.steps", "train.batch", "train.lr", "train.max_response",
-    "distill.divergence", "distill.support", "teacher.kind", "train.lora.r", "model.dtype", "seed",
-)  # fmt: skip
+    "zero_shot.n",
+    "zero_shot.temperature",
+    "zero_shot.max_new",
+    "neuron.per_layer",
+    "neuron.k",
+    "select.selector",
+    "select.fraction",
+    "context.retriever",
+    "context.m",
+    "train.steps",
+    "train.batch",
+    "train.lr",
+    "train.max_response",
+    "distill.divergence",
+    "distill.support",
+    "teacher.kind",
+    "train.lora.r",
+    "model.dtype",
+    "seed",
+)
 Results = Mapping[str, DomainResult]
 
 

@@ -8,7 +8,6 @@ parser; what is missing here. Hosts, ports and servers are `nopsd doctor`'s.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +17,7 @@ from nopsd.cluster.doctor import table
 from nopsd.cluster.doctor.fitting import GPUS, fitting, room_on, shares_devices
 from nopsd.cluster.doctor.memory import GIB, PUBLISHED, Needs, needs_of, shape_of
 from nopsd.cluster.findings import ERROR, OK, WARNING, Finding
-from nopsd.cluster.hostfile import world_size
+from nopsd.cluster.hostfile import ranks_of_each, world_size
 from nopsd.cluster.planning import hosts_that_train
 from nopsd.config import ENTRY_POINTS, METHODS, Config
 from nopsd.data.readers import own_reader
@@ -83,7 +82,7 @@ def dry_run(config: Config, command: str = "run") -> tuple[str, int]:
     found.noted("names", lambda: check_own(config))
     hosts = found.noted("hosts", lambda: hosts_that_train(config))
     ranks = world_size(hosts) if hosts else config.dist.ranks
-    of_host = math.gcd(*(host.slots for host in hosts)) if hosts else None
+    of_host = ranks_of_each(hosts) if hosts else None
     if {SIGNALS, SELECT} & {stage.name for stage in stages}:
         found.noted("names", lambda: check_names(config), f"{config.select.selector}, {config.context.retriever}")
     found.findings.append(Finding("dtype", "all", OK, dtype_message(config)))

@@ -6,7 +6,6 @@ problem does not hide the others.
 
 from __future__ import annotations
 
-import math
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -20,7 +19,7 @@ from nopsd.cluster.doctor.fitting import shares_devices
 from nopsd.cluster.doctor.memory import GIB, Needs, needs_of, shape_of
 from nopsd.cluster.findings import ERROR, OK, WARNING, Finding, names, shared_folder, versions
 from nopsd.cluster.host_facts import Wanted, facts
-from nopsd.cluster.hostfile import Host, world_size
+from nopsd.cluster.hostfile import Host, ranks_of_each, world_size
 from nopsd.cluster.planning import hosts_that_train
 from nopsd.cluster.preflight import address_of, facts_of, shared_mark
 from nopsd.cluster.ssh import ask_all, module_command, ssh_command
@@ -67,9 +66,10 @@ def diagnose(config: Config) -> Diagnosis:
     model = usable_model(config, found)
     if model is not None:
         kind = "gpu" if device() == "cuda" else "cpu"
-        student, teacher = found.attempt(
-            "memory", partial(role_configs, config, kind, math.gcd(*(host.slots for host in hosts)))
-        ) or ({}, {})
+        student, teacher = found.attempt("memory", partial(role_configs, config, kind, ranks_of_each(hosts))) or (
+            {},
+            {},
+        )
         shape = shape_of(str(model.path), config.model.trust_remote_code)
         found.needs = needs_of(config, shape, found.ranks, student, teacher)
         found.built = built_operator(student) or built_operator(teacher)

@@ -190,14 +190,9 @@ def test_T_KL_divergences_are_not_negative_and_the_bucket_never_exceeds_the_full
             assert loss <= full * (1 + 1e-5) + 3e-7
 
 
-@pytest.mark.parametrize("of", ["student", "teacher"])
-@pytest.mark.parametrize("kind", KINDS, ids=name_of)
-def test_the_buckets_tail_keeps_its_digits_where_the_top_k_hold_nearly_everything(kind, of):
-    """1 − Σ top-k in float32 is noise below 1e-7; a tail of 1e-8 (student) against 1e-7 must still be told apart."""
-    logits = torch.zeros(2, 1, 400, dtype=torch.float64)
-    logits[:, 0, :2] = torch.tensor([[24.5, 24.0], [22.2, 22.4]], dtype=torch.float64)
-    c = DistillConfig(**kind, support="topk", topk=2, topk_of=of)
-    eye = torch.eye(400)
+def fused_and_exact(logits, c):
+    """The fused loss in float32 and its gradient, and both in float64 from the definition. `logits`: [2, 1, V]."""
+    eye = torch.eye(logits.shape[-1])
     student, teacher = logits.float()
     leaf = student.requires_grad_()
     loss = fused_linear_divergence(leaf, eye, teacher, eye, torch.ones(1), c).loss
@@ -205,6 +200,17 @@ def test_the_buckets_tail_keeps_its_digits_where_the_top_k_hold_nearly_everythin
     wide = logits[0].clone().requires_grad_()
     exact = token_divergence(c, wide.log_softmax(-1), logits[1].log_softmax(-1)).sum()
     (wanted,) = torch.autograd.grad(exact, wide)
+    return loss, found, exact, wanted
+
+
+@pytest.mark.parametrize("of", ["student", "teacher"])
+@pytest.mark.parametrize("kind", KINDS, ids=name_of)
+def test_the_buckets_tail_keeps_its_digits_where_the_top_k_hold_nearly_everything(kind, of):
+    """1 − Σ top-k in float32 is noise below 1e-7; a tail of 1e-8 (student) against 1e-7 must still be told apart."""
+    logits = torch.zeros(2, 1, 400, dtype=torch.float64)
+    logits[:, 0, :2] = torch.tensor([[24.5, 24.0], [22.2, 22.4]], dtype=torch.float64)
+    c = DistillConfig(**kind, support="topk", topk=2, topk_of=of)
+    loss, found, exact, wanted = fused_and_exact(logits, c)
     torch.testing.assert_close(found[:, 2:].double(), wanted[:, 2:], rtol=1e-3, atol=0)
     assert loss.item() == pytest.approx(exact.item(), rel=1e-3, abs=2e-7)
 
@@ -218,14 +224,7 @@ def test_a_tail_that_the_student_all_but_excludes_is_pulled_up_in_float32(gap, o
     logits[0, 0, 2:] = torch.linspace(0, 2, 10, dtype=torch.float64)
     logits[1, 0, :2] = torch.tensor([2.0, 1.5], dtype=torch.float64)
     c = DistillConfig(divergence="forward_kl", support="topk", topk=2, topk_of=of, tail="bucket")
-    eye = torch.eye(12)
-    student, teacher = logits.float()
-    leaf = student.requires_grad_()
-    loss = fused_linear_divergence(leaf, eye, teacher, eye, torch.ones(1), c).loss
-    (found,) = torch.autograd.grad(loss, leaf)
-    wide = logits[0].clone().requires_grad_()
-    exact = token_divergence(c, wide.log_softmax(-1), logits[1].log_softmax(-1)).sum()
-    (wanted,) = torch.autograd.grad(exact, wide)
+    loss, found, exact, wanted = fused_and_exact(logits, c)
     assert wanted[0, 2:].abs().min() > 0.01
     torch.testing.assert_close(found.double(), wanted, rtol=1e-4, atol=1e-6)
     assert loss.item() == pytest.approx(exact.item(), rel=1e-5)
