@@ -1,6 +1,6 @@
 """Whether a model's family computes what training takes for granted; tried on the family in small before a run.
 
-In: a model's config. Out: a `Verdict`. What a decoder does with positions, masks and neighbouring tokens is its own
+In: a model's config. Out: `FamilyLimits`. What a decoder does with positions, masks and neighbouring tokens is its own
 code (sliding windows, ALiBi, learned positions, RoPE that depends on the longest sequence, convolutions, recurrences),
 and no key of its config says whether it heeds `segments`. So each form in which sequences are run is compared with one
 sequence at a time, under Transformers' plain attention:
@@ -36,7 +36,7 @@ NOTING = "nopsd_noting_shapes"
 
 
 @dataclass(frozen=True)
-class Verdict:
+class FamilyLimits:
     """Why the family can't be run padded, packed or split, or trained at all: "" where it can.
 
     `attention`: the implementation that is right where Transformers' usual one isn't; None for the usual one. `tried`:
@@ -54,35 +54,35 @@ class Verdict:
 
 def check_scoring(model_path: Path | str, config: Config) -> None:
     """ConfigError naming the family if it can't be read in rectangles without a mask."""
-    verdict = _verdict_for(model_path, config)
-    if verdict.padded:
+    limits = _limits_for(model_path, config)
+    if limits.padded:
         raise ConfigError(
-            f"model.path={model_path}: sequences of {verdict.family} can't be computed in a batch, padded on the right "
-            f"({verdict.padded}): choose another model"
+            f"model.path={model_path}: sequences of {limits.family} can't be computed in a batch, padded on the right "
+            f"({limits.padded}): choose another model"
         )
 
 
 def check_training(model_path: Path | str, config: Config) -> None:
     """ConfigError naming family and remedy if it is wrong as it would be trained. Reads the model's config alone."""
     check_scoring(model_path, config)
-    verdict, parallel = _verdict_for(model_path, config), config.dist.sequence_parallel
-    if verdict.trained:
+    limits, parallel = _limits_for(model_path, config), config.dist.sequence_parallel
+    if limits.trained:
         raise ConfigError(
-            f"model.path={model_path}: {verdict.family} can't be trained ({verdict.trained}): choose another model"
+            f"model.path={model_path}: {limits.family} can't be trained ({limits.trained}): choose another model"
         )
-    if config.train.packing and verdict.packed:
+    if config.train.packing and limits.packed:
         raise ConfigError(
-            f"model.path={model_path}: sequences of {verdict.family} can't be packed ({verdict.packed}): "
+            f"model.path={model_path}: sequences of {limits.family} can't be packed ({limits.packed}): "
             "set train.packing=false"
         )
-    if config.train.lora.r and verdict.tried:
+    if config.train.lora.r and limits.tried:
         _check_adapters(model_path, config)
     if parallel > 1:
         check_heads(config_of(str(model_path), config.model.trust_remote_code), parallel)
-        if verdict.split:
+        if limits.split:
             raise ConfigError(
-                f"dist.sequence_parallel={parallel}: sequences of {verdict.family} can't be split over ranks "
-                f"({verdict.split}): set it to 1"
+                f"dist.sequence_parallel={parallel}: sequences of {limits.family} can't be split over ranks "
+                f"({limits.split}): set it to 1"
             )
 
 
@@ -99,10 +99,10 @@ def _check_adapters(model_path: Path | str, config: Config) -> None:
         ) from error
 
 
-def _verdict_for(model_path: Path | str, config: Config) -> Verdict:
-    """The verdict for sequences as long as a run's can get: what the server samples, what the teacher reads."""
+def _limits_for(model_path: Path | str, config: Config) -> FamilyLimits:
+    """What is wrong with sequences as long as a run's can get: what the server samples, what the teacher reads."""
     longest = max(config.server.max_model_len, config.context.max_prompt + config.train.max_response)
-    return verdict_on(str(model_path), config.model.trust_remote_code, longest=longest)
+    return family_limits(str(model_path), config.model.trust_remote_code, longest=longest)
 
 
 def config_of(model_path: str, trust_remote_code: bool, revision: str | None = None) -> Any:
@@ -116,17 +116,17 @@ def config_of(model_path: str, trust_remote_code: bool, revision: str | None = N
 
 
 @cache
-def verdict_on(
+def family_limits(
     model_path: str, trust_remote_code: bool, revision: str | None = None, longest: int | None = None
-) -> Verdict:
-    """The verdict on a model's folder or hub id; `longest`: tokens of the longest sequence, None for any."""
-    verdict: Verdict = judge(config_of(model_path, trust_remote_code, revision), longest)
-    return verdict
+) -> FamilyLimits:
+    """What is wrong with a model's family, by folder or hub id; `longest`: of the longest sequence, None: any."""
+    limits: FamilyLimits = judge(config_of(model_path, trust_remote_code, revision), longest)
+    return limits
 
 
 @torch.no_grad()  # type: ignore[untyped-decorator]
-def judge(config: Any, longest: int | None = None) -> Verdict:
-    """The verdict on a config's family, for sequences of up to `longest` tokens."""
+def judge(config: Any, longest: int | None = None) -> FamilyLimits:
+    """What is wrong with a config's family, for sequences of up to `longest` tokens."""
     family = str(config.model_type)
     draws = torch.Generator().manual_seed(1)
     sequences = [torch.randint(3, VOCABULARY, (n,), generator=draws) for n in LENGTHS]
@@ -137,19 +137,19 @@ def judge(config: Any, longest: int | None = None) -> Verdict:
         alone = [_logits(model, {"input_ids": ids[None], "use_cache": False}) for ids in sequences]
     except Exception as error:  # a family's own code raises anything
         reason = f"it can't be tried in small: {_first_line(error)}"
-        return Verdict(family, packed=reason, split=reason, tried=False)
+        return FamilyLimits(family, packed=reason, split=reason, tried=False)
     attention = None
     model.set_attn_implementation(usual)
     if padded := _fault(alone, lambda: _padded(model, sequences)):
         model.set_attn_implementation("eager")
         if _fault(alone, lambda: _padded(model, sequences)):
-            return Verdict(family, padded, padded, padded, padded)
+            return FamilyLimits(family, padded, padded, padded, padded)
         attention = "eager"
     trained = _hidden_states(model)
     use_packed_attention(model)
     packed = _fault(alone, lambda: _packed(model, sequences))
     packed = packed or _fault(alone, lambda: _behind_contexts(model, sequences))
-    return Verdict(family, "", packed, packed or _unlike_heads(model), trained, attention)
+    return FamilyLimits(family, "", packed, packed or _unlike_heads(model), trained, attention)
 
 
 def _logits(model: Any, inputs: dict[str, Any]) -> Tensor:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from nopsd.engine.ds_config import zero_stage
-from nopsd.engine.family_check import verdict_on
+from nopsd.engine.family_check import family_limits
 from nopsd.engine.load_check import buffers_kept, match_unsharded
 from nopsd.engine.packed_attention import use_packed_attention
 from nopsd.errors import UserError
@@ -71,7 +71,7 @@ def load_causal_lm(
     from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deepspeed_config
 
     try:
-        attention = verdict_on(model_path, trust_remote_code, revision).attention
+        attention = family_limits(model_path, trust_remote_code, revision).attention
         # transformers holds this by a weak reference: without a name it dies at once and nothing is sharded.
         live_config = HfDeepSpeedConfig(ds_config) if zero_stage(ds_config) == 3 else None
         model = AutoModelForCausalLM.from_pretrained(

@@ -37,7 +37,7 @@ class Neurons(Stage):
 
     def check(self, session: Session) -> None:
         """The model's family can be read, and an adapter knows its neurons; one of the user's own can be loaded."""
-        from nopsd.engine.family_check import check_scoring, config_of, verdict_on
+        from nopsd.engine.family_check import check_scoring, config_of, family_limits
         from nopsd.engine.tiny import tiny_model
         from nopsd.neurons.adapters.find import find_adapter, find_sites
 
@@ -45,7 +45,7 @@ class Neurons(Stage):
         if model.mlp_adapter:
             find_adapter(model.mlp_adapter)
         check_scoring(path, session.config)
-        if verdict_on(str(path), model.trust_remote_code).tried:
+        if family_limits(str(path), model.trust_remote_code).tried:
             find_sites(tiny_model(config_of(str(path), model.trust_remote_code)), model.mlp_adapter)
 
     def workload(self, config: Config, counts: Counts | None) -> str:

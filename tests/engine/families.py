@@ -92,16 +92,16 @@ def all_families() -> list[str]:
 def cells(name: str) -> dict[str, str]:
     """ "yes" by column if it works in small, "no" if it is refused, "?" if the family can't be tried."""
     config = config_of(name)
-    verdict = judge(config)
+    limits = judge(config)
     served = "yes" if set(architectures(config)) & served_architectures() else "no"
-    if not verdict.tried:
+    if not limits.tried:
         return {**dict.fromkeys(COLUMNS, "?"), "packing": "no", "Ulysses": "no", "serving": served}
-    trained = not verdict.padded and not verdict.trained and works(lambda: check_training_head(config))
+    trained = not limits.padded and not limits.trained and works(lambda: check_training_head(config))
     found = {
-        "scoring": not verdict.padded and works(lambda: find_sites(tiny_model(config))),
+        "scoring": not limits.padded and works(lambda: find_sites(tiny_model(config))),
         "training": trained,
-        "packing": trained and not verdict.packed,
-        "Ulysses": trained and not verdict.split,
+        "packing": trained and not limits.packed,
+        "Ulysses": trained and not limits.split,
         "LoRA": trained and works(lambda: adapt(config)),
         "export": trained and works(lambda: export(config)),
     }

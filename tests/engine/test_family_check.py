@@ -49,8 +49,8 @@ KINDS = {
 
 
 def kind_of(name: str, longest: int | None = None) -> str:
-    verdict = judge(families.config_of(name), longest)
-    return "no" if verdict.padded else "padded" if verdict.packed else "packed"
+    limits = judge(families.config_of(name), longest)
+    return "no" if limits.padded else "padded" if limits.packed else "packed"
 
 
 @pytest.mark.parametrize("name", KINDS)

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from nopsd.config import DistillConfig
-from nopsd.engine.family_check import config_of, verdict_on
+from nopsd.engine.family_check import config_of, family_limits
 from nopsd.engine.packed_attention import Segments, inputs_of
 from nopsd.engine.tiny import tiny_model
 from nopsd.errors import ConfigError
@@ -68,7 +68,7 @@ def check_family_head(model_path: Path, trust_remote_code: bool) -> None:
 
     ConfigError too for what no known key says: the family's forward does more with its head.
     """
-    if verdict_on(str(model_path), trust_remote_code).tried:
+    if family_limits(str(model_path), trust_remote_code).tried:
         lm = tiny_model(config_of(str(model_path), trust_remote_code))
         check_head(lm)
         if not is_linear(lm):
