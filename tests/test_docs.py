@@ -12,6 +12,7 @@ import pytest
 from nopsd import cli
 from nopsd.commands.registry import COMMANDS
 from nopsd.config import METHODS, EvalConfig, all_keys, preset_names
+from nopsd.data.reading import AnswerReader
 from nopsd.data.records import Question
 from nopsd.evaluation.results import QuestionRow, result_from_rows
 from nopsd.rollout.types import Rollout
@@ -120,7 +121,7 @@ def test_every_metric_is_described():
     rows = [QuestionRow("q", ["A", "B"], "A", [True, False], "A", 0.5, ["stop"] * 2, [3, 4])]
     evaluated = set(result_from_rows("d", rows, EvalConfig(bootstrap=0)).metrics)
     question = Question("q", "d", "s", "?")
-    probed = set(probe_metrics([question], [[Rollout("q", 0, [1], [2], "x", "stop", 0)]], "lenient"))
+    probed = set(probe_metrics([question], [[Rollout("q", 0, [1], [2], "x", "stop", 0)]], AnswerReader()))
     logged = {*STATISTICS} - {"tokens", "student_logprob", "teacher_logprob"} | {
         *response_metrics([Rollout("q", 0, [1], [2], "x", "stop", 0)])
     }

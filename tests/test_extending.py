@@ -12,10 +12,10 @@ from torch import nn
 
 from nopsd.config import METHODS, DistillConfig, load_config
 from nopsd.data.answers import extract_answer
+from nopsd.data.reading import AnswerReader
 from nopsd.data.records import Question
 from nopsd.data.sources import load_answer_key, load_splits
 from nopsd.errors import ConfigError
-from nopsd.evaluation.evaluate import comparable_gold
 from nopsd.neurons.adapters import find_sites, watch
 from nopsd.neurons.adapters.find import find_adapter
 from nopsd.plugins import source_hashes
@@ -129,7 +129,7 @@ def test_a_method():
     rollouts = [rollout("q", n, text) for n, text in enumerate(texts)]
     run = SimpleNamespace(selection=lambda: SimpleNamespace(uids=["q"]))
     session = SimpleNamespace(
-        run=run, rollouts=rollouts, questions={"q": question}, think_open=False, config=load_config("lab")
+        run=run, rollouts=rollouts, questions={"q": question}, reader=AnswerReader(), config=load_config("lab")
     )
     uids, algorithm, facts = METHODS["my_method:METHOD"].prepare(session)
     assert uids == ["q"] and algorithm.responses == {"q": [rollouts[0].response_ids]}
@@ -153,8 +153,9 @@ def test_an_answer_judge():
     question, mode = Question("q", "d", "s", "How many?"), "my_judge:number"
     assert load_config("lab", [f"eval.extract={mode}"]).eval.extract == mode
     said = "<think>500</think>In 2024 it was 1,200.0 of them."
-    assert extract_answer(said, question, mode) == comparable_gold(question, "1200", mode) == "1200"
-    assert extract_answer("None at all", question, mode) is None
+    reader = AnswerReader(mode=mode)
+    assert reader.read_text(said, question) == reader.gold("1200", question) == "1200"
+    assert reader.read_text("None at all", question) is None
 
 
 def test_a_name_that_cannot_be_loaded_is_refused():

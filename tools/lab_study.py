@@ -215,7 +215,7 @@ def studied(config: Config, tests: int) -> dict[str, Any]:
     prompts = [session.renderer.student(q) for q in questions]
     samples = client.generate(prompts, [q.uid for q in questions], eval_sampling(config.eval), config.seed + 1)
     by_uid = group_by_question([r for row in samples for r in row])
-    result = evaluate_domain(questions, load_answer_key(config.data), by_uid, config.eval, session.think_open)
+    result = evaluate_domain(questions, load_answer_key(config.data), by_uid, config.eval, session.eval_reader)
     right = session.run.pool_correct()
     contexts = read_contexts(folder)
     shown = [right[near.uid] for nears in contexts.values() for near in nears]

@@ -34,7 +34,7 @@ def validate(config: Config) -> None:
         value = value_of(config, key.name)
         if not _own_code(key, value):
             key.check(value)
-    _check_date(config)
+    _check_prompt(config)
     _check_data(config.data)
     _check_samples(config)
     _check_checkpoints(config)
@@ -57,7 +57,9 @@ def _own_code(key: Key, value: Any) -> bool:
     return value is not None and is_own(str(value), key.entry_points)
 
 
-def _check_date(config: Config) -> None:
+def _check_prompt(config: Config) -> None:
+    if "{question}" not in config.prompt.question:
+        raise ConfigError(f"prompt.question={config.prompt.question!r}: has no {{question}}: say where it is to stand")
     try:
         datetime.fromisoformat(config.prompt.date)
     except ValueError as error:

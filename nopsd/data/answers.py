@@ -11,20 +11,16 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
+from nopsd.data.answer_marks import boxed, boxes, tagged
 from nopsd.data.labels import Labels, core, labels_of
 from nopsd.data.lone_letters import stated_letter
 from nopsd.data.readers import own_reader
 from nopsd.data.records import Question
 from nopsd.data.wording import answer_kind
 
-# The innermost tag: a response that opens two and closes one means the second.
-_TAG = re.compile(r"<answer>((?:(?!</?answer>).)*)</answer>", re.DOTALL | re.IGNORECASE)
-_QUOTED = re.compile(r"[\W_]*(?:and|x|letter|the letter|your answer|answer|tags?)?[\W_]*", re.IGNORECASE)
-_BRACES = re.compile(r"\\boxed\s*\{|\\[{}]|[{}]")
 _STYLE = re.compile(
     r"\\(?:text|textbf|textrm|textit|mathrm|mathbf|mathit|mathsf|rm|bf|displaystyle|,|;|!| )(?![A-Za-z])"
 )
-_WORDED = re.compile(r"\\(?:text|textbf|textrm|mathrm|mathbf)\s*\{(.*)\}", re.DOTALL)
 _FILLED = re.compile(r"\S")
 LONGEST_BOX = 200  # characters, and twice the longest option: longer ones are no choice (chosen): boxes in boxes
 _WIDE = {0xFF01 + i: 0x21 + i for i in range(94)}  # full-width forms, Ａ to A
@@ -65,26 +61,6 @@ def _last(pattern: re.Pattern[str], text: str) -> str | None:
     return found[-1] if found else None
 
 
-def _tagged(text: str) -> str | None:
-    """What the last filled answer tag holds; tags that only quote the instruction don't count."""
-    filled = [inside for inside in _TAG.findall(text) if not _QUOTED.fullmatch(inside)]
-    return filled[-1] if filled else None
-
-
-def _boxes(text: str) -> list[tuple[int, int]]:
-    """Where the inside of each closed `\\boxed{...}` begins and ends, in order of closing, braces balanced."""
-    opened: list[tuple[bool, int]] = []
-    boxes = []
-    for brace in _BRACES.finditer(text):
-        if brace[0].startswith("\\boxed") or brace[0] == "{":
-            opened.append((brace[0] != "{", brace.end()))
-        elif brace[0] == "}" and opened:
-            boxed, start = opened.pop()
-            if boxed:
-                boxes.append((start, brace.start()))
-    return boxes
-
-
 def _bare(stated: str) -> str:
     """Without LaTeX's and Markdown's marks."""
     return " ".join(_STYLE.sub(" ", stated).translate({ord("{"): " ", ord("}"): " "}).split()).strip(_EDGES)
@@ -92,8 +68,8 @@ def _bare(stated: str) -> str:
 
 def _choice(stated: str, question: Question, labels: Labels, small: bool) -> str | None:
     """The label that a tag or a box states: alone, before its option's text, or by the text alone. `small`: b is B."""
-    boxes = _boxes(stated)
-    bare = _bare(stated[slice(*boxes[-1])] if boxes else stated)
+    inside = boxes(stated)
+    bare = _bare(stated[slice(*inside[-1])] if inside else stated)
     plain = normalize_text_answer(bare)
     named = {o.label for o in question.options if plain and normalize_text_answer(o.text) == plain}
     found = _choices(labels.source).fullmatch(bare)
@@ -140,11 +116,11 @@ def _lenient_letter(text: str, question: Question, labels: Labels) -> str | None
     answer = _last(_tag_letter(labels.source), text)
     if answer is not None:
         return answer
-    tagged = _tagged(text)
-    if tagged is not None:
-        return _choice(tagged, question, labels, small=True)
+    stated = tagged(text)
+    if stated is not None:
+        return _choice(stated, question, labels, small=True)
     longest = LONGEST_BOX + 2 * max(len(option.text) for option in question.options)
-    filled = [(start, end) for start, end in _boxes(text) if _FILLED.search(text, start, end)]
+    filled = [(start, end) for start, end in boxes(text) if _FILLED.search(text, start, end)]
     for start, end in reversed(filled):
         if end - start <= longest and (choice := _choice(text[start:end], question, labels, small=False)):
             return choice
@@ -152,17 +128,17 @@ def _lenient_letter(text: str, question: Question, labels: Labels) -> str | None
 
 
 def _phrase(text: str, question: Question, lenient: bool) -> str | None:
-    tagged = _tagged(text)
-    if tagged is None and not lenient:
+    stated = tagged(text)
+    if stated is None and not lenient:
         return None
     # Longest first, so that where one label begins with another the longer is seen.
     labels = {" ".join(core(o.label).split()).casefold(): o.label for o in question.options}
-    named = {o.label for o in question.options if tagged is not None and _same(o.text, tagged)}
+    named = {o.label for o in question.options if stated is not None and _same(o.text, stated)}
     if len(named) == 1:
         return named.pop()
     choices = "|".join(r"\s+".join(map(re.escape, label.split())) for label in sorted(labels, key=len, reverse=True))
     pattern = re.compile(rf"(?<!\w)({choices})(?!\w)", re.IGNORECASE)
-    return _last_phrase(pattern, text if tagged is None else tagged, labels)
+    return _last_phrase(pattern, text if stated is None else stated, labels)
 
 
 def _last_phrase(pattern: re.Pattern[str], text: str, labels: dict[str, str]) -> str | None:
@@ -179,11 +155,9 @@ def _last_phrase(pattern: re.Pattern[str], text: str, labels: dict[str, str]) ->
 
 
 def _text(text: str, lenient: bool) -> str | None:
-    answer = _tagged(text)
-    if answer is None and lenient and (boxes := _boxes(text)):
-        inside = text[slice(*boxes[-1])]
-        worded = _WORDED.fullmatch(inside.strip())
-        answer = worded[1] if worded else inside
+    answer = tagged(text)
+    if answer is None and lenient:
+        answer = boxed(text)
     return normalize_text_answer(answer) or None if answer is not None else None
 
 

@@ -5,20 +5,24 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 
-from nopsd.data.answers import extract_answer, visible_text
+from nopsd.data.answers import visible_text
+from nopsd.data.reading import AnswerReader
 from nopsd.data.records import Question
-from nopsd.data.wording import Demonstration
+from nopsd.data.wording import ANSWERS, Demonstration
 from nopsd.errors import ArtefactError
 
+READER = AnswerReader()
 
-def solution_text(response: str, question: Question, mode: str, think_open: bool = False) -> str | None:
+
+def solution_text(response: str, question: Question, mode: str, reader: AnswerReader = READER) -> str | None:
     """What is shown of a response.
 
     Args:
         response: As sampled.
-        question: For the answer tag of `answer_only`.
-        mode: `context.solution`: `final` cuts the thinking off, `full` shows everything, `answer_only` the answer tag.
-        think_open: The prompt ended inside a think block.
+        question: For the answer of `answer_only`.
+        mode: `context.solution`: `final` cuts the thinking off, `full` shows everything, `answer_only` the answer
+            in the form that is asked for.
+        reader: Of answers.
 
     Returns:
         None if nothing is left.
@@ -26,9 +30,9 @@ def solution_text(response: str, question: Question, mode: str, think_open: bool
     if mode == "full":
         return response.replace("<think>", "").replace("</think>", "").strip() or None
     if mode == "answer_only":
-        answer = extract_answer(response, question, think_open=think_open)
-        return None if answer is None else f"<answer>{answer}</answer>"
-    visible = visible_text(response, think_open)
+        answer = reader.read_text(response, question)
+        return None if answer is None else ANSWERS[reader.format].format(answer)
+    visible = visible_text(response, reader.think_open)
     return (visible or "").strip() or None
 
 
@@ -37,7 +41,7 @@ def demonstrations_for(
     questions: Mapping[str, Question],
     responses: Mapping[tuple[str, int], str],
     mode: str,
-    think_open: bool = False,
+    reader: AnswerReader = READER,
 ) -> list[Demonstration]:
     """Demonstrations in the neighbours' order; those whose response holds no solution are left out.
 
@@ -46,7 +50,7 @@ def demonstrations_for(
         questions: By uid.
         responses: Texts by (uid, sample).
         mode: `context.solution`.
-        think_open: The prompts ended inside a think block.
+        reader: Of answers.
 
     Raises:
         ArtefactError: A neighbour's response is not there.
@@ -58,7 +62,7 @@ def demonstrations_for(
                 f"the contexts show response {sample} of question {uid}, which the rollouts lack: run the select stage "
                 "again (--redo select)"
             )
-        text = solution_text(responses[uid, sample], questions[uid], mode, think_open)
+        text = solution_text(responses[uid, sample], questions[uid], mode, reader)
         if text is not None:
             shown.append(Demonstration(questions[uid], text))
     return shown

@@ -33,16 +33,21 @@ class TeacherPrompt:
 
 
 class PromptRenderer:
-    """Renders prompts with a tokenizer's chat template. Raises UserError if it has none."""
+    """Renders prompts with a tokenizer's chat template. Raises UserError if it has none.
 
-    def __init__(self, tokenizer: Any, config: PromptConfig) -> None:
-        self.tokenizer = tokenizer
+    `placement`: where demonstrations stand, as `context.placement`.
+    """
+
+    def __init__(self, tokenizer: Any, config: PromptConfig, placement: str = "inline") -> None:
+        self.tokenizer, self.config, self.placement = tokenizer, config, placement
         self.template = ChatTemplate(tokenizer, config)
 
-    @staticmethod
-    def _messages(question: Question, shown: Sequence[Demonstration] = (), ask: bool = True) -> list[dict[str, str]]:
-        messages = chat_messages(question, shown, ask)
-        return [m for m in messages if m["role"] != "system"] if question.source in PLAIN_SOURCES else messages
+    def _messages(
+        self, question: Question, shown: Sequence[Demonstration] = (), ask: bool = True
+    ) -> list[dict[str, str]]:
+        messages = chat_messages(question, shown, ask, self.config, self.placement)
+        plain = question.source in PLAIN_SOURCES and self.config.system is None
+        return [m for m in messages if m["role"] != "system"] if plain else messages
 
     def student(self, question: Question) -> list[int]:
         """Zero-shot prompt ids, generation suffix included."""

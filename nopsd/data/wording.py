@@ -1,27 +1,33 @@
-"""The words around a question: system message, options, demonstrations.
+"""The words around a question: system message, options, instruction, demonstrations, by the `prompt` section.
 
-Pure text, shared by student and teacher: the teacher's message is a header, the demonstrations,
-a separator and then *exactly* the student's message. Token ids are `nopsd.data.prompts`' business.
+Pure text, shared by student and teacher: the teacher's message is a header, the demonstrations, a separator and then
+*exactly* the student's message; as turns, demonstrations are asked as the student is. Token ids are
+`nopsd.data.prompts`' business.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from nopsd.config import PromptConfig
 from nopsd.data.labels import labels_of
 from nopsd.data.records import Question
 
-SYSTEM_LETTER = (
-    "Reason about the question, then give only the letter of the right option between <answer> and </answer>."
-)
-SYSTEM_TEXT = "Reason about the question, then give only the answer between <answer> and </answer>."
-ASK_LETTER = "Reason first, then answer with one letter."
-SYSTEM_LABEL = "Reason about the question, then give only the label of the right option between <answer> and </answer>."
-ASK_LABEL = "Reason first, then answer with one label."
+OURS = PromptConfig()
+NONE = "none"  # of prompt.system and prompt.instruction: leave it out
+PLACES = {
+    "tag": " between <answer> and </answer>",
+    "box": " in \\boxed{}",
+    "line": " in a last line that begins with `Answer:`",
+    "bare": "",
+}
+ANSWERS = {"tag": "<answer>{}</answer>", "box": "\\boxed{{{}}}", "line": "Answer: {}", "bare": "{}"}
 ASK_PHRASE = "Reason first, then answer with one of the phrases above."
 DEMOS_HEADER = "Solved examples:"
 TARGET_SEPARATOR = "Now the question:"
+_PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
 
 @dataclass(frozen=True)
@@ -48,41 +54,82 @@ def _by_texts(question: Question) -> bool:
     return all(o.label == o.text for o in question.options)
 
 
-def system_message(question: Question) -> str:
-    """How the answer is to be given."""
-    if answer_kind(question) == "letter":
-        return SYSTEM_LETTER if _by_letters(question) else SYSTEM_LABEL
-    return SYSTEM_TEXT if not question.options or _by_texts(question) else SYSTEM_LABEL
+def answer_format(question: Question, prompt: PromptConfig = OURS) -> str:
+    """What the answer is and where it is to stand: the letter of the right option between <answer> and </answer>."""
+    kind = answer_kind(question)
+    if kind == "letter":
+        what = "the letter of the right option" if _by_letters(question) else "the label of the right option"
+    elif kind == "phrase":
+        what = "the answer" if _by_texts(question) else "the label of the right option"
+    else:
+        what = {"number": "the number", "letter": "the letter of the right option"}.get(prompt.answer, "the answer")
+    return what + PLACES[prompt.answer_format]
+
+
+def system_message(question: Question, prompt: PromptConfig = OURS) -> str:
+    """How the answer is to be given; empty: there is no system message."""
+    if prompt.system == NONE:
+        return ""
+    asked = "Reason about the question, then give only {format}." if prompt.system is None else prompt.system
+    return _filled(asked, {"format": answer_format(question, prompt)})
+
+
+def options_text(question: Question) -> str:
+    """The options, a line each; empty where there are none."""
+    if answer_kind(question) == "phrase" and _by_texts(question):
+        return "\n".join(f"- {o.label}" for o in question.options)
+    return "\n".join(f"{o.label}: {o.text}" for o in question.options)
 
 
 def question_text(question: Question) -> str:
     """Question and options, as they stand in a demonstration and in the student's own message."""
-    if not question.options:
-        return question.question
-    if answer_kind(question) == "phrase" and _by_texts(question):
-        lines = [f"- {o.label}" for o in question.options]
-    else:
-        lines = [f"{o.label}: {o.text}" for o in question.options]
-    return question.question + "\n\n" + "\n".join(lines)
+    return f"{question.question}\n\n{options_text(question)}" if question.options else question.question
 
 
-def student_message(question: Question) -> str:
+def instruction(question: Question, prompt: PromptConfig = OURS) -> str:
+    """What is asked for behind the question; empty: nothing."""
+    if prompt.instruction is not None:
+        asked = "" if prompt.instruction == NONE else prompt.instruction
+        return _filled(asked, {"format": answer_format(question, prompt)})
+    kind = answer_kind(question)
+    if kind == "phrase":
+        return ASK_PHRASE if _by_texts(question) else "Reason first, then answer with one label."
+    if kind == "letter":
+        return f"Reason first, then answer with one {'letter' if _by_letters(question) else 'label'}."
+    return f"Reason first, then answer with one {prompt.answer}." if prompt.answer in ("number", "letter") else ""
+
+
+def student_message(question: Question, prompt: PromptConfig = OURS) -> str:
     """The user message of the zero-shot prompt."""
-    if not question.options:
-        return question.question
-    if answer_kind(question) == "letter":
-        ask = ASK_LETTER if _by_letters(question) else ASK_LABEL
-    else:
-        ask = ASK_PHRASE if _by_texts(question) else ASK_LABEL
-    return f"{question_text(question)}\n\n{ask}"
+    apart = "{options}" in prompt.question
+    values = {
+        "question": question.question if apart else question_text(question),
+        "options": options_text(question),
+        "instruction": instruction(question, prompt),
+        "format": answer_format(question, prompt),
+    }
+    paragraphs = [part for part in prompt.question.split("\n\n") if not _is_empty(part, values)]
+    return "\n\n".join(_filled(part, values) for part in paragraphs)
 
 
-def teacher_message(question: Question, demonstrations: Sequence[Demonstration], ask: bool = True) -> str:
+def _filled(template: str, values: Mapping[str, str]) -> str:
+    """Placeholders by their values in one pass; other braces are text."""
+    return _PLACEHOLDER.sub(lambda found: values.get(found[1], found[0]), template)
+
+
+def _is_empty(paragraph: str, values: Mapping[str, str]) -> bool:
+    """It has placeholders, and nothing would stand in it."""
+    return bool(_PLACEHOLDER.search(paragraph)) and not _filled(paragraph, values).strip()
+
+
+def teacher_message(
+    question: Question, demonstrations: Sequence[Demonstration], ask: bool = True, prompt: PromptConfig = OURS
+) -> str:
     """The user message with demonstrations, in the order given; without any it is the student's.
 
     `ask=False` leaves the question out: the context alone.
     """
-    asked = [student_message(question)] if ask else []
+    asked = [student_message(question, prompt)] if ask else []
     if not demonstrations:
         return "".join(asked)
     shown = [f"Question: {question_text(d.question)}\nSolution: {d.solution}" for d in demonstrations]
@@ -90,10 +137,31 @@ def teacher_message(question: Question, demonstrations: Sequence[Demonstration],
 
 
 def chat_messages(
-    question: Question, demonstrations: Sequence[Demonstration] = (), ask: bool = True
+    question: Question,
+    demonstrations: Sequence[Demonstration] = (),
+    ask: bool = True,
+    prompt: PromptConfig = OURS,
+    placement: str = "inline",
 ) -> list[dict[str, str]]:
-    """The conversation handed to the tokenizer's chat template, for either role."""
-    return [
-        {"role": "system", "content": system_message(question)},
-        {"role": "user", "content": teacher_message(question, demonstrations, ask)},
-    ]
+    """The conversation handed to the tokenizer's chat template, for either role.
+
+    Args:
+        question: What is asked.
+        demonstrations: In the order in which they are shown.
+        ask: False: the demonstrations alone.
+        prompt: The words.
+        placement: `context.placement`; `turns`: the user asks each demonstration's question, the assistant solves it.
+
+    Returns:
+        Roles and contents.
+    """
+    system = system_message(question, prompt)
+    turns = [{"role": "system", "content": system}] if system else []
+    if placement == "turns" and demonstrations:
+        for shown in demonstrations:
+            turns.append({"role": "user", "content": student_message(shown.question, prompt)})
+            turns.append({"role": "assistant", "content": shown.solution})
+        last = student_message(question, prompt) if ask else TARGET_SEPARATOR
+    else:
+        last = teacher_message(question, demonstrations, ask, prompt)
+    return [*turns, {"role": "user", "content": last}]

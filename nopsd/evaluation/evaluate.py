@@ -9,25 +9,34 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nopsd.config import EvalConfig
-from nopsd.data.answers import extract_answer, normalize_text_answer
-from nopsd.data.readers import own_reader
+from nopsd.data.equivalence import unified
+from nopsd.data.judges.base import Same
+from nopsd.data.reading import AnswerReader
 from nopsd.data.records import AnswerKey, Question
 from nopsd.errors import ArtefactError, DataError
 from nopsd.evaluation import metrics
 from nopsd.evaluation.results import DomainResult, QuestionRow, result_from_rows
 from nopsd.rollout.types import Rollout
 
+READER = AnswerReader()
 
-def check_answers(questions: Sequence[Question], answer_key: AnswerKey, source: str | Path = "the data") -> None:
+
+def check_answers(
+    questions: Sequence[Question],
+    answer_key: AnswerKey,
+    source: str | Path = "the data",
+    reader: AnswerReader = READER,
+) -> None:
     """Refuse questions that can't be judged, before anything is sampled.
 
     Args:
         questions: Of the test.
         answer_key: uid -> gold answer.
         source: The file, for the message.
+        reader: Of gold answers.
 
     Raises:
-        DataError: A question has no answer, or one that is not among its options.
+        DataError: A question has no answer, one that is not among its options, or one that can't be read.
     """
     for question in questions:
         gold = answer_key.get(question.uid)
@@ -40,8 +49,10 @@ def check_answers(questions: Sequence[Question], answer_key: AnswerKey, source: 
                 f"{source}: question {question.uid}: its answer {gold!r} is not among its options "
                 f"({', '.join(labels)}): correct the answer or the options"
             )
-        if not labels and not normalize_text_answer(gold):
-            raise DataError(f"{source}: question {question.uid}: its answer {gold!r} holds no text: correct it")
+        if reader.gold(gold, question) is None:
+            raise DataError(
+                f"{source}: question {question.uid}: its answer {gold!r} can't be read: correct it, or see answer.judge"
+            )
 
 
 def evaluate_domain(
@@ -49,7 +60,7 @@ def evaluate_domain(
     answer_key: AnswerKey,
     rollouts_by_uid: Mapping[str, Sequence[Rollout]],
     config: EvalConfig,
-    think_open: bool = False,
+    reader: AnswerReader = READER,
 ) -> DomainResult:
     """Judge `config.n` samples of every question.
 
@@ -57,8 +68,8 @@ def evaluate_domain(
         questions: Of one domain.
         answer_key: uid -> gold answer.
         rollouts_by_uid: Sampled responses.
-        config: How answers are read, and what is computed.
-        think_open: The prompts ended inside a think block (`nopsd.data.answers.leaves_think_open`).
+        config: What is computed.
+        reader: Of answers.
 
     Raises:
         DataError: No questions, several domains, unusable answers.
@@ -68,11 +79,8 @@ def evaluate_domain(
     if len(domains) != 1:
         named = f"got {', '.join(sorted(domains))}" if domains else "there are none"
         raise DataError(f"evaluation needs questions of one domain, {named}: check data.domain and eval.targets")
-    check_answers(questions, answer_key)
-    rows = [
-        _judge(q, answer_key[q.uid], _samples(q, rollouts_by_uid, config.n), config.extract, think_open)
-        for q in questions
-    ]
+    check_answers(questions, answer_key, reader=reader)
+    rows = [_judge(q, answer_key[q.uid], _samples(q, rollouts_by_uid, config.n), reader) for q in questions]
     return result_from_rows(domains.pop(), rows, config)
 
 
@@ -89,27 +97,27 @@ def _samples(question: Question, rollouts_by_uid: Mapping[str, Sequence[Rollout]
     return samples
 
 
-def _judge(question: Question, gold: str, samples: Sequence[Rollout], mode: str, think_open: bool) -> QuestionRow:
-    gold = comparable_gold(question, gold, mode)
-    answers = [extract_answer(r.text, question, mode, think_open) for r in samples]
+def _judge(question: Question, gold: str, samples: Sequence[Rollout], reader: AnswerReader) -> QuestionRow:
+    same, wanted = reader.same(question), reader.gold(gold, question)
+    assert wanted is not None, f"question {question.uid}: check_answers reads every gold answer"
+    read = [reader.read(r, question) for r in samples]
+    answers = unified(read, same)
     majority, share = metrics.majority_answer(answers)
     return QuestionRow(
         uid=question.uid,
         answers=answers,
-        gold=gold,
-        correct=[a == gold for a in answers],
-        majority=majority,
+        gold=wanted,
+        correct=[agrees(answer, wanted, same) for answer in read],
+        majority=wanted if agrees(majority, wanted, same) else majority,
         share=share,
         finish_reasons=[r.finish_reason for r in samples],
         lengths=[len(r.response_ids) for r in samples],
     )
 
 
-def comparable_gold(question: Question, gold: str, mode: str = "lenient") -> str:
-    """The gold answer in the form that `extract_answer` gives: a label, normalised text, or what a user's own reads."""
-    own = own_reader(mode)
-    read = own(gold, question) if own and not question.options else None
-    return read or (gold if question.options else normalize_text_answer(gold))
+def agrees(answer: str | None, gold: str | None, same: Same) -> bool:
+    """Whether an answer is the gold one, either way round."""
+    return answer is not None and gold is not None and (same(gold, answer) or same(answer, gold))
 
 
 def group_by_question(rollouts: Sequence[Rollout]) -> dict[str, list[Rollout]]:

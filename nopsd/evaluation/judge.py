@@ -6,11 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 
 from nopsd.config import Config
-from nopsd.data.answers import extract_answer
-from nopsd.data.readers import own_reader
+from nopsd.data.reading import AnswerReader, answer_reader
 from nopsd.data.records import AnswerKey, Question
 from nopsd.data.sources import load_answer_key
-from nopsd.evaluation.evaluate import check_answers, comparable_gold, evaluate_domain, group_by_question
+from nopsd.evaluation.evaluate import agrees, check_answers, evaluate_domain, group_by_question
 from nopsd.evaluation.results import DomainResult
 from nopsd.files import sha256_json
 from nopsd.rollout.types import Rollout
@@ -32,10 +31,14 @@ class Judge:
 
     def check(self, tests: Mapping[str, Sequence[Question]]) -> None:
         """Checked before the run starts: every test question can be judged. Raises DataError, or ConfigError."""
-        own_reader(self.config.eval.extract)
+        reader = self.reader()
         for questions in tests.values():
             where = self.config.data.path or self.config.data.name
-            check_answers(questions[: self.config.eval.limit], self.key, where)
+            check_answers(questions[: self.config.eval.limit], self.key, where, reader)
+
+    def reader(self, think_open: bool = False) -> AnswerReader:
+        """Of answers, as the evaluation reads them. ConfigError if a user's own code can't be loaded."""
+        return answer_reader(self.config, self.config.eval.extract, think_open)
 
     def answers_hash(self, questions: Iterable[Question]) -> str:
         """By which a judged result knows the gold answers that it was judged by."""
@@ -58,9 +61,9 @@ class Judge:
         Raises:
             DataError, ArtefactError: As `evaluate_domain`.
         """
-        by_uid = group_by_question(rollouts)
+        by_uid, reader = group_by_question(rollouts), self.reader(think_open)
         return {
-            domain: evaluate_domain(questions, self.key, by_uid, self.config.eval, think_open)
+            domain: evaluate_domain(questions, self.key, by_uid, self.config.eval, reader)
             for domain, questions in tests.items()
         }
 
@@ -79,11 +82,11 @@ class Judge:
         Returns:
             uid -> share.
         """
-        questions, mode = {q.uid: q for q in pool if q.uid in self.key}, self.config.eval.extract
+        questions, reader = {q.uid: q for q in pool if q.uid in self.key}, self.reader(think_open)
         shares = {}
         for uid, samples in group_by_question(rollouts).items():
             if uid in questions:
-                gold = comparable_gold(questions[uid], self.key[uid], mode)
-                answers = [extract_answer(r.text, questions[uid], mode, think_open) for r in samples]
-                shares[uid] = sum(answer == gold for answer in answers) / len(samples)
+                question = questions[uid]
+                gold, same = reader.gold(self.key[uid], question), reader.same(question)
+                shares[uid] = sum(agrees(reader.read(r, question), gold, same) for r in samples) / len(samples)
         return shares

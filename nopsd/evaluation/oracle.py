@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from nopsd.config import METHODS
-from nopsd.data.answers import extract_answer
 from nopsd.data.demonstrations import solution_text
+from nopsd.data.reading import AnswerReader
 from nopsd.data.records import AnswerKey, Question
-from nopsd.data.wording import Demonstration
+from nopsd.data.wording import ANSWERS, Demonstration
 from nopsd.errors import ConfigError, DataError
-from nopsd.evaluation.evaluate import comparable_gold, group_by_question
+from nopsd.evaluation.evaluate import agrees, group_by_question
 from nopsd.evaluation.judge import Judge
 from nopsd.rollout.types import Rollout
 
@@ -40,7 +40,7 @@ def pool_key(judge: Judge, pool: Sequence[Question]) -> AnswerKey:
 
 
 def right_solutions(
-    judge: Judge, questions: Sequence[Question], rollouts: Sequence[Rollout], think_open: bool = False
+    judge: Judge, questions: Sequence[Question], rollouts: Sequence[Rollout], reader: AnswerReader
 ) -> dict[str, Demonstration]:
     """Each question with the first of its own whole rollouts that is right, else with its gold answer.
 
@@ -48,7 +48,7 @@ def right_solutions(
         judge: Holds the answer key.
         questions: Those that are trained on.
         rollouts: Their zero-shot responses.
-        think_open: The prompts ended inside a think block.
+        reader: Of answers.
 
     Raises:
         ConfigError: The method isn't one that reads labels.
@@ -58,12 +58,12 @@ def right_solutions(
     own = group_by_question(sorted(rollouts, key=lambda r: (r.uid, r.sample)))
     for question in questions:
         gold = key[question.uid]
-        wanted = comparable_gold(question, gold)
+        wanted, same = reader.gold(gold, question), reader.same(question)
         verified = (
-            solution_text(r.text, question, solution, think_open)
+            solution_text(r.text, question, solution, reader)
             for r in own.get(question.uid, ())
-            if not r.truncated and extract_answer(r.text, question, think_open=think_open) == wanted
+            if not r.truncated and agrees(reader.read(r, question), wanted, same)
         )
         found = next((text for text in verified if text is not None), None)
-        solutions[question.uid] = Demonstration(question, found or f"<answer>{gold}</answer>")
+        solutions[question.uid] = Demonstration(question, found or ANSWERS[reader.format].format(gold))
     return solutions

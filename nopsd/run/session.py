@@ -20,6 +20,7 @@ from nopsd.cluster.servers.serve import serve
 from nopsd.config import Config, EvalConfig, SamplingConfig, to_yaml
 from nopsd.data.answers import leaves_think_open
 from nopsd.data.prompts import PromptRenderer, load_tokenizer
+from nopsd.data.reading import AnswerReader, answer_reader
 from nopsd.data.records import Question
 from nopsd.data.sources import load_splits
 from nopsd.data.splits import Splits
@@ -70,7 +71,7 @@ class Session:
 
     @cached_property
     def renderer(self) -> PromptRenderer:
-        return PromptRenderer(self.tokenizer, self.config.prompt)
+        return PromptRenderer(self.tokenizer, self.config.prompt, self.config.context.placement)
 
     @cached_property
     def splits(self) -> Splits:
@@ -111,6 +112,16 @@ class Session:
     def think_open(self) -> bool:
         """The chat template opens a think block in the prompt (Qwen3's thinking-only models)."""
         return leaves_think_open(self.tokenizer.decode(self.renderer.suffix(self.pool[0])))
+
+    @cached_property
+    def reader(self) -> AnswerReader:
+        """Reads the answers that votes, rewards and selection go by."""
+        return answer_reader(self.config, think_open=self.think_open)
+
+    @cached_property
+    def eval_reader(self) -> AnswerReader:
+        """Reads answers as the evaluation does."""
+        return answer_reader(self.config, self.config.eval.extract, self.think_open)
 
     @cached_property
     def tests(self) -> dict[str, list[Question]]:

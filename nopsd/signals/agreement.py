@@ -10,24 +10,30 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from nopsd.data.answers import extract_answer
+from nopsd.data.equivalence import Answers as Given
 from nopsd.data.majority import majority
+from nopsd.data.reading import AnswerReader
 from nopsd.data.records import Question
 from nopsd.errors import DataError
 from nopsd.rollout.types import Rollout
 
-Answers = dict[str, list[str | None]]
+Answers = dict[str, Given]
+READER = AnswerReader()
 
 
-def answers_of(rollouts: Sequence[Rollout], questions: Mapping[str, Question], think_open: bool = False) -> Answers:
-    """Each question's answers by ascending uid and sample. DataError if a rollout's question is not in the pool."""
-    answers: Answers = {}
+def answers_of(
+    rollouts: Sequence[Rollout], questions: Mapping[str, Question], reader: AnswerReader = READER
+) -> Answers:
+    """Each question's answers by ascending uid and sample, equal where `reader` takes them for the same.
+
+    DataError if a rollout's question is not in the pool.
+    """
+    by_uid: dict[str, list[Rollout]] = {}
     for rollout in sorted(rollouts, key=lambda r: (r.uid, r.sample)):
         if rollout.uid not in questions:
             raise DataError(f"{rollout.uid} has rollouts and is not in the pool: run the rollout stage again")
-        answer = extract_answer(rollout.text, questions[rollout.uid], think_open=think_open)
-        answers.setdefault(rollout.uid, []).append(answer)
-    return answers
+        by_uid.setdefault(rollout.uid, []).append(rollout)
+    return {uid: reader.answers(given, questions[uid]) for uid, given in by_uid.items()}
 
 
 def agreement(answers: Answers) -> dict[str, np.ndarray]:

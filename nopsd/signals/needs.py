@@ -35,7 +35,16 @@ _SHAPED_BY: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(FROM_LOGITS, (*_FORWARD_KEYS, "signal.logit_chunk")),
     "embedding": _FORWARD_KEYS,
     "nait": (*_FORWARD_KEYS, "signal.logit_chunk", "signal.reference_limit", "neuron.value", "prompt"),
-    "belief_shift": ("signal.belief_samples", "zero_shot", "context", "prompt", "model.dtype", "server.dtype"),
+    **dict.fromkeys(("majority_conf", "agrees"), ("answer", "prompt")),
+    "belief_shift": (
+        "answer",
+        "signal.belief_samples",
+        "zero_shot",
+        "context",
+        "prompt",
+        "model.dtype",
+        "server.dtype",
+    ),
 }
 
 

@@ -71,7 +71,7 @@ def teacher_prompts(
     prompts = {}
     for uid in selected:
         shown = demonstrations_for(
-            [(n.uid, n.sample) for n in contexts[uid]], questions, responses, config.solution, session.think_open
+            [(n.uid, n.sample) for n in contexts[uid]], questions, responses, config.solution, session.reader
         )
         order = display_order(len(shown), config.order, f"{config.seed or session.config.seed} {uid}")
         prompts[uid] = session.renderer.teacher(questions[uid], shown, config.max_prompt, order, ask)

@@ -22,7 +22,7 @@ ANSWERS = "answers"
 class _Evaluation(Stage):
     """What both evaluations share."""
 
-    config_keys = ("eval", "prompt", *SERVED_WITH)
+    config_keys = ("eval", "prompt", "answer", *SERVED_WITH)
     remade_for = (ANSWERS,)  # the responses stay, and are judged anew
 
     def check(self, session: Session) -> None:
@@ -35,7 +35,8 @@ class _Evaluation(Stage):
 
     def made_from(self, session: Session) -> dict[str, Any]:
         """The gold answers, and a judge of the user's own."""
-        own = source_hashes({"eval.extract": session.config.eval.extract}, ENTRY_POINTS)
+        config = session.config
+        own = source_hashes({"eval.extract": config.eval.extract, "answer.judge": config.answer.judge}, ENTRY_POINTS)
         questions = self.judged(session)
         return {ANSWERS: session.judge.answers_hash(questions), **own} if questions else own
 

@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 
-from nopsd.config import Config
+from nopsd.config import ENTRY_POINTS, Config
 from nopsd.data.records import Question
 from nopsd.engine.distributed import Ranks
 from nopsd.errors import ConfigError
 from nopsd.files import sha256_file
+from nopsd.plugins import source_hashes
 from nopsd.rollout.types import Rollout
 from nopsd.run import folder as names
 from nopsd.run.session import Session
@@ -51,11 +52,14 @@ class Signals(Stage):
     def made_from(self, session: Session) -> dict[str, Any]:
         """The columns and nait's reference; not selector and retriever, which may change while the columns stay."""
         columns = sorted(columns_of(session.config))
+        made: dict[str, Any] = {"columns": columns}
+        if not FROM_FORWARD.issuperset(columns):  # answers are read
+            made |= source_hashes({"answer.judge": session.config.answer.judge}, ENTRY_POINTS)
         if "nait" not in columns:
-            return {"columns": columns}
+            return made
         reference = session.config.signal.reference
         try:
-            return {"columns": columns, "signal.reference": sha256_file(Path(reference or ""))}
+            return {**made, "signal.reference": sha256_file(Path(reference or ""))}
         except OSError as error:
             raise ConfigError(f"signal.reference={reference} can't be read ({error.strerror})") from error
 
@@ -99,7 +103,7 @@ def compute_signals(session: Session, columns: frozenset[str], folder: Path, pro
     """From texts, from a forward pass, and from answers with demonstrations, each where a column needs it."""
     config, rollouts = session.config, session.rollouts
     ranks = session.ranks or Ranks(0, 1, torch.device("cpu"))  # without ranks there is nothing here for a model
-    answers = answers_of(rollouts, session.questions, session.think_open) if columns - FROM_FORWARD else {}
+    answers = answers_of(rollouts, session.questions, session.reader) if columns - FROM_FORWARD else {}
     found = agreement(answers) if columns & FROM_TEXT else {}
     if columns & FROM_FORWARD:
         reference = reference_examples(session) if "nait" in columns else []
@@ -144,6 +148,6 @@ def demonstrated_answers(session: Session, signals: Columns, ranks: Ranks, folde
             folder / "belief",
             report,
         )
-        return answers_of(rollouts, questions, session.think_open)
+        return answers_of(rollouts, questions, session.reader)
 
     return broadcast_with_heartbeat(ranks, sample)

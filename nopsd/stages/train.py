@@ -52,6 +52,7 @@ class Train(Stage):
         *shaping_keys("grpo"),
         "context",
         "prompt",
+        "answer",
         "model.dtype",
     )
     distributed = True
@@ -71,7 +72,12 @@ class Train(Stage):
     def made_from(self, session: Session) -> dict[str, Any]:
         """The user's own code, and the labels, of the one method that reads them."""
         config = session.config
-        code = source_hashes({"method": config.method, "distill.divergence": config.distill.divergence}, ENTRY_POINTS)
+        own = {
+            "method": config.method,
+            "distill.divergence": config.distill.divergence,
+            "answer.judge": config.answer.judge,
+        }
+        code = source_hashes(own, ENTRY_POINTS)
         if not METHODS[config.method].reads_labels:
             return dict(code)
         return {**code, "labels": sha256_json(pool_key(session.judge, session.pool))}
@@ -171,7 +177,7 @@ def finetuning(session: Session) -> Prepared:
     from nopsd.train.voting import keep_voted
 
     selected = session.run.selection().uids
-    answers = answers_of(session.rollouts, session.questions, session.think_open)
+    answers = answers_of(session.rollouts, session.questions, session.reader)
     voted = keep_voted(selected, session.rollouts, answers, session.config.sft, session.config.train.seed).checked()
     responses = {uid: [r.response_ids for r in rows] for uid, rows in voted.responses.items()}
     return list(responses), Finetuning(responses=responses), voted.counts()
@@ -181,7 +187,7 @@ def grpo(session: Session) -> Prepared:
     """The selected questions, for the reward to read answers by."""
     from nopsd.train.algorithms.grpo import Grpo
 
-    return session.run.selection().uids, Grpo(questions=session.questions, think_open=session.think_open), {}
+    return session.run.selection().uids, Grpo(questions=session.questions, reader=session.reader), {}
 
 
 def plan(session: Session, folder: Path, questions: int, facts: dict[str, int] | None = None) -> Config:
@@ -201,7 +207,7 @@ def demonstrated(session: Session, selected: list[str], ask: bool = True) -> dic
     from nopsd.evaluation.oracle import right_solutions
 
     asked = [session.questions[uid] for uid in selected]
-    shown = right_solutions(session.judge, asked, session.rollouts, session.think_open)
+    shown = right_solutions(session.judge, asked, session.rollouts, session.reader)
     longest = session.config.context.max_prompt
     return {q.uid: session.renderer.teacher(q, [shown[q.uid]], longest, ask=ask) for q in asked}
 
@@ -240,6 +246,6 @@ def label_free_probe(session: Session, client: RolloutService) -> Callable[[int]
     def probe(version: int) -> dict[str, float]:
         uids = [q.uid for q in questions]
         samples = client.generate(prompts, uids, sampling, config.seed, expected_version=version)
-        return probe_metrics(questions, samples, config.eval.extract, session.think_open)
+        return probe_metrics(questions, samples, session.eval_reader)
 
     return probe

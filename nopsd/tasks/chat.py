@@ -107,7 +107,7 @@ class Chat:
         responses = {(r.uid, r.sample): r.text for r in self.session.rollouts}
         context = self.config.context
         shown = demonstrations_for(
-            [(uid, 0) for uid in near], self.session.questions, responses, context.solution, self.session.think_open
+            [(uid, 0) for uid in near], self.session.questions, responses, context.solution, self.session.reader
         )
         order = display_order(len(shown), context.order, f"{context.seed} {question.uid}")
         teacher = self.session.renderer.teacher(question, shown, context.max_prompt, order)

@@ -20,7 +20,7 @@ from nopsd.cluster.findings import ERROR, OK, WARNING, Finding
 from nopsd.cluster.hostfile import ranks_of_each, world_size
 from nopsd.cluster.planning import hosts_that_train
 from nopsd.config import ENTRY_POINTS, METHODS, Config
-from nopsd.data.readers import own_reader
+from nopsd.data.reading import answer_reader
 from nopsd.data.sources import hub_id, load_splits, published_sizes
 from nopsd.engine.device import device, fast_dtype
 from nopsd.engine.ds_config import role_configs
@@ -67,7 +67,7 @@ def check_own(config: Config) -> None:
     from nopsd.neurons.adapters.find import find_adapter
     from nopsd.train.losses.support import find_divergence
 
-    own_reader(config.eval.extract)
+    answer_reader(config, config.eval.extract)
     if is_own(config.distill.divergence, ENTRY_POINTS["distill.divergence"]):
         find_divergence(config.distill.divergence)
     if config.model.mlp_adapter:

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 
 from nopsd.config import Config
-from nopsd.data.answers import extract_answer
 from nopsd.data.records import Question
 from nopsd.data.wording import question_text
 from nopsd.errors import DataError, UserError
@@ -134,8 +133,7 @@ def _stage_signals(run: RunFolder, uids: Sequence[str], notes: list[str]) -> dic
 def _majority(session: Session, question: Question | None, samples: Sequence[Rollout]) -> float:
     if question is None or len(samples) < 2:
         return float("nan")
-    mode = session.config.eval.extract
-    return majority_answer([extract_answer(r.text, question, mode, session.think_open) for r in samples])[1]
+    return majority_answer(session.eval_reader.answers(samples, question))[1]
 
 
 def read_correct(path: Path, uids: Sequence[str]) -> Array:

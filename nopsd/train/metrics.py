@@ -26,8 +26,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from nopsd.data.answers import extract_answer
 from nopsd.data.majority import majority
+from nopsd.data.reading import AnswerReader
 from nopsd.data.records import Question
 from nopsd.engine.distributed import Ranks
 from nopsd.rollout.logprob_gap import Gap, GapHistogram
@@ -162,7 +162,7 @@ def mean(values: Sequence[float]) -> float:
 
 
 def probe_metrics(
-    questions: Sequence[Question], samples: Sequence[Sequence[Rollout]], extract: str, think_open: bool = False
+    questions: Sequence[Question], samples: Sequence[Sequence[Rollout]], reader: AnswerReader
 ) -> dict[str, float]:
     """A policy's health without labels: means over questions, each with several samples.
 
@@ -171,7 +171,7 @@ def probe_metrics(
     """
     distinct = share = unparsed = length = 0.0
     for question, rollouts in zip(questions, samples, strict=True):
-        answers = [extract_answer(r.text, question, extract, think_open) for r in rollouts]
+        answers = reader.answers(rollouts, question)
         parsed = [a for a in answers if a is not None]
         n = len(rollouts)
         distinct += len(set(parsed)) / n

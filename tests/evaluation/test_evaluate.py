@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from nopsd.data.reading import AnswerReader
 from nopsd.errors import ArtefactError, DataError
 from nopsd.evaluation.evaluate import check_answers, evaluate_domain
 
@@ -53,7 +54,7 @@ def test_free_text_answers_are_compared_normalised(make_question, make_rollouts,
 def test_responses_cut_inside_a_think_block_of_the_prompt_are_unparsed(make_question, make_rollouts, settings):
     by_uid = {"q": make_rollouts("q", ["maybe A", "hm </think><answer>A</answer>", "B?", "the answer is A"], "length")}
     closed = evaluate_domain([make_question("q")], {"q": "A"}, by_uid, settings)
-    opened = evaluate_domain([make_question("q")], {"q": "A"}, by_uid, settings, think_open=True)
+    opened = evaluate_domain([make_question("q")], {"q": "A"}, by_uid, settings, AnswerReader(think_open=True))
     assert (closed.metrics["unparsed"], opened.metrics["unparsed"]) == (0.0, 0.75)
 
 
@@ -64,7 +65,7 @@ def test_responses_cut_inside_a_think_block_of_the_prompt_are_unparsed(make_ques
         ("q7", False, {}, "gold.jsonl: question q7 has no answer"),
         ("q7", True, {"q7": " "}, "gold.jsonl: question q7 has options but no answer"),
         ("q7", True, {"q7": "E"}, r"gold.jsonl: .* q7: its answer 'E' is not among its options \(A, B, C, D\)"),
-        ("q7", False, {"q7": " . "}, "gold.jsonl: question q7: its answer ' . ' holds no text"),
+        ("q7", False, {"q7": " . "}, "gold.jsonl: question q7: its answer ' . ' can't be read"),
     ],
 )
 def test_questions_that_cannot_be_judged_are_refused_by_file_and_uid(uid, options, key, message, make_question):

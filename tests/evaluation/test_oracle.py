@@ -5,6 +5,7 @@ import json
 import pytest
 
 from nopsd.config import METHODS, load_config
+from nopsd.data.reading import AnswerReader
 from nopsd.data.sources import load_splits
 from nopsd.errors import ConfigError, DataError
 from nopsd.evaluation.judge import Judge
@@ -66,7 +67,7 @@ def test_the_first_whole_right_rollout_else_the_gold_answer(made):
         answered(uids[0], 1, gold[uids[0]]),
         answered(uids[1], 0, gold[uids[1]], "length"),
     ]
-    shown = right_solutions(judge, pool, rollouts)
+    shown = right_solutions(judge, pool, rollouts, AnswerReader())
     assert shown[uids[0]].solution == f"Because 1. <answer>{gold[uids[0]]}</answer>"
     for uid in uids[1:]:
         assert shown[uid].solution == f"<answer>{gold[uid]}</answer>"

@@ -4,6 +4,7 @@ import random
 
 import pytest
 
+from nopsd.data.reading import AnswerReader
 from nopsd.data.records import Question
 from nopsd.rollout.types import Rollout
 from nopsd.train.metrics import distinct_ngrams, probe_metrics, repeated_ngrams
@@ -15,7 +16,9 @@ def rollout(text: str, sample: int) -> Rollout:
 
 def test_by_hand():
     texts = ["<answer>one</answer>", "<answer>One.</answer>", "<answer>two</answer>", "no answer"]
-    found = probe_metrics([Question("q", "d", "s", "?")], [[rollout(t, i) for i, t in enumerate(texts)]], "lenient")
+    found = probe_metrics(
+        [Question("q", "d", "s", "?")], [[rollout(t, i) for i, t in enumerate(texts)]], AnswerReader()
+    )
     assert found == {
         "probe/distinct_answer_rate": 0.5,
         "probe/majority_share": 0.5,
@@ -25,7 +28,9 @@ def test_by_hand():
 
 
 def test_nothing_parsed_has_no_majority():
-    found = probe_metrics([Question("q", "d", "s", "?")], [[rollout("?", 0), rollout("", 1)]], "strict")
+    found = probe_metrics(
+        [Question("q", "d", "s", "?")], [[rollout("?", 0), rollout("", 1)]], AnswerReader(mode="strict")
+    )
     assert found["probe/majority_share"] == 0.0 and found["probe/unparsed_share"] == 1.0
 
 

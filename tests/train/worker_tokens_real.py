@@ -16,6 +16,7 @@ from typing import Any
 
 from nopsd.config import Config, GrpoConfig, PromptConfig, SamplingConfig, ServerConfig, TrainConfig
 from nopsd.data.prompts import PromptRenderer, load_tokenizer
+from nopsd.data.reading import AnswerReader
 from nopsd.engine.broadcast import broadcast_from_rank0
 from nopsd.engine.distributed import Ranks
 from nopsd.lab.world import DOMAINS, make_split
@@ -61,7 +62,7 @@ def run(action: str, model: Path, out: Path, ranks: Ranks) -> None:
         samples = client.generate(
             list(prompts.values()), list(prompts), SamplingConfig(2, max_new=40), 3, expected_version=version
         )
-        return probe_metrics(list(QUESTIONS.values()), samples, "lenient")
+        return probe_metrics(list(QUESTIONS.values()), samples, AnswerReader())
 
     if action in ("sft", "unserved"):
         sampling = SamplingConfig(2, max_new=40)

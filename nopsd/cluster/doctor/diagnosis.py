@@ -24,6 +24,7 @@ from nopsd.cluster.planning import hosts_that_train
 from nopsd.cluster.preflight import address_of, facts_of, shared_mark
 from nopsd.cluster.ssh import ask_all, module_command, ssh_command
 from nopsd.config import Config
+from nopsd.data.demonstrations import display_order
 from nopsd.data.prompts import PromptRenderer, load_tokenizer
 from nopsd.data.sources import load_splits
 from nopsd.engine.device import device
@@ -94,9 +95,11 @@ def usable_model(config: Config, found: Diagnosis) -> ModelFiles | None:
 def check_prompts(config: Config, model: Path, found: Diagnosis) -> None:
     """Both roles' prompts of a question of the pool."""
     pool = load_splits(config.data).pool
-    renderer = PromptRenderer(load_tokenizer(model, trust_remote_code=config.model.trust_remote_code), config.prompt)
+    tokenizer = load_tokenizer(model, trust_remote_code=config.model.trust_remote_code)
+    renderer = PromptRenderer(tokenizer, config.prompt, config.context.placement)
     shown = min(config.context.m, len(pool) - 1)
-    pair = prompts.render_pair(renderer, pool, shown, config.context.max_prompt)
+    order = display_order(shown, config.context.order, str(config.context.seed))
+    pair = prompts.render_pair(renderer, pool, shown, config.context.max_prompt, order)
     found.prompts = prompts.side_by_side(pair)
     found.findings += prompts.check_pair(pair, shown)
 

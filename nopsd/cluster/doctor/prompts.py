@@ -34,12 +34,19 @@ class Pair:
     suffix: int  # tokens of the generation suffix
 
 
-def render_pair(renderer: PromptRenderer, pool: Sequence[Question], shown: int, max_tokens: int) -> Pair:
-    """Prompts of the first pool question; the next `shown` ones stand for its demonstrations."""
+def render_pair(
+    renderer: PromptRenderer,
+    pool: Sequence[Question],
+    shown: int,
+    max_tokens: int,
+    order: Sequence[int] | None = None,
+) -> Pair:
+    """Prompts of the first pool question; the next `shown` ones stand for its demonstrations, nearest first, and are
+    shown by `order` (`PromptRenderer.teacher`)."""
     question, *others = pool[: shown + 1]
     demonstrations = [Demonstration(q, PLACEHOLDER) for q in others]
     student = renderer.student(question)
-    teacher = renderer.teacher(question, demonstrations, max_tokens)
+    teacher = renderer.teacher(question, demonstrations, max_tokens, order)
     decode: Any = renderer.tokenizer.decode
     return Pair(
         student, teacher.ids, decode(student), decode(teacher.ids), teacher.kept, len(renderer.suffix(question))

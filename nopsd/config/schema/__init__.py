@@ -12,6 +12,7 @@ from nopsd.config.methods import GROUP, METHODS
 from nopsd.config.schema.key import Key, key, keys_of
 from nopsd.config.schema.method import ContextConfig, NeuronConfig, SelectConfig, SignalConfig
 from nopsd.config.schema.running import (
+    AnswerConfig,
     DataConfig,
     DistConfig,
     EvalConfig,
@@ -42,6 +43,7 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     prompt: PromptConfig = field(default_factory=PromptConfig)
+    answer: AnswerConfig = field(default_factory=AnswerConfig)
     server: ServerConfig = field(default_factory=ServerConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     zero_shot: SamplingConfig = field(default_factory=SamplingConfig)
@@ -69,6 +71,7 @@ ENTRY_POINTS = {key.name: key.entry_points for key in all_keys() if key.entry_po
 RUNTIME_ONLY = frozenset(key.name for key in all_keys() if key.runtime_only)
 
 __all__ = [
+    "AnswerConfig",
     "CHOICES",
     "Config",
     "ContextConfig",

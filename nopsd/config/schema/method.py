@@ -142,6 +142,12 @@ class ContextConfig:
         source="chosen: SDPO shows no thinking; the paper doesn't say",
         choices=("final", "full", "answer_only"),
     )
+    placement: str = key(
+        "inline",
+        "where demonstrations stand: in the user's message, or as turns of user and assistant before it",
+        source="chosen: the paper gives none",
+        choices=("inline", "turns"),
+    )
     max_prompt: int = key(
         10240, "tokens of the teacher's prompt; over it the farthest go", source="chosen: SDPO's limit", ge=1
     )

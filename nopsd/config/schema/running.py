@@ -78,8 +78,56 @@ class DataConfig:
 class PromptConfig:
     """How a question is put to the model."""
 
+    system: Optional[str] = key(
+        None,
+        "system message; {format} stands for how the answer is to be given; null: ours, by prompt.answer and "
+        "prompt.answer_format; none: no system message",
+    )
+    question: str = key(
+        "{question}\n\n{instruction}",
+        "the user's message; {options} stands for the options, which else follow the question; a paragraph whose "
+        "placeholders are all empty is left out",
+    )
+    instruction: Optional[str] = key(
+        None, "what stands for {instruction} behind the question; null: ours, by prompt.answer; none: nothing"
+    )
+    answer: str = key(
+        "auto",
+        "what is asked for where a question has no options; auto: text",
+        choices=("auto", "text", "number", "letter"),
+    )
+    answer_format: str = key(
+        "tag",
+        "where the answer is to stand: between <answer> and </answer>, in \\boxed{}, in a last line `Answer: ...`, or "
+        "anywhere",
+        choices=("tag", "box", "line", "bare"),
+    )
     enable_thinking: Optional[bool] = key(None, "passed to the chat template; null: the template's own default")
     date: str = key("2026-07-02", "today, for a chat template that writes it: a run's prompts are the same tomorrow")
+
+
+@dataclass
+class AnswerConfig:
+    """How answers are read from responses and compared: the same for votes, rewards, reports and the evaluation."""
+
+    judge: str = key(
+        "auto",
+        "how an answer to a question without options is read, and which answers are the same; auto: numeric, letter or "
+        "text by prompt.answer; `module:attribute` of your own judges questions with options too",
+        choices=("auto", "text", "exact", "letter", "numeric"),
+        entry_points="nopsd.judges",
+    )
+    tolerance: float = key(
+        1e-4,
+        "of judge numeric: largest difference, as a share of the larger number; whole numbers must be equal",
+        ge=0,
+        lt=1,
+    )
+    unfinished: str = key(
+        "read",
+        "what a response counts as that was cut at the length limit: as what can be read of it, or as no answer",
+        choices=("read", "none"),
+    )
 
 
 @dataclass

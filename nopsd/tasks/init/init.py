@@ -73,7 +73,7 @@ def init(wanted: Wanted) -> str:
     splits = load_splits(config.data)
     renderer = _renderer(config, choice)
     everything = [*splits.pool, *(q for tests in splits.tests.values() for q in tests)]
-    lengths = _lengths(everything, splits, renderer, choice)
+    lengths = _lengths(config, everything, splits, renderer, choice)
     chosen = sizes(config, lengths, choice.is_lab)
     warnings = [*proposal.warnings, *_warnings(config, splits, everything, lengths)]
     title = _title(wanted, len(rows), splits, warnings)
@@ -108,14 +108,16 @@ def _config(choice: Choice, settings: dict[str, tuple[Any, str]]) -> Config:
 def _renderer(config: Config, choice: Choice) -> PromptRenderer | None:
     if choice.folder is None:
         return None
-    return PromptRenderer(load_tokenizer(str(choice.folder)), config.prompt)
+    return PromptRenderer(load_tokenizer(str(choice.folder)), config.prompt, config.context.placement)
 
 
-def _lengths(questions: Sequence[Question], splits: Splits, renderer: PromptRenderer | None, choice: Choice) -> Lengths:
+def _lengths(
+    config: Config, questions: Sequence[Question], splits: Splits, renderer: PromptRenderer | None, choice: Choice
+) -> Lengths:
     """Tokens of the longest prompts, by characters; the model's window where its config is here."""
     if not questions:
         raise DataError("there are no questions of the proposed domain: give --domain NAME")
-    texts = {q.uid: "".join(m["content"] for m in chat_messages(q)) for q in questions}
+    texts = {q.uid: "".join(m["content"] for m in chat_messages(q, prompt=config.prompt)) for q in questions}
     longest = sorted(questions, key=lambda q: len(texts[q.uid]), reverse=True)[:MEASURED]
     window = None
     if choice.folder is not None and (choice.folder / "config.json").is_file():

@@ -9,12 +9,11 @@ import textwrap
 from collections.abc import Sequence
 
 from nopsd.config import Config
-from nopsd.data.answers import extract_answer
 from nopsd.data.prompts import PromptRenderer
+from nopsd.data.reading import answer_reader
 from nopsd.data.records import Question
-from nopsd.data.wording import chat_messages
+from nopsd.data.wording import ANSWERS, chat_messages
 from nopsd.errors import DataError
-from nopsd.evaluation.evaluate import comparable_gold
 from nopsd.evaluation.judge import Judge
 
 SHOWN = 3
@@ -29,18 +28,19 @@ def preview(
     blocks = []
     for place in places:
         question = questions[place]
-        text = _prompt(question, renderer)
+        text = _prompt(question, renderer, config)
         text = text if len(text) <= LONGEST else f"{text[: LONGEST // 2]}\n[...]\n{text[-LONGEST // 2 :]}"
         shown = textwrap.indent(text.strip(), "  | ", lambda line: True)
         blocks.append(f"question {question.uid}\n{shown}\n  {right(question, judge, config)}")
     return "\n\n".join(blocks)
 
 
-def _prompt(question: Question, renderer: PromptRenderer | None) -> str:
+def _prompt(question: Question, renderer: PromptRenderer | None, config: Config) -> str:
     """As the tokenizer renders it; without one its messages."""
     if renderer is not None:
         return str(renderer.tokenizer.decode(renderer.student(question)))
-    return "\n\n".join(f"[{message['role']}]\n{message['content']}" for message in chat_messages(question))
+    messages = chat_messages(question, prompt=config.prompt)
+    return "\n\n".join(f"[{message['role']}]\n{message['content']}" for message in messages)
 
 
 def right(question: Question, judge: Judge, config: Config) -> str:
@@ -48,8 +48,9 @@ def right(question: Question, judge: Judge, config: Config) -> str:
     gold = judge.key.get(question.uid)
     if gold is None:
         return "judged right: nothing, it has no answer"
-    response = f"<answer>{gold}</answer>"
-    if extract_answer(response, question, config.eval.extract) != comparable_gold(question, gold):
+    response, reader = ANSWERS[config.prompt.answer_format].format(gold), answer_reader(config, config.eval.extract)
+    read, wanted = reader.read_text(response, question), reader.gold(gold, question)
+    if read is None or wanted is None or not reader.same(question)(read, wanted):
         return f"judged right: NOTHING: {gold!r} is no answer that can be read from a response"
     text = next((o.text for o in question.options if o.label == gold and o.text != gold), "")
     return f"judged right: {response}{f' ({text})' if text else ''}"

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from nopsd.config import Config, shaping
+from nopsd.data.reading import AnswerReader
 from nopsd.data.records import Question, questions_hash
 from nopsd.engine.distributed import Ranks
 from nopsd.engine.ds_config import role_configs
@@ -56,11 +57,11 @@ NLL = NAMES.index("seq_nll")
 class Grpo(TokenAlgorithm):
     """`questions`: by uid; they say how an answer is read from a response's text, and hold no answer themselves.
 
-    `think_open`: the prompt ends inside a think block. `reference`: with grpo.kl_coef above 0 (`load` sets it).
+    `reader`: of answers. `reference`: with grpo.kl_coef above 0 (`load` sets it).
     """
 
     questions: Mapping[str, Question]
-    think_open: bool = False
+    reader: AnswerReader = AnswerReader()
     reference: Reference | None = None
 
     @property
@@ -92,7 +93,7 @@ class Grpo(TokenAlgorithm):
         }
         if inputs.config.grpo.reward == "majority":
             found["questions"] = questions_hash([self.questions[uid] for uid in uids])
-            found["think_open"] = self.think_open
+            found["think_open"] = self.reader.think_open
         return found
 
     def load(self, inputs: TrainingInputs, parallel: SequenceParallel) -> tuple[Any, ShardedEma | None]:
@@ -140,7 +141,7 @@ class Grpo(TokenAlgorithm):
     def rewards(self, run: TrainingRun, step: Step) -> Rewards:
         """`grpo.reward` of each rollout, equal on all ranks. Collective."""
         if run.config.grpo.reward == "majority":
-            return majority_rewards(step.uids, step.rollouts, run.config.train.n, self.questions, self.think_open)
+            return majority_rewards(step.uids, step.rollouts, run.config.train.n, self.questions, self.reader)
         found = [own_statistics(run.student, batch) for batch in step.batches]
         return certainty_rewards(len(step.rollouts), step.batches, found, run.ranks)
 

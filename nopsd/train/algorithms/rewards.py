@@ -19,8 +19,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nopsd.data.answers import extract_answer
 from nopsd.data.majority import majority
+from nopsd.data.reading import AnswerReader
 from nopsd.data.records import Question
 from nopsd.engine.distributed import Ranks
 from nopsd.errors import DataError
@@ -28,6 +28,7 @@ from nopsd.rollout.types import Rollout
 from nopsd.signals.statistics import NAMES
 from nopsd.train.batches import MicroBatch
 
+READER = AnswerReader()
 CERTAINTY = NAMES.index("self_certainty")
 
 
@@ -44,7 +45,7 @@ def majority_rewards(
     rollouts: Sequence[Rollout],
     n: int,
     questions: Mapping[str, Question],
-    think_open: bool = False,
+    reader: AnswerReader = READER,
 ) -> Rewards:
     """1 where a response's answer is its group's most frequent one (of equals the first given), else 0.
 
@@ -55,7 +56,7 @@ def majority_rewards(
         rollouts: `n` in a row to each.
         n: Responses of a group.
         questions: By uid.
-        think_open: The prompts ended inside a think block.
+        reader: Of answers.
 
     Raises:
         DataError: A question is unknown.
@@ -68,8 +69,7 @@ def majority_rewards(
     for group, uid in enumerate(uids):
         if uid not in questions:
             raise DataError(f"question {uid} is trained on and not in the pool: run the select stage again")
-        texts = [rollout.text for rollout in rollouts[group * n : (group + 1) * n]]
-        answers = [extract_answer(text, questions[uid], think_open=think_open) for text in texts]
+        answers = reader.answers(rollouts[group * n : (group + 1) * n], questions[uid])
         vote, count = majority(answers)
         values += [float(answer is not None and answer == vote) for answer in answers]
         shares, unparsed = shares + count / n, unparsed + answers.count(None)

@@ -8,6 +8,7 @@ import math
 import pytest
 import torch
 
+from nopsd.data.reading import AnswerReader
 from nopsd.data.records import Option, Question
 from nopsd.engine.distributed import Ranks
 from nopsd.errors import DataError
@@ -81,7 +82,7 @@ def test_majority_rewards_on_hostile_texts(case: str):
 def test_a_response_cut_inside_its_thinking_has_no_answer():
     """Options weighed in an unfinished think block are no vote."""
     texts = ["maybe <answer>A</answer> but", "maybe <answer>A</answer> but", "hm </think> <answer>B</answer>"]
-    found = majority_rewards(["q"], rollouts(texts), 3, {"q": QUESTION}, think_open=True)
+    found = majority_rewards(["q"], rollouts(texts), 3, {"q": QUESTION}, AnswerReader(think_open=True))
     assert found.values == [0, 0, 1] and found.metrics["unparsed_share"] == pytest.approx(2 / 3)
 
 
