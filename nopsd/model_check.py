@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from nopsd.config import Config
+from nopsd.data.limits import memory_limit
 from nopsd.data.prompts import PromptRenderer, load_tokenizer
 from nopsd.data.records import Question
 from nopsd.errors import UserError
 from nopsd.model_files import check_files, check_finite, read_fields, read_header, vocabulary
 
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
+TEMPLATE_BYTES = 2**30  # for a template to render one question
 
 
 def check_model(folder: Path, config: Config, tokenizer: Any = None) -> None:
@@ -71,4 +73,5 @@ def check_tokenizer(folder: Path, config: Config, rows: int | None, tokenizer: A
             f"{folder}: the tokenizer's id {last} ({beyond[last]!r}) is beyond the model's vocabulary of {rows}: it is "
             "another model's tokenizer"
         )
-    PromptRenderer(tokenizer, config.prompt).suffix(Question("q", "d", "probe", "Which one?"))
+    with memory_limit(TEMPLATE_BYTES):
+        PromptRenderer(tokenizer, config.prompt).suffix(Question("q", "d", "probe", "Which one?"))

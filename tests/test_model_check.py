@@ -156,7 +156,16 @@ FAULTS = {
         lambda folder: (folder / "chat_template.jinja").write_text("{{ raise_exception('no') }}"),
         r"the chat template .* can't render a question",
     ),
+    "a template without end": (
+        lambda folder: (folder / "chat_template.jinja").write_text(f"{LOOP}{LOOP}{END}{END}"),
+        r"the chat template .* has not rendered a question in 0.3 s, and may never end: correct its chat_template",
+    ),
+    "a template that needs all memory": (
+        lambda folder: (folder / "chat_template.jinja").write_text("{{ messages[0].content * 999999999 }}"),
+        r"the chat template .* can't render a question \(MemoryError",
+    ),
 }
+LOOP, END = "{% for i in range(99999) %}", "{% endfor %}"
 
 
 @pytest.fixture
@@ -186,8 +195,9 @@ def of_a_dry_run(config):
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_a_fault_is_found_by_start_doctor_and_dry_run_alike(name, folder, tmp_path):
+def test_a_fault_is_found_by_start_doctor_and_dry_run_alike(name, folder, tmp_path, monkeypatch):
     """`doctor` said 0 errors to four of them, and the run died hours later."""
+    monkeypatch.setattr("nopsd.data.templates.SECONDS", 0.3)
     spoil, words = FAULTS[name]
     spoil(folder)
     config = load_config("lab", [f"model.path={folder}", f"run_dir={tmp_path / 'run'}"])

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from nopsd.cluster.child_environment import python_environment
 from nopsd.errors import UserError
 from nopsd.keys import PASS_VARIABLE, without_secrets, write_private
 
@@ -70,6 +71,8 @@ def write_env_file(path: Path, launch_file: Path, launcher: str, environment: Ma
     """DS_ENV_FILE: KEY=VALUE lines without blanks or comments, which would crash DeepSpeed's runner."""
     lines = {VARIABLE: str(launch_file), LAUNCHER_VARIABLE: launcher}
     lines |= {name: environment[name] for name in EXPORTED if name in environment}
+    # DeepSpeed puts the working folder before PYTHONPATH, where a user's random.py would stand in for Python's own.
+    lines |= {"PYTHONPATH": ""} | python_environment(environment)
     for name, value in lines.items():
         if UNQUOTED.search(value):
             raise UserError(f"{name}={value!r} can't be passed to other hosts: a shell there would change it")

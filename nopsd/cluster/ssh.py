@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+from nopsd.cluster.child_environment import python_environment
 from nopsd.cluster.deepspeed_command import SSH_OPTIONS
 from nopsd.errors import UserError
 
@@ -31,8 +32,9 @@ class HostError(UserError):
 
 
 def ssh_command(host: str, command: Sequence[str], cwd: str | None = None) -> list[str]:
-    """Run `command` on a host in this folder, which must be there too."""
-    there = f"cd {shlex.quote(cwd or os.getcwd())} && exec {shlex.join(command)}"
+    """Run `command` on a host in this folder, which must be there too, with a Python that takes no module from it."""
+    python = [f"{name}={value}" for name, value in python_environment(os.environ).items()]
+    there = f"cd {shlex.quote(cwd or os.getcwd())} && exec env {shlex.join([*python, *command])}"
     return ["ssh", *SSH_OPTIONS, host, there]
 
 

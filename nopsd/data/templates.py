@@ -5,7 +5,7 @@
 - A template that writes today's date gets `prompt.date`: a run's prompts are the same tomorrow.
 - Special tokens that stand in a question's text, such as `<|im_end|>`, are encoded as text. Nothing else changes:
   without them the ids are those of `apply_chat_template`.
-- What a template raises is one line.
+- What a template raises is one line, and so is that it doesn't end, or writes without end.
 """
 
 from __future__ import annotations
@@ -17,10 +17,13 @@ from functools import cached_property
 from typing import Any
 
 from nopsd.config import PromptConfig
+from nopsd.data.limits import OutOfTime, time_limit
 from nopsd.errors import UserError
 
 Messages = list[dict[str, str]]
 THINK = ("<think>", "</think>")  # tokens of their own that some tokenizers don't call special
+SECONDS = 5.0  # of computing for one prompt, which takes milliseconds
+MOST_ADDED = 1_000_000  # characters beside the messages' own
 _SYSTEM, _USER = "nopsd system probe", "nopsd user probe"
 _MARK = "\ue000"  # of the private use area; stands for a special token in text while the template is rendered
 
@@ -47,23 +50,22 @@ class ChatTemplate:
         messages = self._foldable(messages)
         if any(self._special.search(message["content"]) for message in messages):
             return self._guarded(messages, generation)
-        ids: list[int] = self._apply(messages, add_generation_prompt=generation, return_dict=False)
-        return ids
+        return self._encode([self._apply(messages, generation)])
 
     def text(self, messages: Messages, generation: bool = False) -> str:
         """The conversation as text."""
-        return str(self._apply(self._foldable(messages), add_generation_prompt=generation, tokenize=False))
+        return self._apply(self._foldable(messages), generation)
 
     @cached_property
     def takes_system(self) -> bool:
         """Whether a system turn's text comes out. UserError if a user's turn alone can't be rendered either."""
         user = [{"role": "user", "content": _USER}]
         try:
-            if _SYSTEM in self._apply([{"role": "system", "content": _SYSTEM}, *user], tokenize=False):
+            if _SYSTEM in self._apply([{"role": "system", "content": _SYSTEM}, *user]):
                 return True
         except UserError:
             pass  # the user's turn alone is tried next
-        if _USER not in self._apply(user, tokenize=False):
+        if _USER not in self._apply(user):
             raise UserError(f"the chat template of {self.name} leaves the user's turn out: correct its chat_template")
         return False
 
@@ -73,14 +75,25 @@ class ChatTemplate:
         system, user, *others = messages
         return [{"role": "user", "content": f"{system['content']}\n\n{user['content']}"}, *others]
 
-    def _apply(self, messages: Messages, **how: Any) -> Any:
+    def _apply(self, messages: Messages, generation: bool = False) -> str:
+        remedy = "correct its chat_template, or use another model"
+        how = {"add_generation_prompt": generation, "tokenize": False, **self._settings}
         try:
-            return self.tokenizer.apply_chat_template(messages, **how, **self._settings)
+            with time_limit(SECONDS):
+                text = str(self.tokenizer.apply_chat_template(messages, **how))
+        except OutOfTime:
+            raise UserError(
+                f"the chat template of {self.name} has not rendered a question in {SECONDS:g} s, and may never end: "
+                f"{remedy}"
+            ) from None
         except Exception as error:  # jinja's errors, and whatever a template's own expressions raise
             raise UserError(
                 f"the chat template of {self.name} can't render a question ({type(error).__name__}: "
-                f"{' '.join(str(error).split())[:160]}): correct its chat_template, or use another model"
+                f"{' '.join(str(error).split())[:160]}): {remedy}"
             ) from error
+        if len(text) > MOST_ADDED + 10 * sum(len(message["content"]) for message in messages):
+            raise UserError(f"the chat template of {self.name} writes {len(text):,} characters a question: {remedy}")
+        return text
 
     @cached_property
     def _special(self) -> re.Pattern[str]:
@@ -99,7 +112,7 @@ class ChatTemplate:
             return f"{mark}{len(tokens) - 1};"
 
         marked = [{**m, "content": self._special.sub(hidden, m["content"])} for m in messages]
-        rendered = self._apply(marked, add_generation_prompt=generation, tokenize=False)
+        rendered = self._apply(marked, generation)
         ids: list[int] = []
         for place, part in enumerate(re.split(rf"{mark}(\d+);", rendered)):
             ids += self._plain(tokens[int(part)]) if place % 2 else self._encode([part])

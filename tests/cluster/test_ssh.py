@@ -1,8 +1,12 @@
 """Commands on other hosts: what each failure says. A stand-in for ssh runs the command here, or fails."""
 
+import sys
+from pathlib import Path
+
 import pytest
 
-from nopsd.cluster.ssh import HostError, ask, ask_all
+import nopsd
+from nopsd.cluster.ssh import HostError, ask, ask_all, module_command
 
 SSH = """#!/bin/sh
 for last in "$@"; do host=$command; command=$last; done
@@ -27,6 +31,15 @@ def test_a_command_runs_in_this_folder_with_its_input(tmp_path):
     assert ask("a", ["cat"], "two words", 20.0) == "two words"
     assert ask("a", ["pwd"], "", 20.0).strip() == str(tmp_path)
     assert ask("a", ["printf", "%s", "it's $HOME"], "", 20.0) == "it's $HOME"  # nothing is expanded on the way
+
+
+def test_a_users_module_there_does_not_stand_in_for_pythons_own(tmp_path):
+    """`cd FOLDER && python -m …` would import the folder's json.py, and nopsd from wherever the host finds one."""
+    (tmp_path / "json.py").write_text("raise SystemExit('the wrong one')")
+    (tmp_path / "nopsd.py").write_text("raise SystemExit('the wrong one')")
+    assert ask("a", module_command("json.tool"), "{}", 20.0) == "{}\n"
+    found = ask("a", [sys.executable, "-c", "import json, nopsd; print(nopsd.__file__)"], "", 20.0)
+    assert Path(found.strip()) == Path(nopsd.__file__)
 
 
 @pytest.mark.parametrize(

@@ -63,9 +63,14 @@ def test_the_hosts_are_separate(two_hosts):
 
 
 @pytest.mark.slow
-def test_a_stage_runs_on_two_hosts(two_hosts, tmp_path):
-    """`nopsd launch` prints DeepSpeed's command, and its ranks run on both hosts; if this fails, nobody can use two."""
+def test_a_stage_runs_on_two_hosts(two_hosts, tmp_path, monkeypatch):
+    """`nopsd launch` prints DeepSpeed's command, and its ranks run on both hosts; if this fails, nobody can use two. It
+    is started in a folder with a `random.py` of the user's, which would stand in for Python's own on every host."""
     config = given_answers(tmp_path, 12)
+    (tmp_path / "work").mkdir()
+    for name in ("random.py", "torch.py", "yaml.py"):
+        (tmp_path / "work" / name).write_text(f"raise SystemExit('the wrong {name}')")
+    monkeypatch.chdir(tmp_path / "work")
     done = two_hosts.run(
         "node1", [*NOPSD, "launch", "--hostfile", str(two_hosts.hostfile), "neurons", *config], 300, environment()
     )

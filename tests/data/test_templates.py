@@ -66,9 +66,16 @@ def test_a_templates_date_is_the_runs(lab_model_dir):
         ("{{ 1 // 0 }}", r"can't render a question \(ZeroDivisionError"),
         ("hello", "leaves the user's turn out"),
         (None, "has no chat template"),
+        ("{% for i in range(10**12) %}x{% endfor %}", r"can't render a question \(OverflowError"),
+        ("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}", r"may never end"),
+        ("{% for m in messages %}{{ 7**(9**9) }}{% endfor %}", "may never end"),  # while it is compiled
+        ("{{ messages[0].content|length ** (9**9) }}", "may never end"),
+        ("{% macro a() %}{{ a() }}{% endmacro %}{{ a() }}", r"can't render a question \(RecursionError"),
+        ("{% for i in range(99999) %}{{ 'it is long' * 99 }}{% endfor %}", r"writes 98,999,010 characters a question"),
     ],
 )
-def test_a_template_that_renders_nothing_is_refused_in_one_line(lab_model_dir, template, words):
+def test_a_template_that_renders_nothing_is_refused_in_one_line(lab_model_dir, monkeypatch, template, words):
+    monkeypatch.setattr("nopsd.data.templates.SECONDS", 0.3)
     with pytest.raises(UserError, match=words) as found:
         renderer(lab_model_dir, template).student(QUESTION)
     assert len(str(found.value).splitlines()) == 1
