@@ -16,12 +16,14 @@ from nopsd.data.reading import AnswerReader
 from nopsd.data.records import Question
 from nopsd.data.sources import load_answer_key, load_splits
 from nopsd.errors import ConfigError
+from nopsd.files import read_jsonl
 from nopsd.neurons.adapters import find_sites, watch
 from nopsd.neurons.adapters.find import find_adapter
 from nopsd.plugins import source_hashes
 from nopsd.rollout.types import Rollout
 from nopsd.train.losses.fused_linear import fused_linear_divergence
 from nopsd.train.losses.support import find_divergence
+from tests import command
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "extending.md"
 FILES = dict(re.findall(r"^<!-- file: (\S+) -->\n```python\n(.*?)^```$", PAGE.read_text(), re.M | re.S))
@@ -178,3 +180,17 @@ def test_edited_code_is_another_input(folder):
     (folder / "my_judge.py").write_text(FILES["my_judge.py"] + "# edited\n")
     assert list(before) == ["code of eval.extract"] and source_hashes(names, groups) != before
     assert source_hashes({"eval.extract": "lenient"}, groups) == {}
+
+
+@pytest.mark.soak
+@pytest.mark.engine
+@pytest.mark.parametrize("own", ["method=my_method:METHOD", "distill.divergence=my_loss:skewed_reverse_kl"])
+def test_a_method_and_a_loss_train_on_ranks(own, folder):
+    """Breaks if a user's file is found by the command and not by the ranks that DeepSpeed starts for it."""
+    done = command.nopsd("train", "--preset", "lab", "run_dir=run", own, *command.SMALL)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    rows = read_jsonl(folder / "run" / "train" / "metrics.jsonl")
+    assert len(rows) == 3 and all(math.isfinite(row["loss"]) for row in rows)
+    assert (folder / "run" / "train" / "export" / "model.safetensors").is_file()
+    if own.startswith("distill"):
+        assert all(0 < row["loss"] < row["reverse_kl"] for row in rows), "the mixture lies nearer than the teacher"

@@ -1,4 +1,5 @@
-"""A scheduler's SIGTERM to the real command, its launcher, two ranks and the server: the step is done and saved (soak).
+"""A scheduler's SIGTERM to the real command, its launcher, two ranks and the server: the step is done and saved; and a
+user's Ctrl-C in a step (soak).
 
 Its short form, in every test run, is in test_interrupted_run.py.
 """
@@ -7,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -25,6 +27,7 @@ from tests.commands.test_interrupted_run import SMALL, wait_for
 pytestmark = [pytest.mark.slow, pytest.mark.soak, pytest.mark.engine]
 ENV = {**os.environ, "DS_ACCELERATOR": "cpu"}
 STEPS = 8
+SHOWN = re.compile(r"\s*$|.*\b(train|step)\b")  # the progress of the stage
 PATIENCE_S = 1800.0  # on a machine that others use too
 
 
@@ -143,3 +146,19 @@ def test_a_second_sigterm_ends_all_at_once_where_the_step_hangs(train: Callable[
         assert hung.process.poll() is None
         hung.process.send_signal(signal.SIGTERM)
         assert hung.process.wait(60) == 130, hung.said()
+
+
+def test_ctrl_c_in_a_step_is_one_line_and_the_same_command_goes_on(train: Callable[[str], Training]):
+    """As a terminal sends it, to the group in the foreground. Broken if a traceback hides that nothing is lost, ranks or
+    the server live on, or what was saved before can't be continued."""
+    with train("stopped") as stopped:
+        stopped.wait_for_rows(3)  # the first checkpoint is behind it, and a step is under way
+        said, rows = len(stopped.out.read_text()), stopped.rows()
+        stopped.process.send_signal(signal.SIGINT)
+        assert stopped.process.wait(60) == 130, stopped.said()
+        lines = [line for line in stopped.out.read_text()[said:].splitlines() if not SHOWN.match(line)]
+        assert lines == ["nopsd: error: stopped; the same command continues where it was"]
+        assert rows < STEPS and not (stopped.folder / "train" / "manifest.json").exists()
+    with train("stopped") as again:
+        assert again.process.wait(PATIENCE_S) == 0, again.said()
+    assert [row["step"] for row in read_jsonl(again.metrics)] == list(range(STEPS))

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from dataclasses import dataclass
 from email import message_from_bytes
 from email.message import Message
 from pathlib import Path
@@ -19,8 +20,17 @@ import nopsd
 ROOT = Path(__file__).resolve().parents[2]
 LOCK = ROOT / "requirements-cpu.lock"
 PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check")
-NOPSD = (sys.executable, "-P", "-m", "nopsd")
+WHERE = "import sysconfig; print(sysconfig.get_path('purelib'))"
 CUDA_BUILDS = {"vllm", "torchvision", "torchaudio", "torchcodec", "triton"}
+
+
+@dataclass(frozen=True)
+class Environment:
+    """`packages`: where the wheel lies; `variables`: a process's."""
+
+    packages: Path
+    command: Path
+    variables: dict[str, str]
 
 
 @pytest.fixture(scope="module")
@@ -53,11 +63,18 @@ def wheel(wheel_file: Path) -> zipfile.ZipFile:
 
 
 @pytest.fixture(scope="module")
-def installed(wheel_file: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The environment of a user who has the wheel, its requirements and no checkout."""
-    target = tmp_path_factory.mktemp("installed")
-    run([*PIP, "install", "-q", "--no-deps", "--no-compile", "--target", target, wheel_file])
-    return {**os.environ, "PYTHONPATH": str(target), "DS_ACCELERATOR": "cpu"}
+def installed(wheel_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Environment:
+    """An environment of its own with the wheel and, from this one, its requirements: no checkout, and no variable that
+    names one. The folder of this environment is on its path as data, so that its own nopsd isn't found by it."""
+    folder = tmp_path_factory.mktemp("installed")
+    run([sys.executable, "-m", "venv", "--without-pip", folder])
+    python = folder / "bin" / "python"
+    own, here = (Path(run([p, "-c", WHERE]).strip()) for p in (python, sys.executable))
+    (own / "requirements.pth").write_text(f"{here}\n")
+    run([*PIP, "--python", python, "install", "-q", "--no-deps", "--no-compile", "--force-reinstall", wheel_file])
+    given = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    path = f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    return Environment(own, folder / "bin" / "nopsd", {**given, "PATH": path, "DS_ACCELERATOR": "cpu"})
 
 
 def run(command: list[object], cwd: Path | None = None, env: dict[str, str] | None = None, timeout: int = 180) -> str:
@@ -115,21 +132,28 @@ def test_lock_meets_every_demand_of_setup_py(metadata):
             assert demand.specifier.contains(pins[canonicalize_name(demand.name)], prereleases=True), demand
 
 
-def test_the_wheel_works_without_the_checkout(installed: dict[str, str], tmp_path: Path):
+def test_the_wheel_works_without_the_checkout(installed: Environment, tmp_path: Path):
     """Else presets, DeepSpeed's files or the embedded model are found by whoever has the repository alone."""
-    where = run([sys.executable, "-P", "-c", "import nopsd; print(nopsd.__file__)"], tmp_path, installed)
-    assert where.startswith(installed["PYTHONPATH"])
-    assert "run_dir: runs/lab" in run([*NOPSD, "config", "--preset", "lab"], tmp_path, installed)
-    shown = run([*NOPSD, "run", "--preset", "lab", "--dry-run"], tmp_path, installed)
+
+    def nopsd(*arguments: str) -> str:
+        return run([installed.command, *arguments], tmp_path, installed.variables)
+
+    python = installed.command.with_name("python")
+    where = run([python, "-c", "import nopsd; print(nopsd.__file__)"], tmp_path, installed.variables)
+    assert Path(where.strip()) == installed.packages / "nopsd" / "__init__.py"
+    assert "run_dir: runs/lab" in nopsd("config", "--preset", "lab")
+    shown = nopsd("run", "--preset", "lab", "--dry-run")
     assert "ZeRO-3" in shown and "\n0 errors" in shown and not list(tmp_path.iterdir())
-    run([*NOPSD, "data", "--preset", "lab"], tmp_path, installed)
+    nopsd("data", "--preset", "lab")
     assert (tmp_path / "runs" / "lab" / "data" / "pool.jsonl").is_file()
 
 
 @pytest.mark.soak
 @pytest.mark.engine
-def test_a_whole_run_needs_no_checkout(installed: dict[str, str], tmp_path: Path):
+def test_a_whole_run_needs_no_checkout(installed: Environment, tmp_path: Path):
     """A server, ranks and a report from the wheel alone, whose plugin and ranks are found by their own processes."""
     small = "data.pool_limit=30 eval.limit=6 eval.n=4 train.steps=2 train.batch=4 context.m=2 server.kv_cache_mib=128"
-    run([*NOPSD, "run", "--preset", "lab", *small.split()], tmp_path, installed, timeout=900)
+    run([installed.command, "run", "--preset", "lab", *small.split()], tmp_path, installed.variables, timeout=900)
     assert (tmp_path / "runs" / "lab" / "report" / "report.html").is_file()
+    logs = "".join(path.read_text(errors="replace") for path in (tmp_path / "runs" / "lab" / "logs").glob("*.log"))
+    assert str(ROOT) not in logs, "a process was started from the checkout"
