@@ -149,8 +149,8 @@ def test_a_second_sigterm_ends_all_at_once_where_the_step_hangs(train: Callable[
 
 
 def test_ctrl_c_in_a_step_is_one_line_and_the_same_command_goes_on(train: Callable[[str], Training]):
-    """As a terminal sends it, to the group in the foreground. Broken if a traceback hides that nothing is lost, ranks or
-    the server live on, or what was saved before can't be continued."""
+    """As a terminal sends it, to the group in the foreground. Broken if a traceback hides that nothing is lost, ranks
+    or the server live on, or what was saved before can't be continued."""
     with train("stopped") as stopped:
         stopped.wait_for_rows(3)  # the first checkpoint is behind it, and a step is under way
         said, rows = len(stopped.out.read_text()), stopped.rows()

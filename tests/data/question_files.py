@@ -254,6 +254,19 @@ READ = {
         [],
         {**PLANETS, "question": 'Which "0",\nthen?'},
     ),
+    "sentences, numbers and code with commas over two lines": (
+        "q.csv",
+        'question,answer\n"So, is it?\nOr that",A\n"Of 1,000\nhow many?",B\n"x = f(a,b)\nx is?",C\n"One\nline,two",A\n'
+        + "".join(f"Which {i}?,A\n" for i in range(4)),
+        [],
+        {"rows": 8, "options": [], "gold": ["A", "B", "C", "A"]},
+    ),
+    "a mark of inches in the middle": (
+        "q.csv",
+        "question,answer\n" + "".join(f'Is 5" more than {i}"?,A\n' for i in range(8)),
+        [],
+        {"rows": 8, "options": [], "question": 'Is 5" more than 0"?', "gold": ["A"]},
+    ),
     "U+2028 in a line": ("q.jsonl", jsonl(ROWS).replace("Which", "Which\u2028"), [], PLANETS),
     "an emoji as two escapes": (
         "q.jsonl",
@@ -317,6 +330,18 @@ REFUSED = {
         'id,question\nq0,a\nq1,"b\nq2,c\nq3,"d"\nq4,e\n',
         [],
         r"q.csv:3: a quote that opens in this row",
+    ),
+    "two stray quotes that close each other": (
+        "q.csv",
+        'question,answer\nWhich?,A\n"Who is it?,B\nWhat is 5?",5\nWhy?,C\n',
+        [],
+        r"q.csv:3: a quote joins this row to the 1 behind it",
+    ),
+    "two stray quotes around three rows of four columns": (
+        "q.csv",
+        'sep=;\nquestion;a;b;answer\nWhich?;x;y;A\nWho?;"x;y;B\nWhy?;x;y;A\nWhen?;x";y;A\nHow?;x;y;B\n',
+        ["data.option_columns=[a,b]"],
+        r"q.csv:4: a quote joins this row to the 2 behind it",
     ),
     "text behind a quote": ("q.csv", 'id,question\nq0,"a"b\n', [], r"q.csv:2: "),
     "a row too short": ("q.csv", "id,question,answer\nq0,a\n", [], r"q.csv:2: 2 fields, and the header names 3"),
