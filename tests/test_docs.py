@@ -48,6 +48,14 @@ def test_the_settings_page_is_what_the_schema_says():
     assert [key.name for key in all_keys()] == re.findall(r"^\| `([a-z_.]+)`", text.split("## All keys")[1], re.M)
 
 
+def test_the_figure_of_results_is_of_the_table():
+    """Breaks if a number of the quickstart's table has changed: run python tools/results_figure.py."""
+    command = [sys.executable, "tools/results_figure.py", "--check"]
+    assert subprocess.run(command, cwd=ROOT).returncode == 0, "run: python tools/results_figure.py"
+    shown = (ROOT / "docs" / "results.svg").read_text()
+    assert {"64.5", "85.1", "53.8", "14.1"} <= set(re.findall(r">([\d.]+)<", shown))
+
+
 def test_the_site_builds(tmp_path):
     """Breaks on a page that no navigation leads to, or a link or anchor that the site hasn't got."""
     command = ["-m", "mkdocs", "build", "-q", "--strict", "-f", "docs/site/mkdocs.yml", "-d", str(tmp_path / "site")]
