@@ -21,7 +21,7 @@ from nopsd.neurons.adapters import find_sites, watch
 from nopsd.neurons.adapters.find import find_adapter
 from nopsd.plugins import source_hashes
 from nopsd.rollout.types import Rollout
-from nopsd.train.losses.fused_linear import fused_linear_divergence
+from nopsd.train.losses.fused_linear import DistillInputs, fused_linear_divergence
 from nopsd.train.losses.support import find_divergence
 from tests import command
 
@@ -98,7 +98,7 @@ def test_a_loss():
     for fused in (True, False):
         h, w = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
         if fused:
-            loss = fused_linear_divergence(h, w, teacher, weight, weights, config)[0]
+            loss = fused_linear_divergence(h, w, DistillInputs(teacher, weight, weights), config).loss
         else:
             log_p, log_q = (h @ w.T).log_softmax(-1), (teacher @ weight.T).log_softmax(-1)
             mixture = (0.9 * log_q.exp() + 0.1 * log_p.exp()).log()

@@ -33,9 +33,10 @@ from torch import Tensor
 from nopsd.engine.distributed import Ranks
 from nopsd.engine.packed_attention import use_packed_attention
 from nopsd.train.batches import Batching, Example, Side, rank_micro_batches
-from nopsd.train.context_states import PrefixCache, Reader
+from nopsd.train.context_states import PrefixCache
 from nopsd.train.losses.head import response_hidden
 from nopsd.train.planning import Limits
+from nopsd.train.teachers import Reader
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
 VOCABULARY = 2048  # no logits are made

@@ -8,6 +8,9 @@ from nopsd.plugins import is_own
 
 DIVERGENCES = ENTRY_POINTS["distill.divergence"]
 
+# What is one of our divergences over the whole vocabulary, and no more
+PLAIN = {"support": "full", "pointwise_clip": None, "target": "teacher", "contrast": None, "kl_base_coef": 0.0}
+
 
 def check_distill(config: Config) -> None:
     """ConfigError for an objective that is biased, undefined, or needs what the run hasn't got."""
@@ -54,8 +57,7 @@ def _check_loss_tokens(config: Config) -> None:
 
 def beyond_kernels(distill: DistillConfig) -> list[str]:
     """Keys by which the objective is more than a compiled kernel does (`nopsd.train.losses.full_support`)."""
-    plain = {"support": "full", "pointwise_clip": None, "target": "teacher", "contrast": None, "kl_base_coef": 0.0}
-    found = [(key, getattr(distill, key)) for key, value in plain.items() if getattr(distill, key) != value]
+    found = [(key, getattr(distill, key)) for key, value in PLAIN.items() if getattr(distill, key) != value]
     if distill.divergence == "sampled_rkl" or is_own(distill.divergence, DIVERGENCES):
         found.append(("divergence", distill.divergence))
     if distill.kernel == "numba" and distill.divergence == "jsd" and distill.beta not in (0.0, 1.0):

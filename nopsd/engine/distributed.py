@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -24,7 +25,7 @@ from nopsd.errors import UserError
 from nopsd.network import LOOPBACK, free_port
 
 STORE_WAIT_S = 60.0
-# Numbers the calls of `wait_for_rank0`, which all ranks make in the same order.
+# Numbers the calls of `_wait_for_rank0`, which all ranks make in the same order.
 _waits = itertools.count()
 
 
@@ -44,24 +45,6 @@ class Ranks:
         if self.world > 1:
             dist.barrier()
 
-    def wait_for_rank0(self) -> None:
-        """Wait until rank 0 has called this too, however long that takes: no timeout, and no collective operation.
-
-        RuntimeError if the store, which rank 0 serves, is gone.
-        """
-        if self.world == 1:
-            return
-        store, key = dist.distributed_c10d._get_default_store(), f"nopsd/rank0/{next(_waits)}"
-        if self.is_main:
-            store.set(key, "done")
-            return
-        while True:
-            try:
-                store.wait([key], timedelta(seconds=STORE_WAIT_S))
-                return
-            except dist.DistStoreError:  # a timeout; a store that is gone raises DistNetworkError
-                continue
-
     def all_sum(self, tensor: torch.Tensor) -> torch.Tensor:
         """Element-wise sum over ranks; same shape and device as `tensor`, which stays as it is."""
         return self._all_reduce(tensor, dist.ReduceOp.SUM)
@@ -73,7 +56,7 @@ class Ranks:
         """All ranks' tensors, by rank, on every rank. Shapes must be equal."""
         if self.world == 1:
             return [tensor.clone()]
-        sent = self._onto_comm(tensor)
+        sent = tensor.contiguous().to(self.device)
         received = [torch.empty_like(sent) for _ in range(self.world)]
         dist.all_gather(received, sent)
         return [part.to(tensor.device) for part in received]
@@ -91,17 +74,17 @@ class Ranks:
         """Rank 0's JSON value on every rank (others' `value` is ignored)."""
         if self.world == 1:
             return json.loads(json.dumps(value))
-        payload = _json_bytes(value) if self.is_main else torch.zeros(0, dtype=torch.uint8)
-        size = self._onto_comm(torch.tensor([payload.numel()]))
+        text = bytearray(json.dumps(value, sort_keys=True).encode()) if self.is_main else bytearray()
+        size = torch.tensor([len(text)], device=self.device)
         dist.broadcast(size, src=0)
-        buffer = payload if self.is_main else torch.empty(int(size), dtype=torch.uint8)
-        buffer = self._onto_comm(buffer)
+        buffer = torch.frombuffer(text or bytearray(int(size)), dtype=torch.uint8).to(self.device)
         dist.broadcast(buffer, src=0)
-        return _from_json_bytes(buffer)
+        return json.loads(buffer.cpu().numpy().tobytes())
 
     def all_gather_json(self, value: Any) -> list[Any]:
         """All ranks' JSON values, by rank, on every rank."""
-        return [_from_json_bytes(part) for part in self.all_gather_ragged(_json_bytes(value))]
+        own = torch.frombuffer(bytearray(json.dumps(value, sort_keys=True).encode()), dtype=torch.uint8)
+        return [json.loads(part.cpu().numpy().tobytes()) for part in self.all_gather_ragged(own)]
 
     def check_equal(self, value: str, what: str) -> None:
         """Raise on every rank unless all hold the same string (a content hash, say)."""
@@ -110,13 +93,56 @@ class Ranks:
             raise RuntimeError(f"ranks disagree on {what}: " + ", ".join(f"{r}: {v}" for r, v in enumerate(values)))
 
     def _all_reduce(self, tensor: torch.Tensor, op: Any) -> torch.Tensor:
-        reduced = self._onto_comm(tensor).clone()
+        reduced = tensor.contiguous().to(self.device).clone()
         if self.world > 1:
             dist.all_reduce(reduced, op=op)
         return reduced.to(tensor.device)
 
-    def _onto_comm(self, tensor: torch.Tensor) -> torch.Tensor:
-        return tensor.contiguous().to(self.device)
+
+def broadcast_from_rank0(ranks: Ranks, call: Callable[[], Any]) -> Any:
+    """`call()` of rank 0 (a JSON value) on every rank; its failure is raised on every rank. Collective.
+
+    Without this the other ranks would wait in a collective for a rank 0 that failed long ago. While rank 0 works, which
+    may take hours, the others wait on the process group's store and not in a collective, whose timeout (dist.timeout_s)
+    a slow rollout would exceed. The watchdog (nopsd.cluster.watchdog) checks that rank 0 is alive.
+    """
+    outcome: dict[str, Any] = {}
+    failure: Exception | None = None
+    if ranks.is_main:
+        try:
+            outcome = {"value": call()}
+        except Exception as error:  # sent to all ranks, then raised
+            failure = error
+            outcome = {"error": f"{error}", "user": isinstance(error, UserError), "type": type(error).__name__}
+    if ranks.world > 1:
+        _wait_for_rank0(ranks)
+    outcome = ranks.broadcast_json(outcome)
+    if failure is not None:
+        raise failure
+    if "error" in outcome:
+        if not outcome["user"]:
+            raise RuntimeError(f"rank 0 failed: {outcome['type']}: {outcome['error']}")
+        received = UserError(outcome["error"])
+        received.of_rank = 0
+        raise received
+    return outcome["value"]
+
+
+def _wait_for_rank0(ranks: Ranks) -> None:
+    """Until rank 0 has called this too, however long that takes: no timeout, and no collective operation.
+
+    RuntimeError if the store, which rank 0 serves, is gone.
+    """
+    store, key = dist.distributed_c10d._get_default_store(), f"nopsd/rank0/{next(_waits)}"
+    if ranks.is_main:
+        store.set(key, "done")
+        return
+    while True:
+        try:
+            store.wait([key], timedelta(seconds=STORE_WAIT_S))
+            return
+        except dist.DistStoreError:  # a timeout; a store that is gone raises DistNetworkError
+            continue
 
 
 def init_distributed(config: DistConfig) -> Ranks:
@@ -168,11 +194,3 @@ def _bind_device(on_gpu: bool) -> None:
     # An offloaded optimizer computes on the CPU, with this rank's share of the host's cores.
     cores, ranks = len(os.sched_getaffinity(0)), int(os.environ.get("LOCAL_SIZE") or count)
     torch.set_num_threads(max(torch.get_num_threads(), cores // ranks))
-
-
-def _json_bytes(value: Any) -> torch.Tensor:
-    return torch.frombuffer(bytearray(json.dumps(value, sort_keys=True).encode()), dtype=torch.uint8)
-
-
-def _from_json_bytes(payload: torch.Tensor) -> Any:
-    return json.loads(payload.cpu().numpy().tobytes().decode())

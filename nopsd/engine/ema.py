@@ -7,7 +7,7 @@ lose nearly every update at ρ = 0.01: only the copy the teacher computes with i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -16,22 +16,6 @@ from torch import Tensor
 from nopsd.errors import ConfigError
 
 SLICE = 1 << 20  # elements compared at a time
-
-
-@torch.no_grad()  # type: ignore[untyped-decorator]
-def ema_update(master: Sequence[Tensor], current: Sequence[Tensor], rate: float) -> None:
-    """master ← (1−rate)·master + rate·current, in place.
-
-    Args:
-        master: The average, float32.
-        current: The new weights.
-        rate: Their share.
-
-    Source:
-        The paper's Eq. 9.
-    """
-    for kept, new in zip(master, current, strict=True):
-        kept.lerp_(new.to(device=kept.device, dtype=kept.dtype), rate)
 
 
 class ShardedEma:
@@ -45,21 +29,27 @@ class ShardedEma:
         self.rate = rate
         self.student, self.teacher = dict(student), dict(teacher)
         check_same_partition(self.student, self.teacher)
-        self.master = {name: shard.clone() for name, shard in student_shards(self.student)}
+        self.master = {name: shard.clone() for name, shard in student_shards(self.student)}  # this rank's shards
 
+    @torch.no_grad()  # type: ignore[untyped-decorator]
     def update(self) -> None:
-        """One average of the student into the master. Call only after a step that was taken."""
-        current = [shard for _, shard in student_shards(self.student)]
-        ema_update(list(self.master.values()), current, self.rate)
+        """master ← (1−rate)·master + rate·student, in place. Call only after a step that was taken."""
+        for name, shard in student_shards(self.student):
+            self.master[name].lerp_(shard.to(device=self.master[name].device), self.rate)
 
+    @torch.no_grad()  # type: ignore[untyped-decorator]
     def write_teacher(self) -> None:
-        """The master, cast, into the teacher's shards."""
-        for name, parameter in self.teacher.items():
-            write_shard(parameter, self.master[name])
+        """The master, cast, into the teacher's shards.
 
-    def state(self) -> dict[str, Tensor]:
-        """This rank's shards, for the checkpoint."""
-        return self.master
+        A parameter that is gathered at the moment (persistent, or not yet released) would go on computing
+        with its old whole copy, so that copy is dropped.
+        """
+        from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
+
+        for name, parameter in self.teacher.items():
+            parameter.ds_tensor.copy_(self.master[name])
+            if parameter.ds_status is ZeroParamStatus.AVAILABLE:
+                parameter.partition()
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Shards of `state` back into the master and the teacher. ValueError if they don't fit."""
@@ -78,37 +68,18 @@ def student_shards(parameters: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]
         yield name, safe_get_local_fp32_param(parameter).detach().float()
 
 
-def own_elements(parameter: Any, rank: int) -> int:
-    """How many elements of this rank's shard are real: the last shards are padded with noise."""
-    size = int(parameter.ds_tensor.numel())
-    return max(0, min(size, int(parameter.ds_numel) - rank * size))
-
-
 @torch.no_grad()  # type: ignore[untyped-decorator]
 def squared_distance(student: Mapping[str, Any], teacher: Mapping[str, Any], rank: int) -> float:
     """This rank's share of ‖θ − θ̄‖², from the shards both hold; the sum over ranks is the whole."""
     total = 0.0
     for name, shard in student_shards(student):
-        other, count = teacher[name].ds_tensor, own_elements(student[name], rank)
+        other, size = teacher[name].ds_tensor, shard.numel()
+        count = max(0, min(size, int(student[name].ds_numel) - rank * size))  # the last shards are padded with noise
         for start in range(0, count, SLICE):  # whole, the copies of an embedding would be the step's peak of memory
             part = slice(start, min(start + SLICE, count))
             kept = other[part].to(device=shard.device, dtype=torch.float32)
             total += float((shard[part] - kept).double().pow(2).sum())
     return total
-
-
-@torch.no_grad()  # type: ignore[untyped-decorator]
-def write_shard(parameter: Any, shard: Tensor) -> None:
-    """`shard`, cast, as this rank's part of a frozen ZeRO-3 parameter.
-
-    A parameter that is gathered at the moment (persistent, or not yet released) would go on computing
-    with its old whole copy, so that copy is dropped.
-    """
-    from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
-
-    parameter.ds_tensor.copy_(shard)
-    if parameter.ds_status is ZeroParamStatus.AVAILABLE:
-        parameter.partition()
 
 
 def check_same_partition(student: Mapping[str, Any], teacher: Mapping[str, Any]) -> None:

@@ -117,7 +117,10 @@ def packed_attention(
             module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **options
         )
     layer = int(module.layer_idx)
-    _record(segments, layer, key[0], value[0])
+    if segments.recorded:
+        parts = zip(segments.recorded, *(own[0].split(segments.lengths, 1) for own in (key, value)), strict=True)
+        for context, k, v in parts:  # copies, for a view would keep the whole row alive
+            context.layers[layer], context.tokens = (k.detach().clone(), v.detach().clone()), k.shape[1]
     if not dropout and has_varlen(query):
         keys_KTD, values_KTD = key[0], value[0]
         if any(segments.contexts):
@@ -138,15 +141,6 @@ def has_varlen(query: Tensor) -> bool:
     if not query.is_cuda or query.dtype not in (torch.bfloat16, torch.float16) or width % 8 or width > 256:
         return False
     return bool(torch.cuda.get_device_capability(query.device) >= (8, 0))
-
-
-def _record(segments: Segments, layer: int, key_KSD: Tensor, value_KSD: Tensor) -> None:
-    if not segments.recorded:
-        return
-    parts = zip(key_KSD.split(segments.lengths, 1), value_KSD.split(segments.lengths, 1))
-    for context, length, (k, v) in zip(segments.recorded, segments.lengths, parts, strict=True):
-        # copies, for a view would keep the whole row alive
-        context.layers[layer], context.tokens = (k.detach().clone(), v.detach().clone()), length
 
 
 def _behind_contexts(segments: Segments, layer: int, own_KSD: Tensor, which: int = 0) -> Sequence[Tensor]:

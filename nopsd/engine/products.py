@@ -8,9 +8,11 @@ vocabulary at a time, so that no float32 copy of the whole weight exists.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from nopsd.engine import cpu_bfloat16
 
@@ -88,3 +90,25 @@ def _widened(weight_VH: Tensor, dtype: torch.dtype) -> Iterator[tuple[slice, Ten
     for start in range(0, weight_VH.shape[0], SLICE):
         rows = slice(start, start + SLICE)
         yield rows, weight_VH[rows].to(dtype)
+
+
+class GradientsInForward(torch.autograd.Function):  # type: ignore[misc]
+    """A loss of hidden states and a weight, its first two inputs, that forms their gradients in the forward.
+
+    Its forward sets `ctx.gradients` (None: not needed), `ctx.weight_dtype` and `ctx.others`, how many inputs more it
+    has. The backward only scales, once: no double backward, no retained graph.
+    """
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, grad_loss: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+        if ctx.gradients is None:
+            raise RuntimeError("the fused loss's gradient was taken already: run the forward again")
+        (grad_hidden_NH, grad_weight_VH), ctx.gradients = ctx.gradients, None
+        if grad_loss.is_cuda or grad_loss.item() != 1:  # a GPU would have to be waited for
+            for grad in (grad_hidden_NH, grad_weight_VH):
+                if grad is not None:
+                    grad.mul_(grad_loss)
+        if grad_weight_VH is not None:
+            grad_weight_VH = grad_weight_VH.to(ctx.weight_dtype)
+        return (grad_hidden_NH, grad_weight_VH, *[None] * ctx.others)

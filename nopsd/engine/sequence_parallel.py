@@ -26,15 +26,11 @@ from nopsd.errors import ConfigError
 
 @dataclass(frozen=True)
 class SequenceParallel:
-    """This rank's place among the `size` ranks that compute one batch together."""
+    """This rank's place among the `size` ranks that compute one batch together, the loss of every size-th row each."""
 
     group: Any  # torch's process group
     rank: int
     size: int
-
-    def own(self, tensor: Tensor) -> Tensor:
-        """This rank's share of a batch's rows: every size-th, so that each row's loss is computed once."""
-        return tensor[self.rank :: self.size]
 
 
 ALONE = SequenceParallel(None, 0, 1)

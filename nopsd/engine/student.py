@@ -1,12 +1,11 @@
 """The trained model θ as a DeepSpeed ZeRO-3 engine: all weights, or LoRA's alone, with AdamW.
 
-The weights are sharded while they are loaded; no rank ever holds the whole model. The learning rate
-is a pure function of the step, set before each step, so that a resumed run needs no scheduler state.
+The weights are sharded while they are loaded; no rank ever holds the whole model. The learning rate is set by the
+loop before each step, a pure function of the step, so that a resumed run needs no scheduler state.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,27 +18,6 @@ from nopsd.engine.load_check import buffers_kept
 from nopsd.engine.lora import add_lora
 from nopsd.engine.memory import save_memory
 from nopsd.engine.packed_attention import use_packed_attention
-
-
-def lr_at(step: int, config: TrainConfig) -> float:
-    """Learning rate of a step: a linear rise over the warm-up, then constant, or a cosine to 0.
-
-    Args:
-        step: From 0.
-        config: Rate, warm-up, schedule, and the number of steps.
-    """
-    if step < config.warmup:
-        return config.lr * (step + 1) / config.warmup
-    if config.schedule == "constant":
-        return config.lr
-    done = (step - config.warmup) / max(1, config.steps - config.warmup)
-    return config.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
-
-
-def set_lr(engine: Any, lr: float) -> None:
-    """The learning rate of the next optimizer step."""
-    for group in engine.optimizer.param_groups:
-        group["lr"] = lr
 
 
 def load_student(

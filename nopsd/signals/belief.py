@@ -20,8 +20,7 @@ import numpy as np
 
 from nopsd.config import SamplingConfig
 from nopsd.data.records import Question
-from nopsd.engine.broadcast import broadcast_from_rank0
-from nopsd.engine.distributed import Ranks
+from nopsd.engine.distributed import Ranks, broadcast_from_rank0
 from nopsd.errors import DataError
 from nopsd.rollout.stage import Generator, run_rollouts
 from nopsd.rollout.types import Rollout
@@ -96,7 +95,7 @@ def sample_demonstrated(
 
 
 def broadcast_with_heartbeat(ranks: Ranks, call: Callable[[Callable[[], None]], T], every_s: float = HEARTBEAT_S) -> T:
-    """As `engine.broadcast_from_rank0`, for work longer than the process group's timeout. Collective.
+    """As `engine.distributed.broadcast_from_rank0`, for work longer than the process group's timeout. Collective.
 
     Args:
         ranks: All that wait.

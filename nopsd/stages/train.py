@@ -27,7 +27,7 @@ from nopsd.signals.agreement import answers_of
 from nopsd.stages.contexts import contexts_without_selection, teacher_prompts
 from nopsd.stages.workload import chosen, responses, tokens
 from nopsd.train.artefacts import PLAN, stop_note
-from nopsd.train.losses.targets import auxiliaries
+from nopsd.train.losses.tile import auxiliaries
 from nopsd.train.metrics_log import MetricsLog
 from nopsd.train.planning import settled
 

@@ -18,13 +18,13 @@ import itertools
 import math
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from nopsd.engine.packed_attention import Segments
-from nopsd.engine.sequence_parallel import SequenceParallel
+from nopsd.engine.sequence_parallel import ALONE, SequenceParallel
 from nopsd.train.planning import Item, Limits, plan
 
 
@@ -50,6 +50,7 @@ class Side:
 
     `rows_N`: flat positions in B·T of the hidden states that predict the loss tokens. `lengths`: tokens of each
     sequence, in order; `prompts`: how many of them are its prompt; `names`: which prompt that is, for reuse.
+    `segments`: what the packed attention needs; None for a rectangle, which needs no mask (causal, padded behind).
     """
 
     ids_BT: Tensor
@@ -57,19 +58,7 @@ class Side:
     lengths: tuple[int, ...] = ()
     prompts: tuple[int, ...] = ()
     names: tuple[str, ...] = ()
-    packed: bool = False
-
-    @property
-    def segments(self) -> Segments | None:
-        """What the packed attention needs; None for a rectangle, which needs no mask (causal, padded behind)."""
-        return Segments(self.lengths) if self.packed else None
-
-    def to(self, device: torch.device | str) -> Side:
-        return replace(self, ids_BT=self.ids_BT.to(device), rows_N=self.rows_N.to(device))
-
-    def share(self, parallel: SequenceParallel) -> Side:
-        """The same sequences, and of the loss rows this rank's."""
-        return replace(self, rows_N=parallel.own(self.rows_N))
+    segments: Segments | None = None
 
 
 @dataclass(frozen=True)
@@ -88,26 +77,6 @@ class MicroBatch:
     aux: Mapping[str, Side] = field(default_factory=dict)  # the same response after the auxiliary prompts
     example_N: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
 
-    def to(self, device: torch.device | str) -> MicroBatch:
-        rest = (self.targets_N.to(device), self.weights_N.to(device), self.served_N.to(device))
-        aux = {name: side.to(device) for name, side in self.aux.items()}
-        return MicroBatch(self.student.to(device), self.teacher.to(device), *rest, aux, self.example_N.to(device))
-
-    def share(self, parallel: SequenceParallel) -> MicroBatch:
-        """The same sequences with this rank's share of the loss rows, maybe none: each row's loss is computed once."""
-        rest = (parallel.own(self.targets_N), parallel.own(self.weights_N), parallel.own(self.served_N))
-        aux = {name: side.share(parallel) for name, side in self.aux.items()}
-        owned = parallel.own(self.example_N)
-        return MicroBatch(self.student.share(parallel), self.teacher.share(parallel), *rest, aux, owned)
-
-
-def with_aux_prompts(
-    examples: Sequence[Example], prompts: Mapping[str, Mapping[str, list[int]]], wanted: Sequence[str]
-) -> list[Example]:
-    """The examples with the wanted auxiliary prompts. `prompts`: name -> uid -> ids."""
-    names = [name for name in wanted if name in prompts]
-    return [replace(e, aux_prompts={name: prompts[name][e.uid] for name in names}) for e in examples]
-
 
 def batch_uids(selected: Sequence[str], step: int, batch: int, seed: int) -> list[str]:
     """The questions of a step: the selection shuffled anew each epoch, without replacement, wrapping around.
@@ -125,12 +94,6 @@ def batch_uids(selected: Sequence[str], step: int, batch: int, seed: int) -> lis
     places = [divmod(place, len(ordered)) for place in range(step * batch, (step + 1) * batch)]
     orders = {epoch: random.Random(f"{seed}/{epoch}").sample(ordered, len(ordered)) for epoch, _ in places}
     return [orders[epoch][within] for epoch, within in places]
-
-
-def loss_span(tokens: int, skip_first: int, max_tokens: int | None) -> range:
-    """The response positions that carry loss: from `skip_first` on, below `max_tokens`."""
-    stop = tokens if max_tokens is None else min(tokens, max_tokens)
-    return range(min(skip_first, stop), stop)
 
 
 def sequence_weights(loss_tokens: Sequence[int], aggregation: str) -> list[float]:
@@ -162,34 +125,32 @@ def sequence_weights(loss_tokens: Sequence[int], aggregation: str) -> list[float
 @dataclass(frozen=True)
 class Batching:
     """How a step is cut and weighted. `aggregation`: as `sequence_weights` has it; loss is on the response positions
-    from `skip_first` on, below `max_tokens`."""
+    from `skip_first` on, below `max_tokens`. `parallel`: the ranks that share each sequence, and so its loss rows."""
 
     limits: Limits
     aggregation: str = "token_mean"
     pad: int = 0
     skip_first: int = 0
     max_tokens: int | None = None
+    parallel: SequenceParallel = ALONE
+    device: torch.device | str = "cpu"
 
 
 def rank_micro_batches(examples: Sequence[Example], group: int, groups: int, batching: Batching) -> list[MicroBatch]:
     """The micro-batches of one data-parallel group (`planning`), dummies of weight 0 included. At least one."""
-    spans = [loss_span(len(e.response), batching.skip_first, batching.max_tokens) for e in examples]
+    spans = [range(len(e.response))[batching.skip_first : batching.max_tokens] for e in examples]
     weights = sequence_weights([len(s) for s in spans], batching.aggregation)
     carrying = [i for i, span in enumerate(spans) if span]
-    slots = plan([item_of(examples[i]) for i in carrying], groups, batching.limits)
+    items = []
+    for example in (examples[i] for i in carrying):
+        taught = [] if example.teacher_prompt is None else [example.teacher_prompt]
+        prompts = (example.student_prompt, *taught, *example.aux_prompts.values())
+        items.append(Item(example.uid, tuple(len(p) for p in prompts), len(example.response)))
     micro_batches = []
-    for slot in slots[group]:
+    for slot in plan(items, groups, batching.limits)[group]:
         parts = [(examples[i], spans[i], weights[i], i) for i in (carrying[place] for place in slot)]
-        parts = parts or [(_dummy(examples[0]), range(1), 0.0, 0)]
-        micro_batches.append(_micro_batch(parts, batching.pad, batching.limits.packed))
+        micro_batches.append(_micro_batch(parts or [(_dummy(examples[0]), range(1), 0.0, 0)], batching))
     return micro_batches
-
-
-def item_of(example: Example) -> Item:
-    """What planning knows of a rollout."""
-    taught = [] if example.teacher_prompt is None else [example.teacher_prompt]
-    prompts = (example.student_prompt, *taught, *example.aux_prompts.values())
-    return Item(example.uid, tuple(len(p) for p in prompts), len(example.response))
 
 
 def _dummy(example: Example) -> Example:
@@ -200,61 +161,68 @@ def _dummy(example: Example) -> Example:
     return Example("", prompt, taught, (example.response or prompt)[:1], aux_prompts=aux)
 
 
-def _micro_batch(parts: list[tuple[Example, range, float, int]], pad: int, packed: bool) -> MicroBatch:
+def _micro_batch(parts: list[tuple[Example, range, float, int]], batching: Batching) -> MicroBatch:
     examples, spans, weights, places = zip(*parts)
-
-    def side(prompts: Sequence[list[int]]) -> Side:
-        return _side(prompts, examples, spans, pad, packed)
-
-    student = side([e.student_prompt for e in examples])
-    taught = examples[0].teacher_prompt is not None
-    teacher = side([e.teacher_prompt for e in examples]) if taught else student
-    aux = {name: side([e.aux_prompts[name] for e in examples]) for name in examples[0].aux_prompts}
-    targets = torch.tensor([e.response[t] for e, span in zip(examples, spans) for t in span])
-    check_alignment(student, teacher, targets)
-    for other in aux.values():
-        check_alignment(student, other, targets)
-    weights_N = torch.tensor([w for w, span in zip(weights, spans) for _ in span], dtype=torch.float32)
-    served_N = torch.tensor([e.served[t] if e.served else math.nan for e, span in zip(examples, spans) for t in span])
-    example_N = torch.tensor([place for place, span in zip(places, spans) for _ in span])
-    return MicroBatch(student, teacher, targets, weights_N, served_N, aux, example_N)
-
-
-def _side(
-    prompts: Sequence[list[int]], examples: Sequence[Example], spans: Sequence[range], pad: int, packed: bool
-) -> Side:
-    sequences = [prompt + example.response for prompt, example in zip(prompts, examples)]
-    lengths = tuple(len(s) for s in sequences)
-    if packed:
-        ids_BT = torch.tensor([[i for s in sequences for i in s]], dtype=torch.long)
-        starts = [0, *itertools.accumulate(lengths)]
-    else:
-        ids_BT = torch.full((len(prompts), max(lengths)), pad, dtype=torch.long)
-        for row, sequence in enumerate(sequences):
-            ids_BT[row, : len(sequence)] = torch.tensor(sequence)
-        starts = [row * max(lengths) for row in range(len(prompts))]
-    rows = [start + len(prompt) - 1 + t for start, prompt, span in zip(starts, prompts, spans) for t in span]
-    return Side(
-        ids_BT,
-        torch.tensor(rows, dtype=torch.long),
-        lengths,
-        tuple(len(p) for p in prompts),
-        tuple(e.uid for e in examples),
-        packed,
+    prompts = {"student": [e.student_prompt for e in examples]}
+    if examples[0].teacher_prompt is not None:
+        prompts["teacher"] = [e.teacher_prompt for e in examples]
+    prompts |= {name: [e.aux_prompts[name] for e in examples] for name in examples[0].aux_prompts}
+    sides = {name: _side(read, examples, spans, batching) for name, read in prompts.items()}
+    rows = [  # of each loss token; this rank's are every size-th, so that each is computed once
+        (e.response[t], weight, e.served[t] if e.served else math.nan, place)
+        for e, span, weight, place in zip(examples, spans, weights, places)
+        for t in span
+    ][batching.parallel.rank :: batching.parallel.size]
+    targets, token_weights, served, of_example = zip(*rows) if rows else ((),) * 4
+    device = batching.device
+    targets_N = torch.tensor(targets, dtype=torch.long, device=device)
+    check_alignment(sides, targets_N)
+    student = sides.pop("student")
+    return MicroBatch(
+        student,
+        sides.pop("teacher", student),
+        targets_N,
+        torch.tensor(token_weights, dtype=torch.float32, device=device),
+        torch.tensor(served, dtype=torch.float32, device=device),
+        sides,
+        torch.tensor(of_example, dtype=torch.long, device=device),
     )
 
 
-def check_alignment(student: Side, teacher: Side, targets_N: Tensor) -> None:
-    """Check that row j of both roles predicts response token j: a shift by one would train on another position.
+def _side(
+    prompts: Sequence[list[int]], examples: Sequence[Example], spans: Sequence[range], batching: Batching
+) -> Side:
+    sequences = [prompt + example.response for prompt, example in zip(prompts, examples)]
+    lengths = tuple(len(s) for s in sequences)
+    if batching.limits.packed:
+        table = [[i for s in sequences for i in s]]
+        starts = [0, *itertools.accumulate(lengths)]
+    else:
+        table = [s + [batching.pad] * (max(lengths) - len(s)) for s in sequences]
+        starts = [row * max(lengths) for row in range(len(prompts))]
+    rows = [start + len(prompt) - 1 + t for start, prompt, span in zip(starts, prompts, spans) for t in span]
+    own = rows[batching.parallel.rank :: batching.parallel.size]
+    return Side(
+        torch.tensor(table, dtype=torch.long, device=batching.device),
+        torch.tensor(own, dtype=torch.long, device=batching.device),
+        lengths,
+        tuple(len(p) for p in prompts),
+        tuple(e.uid for e in examples),
+        Segments(lengths) if batching.limits.packed else None,
+    )
+
+
+def check_alignment(sides: Mapping[str, Side], targets_N: Tensor) -> None:
+    """Check that row j of every side predicts response token j: a shift by one would train on another position.
 
     Args:
-        student: Ids, and the rows that carry loss; `teacher` likewise.
+        sides: By name: ids, and the rows that carry loss.
         targets_N: The response ids at those rows.
 
     Raises:
         ValueError: The id after a row is another one.
     """
-    for name, side in (("student", student), ("teacher", teacher)):
+    for name, side in sides.items():
         following = side.ids_BT.flatten()[side.rows_N + 1]
         if not torch.equal(following, targets_N):
             raise ValueError(f"the {name}'s rows don't predict the response's tokens")

@@ -1,15 +1,23 @@
-"""Checkpoints that are whole or not there: saving, finding and loading them over all ranks.
+"""Checkpoints that are whole or not there: saving them over all ranks, and which ones are kept (`resuming` loads them).
 
-In: the engines and EMA of every rank. Out: FOLDER/step_NNNNNNNN/ (see checkpoint_files). DeepSpeed's own `latest`
-is written before all ranks are done, so it is not used: a step counts once its COMMITTED.json is there and every
-file is unharmed. `step` is the number of steps done, which is also the policy version of the weights. Data order,
-rollout seeds and the learning rate are functions of the step, so they need no state here.
+    FOLDER/step_00000025/                 a file a rank: DeepSpeed's shards, EMA shards, random states
+    FOLDER/step_00000025/extras.json      what else the loop wants back (JSON), if anything
+    FOLDER/step_00000025/COMMITTED.json   written last: step, ranks, identity, score, SHA-256 of all files
+
+DeepSpeed's own `latest` is written before all ranks are done, so it is not used: a step counts once its mark is there
+and every file is unharmed. Files are checked by content, so a torn, shortened, flipped or missing one is found before
+DeepSpeed reads it. `step` is the number of steps done, which is also the policy version of the weights. Data
+order, rollout seeds and the learning rate are functions of the step, so they need no state here.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
+import math
+import os
+import random
 import shutil
 import socket
 from collections.abc import Callable, Mapping, Sequence
@@ -18,44 +26,52 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
+from safetensors.torch import save_file
 
-from nopsd.engine.broadcast import broadcast_from_rank0
-from nopsd.engine.distributed import Ranks
+from nopsd.config import TrainConfig
+from nopsd.engine.distributed import Ranks, broadcast_from_rank0
 from nopsd.errors import ArtefactError, UserError
-from nopsd.files import flatten
-from nopsd.train import checkpoint_files as files
-from nopsd.train.checkpoint_files import COMMITTED, Keep, own_files, tag_of
-from nopsd.train.loading import data_only
-from nopsd.train.rank_state import load_rank_state, reshard_rank_state, save_rank_state
-from nopsd.train.universal import load_universal, remove_conversion
+from nopsd.files import flatten, read_json, sha256_json, write_atomic, write_json
 
-__all__ = [
-    "COMMITTED",
-    "Checkpoint",
-    "Keep",
-    "best_valid",
-    "latest_valid",
-    "load",
-    "own_files",
-    "save",
-    "last_healthy",
-    "tag_of",
-]
 FOLDER = "checkpoints"  # in the training's folder
+COMMITTED = "COMMITTED.json"
+EXTRAS = "extras.json"
+RANDOM = "random_rank_{:05d}.safetensors"  # torch's and CUDA's generators; Python's in the metadata
+EMA = "ema_rank_{:05d}.safetensors"  # name -> flat shard
 BYTES_A_PARAMETER = 12  # float32 master and AdamW's two moments
+FIELDS: dict[str, tuple[type, ...]] = {
+    "step": (int,),
+    "skipped": (int,),
+    "ranks": (int,),
+    "identity": (dict,),
+    "files": (dict,),
+    "score": (int, float, type(None)),
+    "score_by": (str, type(None)),
+}
+# The label-free numbers that best checkpoints may be kept by: of each the mean since the last checkpoint. None
+# measures quality: the loss falls where the teacher follows the student fast, and the majority share rises in collapse,
+# so `train.export: last` is the default.
+LOWER_IS_BETTER = {"loss": True, "reverse_kl": True, "probe/majority_share": False, "probe/unparsed_share": True}
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Checkpoint:
-    """A committed checkpoint: where it is, how many steps it holds, how many ranks wrote it, its extras."""
+class Keep:
+    """How many checkpoints stay: the `newest`, and the `best` by the score named `by` (`lower` is better, or not);
+    besides, the one of step `last_good`, the last before a sign of collapse."""
 
-    path: Path
-    step: int
-    skipped: int
-    ranks: int
-    extras: dict[str, Any] = field(default_factory=dict)
+    newest: int
+    best: int = 0
+    by: str | None = None
+    lower: bool = True
+    last_good: int | None = None
+
+
+def tag_of(step: int) -> str:
+    """The folder's name of the checkpoint after so many steps."""
+    return f"step_{step:08d}"
 
 
 @dataclass(frozen=True)
@@ -77,129 +93,48 @@ def save(engine: Any, ema: Any, folder: Path, progress: Progress, keep: Keep, ra
     UserError on every rank, with older checkpoints as they were, if the disk is full or can't be written to.
     """
     path = folder / tag_of(progress.step)
-    sizes = ranks.all_gather_json(bytes_to_write(engine, ema))
-    broadcast_from_rank0(ranks, lambda: _make_room(path, sum(sizes)))
-    problem = _write(engine, ema, path, progress, ranks)
-    written = ranks.all_gather_json({"problem": problem, "files": {} if problem else files.hashes(path, ranks.rank)})
+    trained = [getattr(p, "ds_tensor", p).numel() for p in engine.module.parameters() if p.requires_grad]
+    averaged = [] if ema is None else [shard.numel() * shard.element_size() for shard in ema.master.values()]
+    size = sum(ranks.all_gather_json(BYTES_A_PARAMETER * sum(trained) + sum(averaged)))  # about
+    broadcast_from_rank0(ranks, lambda: _make_room(path, size))
+    problem, digests = _write(engine, ema, path, progress, ranks)
+    written = ranks.all_gather_json({"problem": problem, "files": digests})
     problems = [each["problem"] for each in written if each["problem"]]
     mark = {
         "step": progress.step,
         "skipped": progress.skipped,
         "ranks": ranks.world,
-        "identity": _plain(progress.identity),
+        "identity": json.loads(json.dumps(flatten(progress.identity))),  # as it comes back
         "score": progress.score,
         "score_by": keep.by,
         "files": {name: digest for each in written for name, digest in each["files"].items()},
     }
-    broadcast_from_rank0(ranks, lambda: _commit(path, mark, problems, sum(sizes)))
-    broadcast_from_rank0(ranks, lambda: files.prune(folder, progress.step, keep))
-
-
-def latest_valid(folder: Path, identity: Mapping[str, Any], ranks: Ranks) -> Checkpoint | None:
-    """The newest committed checkpoint that is whole. All ranks call it and get the same answer.
-
-    Damaged ones are skipped with a warning that names them.
-
-    Args:
-        folder: Of checkpoints.
-        identity: What the run is made from, as plain values.
-        ranks: All that train.
-
-    Returns:
-        None if there is none.
-
-    Raises:
-        ArtefactError: The newest whole one was made by another configuration.
-    """
-    if ranks.is_main:
-        remove_conversion(folder)
-    return _first_whole(folder, identity, ranks, lambda found: found)
-
-
-def best_valid(folder: Path, identity: Mapping[str, Any], keep: Keep, ranks: Ranks) -> Checkpoint:
-    """The whole checkpoint with the best score of `keep.by`. ArtefactError if none has one. Collective."""
-    best = _first_whole(folder, identity, ranks, lambda found: files.best_first(found, keep))
-    if best is None:
-        raise ArtefactError(
-            f"no whole checkpoint in {folder} has a score by {keep.by} (train.best_by): set train.export=last"
-        )
-    return best
-
-
-def last_healthy(folder: Path, identity: Mapping[str, Any], keep: Keep, ranks: Ranks) -> Checkpoint | None:
-    """The whole checkpoint to fall back on: the best by its score if `keep` keeps any, else the newest one of step
-    `keep.last_good` or before. Collective."""
-
-    def order(found: list[dict[str, Any]]) -> list[Mapping[str, Any]]:
-        best = files.best_first(found, keep) if keep.best else []
-        return [*best, *(m for m in found if keep.last_good is not None and m["step"] <= keep.last_good)]
-
-    return _first_whole(folder, identity, ranks, order)
-
-
-def load(engine: Any, ema: Any, checkpoint: Checkpoint, ranks: Ranks) -> None:
-    """The checkpoint into the engines, resharded if other ranks wrote it. Collective.
-
-    ArtefactError if DeepSpeed didn't load just this one, or can't reshard it.
-    """
-    same = checkpoint.ranks == ranks.world
-    if same:
-        with data_only():
-            path, client = engine.load_checkpoint(
-                str(checkpoint.path.parent), tag=checkpoint.path.name, load_module_strict=all_trained(engine)
-            )
-    elif engine.zero_nvme_offload_optimizer():
-        raise ArtefactError(
-            f"{checkpoint.path} was written by {checkpoint.ranks} ranks, and an optimizer on NVMe can't be resharded: "
-            f"set dist.ranks={checkpoint.ranks}"
-        )
-    else:
-        with data_only():
-            path, client = load_universal(engine, checkpoint.path, ranks)
-    if path is None or not client or client.get("step") != checkpoint.step:
-        raise ArtefactError(f"DeepSpeed didn't load {checkpoint.path}: delete that folder and start again")
-    if same:
-        load_rank_state(checkpoint.path, ranks.rank, ema)
-    else:
-        reshard_rank_state(checkpoint.path, ranks.rank, ranks.world, checkpoint.ranks, ema)
-    if ranks.is_main and not same:
-        log.warning("%s, of %d ranks, was resharded for %d", checkpoint.path, checkpoint.ranks, ranks.world)
-
-
-def all_trained(engine: Any) -> bool:
-    """False under LoRA, whose checkpoints hold the adapters alone."""
-    return all(p.requires_grad for p in engine.module.parameters())
-
-
-def bytes_to_write(engine: Any, ema: Any) -> int:
-    """About what this rank's part of a checkpoint takes."""
-    trained = [getattr(p, "ds_tensor", p).numel() for p in engine.module.parameters() if p.requires_grad]
-    averaged = [] if ema is None else [shard.numel() * shard.element_size() for shard in ema.state().values()]
-    return int(BYTES_A_PARAMETER * sum(trained) + sum(averaged))
+    broadcast_from_rank0(ranks, lambda: commit(path, mark, problems, size))
+    broadcast_from_rank0(ranks, lambda: prune(folder, progress.step, keep))
 
 
 def _make_room(path: Path, size: int) -> None:
     """An empty folder, if its disk has room. What a killed run left of it goes first."""
     try:
-        files.remove(path)
+        remove(path)
         path.mkdir(parents=True)
         free = shutil.disk_usage(path).free
     except OSError as error:
         raise _not_written(path, str(error), size) from error
     if free < size:
-        files.remove(path)
+        remove(path)
         raise _not_written(path, f"{free / 2**20:.0f} MiB are free", size)
 
 
-def _write(engine: Any, ema: Any, path: Path, progress: Progress, ranks: Ranks) -> str:
-    """This rank's files, onto the disk. Returns what went wrong, if anything, once all ranks are through."""
+def _write(engine: Any, ema: Any, path: Path, progress: Progress, ranks: Ranks) -> tuple[str, dict[str, str]]:
+    """This rank's files, onto the disk: what went wrong, if anything, once all ranks are through, and their hashes."""
     problems: list[str] = []
     writer = engine.checkpoint_engine
     true_save = writer.save
 
-    def attempt(call: Callable[..., Any], *args: Any, **named: Any) -> None:
+    def attempt(call: Callable[..., Any], *args: Any, **named: Any) -> Any:
         try:
-            call(*args, **named)
+            return call(*args, **named)
         except (OSError, RuntimeError, SafetensorError) as error:  # torch raises RuntimeError on a full disk
             problems.append(f"rank {ranks.rank} on {socket.gethostname()}: {str(error).strip().splitlines()[0]}")
 
@@ -216,22 +151,34 @@ def _write(engine: Any, ema: Any, path: Path, progress: Progress, ranks: Ranks) 
     finally:
         writer.save = true_save
     attempt(save_rank_state, path, ranks.rank, ema)
-    if ranks.is_main:
-        attempt(files.write_extras, path, progress.extras)
+    if ranks.is_main and progress.extras:
+        attempt(write_atomic, path / EXTRAS, json.dumps(dict(progress.extras)))  # token ids: not a line each
     ranks.barrier()  # rank 0 also hashes what names no rank
-    attempt(files.sync_to_disk, path, ranks.rank)
-    return "; ".join(problems)
+    digests = attempt(hashes, path, ranks.rank, to_disk=True)
+    return "; ".join(problems), digests or {}
 
 
-def _commit(path: Path, mark: Mapping[str, Any], problems: Sequence[str], size: int) -> None:
+def save_rank_state(path: Path, rank: int, ema: Any) -> None:
+    """This rank's random states and EMA shards."""
+    tensors = {"torch_rng": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        tensors["cuda_rng"] = torch.cuda.get_rng_state()
+    save_file(tensors, path / RANDOM.format(rank), metadata={"python": json.dumps(random.getstate())})
+    if ema is not None:
+        shards = {name: shard.contiguous().cpu() for name, shard in ema.master.items()}
+        save_file(shards, path / EMA.format(rank))
+
+
+def commit(path: Path, mark: Mapping[str, Any], problems: Sequence[str] = (), size: int = 0) -> None:
+    """Write the mark: until this returns the checkpoint at `path` doesn't count. With problems it is removed."""
     reason = "; ".join(problems)
     if not reason:
         try:
-            files.write_mark(path, mark)
+            write_json(path / COMMITTED, {**mark, "digest": sha256_json(dict(mark))})
         except OSError as error:
             reason = str(error)
     if reason:
-        files.remove(path)  # gives the space back
+        remove(path)  # gives the space back
         raise _not_written(path, reason, size)
 
 
@@ -243,35 +190,83 @@ def _not_written(path: Path, reason: str, size: int) -> UserError:
     )
 
 
-def _first_whole(
-    folder: Path,
-    identity: Mapping[str, Any],
-    ranks: Ranks,
-    order: Callable[[list[dict[str, Any]]], Sequence[Mapping[str, Any]]],
-) -> Checkpoint | None:
-    found = ranks.broadcast_json(list(order(files.marks(folder))) if ranks.is_main else None)
-    for mark in found:
-        path = folder / tag_of(mark["step"])
-        problems = [p for p in ranks.all_gather_json(files.damage(path, ranks.rank, ranks.world, mark)) if p]
-        if problems and ranks.is_main:
-            log.warning("checkpoint %s is skipped: %s", path, "; ".join(problems))
-        if problems:
-            continue
-        _refuse_other(path, mark, identity)
-        extras = broadcast_from_rank0(ranks, partial(files.read_extras, path))
-        return Checkpoint(path, mark["step"], mark["skipped"], mark["ranks"], extras)
-    return None
+def hashes(path: Path, rank: int, to_disk: bool = False) -> dict[str, str]:
+    """SHA-256 of this rank's files by their path in the folder.
+
+    `to_disk`: have them on the disk itself, not in the host's cache, before anything older is removed.
+    """
+    found = {}
+    for name in own_files(path, rank):
+        with open(name, "rb") as file:
+            if to_disk:
+                os.fsync(file.fileno())
+            found[name.relative_to(path).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
 
 
-def _plain(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """As it comes back from JSON."""
-    plain: dict[str, Any] = json.loads(json.dumps(flatten(identity)))
-    return plain
+def own_files(path: Path, rank: int) -> list[Path]:
+    """The files this rank wrote. DeepSpeed names its own zero_pp_rank_R_… and, with an NVMe optimizer,
+    offloaded_tensors/rankRR/; rank 0 also takes what names no rank."""
+    own = {*path.glob(f"*_rank_{rank:05d}.safetensors"), *path.glob(f"*zero_pp_rank_{rank}_*")}
+    own |= {*path.glob(f"offloaded_tensors/rank{rank:02d}/**/*")}
+    if rank == 0:
+        own |= {p for p in path.glob("*") if "_rank_" not in p.name.replace("mp_rank_00", "") and p.name != COMMITTED}
+    return sorted(p for p in own if p.is_file())
 
 
-def _refuse_other(path: Path, mark: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
-    made, wanted = mark["identity"], _plain(identity)
-    differing = sorted(k for k in {*made, *wanted} if made.get(k) != wanted.get(k))
-    if differing:
-        shown = "; ".join(f"{k}: {made.get(k)} there, {wanted.get(k)} asked" for k in differing[:4])
-        raise ArtefactError(f"{path} belongs to another run ({shown}): choose another run_dir, or delete {path.parent}")
+def marks(folder: Path) -> list[dict[str, Any]]:
+    """Readable commit marks, newest first. Checkpoints without one, or with another's, are named in a warning."""
+    found, torn = [], []
+    for path in sorted(folder.glob("step_*"), reverse=True):
+        try:
+            mark = read_json(path / COMMITTED)
+            digest = mark.pop("digest", None) if isinstance(mark, dict) else None
+        except (ArtefactError, UnicodeDecodeError):
+            mark = digest = None
+        fits = digest is not None and all(isinstance(mark.get(key), types) for key, types in FIELDS.items())
+        if fits and digest == sha256_json(mark) and path.name == tag_of(mark["step"]):
+            found.append(mark)
+        else:
+            torn.append(path.name)
+    if torn:
+        log.warning(
+            "checkpoints never finished or with a damaged %s in %s are ignored: %s", COMMITTED, folder, ", ".join(torn)
+        )
+    return found
+
+
+def best_first(found: Sequence[Mapping[str, Any]], keep: Keep) -> list[Mapping[str, Any]]:
+    """Marks that have the score `keep.by`, the best first; of equals the newer."""
+    scored = [m for m in found if m["score"] is not None and m["score_by"] == keep.by]
+    return sorted(scored, key=lambda m: (m["score"] if keep.lower else -m["score"], -m["step"]))
+
+
+def prune(folder: Path, step: int, keep: Keep) -> None:
+    """Remove all checkpoints but those of `keep`, now that the one of `step` is committed.
+
+    A folder of a later step can only be a damaged one that the resume passed over; counted among the
+    newest, it would push out a whole one.
+    """
+    found = [m for m in marks(folder) if m["step"] <= step]
+    kept = [*found[: keep.newest], *best_first(found, keep)[: keep.best]]
+    names = {tag_of(m["step"]) for m in found if m in kept or m["step"] == keep.last_good}
+    for path in folder.glob("step_*"):
+        if path.name not in names:
+            remove(path)
+
+
+def remove(path: Path) -> None:
+    """The mark first: a folder that is half removed when the process dies must not look whole."""
+    (path / COMMITTED).unlink(missing_ok=True)
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def keep_of(config: TrainConfig, last_good: int | None = None) -> Keep:
+    """Which checkpoints a run keeps, that of step `last_good` whatever its age."""
+    return Keep(config.keep_checkpoints, config.keep_best, config.best_by, LOWER_IS_BETTER[config.best_by], last_good)
+
+
+def mean_score(rows: Sequence[Mapping[str, float]], by: str) -> float | None:
+    """The mean of the number named `by` over steps; a skipped step's NaN doesn't count. None if there is none."""
+    values = [float(value) for row in rows if math.isfinite(value := row.get(by, math.nan))]
+    return math.fsum(values) / len(values) if values else None

@@ -22,21 +22,18 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from nopsd.engine.distributed import Ranks
 from nopsd.engine.packed_attention import Context, Segments
 from nopsd.train.batches import Side
 
 # Tokens from which on a prefix is worth a pass, which under ZeRO-3 gathers all weights once more (our choice)
 SHORTEST = 256
-# ids [B, T], rows [N] and segments to hidden states [N, H]; collective where the model is sharded
-Forward = Callable[[Tensor, Tensor, Segments | None], Tensor]
 
 
 class Prefix(NamedTuple):
@@ -83,74 +80,6 @@ class PrefixCache:
         if key in (self.chosen or ()) and self.nbytes + size <= self.budget:
             self.held[key] = context
             self.nbytes += size
-
-
-class Reader:
-    """One model's hidden states of a step's sides. `shared`: several sequences of a step may begin alike."""
-
-    def __init__(self, forward: Forward, ranks: Ranks, shared: bool, cache: PrefixCache | None = None) -> None:
-        self.forward, self.ranks, self.shared, self.cache = forward, ranks, shared, cache
-        self.fills = self.hits = 0  # contexts computed; sequences read behind one that was there already
-
-    @property
-    def reuses(self) -> bool:
-        return self.shared or self.cache is not None
-
-    @torch.no_grad()  # type: ignore[untyped-decorator]
-    def read(self, sides: Sequence[Side], student: Sequence[Side] = ()) -> list[Tensor]:
-        """Hidden states `[N, H]` of each side. Every rank must call it, and runs as many forwards as the others.
-
-        `student`: the student's sides of the same micro-batches; one with the same ids is read whole, as it reads.
-        """
-        if not sides or not sides[0].packed or not self.reuses:
-            return [self.forward(side.ids_BT, side.rows_N, side.segments) for side in sides]
-        chosen = self._chosen(sides[0].ids_BT)
-        same = [torch.equal(side.ids_BT, own.ids_BT) for side, own in zip(sides, student)] or [False] * len(sides)
-        found = [nothing(side) if whole else prefixes(side) for side, whole in zip(sides, same)]
-        plan = plan_prefixes(found, chosen, self.shared)
-        held = dict(self.cache.held) if self.cache else {}
-        passes = len(sides) + len({p.key for of_side in plan for p in of_side if p} - held.keys())
-        most = int(self.ranks.all_max(torch.tensor([passes])))
-        states = self._read(sides, plan, held)
-        for _ in range(most - passes):
-            self._record(sides[0].ids_BT[:, :1])
-        return states
-
-    def _read(self, sides: Sequence[Side], plan: Sequence[Prefixes], held: dict[bytes, Context]) -> list[Tensor]:
-        last = {p.key: place for place, found in enumerate(plan) for p in found if p}
-        states = []
-        for place, (side, found) in enumerate(zip(sides, plan)):
-            for prefix, start in zip(found, starts_of(side)):
-                if prefix is None:
-                    continue
-                if prefix.key in held:
-                    self.hits += 1
-                else:
-                    held[prefix.key] = self._fill(prefix, side.ids_BT[:, start : start + prefix.tokens])
-            states.append(self.forward(*suffixes(side, found, held)))
-            for key in [key for key in held if last.get(key) == place]:
-                del held[key]  # the last reference, unless it is kept
-        return states
-
-    def _fill(self, prefix: Prefix, ids_1C: Tensor) -> Context:
-        context = self._record(ids_1C)
-        self.fills += 1
-        if self.cache is not None:
-            self.cache.admit(prefix.key, context)
-        return context
-
-    def _record(self, ids_1C: Tensor) -> Context:
-        """A pass over one prefix alone; of one token where a rank has nothing to do while others compute."""
-        context = Context()
-        self.forward(ids_1C, ids_1C.new_empty(0), Segments((ids_1C.shape[1],), recorded=(context,)))
-        return context
-
-    def _chosen(self, ids_1S: Tensor) -> frozenset[bytes]:
-        if self.cache is None:
-            return frozenset()
-        if self.cache.chosen is not None:
-            return self.cache.chosen
-        return self.cache.choose(self._record(ids_1S[:, :1]).nbytes)  # what a token takes, measured
 
 
 def key_of(ids: Sequence[int] | Tensor) -> bytes:
@@ -206,23 +135,3 @@ def _sequence_of(rows_N: Tensor, side: Side) -> Tensor:
     """Which sequence each row lies in."""
     ends = torch.tensor(side.lengths, device=rows_N.device).cumsum(0)
     return torch.searchsorted(ends, rows_N, right=True)
-
-
-def context_metrics(readers: Sequence[Reader], ranks: Ranks) -> dict[str, float]:
-    """Since the last call: contexts computed and found there already, over all ranks; MiB held by the fullest.
-
-    Empty where nothing is ever reused. Collective. They tell of speed alone: a resumed run has other ones. Ranks that
-    compute a sequence together count it each.
-    """
-    if not any(reader.reuses for reader in readers):
-        return {}
-    nbytes = sum(reader.cache.nbytes for reader in readers if reader.cache)
-    counts = [sum(r.fills for r in readers), sum(r.hits for r in readers), nbytes]
-    for reader in readers:
-        reader.fills = reader.hits = 0
-    fills, hits, held = torch.stack(ranks.gather(torch.tensor(counts))).unbind(1)
-    return {
-        "context/fills": float(fills.sum()),
-        "context/hits": float(hits.sum()),
-        "context/mib": float(held.max()) / 2**20,
-    }

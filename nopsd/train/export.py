@@ -21,8 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from nopsd.config import LoraConfig
-from nopsd.engine.broadcast import broadcast_from_rank0
-from nopsd.engine.distributed import Ranks
+from nopsd.engine.distributed import Ranks, broadcast_from_rank0
 from nopsd.engine.load_check import check_files
 from nopsd.engine.lora import PlainWeight, lora_layers, plain_weights, save_adapter
 from nopsd.errors import ArtefactError, UserError
@@ -41,7 +40,6 @@ def export_model(
     folder: Path,
     probe_ids: list[int],
     ranks: Ranks,
-    shard_bytes: int = SHARD_BYTES,
     facts: dict[str, Any] | None = None,
     trust_remote_code: bool = False,
     lora: LoraConfig | None = None,
@@ -57,7 +55,7 @@ def export_model(
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
         copy_companions(base_model, part, next(model.parameters()).dtype)
-    write_weights(model, part, shard_bytes, ranks)
+    write_weights(model, part, ranks)
     if lora is not None and lora_layers(model):
         save_adapter(model, lora, str(base_model), part / ADAPTER, ranks.is_main)
     difference = verify(model, part, probe_ids, ranks, trust_remote_code)
@@ -85,14 +83,14 @@ def copy_companions(base_model: Path, part: Path, dtype: torch.dtype) -> None:
     write_json(part / "config.json", {**config, "dtype": str(dtype).removeprefix("torch.")})
 
 
-def write_weights(model: torch.nn.Module, part: Path, shard_bytes: int, ranks: Ranks) -> None:
-    """Safetensors files of at most `shard_bytes` (but at least one tensor), and their index if there are several."""
+def write_weights(model: torch.nn.Module, part: Path, ranks: Ranks) -> None:
+    """Safetensors files of at most SHARD_BYTES (but at least one tensor), and their index if there are several."""
     tensors = named_tensors(model)
     split = split_state_dict_into_shards_factory(
         {name: _bytes(tensor) for name, tensor in tensors.items()},
         get_storage_size=lambda size: size,
         filename_pattern="model{suffix}.safetensors",
-        max_shard_size=shard_bytes,
+        max_shard_size=SHARD_BYTES,
     )
     for filename, names in split.filename_to_tensors.items():
         gathered = {name: whole for name in names if (whole := gather(tensors[name], ranks)) is not None}

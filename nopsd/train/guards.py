@@ -22,8 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from nopsd.config import GuardConfig
-from nopsd.engine.broadcast import broadcast_from_rank0
-from nopsd.engine.distributed import Ranks
+from nopsd.engine.distributed import Ranks, broadcast_from_rank0
 from nopsd.errors import UserError
 from nopsd.files import read_jsonl, write_jsonl
 from nopsd.train.metrics import StepSums
@@ -135,23 +134,22 @@ class Guards:
                 log.warning("stopped after %d steps: %s", step + 1, self.stopped.reason)
 
 
+@dataclass
 class SkippedSteps:
     """`total` steps not taken since the start, `in_row` of them just now; equal on all ranks."""
 
-    def __init__(self, folder: Path, limit: int, total: int, extras: Mapping[str, Any]) -> None:
-        self.folder, self.limit, self.total = folder, limit, total
-        self.in_row = int(extras.get(SKIPPED_IN_ROW, 0))
+    folder: Path
+    limit: int
+    total: int
+    in_row: int = 0  # a checkpoint carries it
 
     @property
     def file(self) -> Path:
         """A row a skipped step: its questions, those whose micro-batch had a loss that is not finite, and the loss."""
         return self.folder / "skipped.jsonl"
 
-    def add(self, taken: bool, step: int, uids: Sequence[str], sums: StepSums, ranks: Ranks) -> None:
-        """Count a step. Collective if it was not taken. UserError on all ranks at `limit` of them in a row."""
-        if taken:
-            self.in_row = 0
-            return
+    def add(self, step: int, uids: Sequence[str], sums: StepSums, ranks: Ranks) -> None:
+        """Count a step that was not taken. Collective. UserError on all ranks at `limit` of them in a row."""
         self.total, self.in_row = self.total + 1, self.in_row + 1
         suspects = sorted({uid for found in ranks.all_gather_json(sums.not_finite()) for uid in found})
         row = {"step": step, "loss": str(float(sums.sums[0])), "not_finite": suspects, "uids": list(uids)}
@@ -165,10 +163,6 @@ class SkippedSteps:
                 f"for {cause}: see {self.file}; the checkpoints before are whole and kept in "
                 f"{self.folder / 'checkpoints'}. Lower train.lr, or leave the questions out, in another run_dir"
             )
-
-    def extras(self) -> dict[str, Any]:
-        """What a checkpoint carries of it."""
-        return {SKIPPED_IN_ROW: self.in_row} if self.in_row else {}
 
     def _write(self, row: dict[str, Any]) -> None:
         """A resumed run may come to a step again: its row takes the place of the old one and of all after it."""

@@ -11,18 +11,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
 from typing import Any
 
-from nopsd.engine.broadcast import broadcast_from_rank0
-from nopsd.engine.student import lr_at, set_lr
+from nopsd.engine.distributed import broadcast_from_rank0
 from nopsd.errors import Stopped
 from nopsd.train import checkpoint
-from nopsd.train.batches import Example, MicroBatch, batch_uids, rank_micro_batches
-from nopsd.train.checkpoint_files import Score, keep_of
-from nopsd.train.guards import SkippedSteps
+from nopsd.train.batches import batch_uids, rank_micro_batches
+from nopsd.train.guards import SKIPPED_IN_ROW, Guards, SkippedSteps
 from nopsd.train.metrics import Clock, StepSums, gap_metrics, response_metrics
+from nopsd.train.planning import lr_at
 from nopsd.train.run import Step, TrainingRun
-from nopsd.train.sampling import Sampler, check_gap, check_served
+from nopsd.train.sampling import Sampler, check_gap, serve
 
 
 def train(run: TrainingRun, done: int = 0, skipped: int = 0) -> None:
@@ -33,43 +34,37 @@ def train(run: TrainingRun, done: int = 0, skipped: int = 0) -> None:
     config, algorithm = run.config.train, run.algorithm
     if run.stop.made(run.ranks):
         raise Stopped(f"stopped before step {done}")
-    with Sampler(run) as sampler:
-        books = Bookkeeping(run, sampler, skipped)
+    group, groups = run.ranks.rank // run.parallel.size, run.ranks.world // run.parallel.size
+    run.guards = Guards(run.config.guard, run.extras.get("guards"))
+    skips = SkippedSteps(run.folder, config.max_skipped, skipped, run.extras.get(SKIPPED_IN_ROW, 0))
+    with closing(Sampler(run)) as sampler:
+        books = Bookkeeping(run, sampler, skips)
         if algorithm.on_policy:
-            serve(run, done)
-            check_served(run, sampler.pending, done)  # no step's gap covers this sync
+            serve(run, sampler.pending, done)  # no step's gap covers this sync
         for number in range(done, config.steps):
             step = Step(number, batch_uids(run.selected, number, config.batch, config.seed), [], Clock())
             sampler.sample(step)
-            sampler.begin(number + 1)
+            if config.ahead:
+                sampler.begin(number + 1)
             step.examples = algorithm.examples(run, step)
-            step.batches = micro_batches(run, step.examples)
+            step.batches = rank_micro_batches(step.examples, group, groups, algorithm.batching(run))
             targets = algorithm.targets(run, step)
             with step.clock("student"):
                 sums = learn(run, step, targets.of_batches)
-            taken = run.student.was_step_applied()
-            books.skips.add(taken, number, step.uids, sums, run.ranks)
-            if taken:
+            if run.student.was_step_applied():
+                skips.in_row = 0
                 algorithm.after_step(run, number)
-            sampler.finish(step.clock)
-            if algorithm.on_policy or books.probe_is_due(number + 1):
+            else:
+                skips.add(number, step.uids, sums, run.ranks)
+            if config.ahead:
+                sampler.finish(step.clock)
+            done, every = number + 1, config.probe_every
+            probe_due = every > 0 and (done % every == 0 or done == config.steps)  # of weights that are served by then
+            if algorithm.on_policy or probe_due:
                 with step.clock("sync"):
-                    serve(run, number + 1)
-                    check_served(run, step.rollouts, number + 1)
-            if not books.end_step(number, step_metrics(run, step, sums, books.skips) | dict(targets.metrics)):
+                    serve(run, step.rollouts, done)
+            if not books.end_step(number, step_metrics(run, step, sums, skips) | dict(targets.metrics), probe_due):
                 return
-
-
-def serve(run: TrainingRun, version: int) -> None:
-    """Have the server sample by the present weights."""
-    if run.sync is not None:
-        run.sync.push(version=version)
-
-
-def micro_batches(run: TrainingRun, examples: Sequence[Example]) -> list[MicroBatch]:
-    """This rank's share of the step, on its device."""
-    batches = rank_micro_batches(examples, run.group, run.groups, run.algorithm.batching(run))
-    return [batch.share(run.parallel).to(run.ranks.device) for batch in batches]
 
 
 def learn(run: TrainingRun, step: Step, targets: Sequence[Any]) -> StepSums:
@@ -77,7 +72,8 @@ def learn(run: TrainingRun, step: Step, targets: Sequence[Any]) -> StepSums:
 
     StaleWeightsError, before the weights move, if other weights than these have sampled the responses.
     """
-    set_lr(run.student, lr_at(step.number, run.config.train))
+    for group in run.student.optimizer.param_groups:
+        group["lr"] = lr_at(step.number, run.config.train)
     sums = StepSums(run.algorithm.logged, run.ranks.device)
     for index, (batch, target) in enumerate(zip(step.batches, targets, strict=True)):
         is_last = index == len(step.batches) - 1
@@ -116,21 +112,22 @@ def step_metrics(run: TrainingRun, step: Step, sums: StepSums, skips: SkippedSte
     return row
 
 
+@dataclass
 class Bookkeeping:
     """What is done at the end of every step: log, guards, checkpoint, stop. All ranks decide alike."""
 
-    def __init__(self, run: TrainingRun, sampler: Sampler, skipped: int) -> None:
-        self.run, self.sampler = run, sampler
-        self.skips = SkippedSteps(run.folder, run.config.train.max_skipped, skipped, run.extras)
-        self.score = Score(run.config.train.best_by)
+    run: TrainingRun
+    sampler: Sampler
+    skips: SkippedSteps
+    rows: list[dict[str, float]] = field(default_factory=list)  # since the last checkpoint
 
-    def end_step(self, number: int, values: Mapping[str, float]) -> bool:
+    def end_step(self, number: int, values: Mapping[str, float], probe_due: bool) -> bool:
         """Log and save; `values` is the step's row. False: a guard ends the run. Collective.
 
         Raises Stopped on all ranks, with the step saved, if any rank was asked to end (`run.stop`).
         """
         run, config, done = self.run, self.run.config.train, number + 1
-        probe = run.probe if self.probe_is_due(done) else None
+        probe = run.probe if probe_due else None
         row = broadcast_from_rank0(
             run.ranks, lambda: {**values, **(probe(done) if probe else {})}
         )  # rank 0's on every rank
@@ -139,26 +136,19 @@ class Bookkeeping:
             run.log.log(number, row)
         if run.guards.stopped:
             return False
-        self.score.add(row)
+        self.rows.append(row)
         stop = run.stop.made(run.ranks)
         if stop or done % config.checkpoint_every == 0 or done == config.steps:
-            self._save(done)
+            run.extras = {"guards": run.guards.state(done), **self.sampler.extras()}
+            if self.skips.in_row:
+                run.extras[SKIPPED_IN_ROW] = self.skips.in_row
+            score = checkpoint.mean_score(self.rows, config.best_by) if run.guards.healthy else None
+            self.rows.clear()
+            progress = checkpoint.Progress(done, self.skips.total, run.identity, score, run.extras)
+            keep = checkpoint.keep_of(config, run.guards.last_good_step)
+            checkpoint.save(run.student, run.ema, run.folder / checkpoint.FOLDER, progress, keep, run.ranks)
         if run.progress is not None:
             run.progress(done, config.steps, loss=round(row["loss"], 5), **run.guards.summary())
         if stop and done < config.steps:
             raise Stopped(f"stopped after step {done} of {config.steps}, which is saved")
         return True
-
-    def probe_is_due(self, version: int) -> bool:
-        """Whether the probe, where there is one, is asked of these weights: they must be served by then."""
-        config = self.run.config.train
-        return config.probe_every > 0 and (version % config.probe_every == 0 or version == config.steps)
-
-    def _save(self, done: int) -> None:
-        """A checkpoint of all that the next step needs."""
-        run, mean = self.run, self.score.take()
-        run.extras = {"guards": run.guards.state(done), **self.skips.extras(), **self.sampler.extras()}
-        score = mean if run.guards.healthy else None
-        keep = keep_of(run.config.train, run.guards.last_good_step)
-        progress = checkpoint.Progress(done, self.skips.total, run.identity, score, run.extras)
-        checkpoint.save(run.student, run.ema, run.folder / checkpoint.FOLDER, progress, keep, run.ranks)

@@ -20,7 +20,9 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from itertools import islice
+from statistics import fmean
 from typing import NamedTuple
 
 import torch
@@ -35,11 +37,11 @@ from nopsd.rollout.types import Rollout
 from nopsd.train.batches import MicroBatch
 
 
+@dataclass
 class Clock:
     """Wall seconds by phase."""
 
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
+    seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
     def __call__(self, phase: str) -> Iterator[None]:
@@ -118,47 +120,30 @@ def gap_metrics(sums: Mapping[str, float]) -> dict[str, float]:
 def response_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
     """Lengths, truncation, repetition and variety of a step's responses."""
     responses = [r.response_ids for r in rollouts]
-    lengths = [len(ids) for ids in responses]
+    lengths, (repeated, distinct) = [len(ids) for ids in responses], repetition(responses)
     return {
-        "response_length_mean": mean(lengths),
+        "response_length_mean": fmean(lengths),
         "response_length_max": max(lengths),
-        "truncated_share": mean([r.truncated for r in rollouts]),
-        "repeated_4grams": repeated_ngrams(responses),
-        "distinct_4grams": distinct_ngrams(responses),
+        "truncated_share": fmean(r.truncated for r in rollouts),
+        "repeated_4grams": repeated,
+        "distinct_4grams": distinct,
     }
 
 
-def repeated_ngrams(responses: Sequence[Sequence[int]], n: int = 4) -> float:
-    """Mean over responses (token ids) of the share of a response's n-grams that occur in it more than once.
+def repetition(responses: Sequence[Sequence[int]], n: int = 4) -> tuple[float, float]:
+    """Of the responses' n-grams (token ids): the mean share of a response's own that occur in it more than once, and
+    the different ones over all (distinct-n, arXiv 1510.03055).
 
-    One shorter than `n` tokens has none, and counts 0. A loop nears 1.
+    The first nears 1 in a loop; a response shorter than `n` counts 0. The second falls where responses to different
+    questions grow alike; it is 1 if there are no n-grams.
     """
-    shares = []
-    for counts in (ngrams(ids, n) for ids in responses):
-        total = counts.total()
-        shares.append(sum(count for count in counts.values() if count > 1) / total if total else 0.0)
-    return math.fsum(shares) / len(responses)
-
-
-def distinct_ngrams(responses: Sequence[Sequence[int]], n: int = 4) -> float:
-    """Different n-grams of all responses over all n-grams (distinct-n, arXiv 1510.03055); 1 if there are none.
-
-    It falls where responses to different questions grow alike.
-    """
-    counts: Counter[tuple[int, ...]] = Counter()
+    shares, every = [], Counter[tuple[int, ...]]()
     for ids in responses:
-        counts.update(ngrams(ids, n))
-    return len(counts) / counts.total() if counts else 1.0
-
-
-def ngrams(ids: Sequence[int], n: int) -> Counter[tuple[int, ...]]:
-    """How often each n-gram occurs."""
-    return Counter(zip(*(islice(ids, start, None) for start in range(n))))
-
-
-def mean(values: Sequence[float]) -> float:
-    """The arithmetic mean."""
-    return sum(values) / len(values)
+        counts = Counter(zip(*(islice(ids, start, None) for start in range(n))))
+        every.update(counts)
+        repeated = sum(count for count in counts.values() if count > 1)
+        shares.append(repeated / counts.total() if counts else 0.0)
+    return math.fsum(shares) / len(shares), len(every) / every.total() if every else 1.0
 
 
 def probe_metrics(

@@ -192,3 +192,13 @@ def settled(train: TrainConfig, questions: int) -> TrainConfig:
     if train.warmup_ratio is not None:
         warmup = math.ceil(Fraction(str(train.warmup_ratio)) * steps)
     return replace(train, steps=steps, warmup=warmup)
+
+
+def lr_at(step: int, config: TrainConfig) -> float:
+    """Learning rate of a step (from 0): a linear rise over `warmup` steps, then constant, or a cosine to 0."""
+    if step < config.warmup:
+        return config.lr * (step + 1) / config.warmup
+    if config.schedule == "constant":
+        return config.lr
+    done = (step - config.warmup) / max(1, config.steps - config.warmup)
+    return config.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))

@@ -57,6 +57,7 @@ class Algorithm(ABC):
     """What one way of training samples, learns from and logs. All ranks call each method together."""
 
     on_policy: ClassVar[bool] = True  # learns from responses that the server samples by the weights being trained
+    logged: Any = ("tokens",)  # names of `BatchLoss.sums`; "tokens" is among them
 
     @abstractmethod
     def check(self, inputs: TrainingInputs) -> None:
@@ -74,6 +75,9 @@ class Algorithm(ABC):
     def load(self, inputs: TrainingInputs, parallel: SequenceParallel) -> tuple[Any, ShardedEma | None]:
         """The student's engine and, where one is kept, the moving average of its weights; its own engines besides."""
 
+    def bind(self, run: TrainingRun) -> None:  # noqa: B027 - most have nothing to do
+        """Once the engines are there, before any checkpoint is loaded into them."""
+
     @abstractmethod
     def examples(self, run: TrainingRun, step: Step) -> list[Example]:
         """The step's prompts and responses, equal on all ranks."""
@@ -81,16 +85,12 @@ class Algorithm(ABC):
     def batching(self, run: TrainingRun) -> Batching:
         """How the step is cut into micro-batches and its tokens are weighted: by default the mean over all tokens."""
         train = run.config.train
-        return Batching(Limits(train.micro, train.micro_tokens, train.packing), pad=run.pad)
+        limits = Limits(train.micro, train.micro_tokens, train.packing)
+        return Batching(limits, pad=run.pad, parallel=run.parallel, device=run.ranks.device)
 
     @abstractmethod
     def targets(self, run: TrainingRun, step: Step) -> Targets:
         """What the loss of each of this rank's micro-batches is computed from."""
-
-    @property
-    @abstractmethod
-    def logged(self) -> tuple[str, ...]:
-        """Names of `BatchLoss.sums`; "tokens" is among them."""
 
     @abstractmethod
     def loss(self, run: TrainingRun, batch: MicroBatch, target: Any) -> BatchLoss:
@@ -138,11 +138,10 @@ class TrainingRun(TrainingInputs):
     pad: int = 0
     extras: dict[str, Any] = field(default_factory=dict)  # JSON: of the checkpoint loaded, then of those saved
     parallel: SequenceParallel = ALONE  # the ranks that compute one sequence together
+    guards: Guards = field(init=False)  # signs of collapse: `train` sets them up from where the checkpoint left them
 
-    @cached_property
-    def guards(self) -> Guards:
-        """Signs of collapse, from where the checkpoint left them."""
-        return Guards(self.config.guard, self.extras.get("guards"))
+    def __post_init__(self) -> None:
+        self.algorithm.bind(self)
 
     @cached_property
     def gap_bound(self) -> GapBound:
@@ -150,13 +149,3 @@ class TrainingRun(TrainingInputs):
         model, server = self.config.model, self.config.server
         layers = self.student.module.lm.config.get_text_config().num_hidden_layers
         return bound_of((model.dtype, server.dtype or model.dtype), layers, self.config.train.sync_tolerance)
-
-    @property
-    def group(self) -> int:
-        """This rank's data-parallel group."""
-        return self.ranks.rank // self.parallel.size
-
-    @property
-    def groups(self) -> int:
-        """Data-parallel groups: ranks that compute one sequence together are one."""
-        return self.ranks.world // self.parallel.size

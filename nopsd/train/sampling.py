@@ -6,7 +6,7 @@ from (seed, step, uid): a resumed run samples what the unbroken one would have.
 Each rollout carries the server's log-probs; the training forward gives the trainer's own for the same tokens, so every
 step compares all of them at no cost, before the weights move (`check_gap`). What that can't cover (the sync after the
 last step; a distillation temperature other than 1; responses sampled ahead, by other weights than those that train) is
-probed with one short response (`check_served`).
+probed with one short response (`serve`).
 
 With `train.ahead: 1` (one step off-policy) the server samples step t+1 while step t trains, so by the
 weights before step t: the first step's responses are of its own version, all later ones of the version before.
@@ -26,7 +26,7 @@ from typing import Any
 import torch
 
 from nopsd.config import Config, SamplingConfig
-from nopsd.engine.broadcast import broadcast_from_rank0
+from nopsd.engine.distributed import broadcast_from_rank0
 from nopsd.errors import ServerError, StaleWeightsError
 from nopsd.rollout.logprob_gap import Gap, GapBound
 from nopsd.rollout.types import Rollout
@@ -37,14 +37,14 @@ from nopsd.train.run import Step, TrainingRun
 
 PROBE_TOKENS = 64
 FEW = 3.0  # the mean of a short response's gaps varies so much more than that of a step's
+SEEDS = 1_000_003  # steps have seeds of their own, for the client to combine with the uid
 PENDING = "pending"  # its name among a checkpoint's extras
 
 
 class Sampler:
     """The rollouts of one step after the other: `sample(t)`, `begin(t + 1)`, the training of step t, `finish()`.
 
-    Without `train.ahead`, `begin` and `finish` do nothing; for an algorithm that isn't on-policy nothing does. Use as a
-    context manager: on leaving it, what is still being sampled is given up.
+    Without `train.ahead`, `begin` and `finish` do nothing; for an algorithm that isn't on-policy nothing does.
     """
 
     def __init__(self, run: TrainingRun) -> None:
@@ -101,10 +101,8 @@ class Sampler:
         if self._given_up.is_set():
             raise ServerError("the next step's rollouts were given up: the run is ending")
 
-    def __enter__(self) -> Sampler:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
+    def close(self) -> None:
+        """Give up what is still being sampled."""
         self._given_up.set()  # the thread's requests that have not been sent won't be: it ends soon
 
 
@@ -140,7 +138,7 @@ def ask(run: TrainingRun, step: int, version: int, progress: Callable[..., None]
         [run.student_prompts[uid] for uid in uids],
         request_names(uids),
         SamplingConfig(train.n, train.temperature, train.top_p, train.top_k, train.max_response),
-        step_seed(train.seed, step),
+        train.seed * SEEDS + step,
         expected_version=version,
         logprobs=True,
         **({} if progress is None else {"progress": progress}),
@@ -148,11 +146,6 @@ def ask(run: TrainingRun, step: int, version: int, progress: Callable[..., None]
     rollouts = [rollout for row in rows for rollout in row]
     check_rollouts(rollouts, version)
     return [asdict(rollout) for rollout in rollouts]
-
-
-def step_seed(seed: int, step: int) -> int:
-    """One integer of (seed, step), for the client to combine with the uid."""
-    return seed * 1_000_003 + step
 
 
 def check_rollouts(rollouts: Sequence[Rollout], version: int) -> None:
@@ -167,22 +160,20 @@ def check_rollouts(rollouts: Sequence[Rollout], version: int) -> None:
             raise ServerError(f"the response to {rollout.uid} was aborted on the server: resume the run")
 
 
-def due(config: Config, version: int) -> bool:
-    """Whether the sync of this version is to be verified."""
-    every = config.train.sync_check_every
-    return every > 0 and (version % every == 0 or version == config.train.steps)
-
-
-def covered(config: Config, version: int) -> bool:
-    """Whether a step trains on responses that the weights of this version sampled, at a temperature of 1."""
-    sampled_ahead = config.train.ahead > 0 and version > 0
-    return config.distill.temperature == 1.0 and version < config.train.steps and not sampled_ahead
+def checked_by(config: Config, version: int) -> str | None:
+    """What verifies the sync of this version: None where it isn't due; "step", if a step trains on responses that
+    these weights sampled, at a temperature of 1; else "probe"."""
+    train = config.train
+    if train.sync_check_every <= 0 or (version % train.sync_check_every and version != train.steps):
+        return None
+    sampled_ahead = train.ahead > 0 and version > 0
+    return "step" if config.distill.temperature == 1.0 and version < train.steps and not sampled_ahead else "probe"
 
 
 def check_gap(config: Config, bound: GapBound, gap: Gap, version: int) -> None:
     """StaleWeightsError if served and trained log-probs of this step's responses are farther apart than rounding takes
     them."""
-    if not covered(config, version) or not due(config, version) or not (passed := bound.passed_by(gap)):
+    if checked_by(config, version) != "step" or not (passed := bound.passed_by(gap)):
         return
     raise StaleWeightsError(
         f"step {version}: served and trained log-probs differ by {passed}: the server doesn't hold the trainer's "
@@ -190,12 +181,15 @@ def check_gap(config: Config, bound: GapBound, gap: Gap, version: int) -> None:
     )
 
 
-def check_served(run: TrainingRun, rollouts: Sequence[Rollout], version: int) -> None:
-    """Compare served and trained log-probs of one short response, where the next step's can't. Collective."""
-    if not rollouts:
+def serve(run: TrainingRun, rollouts: Sequence[Rollout], version: int) -> None:
+    """Have the server sample by the present weights; where no step can verify that, compare served and trained
+    log-probs of one short response, of `rollouts` the first. Collective."""
+    if run.sync is not None:
+        run.sync.push(version=version)
+    if not rollouts or checked_by(run.config, version) != "probe":
         return
     rollout, response = rollouts[0], rollouts[0].response_ids[:PROBE_TOKENS]
-    if covered(run.config, version) or not due(run.config, version) or not response:
+    if not response:
         return
     from nopsd.rollout.served_weights import verify_served
 

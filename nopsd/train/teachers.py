@@ -12,11 +12,11 @@ takes part, in step: each call is a collective.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,10 +25,22 @@ from nopsd.config import Config
 from nopsd.engine.distributed import Ranks
 from nopsd.engine.ema import squared_distance
 from nopsd.engine.lora import STUDENT, TEACHER, adapter_parameters, computing_with, lora_layers, squared_change
-from nopsd.engine.packed_attention import Segments
+from nopsd.engine.packed_attention import Context, Segments
 from nopsd.train.batches import Side
-from nopsd.train.context_states import PrefixCache, Reader
+from nopsd.train.context_states import (
+    Prefix,
+    PrefixCache,
+    Prefixes,
+    nothing,
+    plan_prefixes,
+    prefixes,
+    starts_of,
+    suffixes,
+)
 from nopsd.train.losses.head import gathered_weight, response_hidden
+
+# ids [B, T], rows [N] and segments to hidden states [N, H]; collective where the model is sharded
+Forward = Callable[[Tensor, Tensor, Segments | None], Tensor]
 
 
 class TeacherStates(NamedTuple):
@@ -41,28 +53,98 @@ class TeacherStates(NamedTuple):
     mix: tuple[Tensor, None, float] | None = None
 
 
-class Teacher(Protocol):
-    """What the loop asks of a teacher."""
+@dataclass
+class Reader:
+    """One model's hidden states of a step's sides. `shared`: several sequences of a step may begin alike."""
+
+    forward: Forward
+    ranks: Ranks
+    shared: bool
+    cache: PrefixCache | None = None
+    fills: int = 0  # contexts computed
+    hits: int = 0  # sequences read behind one that was there already
+
+    @torch.no_grad()  # type: ignore[untyped-decorator]
+    def read(self, sides: Sequence[Side], student: Sequence[Side] = ()) -> list[Tensor]:
+        """Hidden states `[N, H]` of each side. Every rank must call it, and runs as many forwards as the others.
+
+        `student`: the student's sides of the same micro-batches; one with the same ids is read whole, as it reads.
+        """
+        if not sides or sides[0].segments is None or not (self.shared or self.cache):
+            return [self.forward(side.ids_BT, side.rows_N, side.segments) for side in sides]
+        chosen = self._chosen(sides[0].ids_BT)
+        same = [torch.equal(side.ids_BT, own.ids_BT) for side, own in zip(sides, student)] or [False] * len(sides)
+        found = [nothing(side) if whole else prefixes(side) for side, whole in zip(sides, same)]
+        plan = plan_prefixes(found, chosen, self.shared)
+        held = dict(self.cache.held) if self.cache else {}
+        passes = len(sides) + len({p.key for of_side in plan for p in of_side if p} - held.keys())
+        most = int(self.ranks.all_max(torch.tensor([passes])))
+        states = self._read(sides, plan, held)
+        for _ in range(most - passes):
+            self._record(sides[0].ids_BT[:, :1])
+        return states
+
+    def _read(self, sides: Sequence[Side], plan: Sequence[Prefixes], held: dict[bytes, Context]) -> list[Tensor]:
+        last = {p.key: place for place, found in enumerate(plan) for p in found if p}
+        states = []
+        for place, (side, found) in enumerate(zip(sides, plan)):
+            for prefix, start in zip(found, starts_of(side)):
+                if prefix is None:
+                    continue
+                if prefix.key in held:
+                    self.hits += 1
+                else:
+                    held[prefix.key] = self._fill(prefix, side.ids_BT[:, start : start + prefix.tokens])
+            states.append(self.forward(*suffixes(side, found, held)))
+            for key in [key for key in held if last.get(key) == place]:
+                del held[key]  # the last reference, unless it is kept
+        return states
+
+    def _fill(self, prefix: Prefix, ids_1C: Tensor) -> Context:
+        context = self._record(ids_1C)
+        self.fills += 1
+        if self.cache is not None:
+            self.cache.admit(prefix.key, context)
+        return context
+
+    def _record(self, ids_1C: Tensor) -> Context:
+        """A pass over one prefix alone; of one token where a rank has nothing to do while others compute."""
+        context = Context()
+        self.forward(ids_1C, ids_1C.new_empty(0), Segments((ids_1C.shape[1],), recorded=(context,)))
+        return context
+
+    def _chosen(self, ids_1S: Tensor) -> frozenset[bytes]:
+        if self.cache is None:
+            return frozenset()
+        if self.cache.chosen is not None:
+            return self.cache.chosen
+        return self.cache.choose(self._record(ids_1S[:, :1]).nbytes)  # what a token takes, measured
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """`readers`: what computes its hidden states; with `mix`, of a trust region, the student's own come last.
+
+    `weight()`: the whole output weight `[V, H]` while the block lasts; None if it is the student's own.
+    `squared_distance(rank)`: this rank's share of ‖θ − teacher‖²; the sum over ranks is the whole. A mixed teacher
+    counts as its base.
+    """
+
+    readers: tuple[Reader, ...]
+    weight: Callable[[], AbstractContextManager[Tensor | None]]
+    squared_distance: Callable[[int], float]
+    mix: float | None = None
 
     def hidden(self, sides: Sequence[Side], student: Sequence[Side] = ()) -> list[TeacherStates]:
         """Of one prompt's sides, the teacher's own or another's, in all the micro-batches of a step.
 
         `student`: the student's sides of these micro-batches (`Reader.read`).
         """
-        ...
-
-    def weight(self) -> AbstractContextManager[Tensor | None]:
-        """The whole output weight `[V, H]` while the block lasts; None if it is the student's own."""
-        ...
-
-    def squared_distance(self, rank: int) -> float:
-        """This rank's share of ‖θ − teacher‖²; the sum over ranks is the whole. A mixed teacher counts as its base."""
-        ...
-
-    @property
-    def readers(self) -> tuple[Reader, ...]:
-        """What it computes hidden states with, for the log."""
-        ...
+        states = self.readers[0].read(sides, student)
+        if self.mix is None:
+            return [TeacherStates(hidden_NH) for hidden_NH in states]
+        own = self.readers[1].read(sides, student)
+        return [TeacherStates(base_NH, (own_NH, None, self.mix)) for base_NH, own_NH in zip(states, own, strict=True)]
 
 
 def teacher_of(
@@ -80,100 +162,32 @@ def teacher_of(
     kind, several = config.teacher.kind, config.train.n > 1
     own = Reader(partial(own_hidden, student), ranks, several)
     if kind == "live":
-        return LiveTeacher(student, own)
+        return Teacher((own,), nullcontext, lambda rank: 0.0)
     budget = config.teacher.context_mib * 2**20
     cache = PrefixCache(prompts, budget, groups) if budget and kind != "ema" and config.train.packing else None
-    base: Teacher
+    adapter = TEACHER if kind == "ema" else None  # under LoRA: the averaged one, or none (the base model)
+    forward: Forward = partial(adapter_hidden, student, adapter)
+    weight: Callable[[], AbstractContextManager[Tensor | None]] = nullcontext  # an adapted model's head never is
     if engine is not None:
-        base = EngineTeacher(student, Reader(partial(response_hidden, engine), ranks, several, cache), engine)
+        forward, weight = partial(response_hidden, engine), partial(gathered_weight, engine)
+    readers = (Reader(forward, ranks, several, cache),)
+    distance = partial(distance_from, student, engine, adapter)
+    if kind == "trust_region":
+        return Teacher((*readers, own), weight, distance, config.teacher.mix)
+    return Teacher(readers, weight, distance)
+
+
+def distance_from(student: Any, engine: Any | None, adapter: str | None, rank: int) -> float:
+    """This rank's share of ‖θ − θ̄‖²: between engines; between adapters; or of what the only adapter changes."""
+    lm = student.module.lm
+    if engine is not None:
+        found: float = squared_distance(dict(lm.named_parameters()), dict(engine.module.named_parameters()), rank)
+    elif adapter is not None:
+        found = squared_distance(adapter_parameters(lm, STUDENT), adapter_parameters(lm, adapter), rank)
     else:
-        adapter = TEACHER if kind == "ema" else None
-        base = AdapterTeacher(
-            student, Reader(partial(adapter_hidden, student, adapter), ranks, several, cache), adapter
-        )
-    return TrustRegionTeacher(base, own, config.teacher.mix) if kind == "trust_region" else base
-
-
-@dataclass(frozen=True)
-class OneModel:
-    """A teacher that reads with one model's weights."""
-
-    student: Any
-    reader: Reader
-
-    def hidden(self, sides: Sequence[Side], student: Sequence[Side] = ()) -> list[TeacherStates]:
-        return [TeacherStates(hidden_NH) for hidden_NH in self.reader.read(sides, student)]
-
-    @property
-    def readers(self) -> tuple[Reader, ...]:
-        return (self.reader,)
-
-
-@dataclass(frozen=True)
-class EngineTeacher(OneModel):
-    """A second engine, frozen or following."""
-
-    engine: Any
-
-    def weight(self) -> AbstractContextManager[Tensor | None]:
-        return gathered_weight(self.engine)
-
-    def squared_distance(self, rank: int) -> float:
-        distance: float = squared_distance(parameters(self.student.module.lm), parameters(self.engine.module), rank)
-        return distance
-
-
-@dataclass(frozen=True)
-class LiveTeacher(OneModel):
-    """The student itself, under the teacher's prompt."""
-
-    def weight(self) -> AbstractContextManager[Tensor | None]:
-        return no_weight()
-
-    def squared_distance(self, rank: int) -> float:
-        return 0.0
-
-
-@dataclass(frozen=True)
-class AdapterTeacher(OneModel):
-    """The student's engine with another adapter, or with none (the base model). Its head is never adapted."""
-
-    adapter: str | None
-
-    def weight(self) -> AbstractContextManager[Tensor | None]:
-        return no_weight()
-
-    def squared_distance(self, rank: int) -> float:
-        """With an adapter, between the adapters' own tensors; without, between the weights they make."""
-        lm = self.student.module.lm
-        if self.adapter is not None:
-            found: float = squared_distance(adapter_parameters(lm, STUDENT), adapter_parameters(lm, self.adapter), rank)
-            return found
         change = squared_change(lm)
-        return change if rank == 0 else 0.0
-
-
-@dataclass(frozen=True)
-class TrustRegionTeacher:
-    """The frozen teacher's logits, drawn towards the student's by `mix`."""
-
-    base: Teacher
-    own: Reader
-    mix: float
-
-    def hidden(self, sides: Sequence[Side], student: Sequence[Side] = ()) -> list[TeacherStates]:
-        pairs = zip(self.base.hidden(sides, student), self.own.read(sides, student), strict=True)
-        return [TeacherStates(base.hidden_NH, (own_NH, None, self.mix)) for base, own_NH in pairs]
-
-    def weight(self) -> AbstractContextManager[Tensor | None]:
-        return self.base.weight()
-
-    def squared_distance(self, rank: int) -> float:
-        return self.base.squared_distance(rank)
-
-    @property
-    def readers(self) -> tuple[Reader, ...]:
-        return (*self.base.readers, self.own)
+        found = change if rank == 0 else 0.0
+    return found
 
 
 @torch.no_grad()  # type: ignore[untyped-decorator]
@@ -182,18 +196,10 @@ def own_hidden(student: Any, ids_BT: Tensor, rows_N: Tensor, segments: Segments 
 
     The engine is run from its root, as ZeRO-3 wants.
     """
-    training, nothing = student.training, ids_BT.new_empty(0, dtype=torch.float32)
+    training = student.training
     student.eval()  # without LoRA's dropout
     try:
-        return student(
-            input_ids_BT=ids_BT,
-            rows_N=rows_N,
-            teacher_hidden_NH=nothing,
-            teacher_weight_VH=None,
-            token_weight_N=nothing,
-            states_only=True,
-            segments=segments,
-        )
+        return student(input_ids_BT=ids_BT, rows_N=rows_N, segments=segments)
     finally:
         student.train(training)
 
@@ -206,20 +212,29 @@ def adapter_hidden(
         return own_hidden(student, ids_BT, rows_N, segments)
 
 
-@contextmanager
-def no_weight() -> Iterator[None]:
-    """The head takes the student's own weight, gathered there anyway."""
-    yield None
-
-
-def parameters(model: torch.nn.Module) -> Mapping[str, Any]:
-    """The model's parameters by name."""
-    return dict(model.named_parameters())
-
-
 def follower(student_lm: torch.nn.Module, engine: Any | None) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     """Which parameters the moving average follows, and which it writes: adapters alone where there are any."""
     if lora_layers(student_lm):
         return adapter_parameters(student_lm, STUDENT), adapter_parameters(student_lm, TEACHER)
     assert engine is not None
-    return parameters(student_lm), parameters(engine.module)
+    return dict(student_lm.named_parameters()), dict(engine.module.named_parameters())
+
+
+def context_metrics(readers: Sequence[Reader], ranks: Ranks) -> dict[str, float]:
+    """Since the last call: contexts computed and found there already, over all ranks; MiB held by the fullest.
+
+    Empty where nothing is ever reused. Collective. They tell of speed alone: a resumed run has other ones. Ranks that
+    compute a sequence together count it each.
+    """
+    if not any(reader.shared or reader.cache for reader in readers):
+        return {}
+    nbytes = sum(reader.cache.nbytes for reader in readers if reader.cache)
+    counts = [sum(r.fills for r in readers), sum(r.hits for r in readers), nbytes]
+    for reader in readers:
+        reader.fills = reader.hits = 0
+    fills, hits, held = torch.stack(ranks.gather(torch.tensor(counts))).unbind(1)
+    return {
+        "context/fills": float(fills.sum()),
+        "context/hits": float(hits.sum()),
+        "context/mib": float(held.max()) / 2**20,
+    }

@@ -21,9 +21,9 @@ from nopsd.engine.sequence_parallel import join
 from nopsd.errors import ArtefactError, UserError
 from nopsd.files import read_json, sha256_json
 from nopsd.rollout.weight_sync import open_weight_sync
-from nopsd.train import checkpoint
+from nopsd.train import resuming
 from nopsd.train.artefacts import EXPORT, RECORD
-from nopsd.train.checkpoint_files import keep_of
+from nopsd.train.checkpoint import FOLDER, keep_of
 from nopsd.train.export import export_model
 from nopsd.train.loop import train
 from nopsd.train.run import TrainingInputs, TrainingRun
@@ -80,10 +80,10 @@ def identity_of(inputs: TrainingInputs) -> dict[str, Any]:
 
 def resume(run: TrainingRun) -> tuple[int, int]:
     """Load the newest whole checkpoint, if any. Steps done and steps skipped. Collective."""
-    found = checkpoint.latest_valid(run.folder / checkpoint.FOLDER, run.identity, run.ranks)
+    found = resuming.latest_valid(run.folder / FOLDER, run.identity, run.ranks)
     if found is None:
         return 0, 0
-    checkpoint.load(run.student, run.ema, found, run.ranks)
+    resuming.load(run.student, run.ema, found, run.ranks)
     run.extras = found.extras
     return found.step, found.skipped
 
@@ -115,21 +115,21 @@ def load_best(run: TrainingRun) -> int:
     With `train.export: best`, the best one; after a guard's stop, the best, or the last of before the first sign.
     UserError if the run was stopped before it had one.
     """
-    train, stopped, folder = run.config.train, run.guards.stopped, run.folder / checkpoint.FOLDER
+    train, stopped, folder = run.config.train, run.guards.stopped, run.folder / FOLDER
     if not stopped and train.export == "last":
         return train.steps
     if not stopped:
-        best = checkpoint.best_valid(folder, run.identity, keep_of(train), run.ranks)
-        checkpoint.load(run.student, run.ema, best, run.ranks)
+        best = resuming.best_valid(folder, run.identity, keep_of(train), run.ranks)
+        resuming.load(run.student, run.ema, best, run.ranks)
         return best.step
-    found = checkpoint.last_healthy(folder, run.identity, keep_of(train, run.guards.last_good_step), run.ranks)
+    found = resuming.last_healthy(folder, run.identity, keep_of(train, run.guards.last_good_step), run.ranks)
     if found is None:
         raise UserError(
             f"training was stopped after {stopped.step} steps, and there is no checkpoint from before to keep: "
             f"{stopped.reason}. Try a smaller train.lr or another objective; a smaller train.checkpoint_every keeps "
             f"earlier weights; guard.stop=false only warns. Then start again with --redo train"
         )
-    checkpoint.load(run.student, run.ema, found, run.ranks)
+    resuming.load(run.student, run.ema, found, run.ranks)
     if run.ranks.is_main:
         log.warning("exporting the checkpoint of step %d", found.step)
     return found.step

@@ -20,8 +20,7 @@ from typing import Any
 
 import torch
 
-from nopsd.engine.broadcast import broadcast_from_rank0
-from nopsd.engine.distributed import Ranks
+from nopsd.engine.distributed import Ranks, broadcast_from_rank0
 from nopsd.errors import ArtefactError
 
 FOLDER = ".universal"

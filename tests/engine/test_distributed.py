@@ -1,5 +1,8 @@
-"""Collectives on 1, 2 and 4 real gloo ranks, and what `init_distributed` refuses."""
+"""Collectives on 1, 2 and 4 real gloo ranks, work of rank 0 for all, and what `init_distributed` refuses."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +18,15 @@ HERE = Path(__file__).parent
 def test_collectives_and_sharded_rows_on_1_2_4_ranks(run_ranks, tmp_path):
     """If this fails, ranks see different wholes, or e_y = E[y] is another token's row."""
     run_ranks(HERE / "worker_collectives.py", {"out": tmp_path}, 1, 2, 4)
+
+
+@pytest.mark.engine
+def test_slow_work_of_rank_0_trips_no_collective(free_port):
+    """Rollouts may take longer than dist.timeout_s; if this fails, the other ranks give up waiting for them."""
+    command = [sys.executable, str(HERE / "worker_slow_rank0.py"), str(free_port)]
+    environment = {**os.environ, "PYTHONPATH": str(HERE.parents[1]), "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, timeout=120, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
 
 
 def test_half_a_launcher_environment_is_refused(monkeypatch):

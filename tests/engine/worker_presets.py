@@ -32,9 +32,9 @@ class NextToken(torch.nn.Module):
 
     def forward(self, ids_BT, rows_N, own, segments):
         hidden_BTH = self.lm.base_model(**inputs_of(ids_BT, segments)).last_hidden_state
-        logits_NV = self.lm.get_output_embeddings()(own(hidden_BTH.flatten(0, 1)[rows_N]))
+        logits_NV = self.lm.get_output_embeddings()(hidden_BTH.flatten(0, 1)[rows_N][own])
         targets_N = ids_BT.flatten()[rows_N + 1]
-        return torch.nn.functional.cross_entropy(logits_NV.float(), own(targets_N), reduction="sum")
+        return torch.nn.functional.cross_entropy(logits_NV.float(), targets_N[own], reduction="sum")
 
 
 def ds_config_of(name, world, accumulation, nvme, folder, role="student"):
@@ -106,7 +106,7 @@ def run_case(ranks, job, folder, name, keys, shared_by=1):
         mine = micro_batches(batches[ranks.rank // shared_by :: groups], train.packing, step == 1)
         for index, (ids_BT, rows_N, segments) in enumerate(mine):
             engine.set_gradient_accumulation_boundary(index == len(mine) - 1)
-            loss = engine(ids_BT, rows_N, parallel.own, segments)
+            loss = engine(ids_BT, rows_N, slice(parallel.rank, None, parallel.size), segments)
             engine.backward(loss * ranks.world / sum(LENGTHS), scale_wrt_gas=False)
             total += loss.detach()
             if not gradients and engine.is_gradient_accumulation_boundary():

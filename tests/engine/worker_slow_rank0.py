@@ -10,7 +10,7 @@ import torch
 
 from nopsd.config import DistConfig
 from nopsd.engine import distributed
-from nopsd.engine.broadcast import broadcast_from_rank0
+from nopsd.engine.distributed import broadcast_from_rank0
 
 TIMEOUT_S = 2.0
 

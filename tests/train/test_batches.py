@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,10 +15,8 @@ from nopsd.train.batches import (
     Side,
     batch_uids,
     check_alignment,
-    loss_span,
     rank_micro_batches,
     sequence_weights,
-    with_aux_prompts,
 )
 from nopsd.train.planning import Limits
 
@@ -65,7 +64,7 @@ def test_a_shift_by_one_token_is_refused():
     batch = rank_micro_batches(step, 0, 1, Batching(Limits(1)))[0]
     shifted = Side(batch.teacher.ids_BT, batch.teacher.rows_N - 1)
     with pytest.raises(ValueError, match="teacher"):
-        check_alignment(batch.student, shifted, batch.targets_N)
+        check_alignment({"student": batch.student, "teacher": shifted}, batch.targets_N)
 
 
 def test_another_response_on_the_teachers_side_is_refused():
@@ -73,20 +72,19 @@ def test_another_response_on_the_teachers_side_is_refused():
     ids = batch.teacher.ids_BT.clone()
     ids[0, -1] = 9
     with pytest.raises(ValueError, match="teacher"):
-        check_alignment(batch.student, Side(ids, batch.teacher.rows_N), batch.targets_N)
+        check_alignment({"teacher": Side(ids, batch.teacher.rows_N)}, batch.targets_N)
 
 
 def test_auxiliary_prompts_are_followed_by_the_same_response():
     """Their rows must predict the very tokens the student's do, in dummies too, or another position is compared."""
-    step = with_aux_prompts(examples(3), {"ctx_only": {f"q{i}": [90 + i] * (i + 1) for i in range(3)}}, ["ctx_only"])
+    step = [replace(e, aux_prompts={"ctx_only": [90 + i] * (i + 1)}) for i, e in enumerate(examples(3))]
     for rank in range(4):  # one runs a dummy
         for batch in rank_micro_batches(step, rank, 4, Batching(Limits(1))):
-            side = batch.to("cpu").aux["ctx_only"]
+            side = batch.aux["ctx_only"]
             assert side.ids_BT.flatten()[side.rows_N + 1].tolist() == batch.targets_N.tolist()
             if batch.weights_N.any():
                 index = int(side.ids_BT[0, 0]) - 90
                 assert side.rows_N[0] == index and batch.targets_N.tolist() == step[index].response
-    assert with_aux_prompts(examples(1), {"ctx_only": {"q0": [1]}}, [])[0].aux_prompts == {}
 
 
 def test_a_rectangle_is_padded_on_the_right_where_causal_attention_never_looks():
@@ -119,7 +117,10 @@ def test_a_packed_row_holds_no_padding():
     ],
 )
 def test_skipped_and_capped_positions_carry_no_loss(tokens, skip, most, expected):
-    assert list(loss_span(tokens, skip, most)) == expected
+    step = [Example("q", [90], [91], list(range(tokens))), Example("other", [90], [91], list(range(20, 29)))]
+    (batch,) = rank_micro_batches(step, 0, 1, Batching(Limits(2), skip_first=skip, max_tokens=most))
+    counted = batch.targets_N[batch.weights_N > 0].tolist()
+    assert [i for i in counted if i < 20] == expected
 
 
 @pytest.mark.parametrize(
@@ -154,7 +155,7 @@ def test_aggregations(aggregation, expected):
 def test_the_weighted_sum_does_not_depend_on_the_split(aggregation, ranks, micro, tokens, packed):
     """Σ weight·ℓ with ℓ = the token's id: the same number for every ranks × micro-batches (13.4)."""
     step = examples(7)
-    spans = [loss_span(len(e.response), 1, 6) for e in step]
+    spans = [range(1, min(6, len(e.response))) for e in step]
     weights = sequence_weights([len(s) for s in spans], aggregation)
     whole = sum(w * sum(e.response[t] for t in s) for e, s, w in zip(step, spans, weights))
     split = sum(
@@ -180,9 +181,10 @@ def test_a_step_whose_tokens_are_all_masked_has_weight_zero_and_still_runs():
 @pytest.mark.parametrize("size", [2, 3])
 def test_ranks_that_share_a_sequence_share_its_loss_rows(size):
     """Each row of the loss once, with its own target, on every side: counted twice, the gradient would double."""
-    step = with_aux_prompts(examples(3), {"ctx_only": {f"q{i}": [90 + i] for i in range(3)}}, ["ctx_only"])
+    step = [replace(e, aux_prompts={"ctx_only": [90 + i]}) for i, e in enumerate(examples(3))]
     whole = rank_micro_batches(step, 0, 1, Batching(Limits(4)))[0]
-    shares = [whole.share(SequenceParallel(None, rank, size)) for rank in range(size)]
+    places = [SequenceParallel(None, rank, size) for rank in range(size)]
+    shares = [rank_micro_batches(step, 0, 1, Batching(Limits(4), parallel=place))[0] for place in places]
     for share in shares:
         for side in (share.student, share.teacher, share.aux["ctx_only"]):
             assert side.ids_BT.flatten()[side.rows_N + 1].tolist() == share.targets_N.tolist()

@@ -14,8 +14,8 @@ import torch
 from nopsd.engine.distributed import Ranks
 from nopsd.errors import ArtefactError, UserError
 from nopsd.files import sha256_file
-from nopsd.train import checkpoint
-from nopsd.train.checkpoint_files import tag_of, write_mark
+from nopsd.train import checkpoint, resuming
+from nopsd.train.checkpoint import commit, tag_of
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
 
@@ -26,7 +26,7 @@ def make(folder: Path, step: int, ranks: int = 1, identity: dict[str, Any] | Non
     (path / "zero_pp_rank_0_mp_rank_00_optim_states.pt").write_bytes(b"weights")
     (path / "random_rank_00000.safetensors").write_bytes(b"random")
     files = {p.name: sha256_file(p) for p in path.iterdir()}
-    write_mark(
+    commit(
         path,
         {
             "step": step,
@@ -42,17 +42,17 @@ def make(folder: Path, step: int, ranks: int = 1, identity: dict[str, Any] | Non
 
 
 def test_the_newest_whole_checkpoint_is_found(tmp_path: Path):
-    assert checkpoint.latest_valid(tmp_path, {"a": 1}, ALONE) is None
+    assert resuming.latest_valid(tmp_path, {"a": 1}, ALONE) is None
     for step in (2, 4):
         make(tmp_path, step)
-    found = checkpoint.latest_valid(tmp_path, {"a": 1}, ALONE)
+    found = resuming.latest_valid(tmp_path, {"a": 1}, ALONE)
     assert found is not None and (found.step, found.skipped) == (4, 1)
 
 
 def test_an_unfinished_one_is_passed_over_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     make(tmp_path, 2)
     (make(tmp_path, 4) / checkpoint.COMMITTED).unlink()
-    found = checkpoint.latest_valid(tmp_path, {"a": 1}, ALONE)
+    found = resuming.latest_valid(tmp_path, {"a": 1}, ALONE)
     assert found is not None and found.step == 2 and "step_00000004" in caplog.text
 
 
@@ -61,7 +61,7 @@ def test_a_damaged_one_is_passed_over_and_named(tmp_path: Path, caplog: pytest.L
     make(tmp_path, 2)
     victim = make(tmp_path, 4) / "random_rank_00000.safetensors"
     victim.write_bytes(b"rundom") if harm == "change" else victim.unlink()
-    found = checkpoint.latest_valid(tmp_path, {"a": 1}, ALONE)
+    found = resuming.latest_valid(tmp_path, {"a": 1}, ALONE)
     assert found is not None and found.step == 2
     assert "step_00000004" in caplog.text and "random_rank_00000.safetensors" in caplog.text
 
@@ -69,7 +69,7 @@ def test_a_damaged_one_is_passed_over_and_named(tmp_path: Path, caplog: pytest.L
 def test_another_runs_checkpoint_is_refused_naming_the_difference(tmp_path: Path):
     make(tmp_path, 2, identity={"train.lr": 1.0})
     with pytest.raises(ArtefactError, match=r"train\.lr: 1\.0 there, 2\.0 asked"):
-        checkpoint.latest_valid(tmp_path, {"train": {"lr": 2.0}}, ALONE)
+        resuming.latest_valid(tmp_path, {"train": {"lr": 2.0}}, ALONE)
 
 
 def test_another_number_of_ranks_is_told_to_the_loader_and_its_files_are_all_checked(
@@ -77,20 +77,20 @@ def test_another_number_of_ranks_is_told_to_the_loader_and_its_files_are_all_che
 ):
     """Broken if one rank would trust files that ranks which are no more have written."""
     make(tmp_path, 2, ranks=4)
-    found = checkpoint.latest_valid(tmp_path, {"a": 1}, ALONE)
+    found = resuming.latest_valid(tmp_path, {"a": 1}, ALONE)
     assert found is not None and found.ranks == 4
     (tmp_path / "step_00000002" / "zero_pp_rank_3_mp_rank_00_optim_states.pt").write_bytes(b"not of this checkpoint")
-    assert checkpoint.latest_valid(tmp_path, {"a": 1}, ALONE) is None and "zero_pp_rank_3" in caplog.text
+    assert resuming.latest_valid(tmp_path, {"a": 1}, ALONE) is None and "zero_pp_rank_3" in caplog.text
 
 
 def test_another_number_of_ranks_is_refused_where_deepspeed_cannot_cut_anew(tmp_path: Path):
     """Optimizer states on NVMe: broken if the run went on from fresh moments."""
     make(tmp_path, 2, ranks=4)
-    found = checkpoint.latest_valid(tmp_path, {"a": 1}, ALONE)
+    found = resuming.latest_valid(tmp_path, {"a": 1}, ALONE)
     assert found is not None
     engine = SimpleNamespace(zero_nvme_offload_optimizer=lambda: True)
     with pytest.raises(ArtefactError, match=r"dist\.ranks=4"):
-        checkpoint.load(engine, None, found, ALONE)
+        resuming.load(engine, None, found, ALONE)
 
 
 def test_each_rank_hashes_its_own_files_and_together_all(tmp_path: Path):

@@ -1,4 +1,4 @@
-"""Which checkpoints stay, what the score is, and what a checkpoint needs of the disk: no engines."""
+"""Which checkpoints stay, by which score, and what a checkpoint needs of the disk: no engines."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from nopsd.config import TrainConfig
-from nopsd.train.checkpoint_files import LOWER_IS_BETTER, Keep, Score, keep_of, marks, prune, tag_of, write_mark
+from nopsd.train.checkpoint import LOWER_IS_BETTER, Keep, commit, keep_of, marks, mean_score, prune, tag_of
 
 
 def make(folder: Path, scores: dict[int, float | None], by: str = "loss") -> None:
     for step, score in scores.items():
         (folder / tag_of(step)).mkdir(parents=True)
         (folder / tag_of(step) / "shard").write_bytes(b"x")
-        write_mark(
+        commit(
             folder / tag_of(step),
             {
                 "step": step,
@@ -69,14 +69,11 @@ def test_half_written_and_garbled_ones_go_once_a_whole_one_is_there(tmp_path: Pa
     assert steps(tmp_path) == [4] and [m["step"] for m in marks(tmp_path)] == [4]
 
 
-def test_the_score_is_the_mean_since_the_last_checkpoint():
-    """Broken if steps before the last checkpoint, or a skipped step's NaN, count."""
-    score = Score("loss")
-    assert score.take() is None
-    for value in (1.0, math.nan, 4.0):
-        score.add({"loss": value, "reverse_kl": 9.0})
-    score.add({})
-    assert score.take() == 2.5 and score.take() is None
+def test_the_score_is_the_mean_of_the_steps_that_have_it():
+    """Broken if a skipped step's NaN counts, or a step that has no such number."""
+    assert mean_score([], "loss") is None and mean_score([{"loss": math.nan}], "loss") is None
+    rows = [{"loss": value, "reverse_kl": 9.0} for value in (1.0, math.nan, 4.0)]
+    assert mean_score([*rows, {}], "loss") == 2.5
 
 
 def test_every_score_a_config_may_name_has_a_direction():

@@ -19,10 +19,11 @@ from nopsd.stages.registry import STAGES
 from nopsd.train import context_states
 from nopsd.train.algorithms.distill import Distillation
 from nopsd.train.batches import Batching, Example, MicroBatch, Side, rank_micro_batches
-from nopsd.train.context_states import PrefixCache, Reader, context_metrics, key_of, plan_prefixes, prefixes, suffixes
+from nopsd.train.context_states import PrefixCache, key_of, plan_prefixes, prefixes, suffixes
+from nopsd.train.losses.fused_linear import DistillInputs
 from nopsd.train.losses.head import DistillModel, response_hidden
 from nopsd.train.planning import Limits
-from nopsd.train.teachers import teacher_of
+from nopsd.train.teachers import Reader, context_metrics, teacher_of
 from tests.models import qwen3
 
 HERE = Path(__file__).parent
@@ -241,9 +242,7 @@ def loss_and_gradient(dtype: torch.dtype, whole: bool, n: int = 1) -> tuple[floa
         found = engine(
             input_ids_BT=batch.student.ids_BT,
             rows_N=batch.student.rows_N,
-            teacher_hidden_NH=states.hidden_NH,
-            teacher_weight_VH=weight,
-            token_weight_N=batch.weights_N,
+            loss_inputs=DistillInputs(states.hidden_NH, weight, batch.weights_N),
             segments=batch.student.segments,
         )
     found.loss.backward()

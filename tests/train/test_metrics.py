@@ -7,7 +7,7 @@ import pytest
 from nopsd.data.reading import AnswerReader
 from nopsd.data.records import Question
 from nopsd.rollout.types import Rollout
-from nopsd.train.metrics import distinct_ngrams, probe_metrics, repeated_ngrams
+from nopsd.train.metrics import probe_metrics, repetition
 
 
 def rollout(text: str, sample: int) -> Rollout:
@@ -41,11 +41,11 @@ def naive(ids: list[int], n: int) -> float:
 
 def test_repeated_and_distinct_4grams_against_counting_by_hand():
     """Broken if the first occurrence isn't counted, responses are mixed up, or short ones divide by zero."""
-    assert repeated_ngrams([[1, 2, 3, 4, 5, 1, 2, 3, 4]]) == pytest.approx(2 / 6)
-    assert repeated_ngrams([[7] * 50]) == 1.0 and repeated_ngrams([list(range(50))]) == 0.0
-    assert repeated_ngrams([[1, 2, 3], [], [7] * 5]) == pytest.approx(1 / 3)
-    assert repeated_ngrams([[1, 2, 3, 4], [1, 2, 3, 4]]) == 0.0  # alike, but neither repeats itself
-    assert distinct_ngrams([[1, 2, 3, 4], [1, 2, 3, 4]]) == 0.5 and distinct_ngrams([[1], []]) == 1.0
+    assert repetition([[1, 2, 3, 4, 5, 1, 2, 3, 4]])[0] == pytest.approx(2 / 6)
+    assert repetition([[7] * 50])[0] == 1.0 and repetition([list(range(50))])[0] == 0.0
+    assert repetition([[1, 2, 3], [], [7] * 5])[0] == pytest.approx(1 / 3)
+    assert repetition([[1, 2, 3, 4], [1, 2, 3, 4]])[0] == 0.0  # alike, but neither repeats itself
+    assert repetition([[1, 2, 3, 4], [1, 2, 3, 4]])[1] == 0.5 and repetition([[1], []])[1] == 1.0
     source = random.Random(0)
     responses = [[source.randrange(3) for _ in range(source.randrange(40))] for _ in range(20)]
-    assert repeated_ngrams(responses) == pytest.approx(sum(naive(r, 4) for r in responses) / 20)
+    assert repetition(responses)[0] == pytest.approx(sum(naive(r, 4) for r in responses) / 20)

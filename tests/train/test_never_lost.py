@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from nopsd.engine.distributed import Ranks
-from nopsd.train import checkpoint
+from nopsd.train import resuming
 from nopsd.train.checkpoint import COMMITTED, tag_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.engine]
@@ -71,11 +71,11 @@ def test_harm_to_any_file_is_found_and_the_one_before_is_taken(
     for name in names:
         caplog.clear()
         harm(newest / name, how)
-        found = checkpoint.latest_valid(tmp_path / "checkpoints", {"test": 1}, ALONE)
+        found = resuming.latest_valid(tmp_path / "checkpoints", {"test": 1}, ALONE)
         assert found is not None and found.step == 2, name
         assert tag_of(4) in caplog.text and (name in caplog.text), caplog.text
         shutil.copyfile(source / tag_of(4) / name, newest / name)
-    whole = checkpoint.latest_valid(tmp_path / "checkpoints", {"test": 1}, ALONE)
+    whole = resuming.latest_valid(tmp_path / "checkpoints", {"test": 1}, ALONE)
     assert whole is not None and (whole.step, whole.ranks) == (4, 2)
 
 
@@ -88,7 +88,7 @@ def test_no_flipped_bit_of_the_mark_goes_unseen(lost: Any, tmp_path: Path):
         data = bytearray(true)
         data[place] ^= 1
         (path / COMMITTED).write_bytes(data)
-        assert checkpoint.latest_valid(tmp_path, {"test": 1}, ALONE) is None, place
+        assert resuming.latest_valid(tmp_path, {"test": 1}, ALONE) is None, place
 
 
 def test_a_run_whose_checkpoints_are_all_damaged_starts_afresh_rather_than_crash(lost: Any, tmp_path: Path):
@@ -96,7 +96,7 @@ def test_a_run_whose_checkpoints_are_all_damaged_starts_afresh_rather_than_crash
     shutil.copytree(lost[0] / "two" / "checkpoints", tmp_path / "c")
     for path in (tmp_path / "c").glob("step_*"):
         (path / COMMITTED).write_bytes(b"\xff\xfe{not json")
-    assert checkpoint.latest_valid(tmp_path / "c", {"test": 1}, ALONE) is None
+    assert resuming.latest_valid(tmp_path / "c", {"test": 1}, ALONE) is None
 
 
 @pytest.fixture(autouse=True)

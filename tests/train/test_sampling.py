@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -78,7 +79,7 @@ def test_the_next_step_is_sampled_while_this_one_trains_and_by_the_weights_befor
     """Broken if `begin` waits, if a step is asked twice, or if a step asks for a version that no longer is there."""
     server = SlowServer()
     server.let.set()
-    with Sampler(run_of(1, server)) as samples:
+    with closing(Sampler(run_of(1, server))) as samples:
         assert responses(sampled(samples, 0)) == [[0], [0]]
         server.let.clear()
         samples.begin(1)  # comes back though the server doesn't answer: step 0 trains now
@@ -100,7 +101,7 @@ def test_strictly_on_policy_nothing_is_begun():
     """The default: broken if a rollout of other weights than the step's gets in."""
     server = SlowServer()
     server.let.set()
-    with Sampler(run_of(0, server)) as samples:
+    with closing(Sampler(run_of(0, server))) as samples:
         for step in range(3):
             server.version = step
             assert sampled(samples, step)[0].policy_version == step
@@ -114,13 +115,13 @@ def test_a_checkpoint_holds_what_was_sampled_ahead():
     """Broken if a resumed run would ask again, of other weights."""
     server = SlowServer()
     server.let.set()
-    with Sampler(run_of(1, server)) as samples:
+    with closing(Sampler(run_of(1, server))) as samples:
         sampled(samples, 0)
         samples.begin(1)
         samples.finish(Clock())
         extras = samples.extras()
         held = samples.pending
-    with Sampler(run_of(1, server, extras)) as again:
+    with closing(Sampler(run_of(1, server, extras))) as again:
         assert sampled(again, 1) == held and len(server.asked) == 2
     extras[PENDING]["rollouts"][0]["policy_version"] = 1
     with pytest.raises(StaleWeightsError, match="version 1, expected 0"):
@@ -135,7 +136,7 @@ def test_a_failure_in_the_background_comes_out_before_the_weights_are_pushed(how
         server.error = ServerError("gone")
     else:
         server.version = 7
-    with Sampler(run_of(1, server)) as samples:
+    with closing(Sampler(run_of(1, server))) as samples:
         samples.begin(1)
         with pytest.raises(ServerError if how == "raises" else StaleWeightsError, match="gone|version 7, expected 0"):
             samples.finish(Clock())
@@ -144,7 +145,7 @@ def test_a_failure_in_the_background_comes_out_before_the_weights_are_pushed(how
 def test_training_that_fails_does_not_wait_for_the_rollouts_begun():
     """Broken if the command would hang, its error unsaid, until a server that is slow or hangs has answered."""
     server, started = SlowServer(), time.monotonic()
-    with pytest.raises(ValueError, match="of training"), Sampler(run_of(1, server)) as samples:
+    with pytest.raises(ValueError, match="of training"), closing(Sampler(run_of(1, server))) as samples:
         samples.begin(1)
         raise ValueError("of training")
     assert time.monotonic() - started < 5

@@ -13,10 +13,11 @@ from nopsd.config import Config, DistillConfig, LoraConfig, TeacherConfig
 from nopsd.engine.distributed import Ranks
 from nopsd.engine.lora import STUDENT, adapter_parameters, add_lora
 from nopsd.train.batches import MicroBatch, Side
-from nopsd.train.losses.divergence import reverse_kl
+from nopsd.train.losses.fused_linear import DistillInputs
 from nopsd.train.losses.head import DistillModel
 from nopsd.train.teachers import teacher_of
 from tests.models import qwen3
+from tests.train.losses.reference import reverse_kl
 
 HERE = Path(__file__).parent
 ALONE = Ranks(0, 1, torch.device("cpu"))
@@ -195,14 +196,8 @@ def test_a_trust_region_mixes_logits_and_not_probabilities(mix: float):
     batch = MicroBatch(side(PROMPT), side(TEACHER_PROMPT), torch.tensor(RESPONSE), weights, torch.zeros(4))
     states = teacher.hidden([batch.teacher])[0]
     with teacher.weight() as weight:
-        result = engine(
-            input_ids_BT=batch.student.ids_BT,
-            rows_N=batch.student.rows_N,
-            teacher_hidden_NH=states.hidden_NH,
-            teacher_weight_VH=weight,
-            token_weight_N=batch.weights_N,
-            teacher_mix=states.mix,
-        )
+        inputs = DistillInputs(states.hidden_NH, weight, batch.weights_N, teacher_mix=states.mix)
+        result = engine(input_ids_BT=batch.student.ids_BT, rows_N=batch.student.rows_N, loss_inputs=inputs)
     torch.testing.assert_close(result.loss, expected, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(
         torch.autograd.grad(result.loss, list(student.parameters())), gradient, rtol=1e-4, atol=1e-6

@@ -16,15 +16,16 @@ import torch
 from nopsd.config import Config, LoraConfig, SamplingConfig, TeacherConfig
 from nopsd.engine.distributed import Ranks
 from nopsd.rollout.types import Rollout
-from nopsd.train import checkpoint, context_states
+from nopsd.train import checkpoint, context_states, resuming
 from nopsd.train.batches import Batching, Example, rank_micro_batches
-from nopsd.train.context_states import PrefixCache, Reader, context_metrics
-from nopsd.train.loop import micro_batches, train
+from nopsd.train.context_states import PrefixCache
+from nopsd.train.loop import train
 from nopsd.train.losses.head import response_hidden
-from nopsd.train.losses.targets import CTX_ONLY, RANDOM_CTX
+from nopsd.train.losses.tile import CTX_ONLY, RANDOM_CTX
 from nopsd.train.metrics import Clock
 from nopsd.train.planning import Limits
 from nopsd.train.run import Step, TrainingRun
+from nopsd.train.teachers import Reader, context_metrics
 
 sys.path.insert(0, str(Path(__file__).parent))
 import worker_engines as engines  # noqa: E402
@@ -71,6 +72,7 @@ def config_of(kind: str, r: int = 0, target: str = "teacher", contrast: str | No
 def build(config: Config, job: dict[str, Any], ranks: Ranks, name: str) -> TrainingRun:
     d = engines.build(config, Path(job["models"]) / "tied", Path(job["out"]) / name, ranks)
     d.client, d.algorithm.aux_prompts = Client(), AUX
+    d.algorithm.bind(d)
     return d
 
 
@@ -87,9 +89,9 @@ def case_kinds(job: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
         rollouts = [r for rs in Client().generate(prompts, uids, SamplingConfig(n=2), 9) for r in rs]
         step = Step(3, uids, rollouts, Clock())
         step.examples = d.algorithm.examples(d, step)
-        step.batches = micro_batches(d, step.examples)
+        step.batches = rank_micro_batches(step.examples, ranks.rank, ranks.world, d.algorithm.batching(d))
         behind = everything(d, step)
-        counts = context_metrics(d.algorithm.teacher(d).readers, ranks)
+        counts = context_metrics(d.algorithm.teacher.readers, ranks)
         context_states.SHORTEST = NEVER
         whole = everything(d, step)
         worst = max(float((a - b).abs().max()) for a, b in zip(behind, whole, strict=True))
@@ -112,7 +114,7 @@ def case_resume(job: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
     config = config_of("frozen", steps=6)
     config.train.n, config.train.keep_checkpoints = 1, 3
     d = build(config, job, ranks, "resume")
-    (kept,) = [reader.cache for reader in d.algorithm.teacher(d).readers]
+    (kept,) = [reader.cache for reader in d.algorithm.teacher.readers]
     token = 2 * 2 * 2 * 16 * 4  # two layers' keys and values of two heads of width 16, in float32
     kept.budget = 40 * token  # for about half of what the ranks are asked
     train(d)
@@ -122,11 +124,11 @@ def case_resume(job: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
     if ranks.is_main:
         (folder / checkpoint.tag_of(6) / checkpoint.COMMITTED).unlink()
     ranks.barrier()
-    start = checkpoint.latest_valid(folder, {"test": 1}, ranks)
+    start = resuming.latest_valid(folder, {"test": 1}, ranks)
     assert start is not None
     again = build(config, job, ranks, "resume")
-    again.algorithm.teacher(again).readers[0].cache.budget = 40 * token
-    checkpoint.load(again.student, again.ema, start, ranks)
+    again.algorithm.teacher.readers[0].cache.budget = 40 * token
+    resuming.load(again.student, again.ema, start, ranks)
     train(again, start.step, start.skipped)
     return {
         "rows": rows,

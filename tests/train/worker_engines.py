@@ -19,7 +19,7 @@ from nopsd.config import Config, DistConfig, SamplingConfig, TeacherConfig, Trai
 from nopsd.data.prompts import TeacherPrompt
 from nopsd.engine.distributed import Ranks, init_distributed, shutdown_distributed
 from nopsd.rollout.types import Rollout
-from nopsd.train import checkpoint, loop
+from nopsd.train import checkpoint, loop, resuming
 from nopsd.train.algorithms.distill import Distillation, load_engines
 from nopsd.train.export import export_model, probe_logits
 from nopsd.train.loop import train
@@ -214,14 +214,14 @@ def case_resume(model: Path, out: Path, ranks: Ranks) -> dict[str, Any]:
         victim = next((folder / checkpoint.tag_of(4)).glob("*zero_pp_rank_1_*optim_states.pt"))
         damage(victim, b"torn")
     ranks.barrier()
-    found = checkpoint.latest_valid(folder, identity, ranks)
+    found = resuming.latest_valid(folder, identity, ranks)
     assert found is not None
     d = build(config, model, out / "resume", ranks)
-    checkpoint.load(d.student, d.ema, found, ranks)
+    resuming.load(d.student, d.ema, found, ranks)
     train(d, found.step, found.skipped)
     refused = ""
     try:
-        checkpoint.latest_valid(folder, {"test": 2}, ranks)
+        resuming.latest_valid(folder, {"test": 2}, ranks)
     except Exception as error:
         refused = str(error)
     return {
@@ -251,7 +251,8 @@ def case_export(model: Path, out: Path, ranks: Ranks) -> dict[str, Any]:
     train(d)
     lm, probe = d.student.module.lm, STUDENT_PROMPTS["q0"]
     difference = export_model(lm, model, out / "export", probe, ranks)
-    in_parts = export_model(lm, model, out / "export_parts", probe, ranks, shard_bytes=30_000)
+    export.SHARD_BYTES = 30_000
+    in_parts = export_model(lm, model, out / "export_parts", probe, ranks)
     true_gather, refused = export.gather, ""
     export.gather = lambda tensor, ranks: None if (t := true_gather(tensor, ranks)) is None else t * 1.01
     try:

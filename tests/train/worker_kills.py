@@ -42,7 +42,7 @@ from nopsd.errors import ServerError
 from nopsd.files import read_json, write_json
 from nopsd.network import free_port
 from nopsd.rollout.types import Rollout
-from nopsd.train import checkpoint, checkpoint_files, export, loop, sampling, trainer
+from nopsd.train import checkpoint, export, loop, resuming, sampling, trainer
 from nopsd.train.algorithms import distill
 from nopsd.train.metrics_log import MetricsLog
 from nopsd.train.run import TrainingInputs
@@ -52,17 +52,17 @@ LEARNING = threading.Event()
 PATIENCE_S = 20.0  # for the other ranks to end by themselves, once one is dead
 PLACES: dict[str, tuple[Any, str]] = {
     "engines": (distill, "load_engines"),
-    "load": (checkpoint, "load"),
+    "load": (resuming, "load"),
     "ahead": (sampling, "ask"),
     "rollout": (sampling.Sampler, "sample"),
-    "teacher": (loop, "micro_batches"),  # which the teacher reads next
+    "teacher": (loop, "rank_micro_batches"),  # which the teacher reads next
     "step": (loop, "learn"),
     "metrics": (loop, "step_metrics"),
     "shard": (TorchCheckpointEngine, "save"),
     "rank_state": (checkpoint, "save_rank_state"),
-    "hashes": (checkpoint_files, "hashes"),
-    "mark": (checkpoint_files, "write_mark"),
-    "remove": (checkpoint_files, "remove"),
+    "hashes": (checkpoint, "hashes"),
+    "mark": (checkpoint, "commit"),
+    "remove": (checkpoint, "remove"),
     "export": (trainer, "export_model"),
     "weights": (export, "save_file"),
     "verify": (export, "verify"),

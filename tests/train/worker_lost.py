@@ -25,8 +25,8 @@ from worker_engines import STUDENT_PROMPTS, Rows, build, config_of, whole
 from nopsd.engine.distributed import Ranks
 from nopsd.engine.ds_config import FOLDERS
 from nopsd.errors import UserError
-from nopsd.train import checkpoint
-from nopsd.train.checkpoint_files import Score, keep_of
+from nopsd.train import checkpoint, loop, resuming
+from nopsd.train.checkpoint import keep_of
 from nopsd.train.export import export_model
 from nopsd.train.loop import train
 from nopsd.train.trainer import load_best
@@ -50,7 +50,7 @@ def write_ds_config(out: Path) -> None:
 def everything(d: Any) -> dict[str, dict[str, torch.Tensor]]:
     """Float32 weights, both moments and the average of the weights, whole."""
     average = {}
-    for name, shard in d.ema.state().items():
+    for name, shard in d.ema.master.items():
         flat = torch.cat(d.ranks.gather(shard))
         average[name] = flat[: d.ema.student[name].ds_numel].clone()
     return {"fp32": whole(d), "exp_avg": whole(d, "exp_avg"), "exp_avg_sq": whole(d, "exp_avg_sq"), "ema": average}
@@ -75,9 +75,9 @@ def resumed(model: Path, out: Path, ranks: Ranks) -> dict[str, Any]:
         (folder / ".universal").mkdir()  # as a killed start leaves it
     ranks.barrier()
     d = build(config(out), model, folder.parent, ranks)
-    found = checkpoint.latest_valid(folder, {"test": 1}, ranks)
+    found = resuming.latest_valid(folder, {"test": 1}, ranks)
     assert found is not None
-    checkpoint.load(d.student, d.ema, found, ranks)
+    resuming.load(d.student, d.ema, found, ranks)
     left = sorted(p.name for p in folder.iterdir())
     state, streams = everything(d), random_states(ranks)
     train(d, found.step, found.skipped)
@@ -100,15 +100,15 @@ def best(model: Path, out: Path, ranks: Ranks) -> dict[str, Any]:
     d = build(settings, model, out / "best", ranks)
     path: list[Any] = []
     d.progress = lambda done, total, **info: path.append(whole(d))
-    true_take, scores = Score.take, iter(SCORES)
-    Score.take = lambda self: next(scores)  # type: ignore[method-assign]
+    true_metrics, scores = loop.step_metrics, iter(SCORES)
+    loop.step_metrics = lambda *args: {**true_metrics(*args), "loss": next(scores)}  # of each step, so each checkpoint
     train(d)
-    Score.take = true_take  # type: ignore[method-assign]
+    loop.step_metrics = true_metrics
     folder = out / "best" / "checkpoints"
     kept = sorted(p.name for p in folder.iterdir())
     step = load_best(d)
     export_model(d.student.module.lm, model, out / "best" / "export", STUDENT_PROMPTS["q0"], ranks)
-    newest = checkpoint.latest_valid(folder, d.identity, ranks)
+    newest = resuming.latest_valid(folder, d.identity, ranks)
     return {
         "path": path,
         "kept": kept,
@@ -138,10 +138,10 @@ def disk_full(model: Path, out: Path, ranks: Ranks) -> dict[str, Any]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     errors = ranks.all_gather_json(error)
     left = sorted(p.name for p in folder.iterdir())
-    found = checkpoint.latest_valid(folder, d.identity, ranks)
+    found = resuming.latest_valid(folder, d.identity, ranks)
     assert found is not None
     d = build(settings, model, out / "full", ranks)
-    checkpoint.load(d.student, d.ema, found, ranks)
+    resuming.load(d.student, d.ema, found, ranks)
     d.log = Rows()
     train(d, found.step, found.skipped)
     return {

@@ -21,7 +21,7 @@ from worker_engines import Rows, build, config_of, whole
 
 from nopsd.engine.distributed import Ranks
 from nopsd.errors import UserError
-from nopsd.train import checkpoint, loop
+from nopsd.train import loop, resuming
 from nopsd.train.run import Step
 
 POISON = {1: (1, "loss"), 3: (0, "gradient"), 5: (1, "loss"), 6: (0, "loss")}  # step: rank, what
@@ -92,12 +92,12 @@ def case(dtype: str, model: Path, out: Path, ranks: Ranks) -> dict[str, Any]:
 
 def went_on(config: Any, model: Path, folder: Path, ranks: Ranks) -> dict[str, Any]:
     """From the last checkpoint in fresh engines: with steps that are still bad, then with none."""
-    found = checkpoint.latest_valid(folder / "checkpoints", {"test": 1}, ranks)
+    found = resuming.latest_valid(folder / "checkpoints", {"test": 1}, ranks)
     assert found is not None
     ends, true_learn = [], loop.learn
     for plan in (POISON, {}):
         d = build(config, model, folder, ranks)
-        checkpoint.load(d.student, d.ema, found, ranks)
+        resuming.load(d.student, d.ema, found, ranks)
         d.extras, d.log = found.extras, Rows()
         poison(d, ranks, plan)
         ends.append({"errors": ranks.all_gather_json(run(d, found.step, found.skipped)), "rows": list(d.log)})

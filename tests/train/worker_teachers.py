@@ -16,7 +16,7 @@ from nopsd.config import Config, LoraConfig, TeacherConfig
 from nopsd.engine.distributed import Ranks
 from nopsd.engine.lora import STUDENT, TEACHER, adapter_parameters, computing_with
 from nopsd.rollout.weight_source import WeightSource
-from nopsd.train import checkpoint
+from nopsd.train import checkpoint, resuming
 from nopsd.train.export import export_model, probe_logits
 from nopsd.train.loop import train
 from nopsd.train.run import TrainingRun
@@ -135,10 +135,10 @@ def case_lora_ema(job: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
 
 def resumed(config: Config, job: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
     """Fresh engines, the newest committed checkpoint, and on to the end."""
-    found = checkpoint.latest_valid(Path(job["out"]) / "lora_ema" / "checkpoints", {"test": 1}, ranks)
+    found = resuming.latest_valid(Path(job["out"]) / "lora_ema" / "checkpoints", {"test": 1}, ranks)
     assert found is not None
     d = build(config, job, ranks, "lora_ema")
-    checkpoint.load(d.student, d.ema, found, ranks)
+    resuming.load(d.student, d.ema, found, ranks)
     train(d, found.step, found.skipped)
     lm = d.student.module.lm
     return {

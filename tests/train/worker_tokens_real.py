@@ -17,8 +17,7 @@ from typing import Any
 from nopsd.config import Config, GrpoConfig, PromptConfig, SamplingConfig, ServerConfig, TrainConfig
 from nopsd.data.prompts import PromptRenderer, load_tokenizer
 from nopsd.data.reading import AnswerReader
-from nopsd.engine.broadcast import broadcast_from_rank0
-from nopsd.engine.distributed import Ranks
+from nopsd.engine.distributed import Ranks, broadcast_from_rank0
 from nopsd.lab.world import DOMAINS, make_split
 from nopsd.train.algorithms.grpo import Grpo
 from nopsd.train.algorithms.sft import Finetuning

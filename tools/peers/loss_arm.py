@@ -43,13 +43,12 @@ def arm_of(name: str, chunk: int) -> Callable[..., Tensor]:
 def nopsd(h: Tensor, w: Tensor, th: Tensor, tw: Tensor, chunk: int, log: bool) -> Tensor:
     """The loss as trained with; `log`: with the statistics of the training log, which `learn` always asks for."""
     from nopsd.config import DistillConfig
-    from nopsd.train.losses.fused_linear import fused_linear_divergence
+    from nopsd.train.losses.fused_linear import DistillInputs, fused_linear_divergence
 
     config = DistillConfig(logit_chunk=chunk) if chunk else DistillConfig()
     target_N = torch.zeros(len(h), dtype=torch.int64) if log else None
-    return fused_linear_divergence(
-        h, w, th, tw, torch.ones(len(h)), config, target_N=target_N, with_statistics=log
-    ).loss
+    inputs = DistillInputs(th, tw, torch.ones(len(h)), target_N, with_statistics=log)
+    return fused_linear_divergence(h, w, inputs, config).loss
 
 
 def products(h: Tensor, w: Tensor, th: Tensor, tw: Tensor, chunk: int) -> Tensor:

@@ -24,6 +24,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import torch
@@ -41,14 +42,14 @@ from nopsd.engine.student import load_student
 from nopsd.errors import DataError
 from nopsd.files import sha256_json
 from nopsd.train.batches import Batching, Example, MicroBatch
-from nopsd.train.context_states import SHORTEST, context_metrics
+from nopsd.train.context_states import SHORTEST
+from nopsd.train.losses.fused_linear import DistillInputs
 from nopsd.train.losses.head import DistillModel
-from nopsd.train.losses.targets import BASE, OTHER_PROMPTS, auxiliaries
-from nopsd.train.losses.tile import STATISTICS
-from nopsd.train.metrics import BatchLoss, mean
+from nopsd.train.losses.tile import BASE, OTHER_PROMPTS, STATISTICS, auxiliaries
+from nopsd.train.metrics import BatchLoss
 from nopsd.train.planning import Limits, check_budget
 from nopsd.train.run import Algorithm, Step, Targets, TrainingInputs, TrainingRun
-from nopsd.train.teachers import Teacher, TeacherStates, follower, teacher_of
+from nopsd.train.teachers import Teacher, TeacherStates, context_metrics, follower, teacher_of
 
 
 class Target(NamedTuple):
@@ -66,11 +67,12 @@ class Distillation(Algorithm):
     `style_ids`: tokens of style rather than substance, for the log.
     """
 
+    logged = (*STATISTICS, "style_kl")
     teacher_prompts: Mapping[str, TeacherPrompt]
     aux_prompts: Mapping[str, Mapping[str, list[int]]] = field(default_factory=dict)
     style_ids: tuple[int, ...] = ()
     teacher_engine: Any = None
-    _teacher: Teacher | None = None
+    teacher: Teacher = field(init=False)
 
     def check(self, inputs: TrainingInputs) -> None:
         """Each selected question has its prompts, and some fit in the budget of tokens."""
@@ -102,19 +104,17 @@ class Distillation(Algorithm):
         student, self.teacher_engine, ema = load_engines(inputs.config, inputs.model_path, inputs.ranks, parallel)
         return student, ema
 
-    def teacher(self, run: TrainingRun) -> Teacher:
+    def bind(self, run: TrainingRun) -> None:
         """The configured teacher, whatever it computes with."""
-        if self._teacher is None:
-            readings = [{uid: prompt.ids for uid, prompt in self.teacher_prompts.items()}, *self.aux_prompts.values()]
-            asked = run.student_prompts  # what the student reads itself is read whole
-            prompts = [r[uid] for uid in sorted(run.selected) for r in readings if r[uid] != asked[uid]]
-            self._teacher = teacher_of(run.config, run.student, self.teacher_engine, run.ranks, prompts, run.groups)
-        return self._teacher
+        readings = [{uid: prompt.ids for uid, prompt in self.teacher_prompts.items()}, *self.aux_prompts.values()]
+        asked = run.student_prompts  # what the student reads itself is read whole
+        prompts = [r[uid] for uid in sorted(run.selected) for r in readings if r[uid] != asked[uid]]
+        groups = run.ranks.world // run.parallel.size
+        self.teacher = teacher_of(run.config, run.student, self.teacher_engine, run.ranks, prompts, groups)
 
     def examples(self, run: TrainingRun, step: Step) -> list[Example]:
         """Each rollout with both of its prompts; the response's ids go through untouched."""
         asked = [uid for uid in step.uids for _ in range(run.config.train.n)]
-        wanted = [name for name in auxiliaries(run.config.distill) if name in self.aux_prompts]
         return [
             Example(
                 uid,
@@ -122,7 +122,7 @@ class Distillation(Algorithm):
                 self.teacher_prompts[uid].ids,
                 rollout.response_ids,
                 rollout.logprobs,
-                {name: self.aux_prompts[name][uid] for name in wanted},
+                {name: prompts[uid] for name, prompts in self.aux_prompts.items()},
             )
             for uid, rollout in zip(asked, step.rollouts, strict=True)
         ]
@@ -131,13 +131,14 @@ class Distillation(Algorithm):
         """By what the teacher computes too, and as the objective averages."""
         train, loss = run.config.train, run.config.distill
         once_from = SHORTEST + 1 if train.n > 1 else None  # of a prompt's tokens the last is computed with the response
-        owners = any(reader.cache is not None for reader in self.teacher(run).readers)
+        owners = any(reader.cache is not None for reader in self.teacher.readers)
         limits = Limits(train.micro, train.micro_tokens, train.packing, once_from, owners)
-        return Batching(limits, loss.aggregation, run.pad, loss.skip_first_tokens, loss.max_loss_tokens)
+        span = (loss.skip_first_tokens, loss.max_loss_tokens)
+        return Batching(limits, loss.aggregation, run.pad, *span, run.parallel, run.ranks.device)
 
     def targets(self, run: TrainingRun, step: Step) -> Targets:
         """The teacher's hidden states `[N, H]`, and those of its weights on the objective's other prompts."""
-        teacher, batches = self.teacher(run), step.batches
+        teacher, batches = self.teacher, step.batches
         own = [batch.student for batch in batches]
         with step.clock("teacher"):
             states = teacher.hidden([batch.teacher for batch in batches], own)
@@ -148,25 +149,21 @@ class Distillation(Algorithm):
                     other[name] = found.hidden_NH
         return Targets([Target(*pair) for pair in zip(states, others, strict=True)])
 
-    @property
-    def logged(self) -> tuple[str, ...]:
-        """The fused loss's statistics, and the reverse KL on style tokens."""
-        return (*STATISTICS, "style_kl")
-
     def loss(self, run: TrainingRun, batch: MicroBatch, target: Target) -> BatchLoss:
         """The fused divergence of student and teacher at the response's tokens."""
-        with self.teacher(run).weight() as teacher_weight_VH:
+        with self.teacher.weight() as teacher_weight_VH:
+            inputs = DistillInputs(
+                target.teacher.hidden_NH,
+                teacher_weight_VH,
+                batch.weights_N,
+                batch.targets_N,
+                batch.served_N,
+                target.aux_hidden,
+                target.teacher.mix,
+            )
+            side = batch.student
             result = run.student(
-                input_ids_BT=batch.student.ids_BT,
-                rows_N=batch.student.rows_N,
-                teacher_hidden_NH=target.teacher.hidden_NH,
-                teacher_weight_VH=teacher_weight_VH,
-                token_weight_N=batch.weights_N,
-                target_N=batch.targets_N,
-                served_N=batch.served_N,
-                aux_hidden=target.aux_hidden,
-                teacher_mix=target.teacher.mix,
-                segments=batch.student.segments,
+                input_ids_BT=side.ids_BT, rows_N=side.rows_N, loss_inputs=inputs, segments=side.segments
             )
         style_ids = torch.tensor(self.style_ids, dtype=torch.long, device=batch.targets_N.device)
         style_N = (batch.weights_N > 0) & torch.isin(batch.targets_N, style_ids)
@@ -181,7 +178,7 @@ class Distillation(Algorithm):
 
     def metrics(self, run: TrainingRun, step: Step, sums: Mapping[str, float]) -> dict[str, float]:
         """Means over the tokens, the prompts' lengths, how far the teacher is and what its cache did."""
-        tokens, teacher = max(sums["tokens"], 1.0), self.teacher(run)
+        tokens, teacher = max(sums["tokens"], 1.0), self.teacher
         row = {name: sums[name] / tokens for name in STATISTICS if name not in NOT_LOGGED}
         row["entropy_gap"] = row["teacher_entropy"] - row["student_entropy"]
         whole_kl = row["reverse_kl"] * sums["tokens"]
@@ -191,9 +188,9 @@ class Distillation(Algorithm):
         distance = torch.tensor([teacher.squared_distance(run.ranks.rank)], dtype=torch.float64)
         return {
             **row,
-            "demos_kept_mean": mean([p.kept for p in prompts]),
-            "demos_offered_mean": mean([p.offered for p in prompts]),
-            "teacher_prompt_length": mean([len(p.ids) for p in prompts]),
+            "demos_kept_mean": fmean([p.kept for p in prompts]),
+            "demos_offered_mean": fmean([p.offered for p in prompts]),
+            "teacher_prompt_length": fmean([len(p.ids) for p in prompts]),
             "ema_distance": math.sqrt(float(run.ranks.all_sum(distance))),
             **context_metrics(teacher.readers, run.ranks),
         }
@@ -239,7 +236,7 @@ def load_engines(
     train, dtype, trusted = config.train, config.model.dtype, config.model.trust_remote_code
     check_training(model_path, config)
     torch.manual_seed(train.seed + ranks.rank)
-    student_config, teacher_config = role_configs(config, "cpu" if ranks.device.type == "cpu" else "gpu")
+    student_config, teacher_config = role_configs(config, ranks.device.type)
     kind, teacher = config.teacher.kind, None
     if kind != "live" and not train.lora.r:
         teacher = load_frozen(

@@ -12,19 +12,19 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from nopsd.engine.broadcast import broadcast_from_rank0
+from nopsd.engine.distributed import broadcast_from_rank0
 from nopsd.engine.ema import ShardedEma
 from nopsd.engine.sequence_parallel import SequenceParallel
 from nopsd.errors import DataError
 from nopsd.files import sha256_json
 from nopsd.train.algorithms.tokens import TokenAlgorithm, load_token_engine
 from nopsd.train.batches import Example
-from nopsd.train.metrics import mean
 from nopsd.train.planning import check_budget
 from nopsd.train.run import Step, Targets, TrainingInputs, TrainingRun
 
@@ -91,5 +91,5 @@ class Finetuning(TokenAlgorithm):
     def targets(self, run: TrainingRun, step: Step) -> Targets:
         """The same loss everywhere."""
         lengths = [len(e.response) for e in step.examples]
-        metrics = {"target_length_mean": mean(lengths), "target_length_max": max(lengths)}
+        metrics = {"target_length_mean": fmean(lengths), "target_length_max": max(lengths)}
         return Targets([NegativeLogLikelihood()] * len(step.batches), metrics)

@@ -15,7 +15,7 @@ The row's own sums divide P and Q, so Σp = Σq = 1 and no correction of `tile`'
 `kernel_of` names what does it: torch, over blocks of rows that stay in a cache; `cpu_kernel` (numba) for large
 float32 calls on a CPU; `triton_kernel` on a GPU. The last two keep z and y as they are between the two steps.
 
-In: logits [n, V] of both sides, V the vocabulary proper, float32 or float64. Other objectives: `support`.
+In: logits [n, V] of both sides, V the vocabulary proper, float32 or float64. Other objectives: `objective`.
 """
 
 from __future__ import annotations
@@ -32,10 +32,9 @@ import torch
 from torch import Tensor
 
 from nopsd.config import DistillConfig
-from nopsd.config.distill_rules import beyond_kernels
+from nopsd.config.distill_rules import PLAIN
 from nopsd.errors import ConfigError
-from nopsd.train.losses.divergence import canonical
-from nopsd.train.losses.tile import Tile, dot
+from nopsd.train.losses.tile import Tile, TileLoss, TileValues, canonical, clip_tokens, dot, largest, overlap
 
 MODULES = {"numba": "nopsd.train.losses.cpu_kernel", "triton": "nopsd.train.losses.triton_kernel"}
 # Logits of a call from which auto compiles: a fifth of a second less each time, and calls so large come by the hundred.
@@ -80,7 +79,7 @@ def kernel_of(config: DistillConfig, like: Tensor, elements: int) -> str | None:
     """What computes the loss's element-wise part.
 
     Args:
-        config: `distill.kernel`, and the objective.
+        config: `distill.kernel`, and the objective; its rules refuse a named kernel for what that has no code for.
         like: Logits of the tile's device and number format.
         elements: Logits of a side.
 
@@ -90,12 +89,10 @@ def kernel_of(config: DistillConfig, like: Tensor, elements: int) -> str | None:
     Raises:
         ConfigError: `distill.kernel` names one that can't do what is asked of it here.
     """
-    name = config.kernel
-    if beyond_kernels(config):
-        if name not in ("auto", "torch"):
-            raise ConfigError(
-                f"distill.kernel={name} has no code for {', '.join(beyond_kernels(config))}: set distill.kernel=auto"
-            )
+    name = config.kernel  # the config's rules refuse a named kernel for an objective that it has no code for
+    if config.divergence not in ("reverse_kl", "forward_kl", "jsd") or any(
+        getattr(config, key) != value for key, value in PLAIN.items()
+    ):
         return None
     if name == "auto":
         if like.is_cuda and find_spec("triton") is not None:
@@ -114,69 +111,54 @@ def kernel_of(config: DistillConfig, like: Tensor, elements: int) -> str | None:
     return name
 
 
-def block_rows(kernel: str | None, vocab_size: int, device: torch.device, rows: int) -> int:
-    """Rows to be handled at a time, at least 1."""
-    if kernel == "triton":
-        return max(1, rows)
-    elements = BLOCK_ELEMENTS[kernel or "torch"] if device.type == "cpu" else GPU_BLOCK_ELEMENTS
-    return max(1, min(rows, elements // vocab_size))
+def full_support_loss(tile: Tile, config: DistillConfig, kernel: str) -> TileLoss:
+    """The loss of one tile; its gradient by the student's logits takes their place.
+
+    Args:
+        tile: Raw logits [n, V]; overwritten.
+        config: The objective.
+        kernel: As `kernel_of` has it.
+    """
+    assert tile.token_weight is not None
+    tops = sampled = None
+    if tile.with_statistics:
+        tops = largest(tile.student), largest(tile.teacher)
+    if tile.target is not None and (tile.with_statistics or config.is_clip is not None):
+        sampled = tuple(logits.gather(-1, tile.target[:, None]) for logits in (tile.student, tile.teacher))
+    measured = measure(tile, config, kernel, tops and (tops[0].values[:, 0], tops[1].values[:, 0]))
+    found: dict[str, Tensor] = {}
+    if tops is not None:
+        names = {"reverse_kl": measured.reverse, "forward_kl": measured.forward}
+        names |= {"student_entropy": measured.student_entropy, "teacher_entropy": measured.teacher_entropy}
+        found = {name: value for name, value in names.items() if value is not None}
+        sides = zip((measured.student, measured.teacher), tops)
+        found |= overlap(tops[0].ids, tops[1].ids, *(side.log_probs(top.values) for side, top in sides))
+    if sampled is not None:
+        found["student_logprob"] = measured.student.log_probs(sampled[0])[:, 0]
+        found["teacher_logprob"] = measured.teacher.log_probs(sampled[1])[:, 0]
+    values = TileValues(measured.loss, tile.student, measured.reverse, measured.forward)
+    clipped = clip_tokens(values, tile, config, measured.student_entropy, found.get("student_logprob"))
+    measured.gradient(tile.token_weight / config.temperature * clipped.factor)
+    return TileLoss(tile.token_weight.dot(clipped.loss), found | clipped.found)
 
 
-def measure(
-    tile: Tile, config: DistillConfig, kernel: str, *, wanted: bool, tops: Tops | None = None
-) -> DivergenceResult:
+def measure(tile: Tile, config: DistillConfig, kernel: str, tops: Tops | None = None) -> DivergenceResult:
     """Losses of a tile of logits, and what its gradient is formed from.
 
     Args:
         tile: Raw logits [n, V]; torch overwrites them and needs both scratches.
         config: Divergence and temperature.
         kernel: As `kernel_of` has it.
-        wanted: Both KLs and the entropies too.
         tops: The rows' largest logits, if known.
     """
     tops = tops or (tile.student.amax(-1), tile.teacher.amax(-1))
     tops = tops[0].contiguous(), tops[1].contiguous()  # numba compiles again for every other layout
-    if kernel == "torch":
-        return _by_torch(tile, tops, config, wanted)
-    return _by_kernel(import_module(MODULES[kernel]), tile, tops, config)
-
-
-def _by_kernel(kernel: Any, tile: Tile, tops: Tops, config: DistillConfig) -> DivergenceResult:
-    """`kernel`: the module `cpu_kernel` or `triton_kernel`."""
-    kind, tau, dtype = canonical(config.divergence, config.beta), config.temperature, tile.student.dtype
-    sides = tile.student, tile.teacher, tops
-    S, R, Ps, Qt, Pd, Qd = kernel.sums(*sides, tau).unbind(-1)
-    log_S, log_R = S.log(), R.log()
-    c = log_S - log_R
-    reverse, forward = Pd / S - c, c - Qd / R
-
-    def gradient(scale_n: Tensor) -> None:
-        if kind == "reverse_kl":
-            kernel.reverse_gradient(*sides, c + reverse, scale_n / S, tau)
-        elif kind == "forward_kl":
-            kernel.forward_gradient(*sides, scale_n / S, scale_n / R, tau)
-        else:
-            kernel.jsd_gradient(*sides, c, to_mixture, (1 - beta) * scale_n / S, beta, tau)
-
-    loss = reverse if kind == "reverse_kl" else forward
-    if kind == "jsd":
-        beta = config.beta
-        to_mixture, teacher_part = kernel.mixture_sums(*sides, c, beta, tau).unbind(-1)
-        to_mixture = to_mixture / S
-        loss = beta * (teacher_part / R + forward) + (1 - beta) * to_mixture
-    normalisers = Normaliser(tops[0], log_S, tau), Normaliser(tops[1], log_R, tau)
-    statistics = (reverse, forward, log_S - Ps / S, log_R - Qt / R)
-    return DivergenceResult(loss.to(dtype), gradient, *normalisers, *(value.to(dtype) for value in statistics))
-
-
-def _by_torch(tile: Tile, tops: Tops, config: DistillConfig, wanted: bool) -> DivergenceResult:
+    if kernel != "torch":
+        return _by_kernel(import_module(MODULES[kernel]), tile, tops, config)
     assert tile.second_scratch is not None
-    kind, tau, student_nV, teacher_nV = (
-        canonical(config.divergence, config.beta),
-        config.temperature,
-        tile.student,
-        tile.teacher,
-    )
+    kind, tau = canonical(config.divergence, config.beta), config.temperature
+    student_nV, teacher_nV = tile.student, tile.teacher
+    wanted = tile.with_statistics or config.mask_high_entropy is not None  # both KLs and the entropies
     P, S = _exponentials(student_nV, tops[0], tau, tile.scratch)
     Q, R = _exponentials(teacher_nV, tops[1], tau, tile.second_scratch)
     log_S, log_R = S.double().log(), R.double().log()
@@ -207,6 +189,34 @@ def _by_torch(tile: Tile, tops: Tops, config: DistillConfig, wanted: bool) -> Di
         found.loss = beta * (dot(Q, ratio) / R + forward) + (1 - beta) * to_mixture
         found.gradient = lambda scale_n: _ratio_gradient(ratio, to_mixture, P, (1 - beta) * scale_n / S)
     return found
+
+
+def _by_kernel(kernel: Any, tile: Tile, tops: Tops, config: DistillConfig) -> DivergenceResult:
+    """`kernel`: the module `cpu_kernel` or `triton_kernel`."""
+    kind, tau, dtype = canonical(config.divergence, config.beta), config.temperature, tile.student.dtype
+    sides = tile.student, tile.teacher, tops
+    S, R, Ps, Qt, Pd, Qd = kernel.sums(*sides, tau).unbind(-1)
+    log_S, log_R = S.log(), R.log()
+    c = log_S - log_R
+    reverse, forward = Pd / S - c, c - Qd / R
+
+    def gradient(scale_n: Tensor) -> None:
+        if kind == "reverse_kl":
+            kernel.reverse_gradient(*sides, c + reverse, scale_n / S, tau)
+        elif kind == "forward_kl":
+            kernel.forward_gradient(*sides, scale_n / S, scale_n / R, tau)
+        else:
+            kernel.jsd_gradient(*sides, c, to_mixture, (1 - beta) * scale_n / S, beta, tau)
+
+    loss = reverse if kind == "reverse_kl" else forward
+    if kind == "jsd":
+        beta = config.beta
+        to_mixture, teacher_part = kernel.mixture_sums(*sides, c, beta, tau).unbind(-1)
+        to_mixture = to_mixture / S
+        loss = beta * (teacher_part / R + forward) + (1 - beta) * to_mixture
+    normalisers = Normaliser(tops[0], log_S, tau), Normaliser(tops[1], log_R, tau)
+    statistics = (reverse, forward, log_S - Ps / S, log_R - Qt / R)
+    return DivergenceResult(loss.to(dtype), gradient, *normalisers, *(value.to(dtype) for value in statistics))
 
 
 def _exponentials(logits_nV: Tensor, top_n: Tensor, temperature: float, out_nV: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,8 +3,8 @@
     loss = Σ_n token_weight_n · D(softmax(h_n Wᵀ/τ), softmax(h'_n W'ᵀ/τ))
 
 h, W the student's hidden states and output weight, h', W' the teacher's. For each tile of `logit_chunk` tokens
-both sides are projected, the loss and ∂loss/∂logits are formed in place (`objective`, a block of rows at a time), and
-at once multiplied into ∂loss/∂h and ∂loss/∂W: four vocabulary products in all and none in the backward, which only
+both sides are projected, the loss and ∂loss/∂logits are formed in place (a block of rows at a time), and at once
+multiplied into ∂loss/∂h and ∂loss/∂W: four vocabulary products in all and none in the backward, which only
 scales. Two tile buffers; each auxiliary distribution (`targets`) and a mixed teacher is one product and one tile
 buffer more. No `[N, V]` tensor with N above the chunk exists. bfloat16 inputs are projected and normalised in float32.
 
@@ -14,20 +14,45 @@ Shapes: N response tokens, H hidden, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from nopsd.config import DistillConfig
-from nopsd.engine.products import add_weight_gradient, grad_input, project, tile_rows
-from nopsd.train.losses.full_support import block_rows, kernel_of
-from nopsd.train.losses.objective import TileLoss, tile_loss
-from nopsd.train.losses.targets import auxiliaries
+from nopsd.engine.products import GradientsInForward, add_weight_gradient, grad_input, project, tile_rows
+from nopsd.train.losses.full_support import BLOCK_ELEMENTS, GPU_BLOCK_ELEMENTS, full_support_loss, kernel_of
+from nopsd.train.losses.objective import tile_loss
 from nopsd.train.losses.tile import STATISTICS, Tile
 
+MIXED = "mixed teacher"
 Head = tuple[Tensor, Tensor]  # hidden states [N, H'] and the output weight [V, H'] that makes logits of them
+
+
+@dataclass(frozen=True)
+class DistillInputs:
+    """What the loss reads beside the student, row by row; none of it gets a gradient. Weight None: the student's own.
+
+    Args:
+        teacher_hidden_NH: The teacher's final hidden states at the N response tokens.
+        teacher_weight_VH: Its output weight, whole: under ZeRO-3 inside `gathered_weight`.
+        token_weight_N: What each token counts; statistics leave out those of weight 0.
+        target_N: The sampled ids, for the log, sampled_rkl and is_clip.
+        served_N: Their log-probs on the server (nats; NaN: unknown), for is_clip.
+        aux_hidden: Hidden states of each distribution that `tile.auxiliaries` names, by the teacher's weight.
+        teacher_mix: (hidden, weight, c): the teacher's logits become (1−c) of its own and c of these.
+        with_statistics: Give what the training log sums, too.
+    """
+
+    teacher_hidden_NH: Tensor
+    teacher_weight_VH: Tensor | None
+    token_weight_N: Tensor
+    target_N: Tensor | None = None
+    served_N: Tensor | None = None
+    aux_hidden: Mapping[str, Tensor] = field(default_factory=dict)
+    teacher_mix: tuple[Tensor, Tensor | None, float] | None = None
+    with_statistics: bool = True
 
 
 class FusedResult(NamedTuple):
@@ -38,35 +63,9 @@ class FusedResult(NamedTuple):
     student_logprob_N: Tensor | None = None  # log p of the sampled tokens, detached; None without statistics or targets
     reverse_kl_N: Tensor | None = None  # each token's KL(student ‖ teacher), detached; None without statistics
 
-    @property
-    def stats(self) -> dict[str, Tensor]:
-        """The sums by name; empty if none were asked for."""
-        return {} if self.sums is None else dict(zip(STATISTICS, self.sums))
-
-
-def mean_statistics(sums: Tensor) -> dict[str, float]:
-    """Per-token means of summed statistics (after an all-reduce), with `tokens` itself and the entropy gap ΔH."""
-    named = dict(zip(STATISTICS, sums.tolist()))
-    tokens = named.pop("tokens")
-    means = {name: total / max(tokens, 1.0) for name, total in named.items()}
-    means["entropy_gap"] = means["teacher_entropy"] - means["student_entropy"]
-    return {"tokens": tokens, **means}
-
 
 def fused_linear_divergence(
-    hidden_NH: Tensor,
-    weight_VH: Tensor,
-    teacher_hidden_NH: Tensor,
-    teacher_weight_VH: Tensor,
-    token_weight_N: Tensor,
-    config: DistillConfig,
-    *,
-    target_N: Tensor | None = None,
-    served_N: Tensor | None = None,
-    aux: Mapping[str, Head] | None = None,
-    teacher_mix: tuple[Tensor, Tensor, float] | None = None,
-    vocab_size: int | None = None,
-    with_statistics: bool = False,
+    hidden_NH: Tensor, weight_VH: Tensor, inputs: DistillInputs, config: DistillConfig, vocab_size: int | None = None
 ) -> FusedResult:
     """Weighted sum of divergences over tokens (the paper's Eqs. 7 to 10), from hidden states, without a [N, V] tensor.
 
@@ -75,165 +74,106 @@ def fused_linear_divergence(
 
     Args:
         hidden_NH, weight_VH: The student's final hidden states at the N response tokens, and its output weight.
-        teacher_hidden_NH, teacher_weight_VH: The teacher's.
-        token_weight_N: What each token counts; statistics leave out those of weight 0.
+        inputs: The teacher's, and what else the objective reads.
         config: The objective, its temperature and `logit_chunk`.
-        target_N: The sampled ids, for the log, sampled_rkl and is_clip.
-        served_N: Their log-probs on the server (nats; NaN: unknown), for is_clip.
-        aux: Hidden states and weight of each distribution that `targets.auxiliaries` names.
-        teacher_mix: (hidden, weight, c): the teacher's logits become (1−c) of its own and c of these.
         vocab_size: Ids from there on are padding and take no part; None: all, and the weights must agree.
-        with_statistics: Give what the training log sums, too.
 
     Raises:
         ValueError: Shapes that don't fit (a weight that ZeRO-3 has released), or something needed isn't given.
     """
-    needed = auxiliaries(config)
-    others = {name: head for name, head in (aux or {}).items() if name in needed}
-    _check_inputs(config, needed, others, target_N, served_N)
-    heads = {"teacher": (teacher_hidden_NH, teacher_weight_VH), **others}
-    if teacher_mix is not None:
-        heads["mixed teacher"] = teacher_mix[:2]
-    vocab_size = _checked_vocabulary({"student": weight_VH} | {n: w for n, (_, w) in heads.items()}, vocab_size)
-    rows = {"student": hidden_NH, "weights": token_weight_N} | {name: h for name, (h, _) in heads.items()}
-    _check_rows(rows | {n: t for n, t in (("targets", target_N), ("served", served_N)) if t is not None})
-    constants = _Constants(
-        {name: (h.detach(), w.detach()[:vocab_size]) for name, (h, w) in heads.items()},
-        tuple(others),
-        0.0 if teacher_mix is None else teacher_mix[2],
-        token_weight_N.detach(),
-        target_N,
-        served_N,
-        config,
-    )
+    taught_VH = weight_VH if inputs.teacher_weight_VH is None else inputs.teacher_weight_VH
+    heads = {"student": (hidden_NH, weight_VH), "teacher": (inputs.teacher_hidden_NH, taught_VH)}
+    heads |= {name: (aux_NH, taught_VH) for name, aux_NH in inputs.aux_hidden.items()}
+    if inputs.teacher_mix is not None:
+        mixed_NH, mixed_VH, _ = inputs.teacher_mix
+        heads[MIXED] = mixed_NH, weight_VH if mixed_VH is None else mixed_VH
+    vocab_size = _checked_vocabulary(heads, inputs, vocab_size)
+    heads = {name: (h.detach(), w.detach()[:vocab_size]) for name, (h, w) in heads.items()}
     loss, sums, logprob_N, reverse_kl_N = _FusedLinearDivergence.apply(
-        hidden_NH, weight_VH, constants, vocab_size, with_statistics, torch.is_grad_enabled()
+        hidden_NH, weight_VH, heads, inputs, config, torch.is_grad_enabled()
     )
-    if not with_statistics:
+    if not inputs.with_statistics:
         return FusedResult(loss)
-    return FusedResult(loss, sums, None if target_N is None else logprob_N, reverse_kl_N)
+    return FusedResult(loss, sums, None if inputs.target_N is None else logprob_N, reverse_kl_N)
 
 
-class _Constants(NamedTuple):
-    """What gets no gradient. `heads`: the teacher's, the mixed teacher's, the auxiliary ones by name."""
-
-    heads: dict[str, Head]
-    aux: tuple[str, ...]
-    mix: float
-    token_weight_N: Tensor
-    target_N: Tensor | None
-    served_N: Tensor | None
-    config: DistillConfig
-
-
-class _FusedLinearDivergence(torch.autograd.Function):  # type: ignore[misc]
+class _FusedLinearDivergence(GradientsInForward):
     @staticmethod
     def forward(
         ctx: Any,
         hidden_NH: Tensor,
         weight_VH: Tensor,
-        constants: _Constants,
-        vocab_size: int,
-        with_statistics: bool,
+        heads: dict[str, Head],
+        inputs: DistillInputs,
+        config: DistillConfig,
         grad_enabled: bool,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        dtype = torch.promote_types(hidden_NH.dtype, torch.float32)
-        N = hidden_NH.shape[0]
-        buffers = _Buffers(hidden_NH, vocab_size, dtype, constants)
-        student_VH, token_weight_N = weight_VH[:vocab_size], constants.token_weight_N.to(dtype)
-        loss = hidden_NH.new_zeros((), dtype=dtype)
+        dtype, student_VH = torch.promote_types(hidden_NH.dtype, torch.float32), heads["student"][1]
+        N, vocab_size = len(hidden_NH), len(student_VH)
+        chunk = max(1, min(tile_rows(config.logit_chunk, hidden_NH.device), N))
+        buffers = {name: hidden_NH.new_empty(chunk, vocab_size, dtype=dtype) for name in heads}  # for every tile anew
+        kernel = kernel_of(config, buffers["student"], N * vocab_size)
+        block = chunk
+        if kernel != "triton":
+            elements = BLOCK_ELEMENTS[kernel or "torch"] if hidden_NH.device.type == "cpu" else GPU_BLOCK_ELEMENTS
+            block = max(1, min(chunk, elements // vocab_size))
+        scratch_rows = block if kernel in (None, "torch") else 0
+        scratch = [hidden_NH.new_empty(scratch_rows, vocab_size, dtype=dtype) for _ in range(2)]
+        token_weight_N = inputs.token_weight_N.detach().to(dtype)
+        loss, found = hidden_NH.new_zeros((), dtype=dtype), list[dict[str, Tensor]]()
         needs_hidden, needs_weight = (grad_enabled and needed for needed in ctx.needs_input_grad[:2])
         grad_hidden_NH = torch.empty_like(hidden_NH) if needs_hidden else None
         grad_weight_VH = torch.zeros_like(weight_VH, dtype=dtype) if needs_weight else None
-        found: list[dict[str, Tensor]] = []
 
-        for start in range(0, N, buffers.chunk):
-            rows = slice(start, min(start + buffers.chunk, N))
-            logits = _project_tile(hidden_NH, student_VH, constants, rows, buffers)
-            for first in range(start, rows.stop, buffers.block):
-                block = slice(first, min(first + buffers.block, rows.stop))
-                part = _block_loss(logits, block, start, buffers, constants, token_weight_N[block], with_statistics)
+        for start in range(0, N, chunk):
+            rows = slice(start, min(start + chunk, N))
+            logits = {name: buffer[: rows.stop - start] for name, buffer in buffers.items()}
+            for name, (side_NH, side_VH) in heads.items():
+                project(side_NH[rows], side_VH, logits[name])
+            if inputs.teacher_mix is not None:
+                logits["teacher"].lerp_(logits.pop(MIXED), inputs.teacher_mix[2])
+            for first in range(start, rows.stop, block):
+                of_block = slice(first, min(first + block, rows.stop))
+                tile = _tile_of(logits, of_block, start, scratch, inputs, token_weight_N)
+                part = full_support_loss(tile, config, kernel) if kernel else tile_loss(tile, config)
                 loss += part.loss
                 found.append(part.found)
+            grad_nV = logits["student"]
             if grad_hidden_NH is not None:
-                grad_input(logits["student"], student_VH, grad_hidden_NH[rows])
+                grad_input(grad_nV, student_VH, grad_hidden_NH[rows])
             if grad_weight_VH is not None:
-                add_weight_gradient(logits["student"], hidden_NH[rows], grad_weight_VH[:vocab_size])
+                add_weight_gradient(grad_nV, hidden_NH[rows], grad_weight_VH[:vocab_size])
 
-        sums, logprob_N, reverse_kl_N = (
-            _sum_statistics(found, token_weight_N) if with_statistics else [loss.new_empty(0)] * 3
-        )
-        ctx.gradients, ctx.weight_dtype = (grad_hidden_NH, grad_weight_VH), weight_VH.dtype
+        sums = logprob_N = reverse_kl_N = loss.new_empty(0)
+        if inputs.with_statistics:
+            sums, logprob_N, reverse_kl_N = _sum_statistics(found, token_weight_N)
+        ctx.gradients, ctx.weight_dtype, ctx.others = (grad_hidden_NH, grad_weight_VH), weight_VH.dtype, 4
         ctx.mark_non_differentiable(sums, logprob_N, reverse_kl_N)
         return loss, sums, logprob_N, reverse_kl_N
 
-    @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: Any, grad_loss: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-        if ctx.gradients is None:
-            raise RuntimeError("the fused loss's gradient was taken already: run the forward again")
-        (grad_hidden_NH, grad_weight_VH), ctx.gradients = ctx.gradients, None
-        if grad_loss.is_cuda or grad_loss.item() != 1:  # a GPU would have to be waited for
-            for grad in (grad_hidden_NH, grad_weight_VH):
-                if grad is not None:
-                    grad.mul_(grad_loss)
-        if grad_weight_VH is not None:
-            grad_weight_VH = grad_weight_VH.to(ctx.weight_dtype)
-        return (grad_hidden_NH, grad_weight_VH, *[None] * 4)
 
-
-class _Buffers:
-    """The memory every tile uses again: `[chunk, V]` for each side's logits, and scratch for a block of rows."""
-
-    def __init__(self, like: Tensor, vocab_size: int, dtype: torch.dtype, constants: _Constants) -> None:
-        N, config = like.shape[0], constants.config
-        self.chunk = max(1, min(tile_rows(config.logit_chunk, like.device), N))
-        sides = ["student", "teacher", *constants.aux] + ["mixed teacher"] * ("mixed teacher" in constants.heads)
-        self.of = {name: like.new_empty(self.chunk, vocab_size, dtype=dtype) for name in sides}
-        self.kernel = kernel_of(config, self.of["student"], N * vocab_size)
-        self.block = block_rows(self.kernel, vocab_size, like.device, self.chunk)
-        scratch_rows = self.block if self.kernel in (None, "torch") else 0
-        self.scratch = [like.new_empty(scratch_rows, vocab_size, dtype=dtype) for _ in range(2)]
-
-
-def _project_tile(
-    hidden_NH: Tensor, student_VH: Tensor, constants: _Constants, rows: slice, buffers: _Buffers
-) -> dict[str, Tensor]:
-    """Logits `[n, V]` of the tile's tokens by name: student, teacher, each auxiliary distribution."""
-    heads = {"student": (hidden_NH, student_VH), **constants.heads}
-    logits = {name: buffers.of[name][: rows.stop - rows.start] for name in heads}
-    for name, (hidden, weight_VH) in heads.items():
-        project(hidden[rows], weight_VH, logits[name])
-    if "mixed teacher" in heads:
-        logits["teacher"].lerp_(logits.pop("mixed teacher"), constants.mix)
-    return logits
-
-
-def _block_loss(
+def _tile_of(
     logits: dict[str, Tensor],
     block: slice,
-    tile_start: int,
-    buffers: _Buffers,
-    constants: _Constants,
-    token_weight_n: Tensor,
-    with_statistics: bool,
-) -> TileLoss:
-    """The loss of some of the tile's rows; their student logits become the gradient."""
-    of = {name: side_nV[block.start - tile_start : block.stop - tile_start] for name, side_nV in logits.items()}
-    tile = Tile(of["student"], of["teacher"], *(scratch[: block.stop - block.start] for scratch in buffers.scratch))
-    part = tile_loss(
-        tile,
-        {name: of[name] for name in constants.aux},
-        token_weight_n,
-        constants.config,
-        buffers.kernel,
-        target_n=None if constants.target_N is None else constants.target_N[block],
-        served_n=None if constants.served_N is None else constants.served_N[block],
-        with_statistics=with_statistics,
+    start: int,
+    scratch: list[Tensor],
+    inputs: DistillInputs,
+    token_weight_N: Tensor,
+) -> Tile:
+    """Some rows of the tile that begins at `start`, with all that the objective reads of them."""
+    of = {name: side_nV[block.start - start : block.stop - start] for name, side_nV in logits.items()}
+    first, second = (buffer[: block.stop - block.start] for buffer in scratch)
+    return Tile(
+        of.pop("student"),
+        of.pop("teacher"),
+        first,
+        second,
+        of,
+        token_weight_N[block],
+        None if inputs.target_N is None else inputs.target_N[block],
+        None if inputs.served_N is None else inputs.served_N[block],
+        inputs.with_statistics,
     )
-    if part.grad.data_ptr() != of["student"].data_ptr():
-        of["student"].copy_(part.grad)
-    return part
 
 
 def _sum_statistics(found: list[dict[str, Tensor]], token_weight_N: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -249,29 +189,19 @@ def _sum_statistics(found: list[dict[str, Tensor]], token_weight_N: Tensor) -> t
     return sums, whole.get("student_logprob", nothing_N), whole.get("reverse_kl", nothing_N)
 
 
-def _check_inputs(
-    config: DistillConfig,
-    needed: tuple[str, ...],
-    given: Mapping[str, Head],
-    target_N: Tensor | None,
-    served_N: Tensor | None,
-) -> None:
-    if missing := [name for name in needed if name not in given]:
-        raise ValueError(f"the objective reads the distributions {missing}: give their hidden states in `aux`")
-    if target_N is None and (config.divergence == "sampled_rkl" or config.is_clip is not None):
-        raise ValueError("distill.divergence=sampled_rkl and distill.is_clip need the sampled ids, target_N")
-    if served_N is None and config.is_clip is not None:
-        raise ValueError("distill.is_clip needs the server's log-probs of the sampled ids, served_N")
-
-
-def _checked_vocabulary(weights: Mapping[str, Tensor], vocab_size: int | None) -> int:
-    for role, weight in weights.items():
+def _checked_vocabulary(heads: Mapping[str, Head], inputs: DistillInputs, vocab_size: int | None) -> int:
+    """The ids that take part. ValueError for rows or weights that don't go together."""
+    counts = {role: len(hidden) for role, (hidden, _) in heads.items()} | {"weights": len(inputs.token_weight_N)}
+    counts |= {n: len(t) for n, t in (("targets", inputs.target_N), ("served", inputs.served_N)) if t is not None}
+    if len(set(counts.values())) > 1:
+        raise ValueError(f"rows differ: {', '.join(f'{name} {count}' for name, count in counts.items())}")
+    for role, (_, weight) in heads.items():
         if weight.dim() != 2:
             raise ValueError(
                 f"the {role}'s output weight has shape {tuple(weight.shape)}, not [V, H]: under ZeRO-3 it must be "
                 "gathered while the loss is computed (DistillHead for the student, gathered_weight for the teacher)"
             )
-    counts = {role: weight.shape[0] for role, weight in weights.items()}
+    counts = {role: len(weight) for role, (_, weight) in heads.items()}
     if vocab_size is None and len(set(counts.values())) > 1:
         found = ", ".join(f"{role} {count}" for role, count in counts.items())
         raise ValueError(f"output rows differ ({found}): give vocab_size, what all share")
@@ -279,9 +209,3 @@ def _checked_vocabulary(weights: Mapping[str, Tensor], vocab_size: int | None) -
     if not 0 < vocab_size <= min(counts.values()):
         raise ValueError(f"vocab_size {vocab_size} is not within the {list(counts.values())} output rows")
     return vocab_size
-
-
-def _check_rows(rows: Mapping[str, Tensor]) -> None:
-    counts = {name: tensor.shape[0] for name, tensor in rows.items()}
-    if len(set(counts.values())) > 1:
-        raise ValueError(f"rows differ: {', '.join(f'{name} {count}' for name, count in counts.items())}")

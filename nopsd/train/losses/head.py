@@ -14,9 +14,8 @@ V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,27 +27,21 @@ from nopsd.engine.family_check import config_of, family_limits
 from nopsd.engine.packed_attention import Segments, inputs_of
 from nopsd.engine.tiny import tiny_model
 from nopsd.errors import ConfigError
-from nopsd.train.losses.fused_linear import FusedResult, fused_linear_divergence
+from nopsd.train.losses.fused_linear import DistillInputs, FusedResult, fused_linear_divergence
 
 # Config keys of models whose logits are more than hidden · weightᵀ (Gemma, Granite, Cohere).
 NOT_LINEAR = ("final_logit_softcapping", "logits_scaling", "logit_scale")
 
 
 class LossHead(nn.Linear):  # type: ignore[misc]
-    """A bias-free `lm_head` that can also give a loss. Holds the very weight Parameter of the one it replaces."""
+    """A bias-free `lm_head` whose `forward(hidden, loss_inputs=…)` also gives a loss. Holds the very weight Parameter
+    of the one it replaces. Under ZeRO-3 pass `loss_inputs` by name: the hooks look through positional arguments alone.
+    """
 
     def __init__(self, lm_head: nn.Linear) -> None:
         # on `meta`: the weight made here is thrown away for the model's own
         super().__init__(lm_head.in_features, lm_head.out_features, bias=False, device="meta")
         self.weight = lm_head.weight
-
-    # Under ZeRO-3 pass `loss_inputs` by name: the hooks look through positional arguments alone.
-    def forward(self, hidden: Tensor, loss_inputs: Any = None) -> Any:
-        """Logits of `hidden`; with `loss_inputs`, what `loss` gives for rows `hidden` [N, H]."""
-        return super().forward(hidden) if loss_inputs is None else self.loss(hidden, loss_inputs)
-
-    def loss(self, hidden_NH: Tensor, inputs: Any) -> Any:
-        raise NotImplementedError
 
 
 def check_head(lm: Any) -> None:
@@ -151,21 +144,6 @@ def gathered_weight(model: nn.Module) -> Iterator[Tensor]:
         yield weight  # the Parameter itself: a detached alias would keep the whole weight alive afterwards
 
 
-@dataclass
-class DistillInputs:
-    """What the head needs beside the student's hidden states, row by row."""
-
-    teacher_hidden_NH: Tensor
-    teacher_weight_VH: Tensor | None  # whole; under ZeRO-3 inside `gathered_weight`. None: the student's own
-    token_weight_N: Tensor  # loss = Σ token_weight · divergence
-    target_N: Tensor | None = None  # sampled ids, for the statistics
-    with_statistics: bool = True
-    served_N: Tensor | None = None  # the server's log-probs of the targets, for is_clip
-    aux_hidden: Mapping[str, Tensor] | None = None  # of the teacher's weights on other prompts (`targets.auxiliaries`)
-    # A second teacher's hidden states and weight (None: the student's own), and its share of the logits.
-    teacher_mix: tuple[Tensor, Tensor | None, float] | None = None
-
-
 class DistillHead(LossHead):
     """`lm_head` with the fused divergence inside."""
 
@@ -174,41 +152,12 @@ class DistillHead(LossHead):
         self.config = config
         self.vocab_size = vocab_size
 
-    def loss(self, hidden_NH: Tensor, inputs: DistillInputs) -> FusedResult:
-        mix, taught_VH = inputs.teacher_mix, self._or_own(inputs.teacher_weight_VH)
-        return fused_linear_divergence(
-            hidden_NH,
-            self.weight,
-            inputs.teacher_hidden_NH,
-            taught_VH,
-            inputs.token_weight_N,
-            self.config,
-            target_N=inputs.target_N,
-            served_N=inputs.served_N,
-            aux={name: (hidden_NH, taught_VH) for name, hidden_NH in (inputs.aux_hidden or {}).items()},
-            teacher_mix=mix and (mix[0], self._or_own(mix[1]), mix[2]),
-            vocab_size=self.vocab_size,
-            with_statistics=inputs.with_statistics,
-        )
-
-    def _or_own(self, weight_VH: Tensor | None) -> Tensor:
-        return self.weight if weight_VH is None else weight_VH
-
-
-def install_head(lm: nn.Module, config: DistillConfig, vocab_size: int | None = None) -> DistillHead:
-    """Replace a causal LM's `lm_head` by a DistillHead, before `deepspeed.initialize`; tied weights stay tied.
-
-    Args:
-        lm: The student.
-        config: The objective.
-        vocab_size: Ids from there on are padding; None: there are none.
-
-    Raises:
-        ConfigError: The model's logits are not hidden · weightᵀ (a bias, soft-capping, a scale).
-    """
-    head = replace_head(lm, DistillHead, lambda old: DistillHead(old, config, vocab_size))
-    assert isinstance(head, DistillHead)
-    return head
+    def forward(self, hidden_NH: Tensor, loss_inputs: DistillInputs | None = None) -> Tensor | FusedResult:
+        """Logits; with `loss_inputs` the loss."""
+        if loss_inputs is None:
+            logits: Tensor = super().forward(hidden_NH)
+            return logits
+        return fused_linear_divergence(hidden_NH, self.weight, loss_inputs, self.config, self.vocab_size)
 
 
 class DistillModel(nn.Module):  # type: ignore[misc]
@@ -217,24 +166,16 @@ class DistillModel(nn.Module):  # type: ignore[misc]
     `engine(**batch)` gives a FusedResult; `engine.backward(result.loss)`. Its parameters are named `lm.…`.
     """
 
-    def __init__(self, lm: nn.Module, config: DistillConfig, vocab_size: int | None = None) -> None:
+    def __init__(self, lm: Any, config: DistillConfig, vocab_size: int | None = None) -> None:
         super().__init__()
         self.lm = lm
-        install_head(lm, config, vocab_size)
+        replace_head(lm, DistillHead, lambda old: DistillHead(old, config, vocab_size))
 
     def forward(
         self,
         input_ids_BT: Tensor,
         rows_N: Tensor,
-        teacher_hidden_NH: Tensor,
-        teacher_weight_VH: Tensor | None,
-        token_weight_N: Tensor,
-        target_N: Tensor | None = None,
-        with_statistics: bool = True,
-        served_N: Tensor | None = None,
-        aux_hidden: Mapping[str, Tensor] | None = None,
-        teacher_mix: tuple[Tensor, Tensor | None, float] | None = None,
-        states_only: bool = False,
+        loss_inputs: DistillInputs | None = None,
         segments: Segments | None = None,
     ) -> FusedResult | Tensor:
         """The loss over positions of a batch.
@@ -242,30 +183,14 @@ class DistillModel(nn.Module):  # type: ignore[misc]
         Args:
             input_ids_BT: Token ids. A rank without tokens passes any one id and no rows.
             rows_N: Flat indices in B·T: P−1 … P+T−2 of each sequence predict its response of T tokens.
-            teacher_hidden_NH: The teacher's hidden states at the same tokens.
-            teacher_weight_VH: Its output weight; None: the student's own, as gathered.
-            token_weight_N: What each token counts.
-            target_N: The sampled ids.
-            with_statistics: Give what the training log sums, too.
-            served_N: The sampled ids' log-probs on the server.
-            aux_hidden: Hidden states of the objective's other distributions, by name.
-            teacher_mix: See `fused_linear_divergence`.
-            states_only: Return the hidden states [N, H] and no loss, for a teacher that is the student itself.
+            loss_inputs: What the loss reads at these rows; None: return the hidden states [N, H] and no loss, for a
+                teacher that is the student itself.
             segments: The sequences of a packed row.
         """
         hidden_BTH = self.lm.base_model(**inputs_of(input_ids_BT, segments)).last_hidden_state
-        inputs = DistillInputs(
-            teacher_hidden_NH,
-            teacher_weight_VH,
-            token_weight_N,
-            target_N,
-            with_statistics,
-            served_N,
-            aux_hidden,
-            teacher_mix,
-        )
         hidden_NH, head = hidden_BTH.flatten(0, 1)[rows_N], self.lm.get_output_embeddings()
-        if states_only:
+        if loss_inputs is None:
             head(hidden_NH[:0])  # ZeRO-3 wants to see the modules in one and the same order
             return hidden_NH
-        return head(hidden_NH, loss_inputs=inputs)
+        result: FusedResult = head(hidden_NH, loss_inputs=loss_inputs)
+        return result

@@ -29,8 +29,7 @@ from nopsd.config import ENTRY_POINTS, DistillConfig
 from nopsd.errors import ConfigError
 from nopsd.plugins import is_own, resolve
 from nopsd.train.losses.class_terms import class_loss
-from nopsd.train.losses.divergence import canonical
-from nopsd.train.losses.tile import Tile, TileValues, divergence_and_gradient, dot
+from nopsd.train.losses.tile import Tile, TileValues, canonical, divergence_and_gradient, dot
 
 GROUP = ENTRY_POINTS["distill.divergence"]  # of entry points
 TokenDivergence = Callable[
@@ -38,18 +37,17 @@ TokenDivergence = Callable[
 ]  # log p, log q [n, V] -> a loss a token [n], differentiable by log p
 
 
-def token_loss(tile: Tile, config: DistillConfig, target_n: Tensor | None, both: bool = False) -> TileValues:
+def token_loss(tile: Tile, config: DistillConfig) -> TileValues:
     """Loss of each token and its gradient by the scaled logits, as the config has it.
 
     Args:
-        tile: Log-probabilities [n, V]; overwritten.
+        tile: Log-probabilities [n, V]; overwritten. With its `with_statistics` both full-vocabulary KLs as well.
         config: Divergence, support, tail and `pointwise_clip`.
-        target_n: The sampled ids, which sampled_rkl needs.
-        both: Give both full-vocabulary KLs as well.
     """
+    both = tile.with_statistics
     if config.divergence == "sampled_rkl":
-        assert target_n is not None
-        return _sampled(tile, target_n, both)
+        assert tile.target is not None
+        return _sampled(tile, tile.target, both)
     if is_own(config.divergence, GROUP):
         return _own(tile, find_divergence(config.divergence), both)
     kind = canonical(config.divergence, config.beta)

@@ -28,27 +28,18 @@ import torch
 from torch import Tensor
 
 from nopsd.config import DistillConfig
-from nopsd.train.losses.tile import Tile, dot
-
-BASE, CTX_ONLY, RANDOM_CTX = "base", "ctx_only", "random_ctx"
-OTHER_PROMPTS = (CTX_ONLY, RANDOM_CTX)  # auxiliaries with prompts of their own: `Distillation.aux_prompts`
+from nopsd.train.losses.tile import BASE, CTX_ONLY, RANDOM_CTX, Tile, dot
 
 
-def auxiliaries(config: DistillConfig) -> tuple[str, ...]:
-    """The auxiliary distributions that the objective reads beside the student's and the teacher's."""
-    base = config.kl_base_coef > 0 or config.target == "pmi"
-    wanted = {BASE: base, CTX_ONLY: config.target == "pmi", RANDOM_CTX: config.contrast is not None}
-    return tuple(name for name, needed in wanted.items() if needed)
-
-
-def form_target(tile: Tile, aux: dict[str, Tensor], config: DistillConfig) -> None:
+def form_target(tile: Tile, config: DistillConfig) -> None:
     """Put the target's log-probabilities in the place of the teacher's.
 
     Args:
-        tile: Log-probabilities [n, V] of student and teacher; the scratch is used.
-        aux: Log-probabilities of the objective's other distributions, by name; left as they are.
+        tile: Log-probabilities [n, V] of student and teacher, and of the objective's other distributions, which are
+            left as they are; the scratch is used.
         config: `target` and `contrast`.
     """
+    aux = tile.aux
     if config.contrast == "random_ctx":
         tile.teacher.sub_(aux[RANDOM_CTX]).add_(tile.student)
     elif config.target == "pmi":

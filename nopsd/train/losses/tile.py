@@ -16,15 +16,21 @@ that equal distributions give 0 and not ±1e-6.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from nopsd.train.losses.divergence import canonical
-from nopsd.train.losses.overlap import largest, overlap
+from nopsd.config import DistillConfig
 
+BASE, CTX_ONLY, RANDOM_CTX = "base", "ctx_only", "random_ctx"
+OTHER_PROMPTS = (CTX_ONLY, RANDOM_CTX)  # auxiliaries with prompts of their own: `Distillation.aux_prompts`
+OVERLAP_K = 16
+MEMBERS = 128  # of a group in `largest`: every V // MEMBERS-th id
+LOG_RATIO_BOUND = 20.0  # before exp, so that no ratio overflows
+NEGATIVE = -1e-6  # losses below count in neg_frac; nearer to 0 lies float32's rounding
 # What the training log sums over tokens, in the order of FusedResult.sums.
 STATISTICS = (
     "tokens",  # rows with a weight above 0
@@ -47,12 +53,19 @@ STATISTICS = (
 
 @dataclass
 class Tile:
-    """Logits or log-probabilities of n tokens, and scratch of the same shape `[n, V]`; no rows where none is needed."""
+    """n tokens. Both sides and `aux` by name: logits or log-probabilities `[n, V]`; scratch of the same shape, no rows
+    where none is needed. `token_weight`, the sampled ids `target`, their log-probs on the server `served`: `[n]`.
+    """
 
     student: Tensor
     teacher: Tensor
     scratch: Tensor
     second_scratch: Tensor | None = None
+    aux: Mapping[str, Tensor] = field(default_factory=dict)
+    token_weight: Tensor | None = None
+    target: Tensor | None = None
+    served: Tensor | None = None
+    with_statistics: bool = False
 
     def normalise(self, temperature: float, others: Iterable[Tensor] = ()) -> None:
         """In place, logits to log-probabilities; also those of `others`. Uses the scratch."""
@@ -61,6 +74,14 @@ class Tile:
             if temperature != 1.0:
                 logits_nV.div_(temperature)
             logits_nV.sub_(torch.exp(logits_nV, out=self.scratch).sum(-1, keepdim=True).log_())
+
+
+@dataclass
+class TileLoss:
+    """`loss` is a scalar, `found` what the log reads of each token `[n]`; the gradient is in the student's place."""
+
+    loss: Tensor
+    found: dict[str, Tensor]
 
 
 @dataclass
@@ -75,6 +96,13 @@ class TileValues:
     reverse: Tensor | None
     forward: Tensor | None
     capped: Tensor | None = None
+
+
+def auxiliaries(config: DistillConfig) -> tuple[str, ...]:
+    """The auxiliary distributions that the objective reads beside the student's and the teacher's."""
+    base = config.kl_base_coef > 0 or config.target == "pmi"
+    wanted = {BASE: base, CTX_ONLY: config.target == "pmi", RANDOM_CTX: config.contrast is not None}
+    return tuple(name for name, needed in wanted.items() if needed)
 
 
 def divergence_and_gradient(tile: Tile, kind: str, beta: float, both: bool = False) -> TileValues:
@@ -101,15 +129,15 @@ def divergence_and_gradient(tile: Tile, kind: str, beta: float, both: bool = Fal
     return TileValues(loss, grad, reverse, raw - excess)
 
 
-def statistics(tile: Tile, target_n: Tensor | None) -> dict[str, Tensor]:
+def statistics(tile: Tile) -> dict[str, Tensor]:
     """What has to be read from the log-probabilities before they are overwritten; each `[n]`. Uses the scratch."""
     found = {
         "teacher_entropy": -dot(torch.exp(tile.teacher, out=tile.scratch), tile.teacher),
         "student_entropy": -dot(torch.exp(tile.student, out=tile.scratch), tile.student),
     }
-    if target_n is not None:
-        found["student_logprob"] = tile.student.gather(-1, target_n[:, None])[:, 0]
-        found["teacher_logprob"] = tile.teacher.gather(-1, target_n[:, None])[:, 0]
+    if tile.target is not None:
+        found["student_logprob"] = tile.student.gather(-1, tile.target[:, None])[:, 0]
+        found["teacher_logprob"] = tile.teacher.gather(-1, tile.target[:, None])[:, 0]
     student, teacher = largest(tile.student), largest(tile.teacher)
     return found | overlap(student.ids, teacher.ids, student.values, teacher.values)
 
@@ -130,3 +158,126 @@ def dot(a_nV: Tensor, b_nV: Tensor) -> Tensor:
     if a_nV.device.type == "cpu" and len(a_nV):  # a CPU's batched product takes four times as long
         return torch.stack([torch.dot(a_V, b_V) for a_V, b_V in zip(a_nV, b_nV)])
     return torch.einsum("nv,nv->n", a_nV, b_nV)
+
+
+def canonical(kind: str, beta: float) -> str:
+    """The formula that a name means: jsd's ends are the two KLs.
+
+    Args:
+        kind: `distill.divergence`, one of reverse_kl, forward_kl, jsd.
+        beta: `distill.beta`.
+
+    Raises:
+        ValueError: Another kind, or β outside [0, 1].
+    """
+    if kind in ("reverse_kl", "forward_kl"):
+        return kind
+    if kind != "jsd":
+        raise ValueError(f"divergence {kind!r}: use reverse_kl, forward_kl or jsd (sampled_rkl needs the sampled ids)")
+    if not 0 <= beta <= 1:
+        raise ValueError(f"jsd's beta is {beta}: it must lie between 0 (forward KL) and 1 (reverse KL)")
+    return {0.0: "forward_kl", 1.0: "reverse_kl"}.get(float(beta), "jsd")
+
+
+@dataclass
+class ClippedTokens:
+    """Losses `[n]`, what each token's gradient is multiplied by `[n]`, and what the log reads `[n]` by name."""
+
+    loss: Tensor
+    factor: Tensor
+    found: dict[str, Tensor] = field(default_factory=dict)
+
+
+def clip_tokens(
+    values: TileValues, tile: Tile, config: DistillConfig, entropy_n: Tensor | None, logprob_n: Tensor | None
+) -> ClippedTokens:
+    """What the objective does to whole tokens' losses, each thing off by default:
+
+    token_clip         ℓ_t ← min(ℓ_t, c); no gradient where it is capped
+    mask_high_entropy  a threshold in nats: ℓ_t ← 0 where the student's entropy is above it. A share of the
+                       positions would need the entropies of all ranks before any loss; a
+                       threshold gives the same loss however the step is split. Masked tokens count on in the
+                       denominator of the mean, which is known before the forward
+    is_clip            ℓ_t ← ℓ_t · min(exp(log p_θ(y_t) − log p_rollout(y_t)), c), the ratio detached; 1 where the
+                       server's log-prob is unknown. Comes last
+
+    Args:
+        values: Losses, before clips.
+        tile: The server's log-probs of the sampled tokens (NaN: unknown), for the ratio.
+        config: `token_clip`, `mask_high_entropy`, `is_clip`.
+        entropy_n: The student's entropy in nats, for the mask.
+        logprob_n: The student's log-probs of the sampled tokens, for the ratio.
+
+    Raises:
+        ValueError: is_clip lacks one of them.
+    """
+    loss_n, factor_n = values.loss, torch.ones_like(values.loss)
+    capped_n, found = values.capped, {}
+    if config.token_clip is not None:
+        over_n = loss_n > config.token_clip
+        capped_n = over_n if capped_n is None else capped_n | over_n
+        loss_n, factor_n = loss_n.clamp_max(config.token_clip), factor_n.masked_fill(over_n, 0.0)
+    if config.mask_high_entropy is not None:
+        assert entropy_n is not None
+        masked_n = found["mask_frac"] = entropy_n > config.mask_high_entropy
+        loss_n, factor_n = loss_n.masked_fill(masked_n, 0.0), factor_n.masked_fill(masked_n, 0.0)
+    found["neg_frac"] = loss_n < NEGATIVE
+    if capped_n is not None:
+        found["clip_frac"] = capped_n
+    if config.is_clip is not None:
+        if logprob_n is None or tile.served is None:
+            missing = (
+                "sampled ids, target_N" if logprob_n is None else "server's log-probs of the sampled ids, served_N"
+            )
+            raise ValueError(f"distill.is_clip needs the {missing}")
+        ratio_n = found["is_ratio"] = importance_ratio(logprob_n, tile.served, config.is_clip)
+        loss_n, factor_n = loss_n * ratio_n, factor_n * ratio_n
+    return ClippedTokens(loss_n, factor_n, found)
+
+
+def importance_ratio(logprob_n: Tensor, served_n: Tensor, cap: float) -> Tensor:
+    """min(p_θ(y) / p_rollout(y), cap); 1 where the server's log-prob is NaN."""
+    gap_n = torch.nan_to_num(logprob_n - served_n.to(logprob_n.dtype), nan=0.0)
+    return gap_n.clamp(-LOG_RATIO_BOUND, LOG_RATIO_BOUND).exp().clamp_max(cap)
+
+
+class Top(NamedTuple):
+    """The k largest of each row, falling, and their ids; both [n, k]."""
+
+    values: Tensor
+    ids: Tensor
+
+
+def largest(values_nV: Tensor, k: int = OVERLAP_K) -> Top:
+    """As `torch.topk`, and the same in every way but for which of equal values is taken."""
+    n, size = values_nV.shape
+    k, groups = min(k, size), size // MEMBERS
+    if groups <= 2 * k:
+        return Top(*values_nV.topk(k))
+    grouped_nmg = values_nV[:, : groups * MEMBERS].unflatten(1, (MEMBERS, groups))
+    chosen_nk = grouped_nmg.amax(1).topk(k).indices
+    members_nmk = grouped_nmg.gather(2, chosen_nk[:, None].expand(n, MEMBERS, k))
+    rest_nr = values_nV[:, groups * MEMBERS :]
+    found = torch.cat([members_nmk.flatten(1), rest_nr], 1).topk(k)
+    place_nk = found.indices.clamp_max(MEMBERS * k - 1)
+    inside_nk = place_nk // k * groups + chosen_nk.gather(1, place_nk % k)
+    outside_nk = found.indices + (groups * MEMBERS - MEMBERS * k)
+    return Top(found.values, torch.where(found.indices < MEMBERS * k, inside_nk, outside_nk))
+
+
+def overlap(
+    student_ids_nk: Tensor, teacher_ids_nk: Tensor, student_logp_nk: Tensor, teacher_logp_nk: Tensor
+) -> dict[str, Tensor]:
+    """Share of common ids among both sides' top ids, and each side's mass on them.
+
+    Args:
+        student_ids_nk: Top ids of the student; `teacher_ids_nk` of the teacher.
+        student_logp_nk: Their log-probs under the student; `teacher_logp_nk` of the teacher's ids under the teacher.
+    """
+    shared_nkk = student_ids_nk[:, :, None] == teacher_ids_nk[:, None, :]
+    in_teacher, in_student = shared_nkk.any(2), shared_nkk.any(1)
+    return {
+        "top16_overlap": in_teacher.to(student_logp_nk.dtype).mean(-1),
+        "top16_student_mass": (student_logp_nk.exp() * in_teacher).sum(-1),
+        "top16_teacher_mass": (teacher_logp_nk.exp() * in_student).sum(-1),
+    }

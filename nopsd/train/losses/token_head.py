@@ -34,11 +34,16 @@ class TokenLossHead(LossHead):
         super().__init__(lm_head)
         self.chunk = chunk
 
-    def loss(self, hidden_NH: Tensor, inputs: TokenInputs) -> TokenResult | Tensor:
-        if inputs.loss_of is None:
-            return statistics_of(hidden_NH, inputs.target_N, self.weight, self.chunk)
+    def forward(self, hidden_NH: Tensor, loss_inputs: TokenInputs | None = None) -> TokenResult | Tensor:
+        """Logits; with `loss_inputs` the loss, or statistics."""
+        if loss_inputs is None:
+            logits: Tensor = super().forward(hidden_NH)
+            return logits
+        target_N, loss_of = loss_inputs.target_N, loss_inputs.loss_of
+        if loss_of is None:
+            return statistics_of(hidden_NH, target_N, self.weight, self.chunk)
         return fused_linear_token_loss(
-            hidden_NH, self.weight, inputs.target_N, inputs.token_weight_N, inputs.loss_of, self.chunk
+            hidden_NH, self.weight, target_N, loss_inputs.token_weight_N, loss_of, self.chunk
         )
 
 

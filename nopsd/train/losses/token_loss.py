@@ -18,9 +18,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from nopsd.engine.products import add_weight_gradient, grad_input, project, tile_rows
+from nopsd.engine.products import GradientsInForward, add_weight_gradient, grad_input, project, tile_rows
 
 BLOCK_ELEMENTS = 1 << 18  # logits of a block of rows that stays in a CPU's caches
 
@@ -74,7 +73,7 @@ def fused_linear_token_loss(
     )
 
 
-class _FusedTokenLoss(torch.autograd.Function):  # type: ignore[misc]
+class _FusedTokenLoss(GradientsInForward):
     @staticmethod
     def forward(
         ctx: Any,
@@ -118,22 +117,9 @@ class _FusedTokenLoss(torch.autograd.Function):  # type: ignore[misc]
             if grad_weight_VH is not None:
                 add_weight_gradient(tile_nV, hidden_NH[tile], grad_weight_VH)
 
-        ctx.gradients, ctx.weight_dtype = (grad_hidden_NH, grad_weight_VH), weight_VH.dtype
+        ctx.gradients, ctx.weight_dtype, ctx.others = (grad_hidden_NH, grad_weight_VH), weight_VH.dtype, 5
         ctx.mark_non_differentiable(logprob_N, entropy_N)
         return loss, logprob_N, entropy_N
-
-    @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: Any, grad_loss: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-        if ctx.gradients is None:
-            raise RuntimeError("the fused loss's gradient was taken already: run the forward again")
-        (grad_hidden_NH, grad_weight_VH), ctx.gradients = ctx.gradients, None
-        for grad in (grad_hidden_NH, grad_weight_VH):
-            if grad is not None:
-                grad.mul_(grad_loss)
-        if grad_weight_VH is not None:
-            grad_weight_VH = grad_weight_VH.to(ctx.weight_dtype)
-        return (grad_hidden_NH, grad_weight_VH, *[None] * 5)
 
 
 def _block(

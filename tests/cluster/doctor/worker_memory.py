@@ -12,6 +12,7 @@ import torch
 from nopsd.config import load_config
 from nopsd.engine.distributed import Ranks
 from nopsd.train.algorithms.distill import load_engines
+from nopsd.train.losses.fused_linear import DistillInputs
 
 
 def live_bytes() -> int:
@@ -33,14 +34,9 @@ def main(ranks: Ranks, job: dict[str, Any]) -> None:
     student, teacher, ema = load_engines(config, Path(job["model"]), ranks)
     hidden = student.module.lm.config.hidden_size
     ids = torch.arange(8)[None]
-    result = student(
-        input_ids_BT=ids,
-        rows_N=torch.arange(7),
-        teacher_hidden_NH=torch.randn(7, hidden),
-        teacher_weight_VH=None,
-        token_weight_N=torch.full((7,), 1 / 7),
-        target_N=ids[0, 1:],
-    )
+    inputs = DistillInputs(torch.randn(7, hidden), None, torch.full((7,), 1 / 7), ids[0, 1:])
+    result = student(input_ids_BT=ids, rows_N=torch.arange(7), loss_inputs=inputs)
+    del inputs
     student.backward(result.loss)
     student.step()
     del result

@@ -11,7 +11,7 @@ import torch
 
 from nopsd.train.algorithms.rewards import group_advantages
 from nopsd.train.batches import batch_uids
-from nopsd.train.sampling import request_names, step_seed
+from nopsd.train.sampling import request_names
 from tests.models import save_small
 from tests.train.algorithms import worker_tokens as worker
 
@@ -57,7 +57,7 @@ def test_losses_gradients_and_log_do_not_depend_on_ranks_and_micro_batches(runs,
 def rollouts_of_first_step() -> list[Any]:
     uids = batch_uids(worker.UIDS, 0, 3, 0)
     return [
-        worker.canned(name, worker.PROMPTS[uid], sample, step_seed(0, 0), 0)
+        worker.canned(name, worker.PROMPTS[uid], sample, 0, 0)
         for uid, name in zip(uids, request_names(uids))
         for sample in range(3)
     ]

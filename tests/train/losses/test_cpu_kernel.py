@@ -11,8 +11,8 @@ from torch import Tensor
 
 from nopsd.config import DistillConfig
 from nopsd.train.losses import cpu_kernel
-from nopsd.train.losses.divergence import divergence
-from nopsd.train.losses.fused_linear import fused_linear_divergence
+from tests.train.losses.fused import fused_loss
+from tests.train.losses.reference import divergence
 
 KINDS = ("reverse_kl", "forward_kl")
 H = 6
@@ -28,7 +28,7 @@ def inputs(n: int, size: int, seed: int = 0) -> list[torch.Tensor]:
 def run(keys: dict[str, Any], given: list[torch.Tensor], kernel: str = "numba", **more: Any) -> dict[str, Any]:
     leaves = given[0].clone().requires_grad_(), given[1].clone().requires_grad_()
     config = DistillConfig(kernel=kernel, **({"logit_chunk": 5} | keys))
-    result = fused_linear_divergence(*leaves, *given[2:5], config, target_N=given[5], with_statistics=True, **more)
+    result = fused_loss(*leaves, *given[2:5], config, target_N=given[5], with_statistics=True, **more)
     result.loss.backward()
     return {"loss": result.loss.detach(), "hidden": leaves[0].grad, "weight": leaves[1].grad, "sums": result.sums}
 

@@ -7,9 +7,9 @@ from torch.utils._pytree import tree_leaves
 
 from nopsd.config import DistillConfig
 from nopsd.engine import cpu_bfloat16, products
-from nopsd.train.losses.divergence import divergence, entropy, forward_kl, reverse_kl
-from nopsd.train.losses.fused_linear import fused_linear_divergence, mean_statistics
-from nopsd.train.losses.tile import STATISTICS, Tile, divergence_and_gradient
+from nopsd.train.losses.tile import STATISTICS, Tile, auxiliaries, divergence_and_gradient
+from tests.train.losses.fused import fused_loss
+from tests.train.losses.reference import divergence, entropy, forward_kl, reverse_kl
 
 KINDS = [("reverse_kl", 0.5), ("forward_kl", 0.5), ("jsd", 0.5), ("jsd", 0.1), ("jsd", 0.0), ("jsd", 1.0)]
 N, H, V = 11, 5, 40
@@ -46,7 +46,7 @@ def both(c, dtype=torch.float64, **shape):
     """(loss, grad hidden, grad weight) of the fused loss and of plain autograd."""
     hidden, weight, *teacher, token_weight, _ = inputs(dtype, **shape)
     leaves = hidden.requires_grad_(), weight.requires_grad_()
-    fused = fused_linear_divergence(*leaves, *teacher, token_weight, c).loss
+    fused = fused_loss(*leaves, *teacher, token_weight, c).loss
     return loss_and_gradients(fused, *leaves), loss_and_gradients(plain(*leaves, *teacher, token_weight, c), *leaves)
 
 
@@ -63,14 +63,14 @@ def test_T_KL_fused_against_finite_differences(kind, beta):
     hidden, weight, *rest, token_weight, _ = inputs(n=3, v=6)
     leaves = hidden.requires_grad_(), weight.requires_grad_()
     c, step = config(kind, beta, 1.3, chunk=2), 1e-6
-    _, *gradients = loss_and_gradients(fused_linear_divergence(*leaves, *rest, token_weight, c).loss, *leaves)
+    _, *gradients = loss_and_gradients(fused_loss(*leaves, *rest, token_weight, c).loss, *leaves)
     for leaf, gradient in zip(leaves, gradients):
         for index in range(leaf.numel()):
             ends = []
             for sign in (1, -1):
                 with torch.no_grad():
                     leaf.view(-1)[index] += sign * step
-                    ends.append(fused_linear_divergence(*leaves, *rest, token_weight, c).loss)
+                    ends.append(fused_loss(*leaves, *rest, token_weight, c).loss)
                     leaf.view(-1)[index] -= sign * step
             assert abs((ends[0] - ends[1]) / (2 * step) - gradient.view(-1)[index]) < 1e-7
 
@@ -82,7 +82,7 @@ def test_T_KL_fused_not_negative_in_float32(kind, beta, scale):
     hidden, weight, _, _, token_weight, _ = inputs(torch.float32, v=5000, h=64)
     other = hidden + scale * torch.randn(hidden.shape, generator=torch.Generator().manual_seed(9))
     for one_token in torch.eye(N):
-        loss = fused_linear_divergence(hidden, weight, other, weight, one_token, config(kind, beta)).loss
+        loss = fused_loss(hidden, weight, other, weight, one_token, config(kind, beta)).loss
         exact = plain(hidden.double(), weight.double(), other.double(), weight.double(), one_token, config(kind, beta))
         assert loss >= -2e-7
         torch.testing.assert_close(loss.double(), exact, rtol=2e-5, atol=3e-7)
@@ -94,7 +94,7 @@ def test_T_KL_fused_is_zero_at_equality(kind, beta):
     hidden, weight, *_ = inputs(torch.float32, v=5000, h=64)
     leaves = hidden.requires_grad_(), weight.requires_grad_()
     loss, *gradients = loss_and_gradients(
-        fused_linear_divergence(*leaves, hidden, weight, torch.full((N,), 1 / N), config(kind, beta)).loss, *leaves
+        fused_loss(*leaves, hidden, weight, torch.full((N,), 1 / N), config(kind, beta)).loss, *leaves
     )
     assert abs(loss) < 1e-6
     assert all(gradient.abs().max() < 1e-6 for gradient in gradients)
@@ -104,7 +104,7 @@ def test_T_KL_tied_weight_gets_no_gradient_through_the_teacher():
     """Student and teacher may share one weight (a live teacher); only the student's use of it counts."""
     hidden, weight, teacher_hidden, _, token_weight, _ = inputs()
     leaves = hidden.requires_grad_(), weight.requires_grad_()
-    fused = fused_linear_divergence(*leaves, teacher_hidden, weight, token_weight, config()).loss
+    fused = fused_loss(*leaves, teacher_hidden, weight, token_weight, config()).loss
     reference = plain(*leaves, teacher_hidden, weight.detach(), token_weight, config())
     torch.testing.assert_close(loss_and_gradients(fused, *leaves), loss_and_gradients(reference, *leaves))
 
@@ -114,7 +114,7 @@ def test_T_KL_tied_embedding_gets_both_gradients():
     _, weight, teacher_hidden, teacher_weight, token_weight, ids = inputs()
     weight.requires_grad_()
     hidden = torch.tanh(weight[ids])
-    fused = fused_linear_divergence(hidden, weight, teacher_hidden, teacher_weight, token_weight, config()).loss
+    fused = fused_loss(hidden, weight, teacher_hidden, teacher_weight, token_weight, config()).loss
     reference = plain(torch.tanh(weight[ids]), weight, teacher_hidden, teacher_weight, token_weight, config())
     torch.testing.assert_close(loss_and_gradients(fused, weight), loss_and_gradients(reference, weight))
 
@@ -124,9 +124,7 @@ def test_chunk_size_changes_nothing(chunk):
     hidden, weight, *teacher, token_weight, target = inputs()
     leaves = hidden.requires_grad_(), weight.requires_grad_()
     results = [
-        fused_linear_divergence(
-            *leaves, *teacher, token_weight, config(chunk=size), target_N=target, with_statistics=True
-        )
+        fused_loss(*leaves, *teacher, token_weight, config(chunk=size), target_N=target, with_statistics=True)
         for size in (chunk, 4)
     ]
     torch.testing.assert_close(*(loss_and_gradients(r.loss, *leaves) for r in results))
@@ -138,7 +136,7 @@ def test_no_tokens_is_zero_and_still_connected():
     """A ZeRO rank without tokens must enter the backward, or the others hang."""
     hidden, weight, *teacher, token_weight, target = inputs(n=0)
     leaves = hidden.requires_grad_(), weight.requires_grad_()
-    result = fused_linear_divergence(*leaves, *teacher, token_weight, config(), target_N=target, with_statistics=True)
+    result = fused_loss(*leaves, *teacher, token_weight, config(), target_N=target, with_statistics=True)
     assert result.loss.item() == 0 and result.sums.abs().sum() == 0
     result.loss.backward()
     assert hidden.grad.shape == (0, H) and torch.equal(weight.grad, torch.zeros(V, H, dtype=torch.float64))
@@ -147,7 +145,7 @@ def test_no_tokens_is_zero_and_still_connected():
 def test_ids_past_the_vocabulary_take_no_part():
     hidden, weight, teacher_hidden, teacher_weight, token_weight, _ = inputs()
     leaves = hidden.requires_grad_(), weight.requires_grad_()
-    cut = fused_linear_divergence(*leaves, teacher_hidden, teacher_weight[:35], token_weight, config(), vocab_size=33)
+    cut = fused_loss(*leaves, teacher_hidden, teacher_weight[:35], token_weight, config(), vocab_size=33)
     reference = plain(hidden, weight[:33], teacher_hidden, teacher_weight[:33], token_weight, config())
     gradients = loss_and_gradients(cut.loss, *leaves)
     torch.testing.assert_close(gradients, loss_and_gradients(reference, *leaves))
@@ -165,7 +163,7 @@ def test_bfloat16_inputs_are_computed_in_float32(kind, beta, multiplies, monkeyp
     monkeypatch.setattr(products, "SLICE", 16)  # several slices of the vocabulary
     hidden, weight, *teacher, token_weight, _ = inputs(torch.bfloat16)
     leaves = hidden.requires_grad_(), weight.requires_grad_()
-    low = loss_and_gradients(fused_linear_divergence(*leaves, *teacher, token_weight, config(kind, beta)).loss, *leaves)
+    low = loss_and_gradients(fused_loss(*leaves, *teacher, token_weight, config(kind, beta)).loss, *leaves)
     wide = [t.detach().double() for t in (*leaves, *teacher)]
     wide_leaves = wide[0].requires_grad_(), wide[1].requires_grad_()
     exact = loss_and_gradients(plain(*wide_leaves, *wide[2:], token_weight, config(kind, beta)), *wide_leaves)
@@ -190,7 +188,7 @@ def test_bfloat16_products_on_a_gpu():
     for device in ("cpu", "cuda"):
         leaves = [t.detach().to(device).requires_grad_() for t in cpu[:2]]
         teacher = [t.to(device) for t in cpu[2:]]
-        loss = fused_linear_divergence(*leaves, *teacher, token_weight.to(device), config(chunk=16)).loss
+        loss = fused_loss(*leaves, *teacher, token_weight.to(device), config(chunk=16)).loss
         assert loss.dtype == torch.float32
         results.append([t.double().cpu() for t in loss_and_gradients(loss, *leaves)])
     for got, wanted in zip(*results):
@@ -202,7 +200,7 @@ def test_statistics_against_naive_computation(kind, beta):
     hidden, weight, teacher_hidden, teacher_weight, token_weight, target = inputs()
     token_weight[3] = 0  # a dummy: counts for nothing
     c = config(kind, beta, temperature=1.2)
-    result = fused_linear_divergence(
+    result = fused_loss(
         hidden, weight, teacher_hidden, teacher_weight, token_weight, c, target_N=target, with_statistics=True
     )
     kept = torch.arange(N) != 3
@@ -219,8 +217,9 @@ def test_statistics_against_naive_computation(kind, beta):
         **dict.fromkeys(("base_kl", "clip_frac", "neg_frac", "mask_frac", "is_ratio"), 0.0),  # all off
     }
     assert list(expected) == list(STATISTICS)
+    stats = dict(zip(STATISTICS, result.sums))
     for name, value in expected.items():
-        assert result.stats[name].item() == pytest.approx(float(value), rel=1e-12), name
+        assert stats[name].item() == pytest.approx(float(value), rel=1e-12), name
     torch.testing.assert_close(result.student_logprob_N, p[torch.arange(N), target])
     torch.testing.assert_close(result.reverse_kl_N, reverse_kl(p, q))
     assert not result.sums.requires_grad and not result.student_logprob_N.requires_grad
@@ -236,25 +235,13 @@ def naive_overlap(p, q, k=16):
     return totals
 
 
-def test_means_of_summed_statistics():
-    """Sums add over ranks and micro-batches; the entropy gap is teacher minus student."""
-    values = torch.arange(1.0, len(STATISTICS) + 1, dtype=torch.float64)
-    values[0] = 2
-    means = mean_statistics(values + 0)
-    assert means["tokens"] == 2 and means["reverse_kl"] == 1.0
-    assert means["entropy_gap"] == means["teacher_entropy"] - means["student_entropy"] == 0.5
-    assert mean_statistics(torch.zeros(len(STATISTICS)))["reverse_kl"] == 0
-
-
 def test_statistics_change_neither_loss_nor_gradient():
     hidden, weight, *teacher, token_weight, target = inputs()
     leaves = hidden.requires_grad_(), weight.requires_grad_()
     for kind, beta in KINDS[:3]:
-        on = fused_linear_divergence(
-            *leaves, *teacher, token_weight, config(kind, beta), target_N=target, with_statistics=True
-        )
-        off = fused_linear_divergence(*leaves, *teacher, token_weight, config(kind, beta))
-        assert off.sums is None and off.stats == {} and off.student_logprob_N is None
+        on = fused_loss(*leaves, *teacher, token_weight, config(kind, beta), target_N=target, with_statistics=True)
+        off = fused_loss(*leaves, *teacher, token_weight, config(kind, beta))
+        assert off.sums is None and off.student_logprob_N is None
         torch.testing.assert_close(loss_and_gradients(on.loss, *leaves), loss_and_gradients(off.loss, *leaves))
 
 
@@ -282,7 +269,7 @@ def test_no_tensor_larger_than_a_tile_and_four_products(kind, beta, with_statist
     hidden, weight, *teacher, token_weight, target = inputs(torch.float32, n=chunk * tiles, h=4, v=300)
     leaves = hidden.requires_grad_(), weight.requires_grad_()
     with Largest() as seen:
-        fused_linear_divergence(
+        fused_loss(
             *leaves,
             *teacher,
             token_weight,
@@ -316,14 +303,14 @@ def test_other_objectives_stay_within_a_tile_and_project_each_side_once(keys, pr
     hidden, weight, *teacher, token_weight, target = inputs(torch.float32, n=chunk * tiles, h=4, v=300)
     leaves, c = (hidden.requires_grad_(), weight.requires_grad_()), DistillConfig(**keys, logit_chunk=chunk)
     with Largest() as seen:
-        fused_linear_divergence(
+        fused_loss(
             *leaves,
             *teacher,
             token_weight,
             c,
             target_N=target,
             with_statistics=True,
-            aux=dict.fromkeys(("base", "ctx_only", "random_ctx"), tuple(teacher)),
+            aux_hidden=dict.fromkeys(auxiliaries(c), teacher[0]),
         ).loss.backward()
     assert seen.elements == chunk * 300
     assert seen.products == products * tiles
@@ -333,7 +320,7 @@ def test_without_gradients_nothing_is_multiplied_back():
     hidden, weight, *teacher, token_weight, _ = inputs()
     leaves = hidden.requires_grad_(), weight.requires_grad_()
     with torch.no_grad(), Largest() as seen:
-        loss = fused_linear_divergence(*leaves, *teacher, token_weight, config(chunk=100)).loss
+        loss = fused_loss(*leaves, *teacher, token_weight, config(chunk=100)).loss
     assert seen.products == 2 and not loss.requires_grad
     torch.testing.assert_close(loss, plain(*leaves, *teacher, token_weight, config()).detach())
 
@@ -342,7 +329,7 @@ def test_gradient_is_scaled_by_what_follows_and_taken_once():
     """DeepSpeed divides the loss by the accumulation steps; a second backward must fail, not give zeros."""
     hidden, weight, *teacher, token_weight, _ = inputs()
     leaves = hidden.requires_grad_(), weight.requires_grad_()
-    loss = fused_linear_divergence(*leaves, *teacher, token_weight, config()).loss / 4
+    loss = fused_loss(*leaves, *teacher, token_weight, config()).loss / 4
     once = torch.autograd.grad(loss, leaves, retain_graph=True)
     reference = torch.autograd.grad(plain(*leaves, *teacher, token_weight, config()) / 4, leaves)
     torch.testing.assert_close(once, reference)
@@ -353,13 +340,13 @@ def test_gradient_is_scaled_by_what_follows_and_taken_once():
 def test_wrong_shapes_are_named():
     hidden, weight, teacher_hidden, teacher_weight, token_weight, target = inputs()
     with pytest.raises(ValueError, match="student 40, teacher 39"):
-        fused_linear_divergence(hidden, weight, teacher_hidden, teacher_weight[:39], token_weight, config())
+        fused_loss(hidden, weight, teacher_hidden, teacher_weight[:39], token_weight, config())
     with pytest.raises(ValueError, match="rows differ"):
-        fused_linear_divergence(hidden, weight, teacher_hidden[1:], teacher_weight, token_weight, config())
+        fused_loss(hidden, weight, teacher_hidden[1:], teacher_weight, token_weight, config())
     with pytest.raises(ValueError, match="student's output weight.*gathered"):
-        fused_linear_divergence(hidden, weight[:0, 0], teacher_hidden, teacher_weight, token_weight, config())
+        fused_loss(hidden, weight[:0, 0], teacher_hidden, teacher_weight, token_weight, config())
     with pytest.raises(ValueError, match="vocab_size 41"):
-        fused_linear_divergence(hidden, weight, teacher_hidden, teacher_weight, token_weight, config(), vocab_size=41)
+        fused_loss(hidden, weight, teacher_hidden, teacher_weight, token_weight, config(), vocab_size=41)
 
 
 @pytest.mark.parametrize("kind, beta", KINDS)

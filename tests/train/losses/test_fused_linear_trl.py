@@ -15,8 +15,8 @@ import torch
 
 from nopsd.config import DistillConfig
 from nopsd.train.batches import sequence_weights
-from nopsd.train.losses.fused_linear import fused_linear_divergence
 from tests.programs import run_peer
+from tests.train.losses.fused import fused_loss
 
 VERSION = "1.16.0"
 LENGTHS, H, V = (9, 14, 5), 16, 500
@@ -88,7 +88,7 @@ def test_loss_and_gradients_equal_trls_sdft(tokens: dict[str, torch.Tensor], trl
     of_sequence = sequence_weights(LENGTHS, "seq_mean_token_mean")
     weights = torch.tensor([w for w, n in zip(of_sequence, LENGTHS) for _ in range(n)])
     leaves = tokens["student"].clone().requires_grad_(), tokens["weight"].clone().requires_grad_()
-    loss = fused_linear_divergence(
+    loss = fused_loss(
         *leaves,
         tokens["teacher"],
         tokens["teacher_weight"],

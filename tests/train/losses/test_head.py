@@ -8,9 +8,11 @@ import torch
 
 from nopsd.config import DistillConfig
 from nopsd.errors import ConfigError
-from nopsd.train.losses.divergence import divergence
-from nopsd.train.losses.head import DistillHead, DistillModel, gathered_weight, install_head, response_hidden
+from nopsd.train.losses.fused_linear import DistillInputs
+from nopsd.train.losses.head import DistillHead, DistillModel, gathered_weight, replace_head, response_hidden
+from nopsd.train.losses.tile import STATISTICS
 from tests.models import qwen3
+from tests.train.losses.reference import divergence
 
 CONFIG = DistillConfig(logit_chunk=3)
 PROMPT, TEACHER_PROMPT, RESPONSE = [3, 4, 5], [9, 8, 7, 6, 4, 5], [10, 11, 12, 2]
@@ -45,6 +47,10 @@ def test_model_whose_logits_are_not_linear_is_refused():
         install_head(lm, CONFIG)
 
 
+def install_head(lm, config, vocab_size=None):
+    return replace_head(lm, DistillHead, lambda old: DistillHead(old, config, vocab_size))
+
+
 def batch(prompts, responses, width):
     ids = torch.full((len(prompts), width), 1)
     rows = []
@@ -72,11 +78,11 @@ def test_model_equals_whole_logits_despite_padding(tied):
     ids, rows = batch(prompts, responses, width=13)
     hidden = response_hidden(teacher, *batch(teacher_prompts, responses, width=15))
     with gathered_weight(teacher) as weight:
-        result = DistillModel(lm, CONFIG)(ids, rows, hidden, weight, torch.full((6,), 1 / 6))
+        result = DistillModel(lm, CONFIG)(ids, rows, DistillInputs(hidden, weight, torch.full((6,), 1 / 6)))
     torch.testing.assert_close(result.loss, reference, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(torch.autograd.grad(result.loss, parameters), expected, rtol=1e-4, atol=1e-6)
     assert not hidden.requires_grad and all(p.grad is None for p in teacher.parameters())
-    assert result.stats["tokens"] == 6 and result.student_logprob_N is None
+    assert result.sums[STATISTICS.index("tokens")] == 6 and result.student_logprob_N is None
 
 
 def test_response_hidden_projects_to_the_models_logits_and_makes_none():
@@ -93,9 +99,8 @@ def test_a_rank_without_tokens_reaches_every_parameter():
     """Its backward must touch every module, or the other ranks wait for it in the reduction."""
     lm = tiny(False)
     nothing = torch.empty(0, dtype=torch.int64)
-    result = DistillModel(lm, CONFIG)(
-        torch.tensor([[5]]), nothing, torch.zeros(0, 16), lm.lm_head.weight, torch.zeros(0), nothing
-    )
+    inputs = DistillInputs(torch.zeros(0, 16), lm.lm_head.weight, torch.zeros(0), nothing)
+    result = DistillModel(lm, CONFIG)(torch.tensor([[5]]), nothing, inputs)
     result.loss.backward()
     assert result.loss.item() == 0
     assert all(p.grad is not None and not p.grad.any() for p in lm.parameters())

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from nopsd.config import Config, DistillConfig, validate
 from nopsd.errors import ConfigError
-from nopsd.train.losses.divergence import divergence, token_divergence
-from nopsd.train.losses.fused_linear import FusedResult, fused_linear_divergence
-from nopsd.train.losses.targets import auxiliaries
+from nopsd.train.losses.fused_linear import FusedResult
+from nopsd.train.losses.tile import STATISTICS, auxiliaries
+from tests.train.losses.fused import fused_loss
 from tests.train.losses.naive_objective import softmax, token_loss
+from tests.train.losses.reference import divergence, token_divergence
 
 N, V = 5, 7
 NAMES = ("base", "ctx_only", "random_ctx")
@@ -83,7 +84,7 @@ class Inputs:
     def fused(self, c: DistillConfig, leaves: tuple[Tensor, Tensor] | None = None, **more) -> FusedResult:
         hidden, weight = leaves or (self.hidden, self.weight)
         other = self.weight.detach()
-        return fused_linear_divergence(
+        return fused_loss(
             hidden,
             weight,
             self.teacher,
@@ -92,7 +93,7 @@ class Inputs:
             c,
             target_N=self.target,
             served_N=self.served,
-            aux={name: (self.aux[name], other) for name in auxiliaries(c)},
+            aux_hidden={name: self.aux[name] for name in auxiliaries(c)},
             **more,
         )
 
@@ -159,7 +160,7 @@ def test_T_KL_zero_at_equality_in_float32(base):
     weight = torch.randn(3000, 64, generator=generator).requires_grad_()
     c = DistillConfig(**base | ({"topk": 50} if "topk" in base else {}), logit_chunk=4)
     target = torch.randint(3000, (6,), generator=generator)
-    result = fused_linear_divergence(hidden, weight, hidden, weight, torch.full((6,), 1 / 6), c, target_N=target)
+    result = fused_loss(hidden, weight, hidden, weight, torch.full((6,), 1 / 6), c, target_N=target)
     gradients = torch.autograd.grad(result.loss, (hidden, weight))
     assert abs(result.loss.item()) < 1e-6
     biased = (c.divergence, c.support, c.tail) == ("forward_kl", "topk", "none")
@@ -181,7 +182,7 @@ def test_T_KL_divergences_are_not_negative_and_the_bucket_never_exceeds_the_full
     for one_token in torch.eye(9):
 
         def loss_of(keys, chosen=one_token):
-            return float(fused_linear_divergence(hidden, weight, other, weight, chosen, DistillConfig(**keys)).loss)
+            return float(fused_loss(hidden, weight, other, weight, chosen, DistillConfig(**keys)).loss)
 
         loss = loss_of(base)
         assert loss >= -3e-7
@@ -195,7 +196,7 @@ def fused_and_exact(logits, c):
     eye = torch.eye(logits.shape[-1])
     student, teacher = logits.float()
     leaf = student.requires_grad_()
-    loss = fused_linear_divergence(leaf, eye, teacher, eye, torch.ones(1), c).loss
+    loss = fused_loss(leaf, eye, teacher, eye, torch.ones(1), c).loss
     (found,) = torch.autograd.grad(loss, leaf)
     wide = logits[0].clone().requires_grad_()
     exact = token_divergence(c, wide.log_softmax(-1), logits[1].log_softmax(-1)).sum()
@@ -270,7 +271,7 @@ def test_what_the_log_tells_of_the_clips():
     x.token_weight[4] = 0.0  # a dummy counts for nothing
     clip = {"pointwise_clip": 0.05, "token_clip": 0.05, "mask_high_entropy": 1.5, "is_clip": 1.5, "kl_base_coef": 1.0}
     c = DistillConfig(**clip, logit_chunk=2)
-    stats = {name: float(total) for name, total in x.fused(c, with_statistics=True).stats.items()}
+    stats = {name: float(total) for name, total in zip(STATISTICS, x.fused(c, with_statistics=True).sums)}
     p, q = x.hidden.log_softmax(-1)[:4], x.teacher.log_softmax(-1)[:4]
     terms = p.exp() * (p - q)
     capped = (terms > 0.05).any(-1)
@@ -322,8 +323,8 @@ def test_missing_inputs_are_named():
     x = Inputs()
     rows = (x.hidden, x.weight, x.teacher, x.weight, x.token_weight)
     with pytest.raises(ValueError, match="ctx_only"):
-        fused_linear_divergence(*rows, DistillConfig(target="pmi"), aux={"base": (x.aux["base"], x.weight)})
+        fused_loss(*rows, DistillConfig(target="pmi"), aux_hidden={"base": x.aux["base"]})
     with pytest.raises(ValueError, match="target_N"):
-        fused_linear_divergence(*rows, DistillConfig(divergence="sampled_rkl"))
+        fused_loss(*rows, DistillConfig(divergence="sampled_rkl"))
     with pytest.raises(ValueError, match="served_N"):
-        fused_linear_divergence(*rows, DistillConfig(is_clip=2.0), target_N=x.target)
+        fused_loss(*rows, DistillConfig(is_clip=2.0), target_N=x.target)

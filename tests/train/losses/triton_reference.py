@@ -11,12 +11,12 @@ from typing import Any
 import torch
 
 from nopsd.config import DistillConfig
-from nopsd.train.losses.fused_linear import fused_linear_divergence
+from tests.train.losses.fused import fused_loss
 
 
 def fused(keys: dict[str, Any], kernel: str, given: dict[str, Any]) -> dict[str, torch.Tensor]:
     leaves = given["hidden"].clone().requires_grad_(), given["weight"].clone().requires_grad_()
-    result = fused_linear_divergence(
+    result = fused_loss(
         *leaves,
         given["teacher"],
         given["teacher_weight"],

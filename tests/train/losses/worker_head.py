@@ -17,9 +17,10 @@ from transformers import Qwen3ForCausalLM
 from nopsd.config import DistConfig, DistillConfig
 from nopsd.engine.distributed import init_distributed, shutdown_distributed
 from nopsd.engine.frozen import load_causal_lm, load_frozen
-from nopsd.train.losses.divergence import divergence
+from nopsd.train.losses.fused_linear import DistillInputs
 from nopsd.train.losses.head import DistillModel, gathered_weight, response_hidden
 from tests.models import SMALL, qwen3
+from tests.train.losses.reference import divergence
 
 ZERO = {
     "stage": 3,
@@ -72,14 +73,8 @@ def engine_result(student, teacher, sequences):
     ids, rows = padded([s for s, _, _ in sequences], responses)
     target = torch.tensor([token for y in responses for token in y], dtype=torch.int64)
     with gathered_weight(teacher) as weight:
-        return student(
-            input_ids_BT=ids,
-            rows_N=rows,
-            teacher_hidden_NH=hidden,
-            teacher_weight_VH=weight,
-            token_weight_N=0.05 * (1 + torch.arange(len(rows))),
-            target_N=target,
-        )
+        inputs = DistillInputs(hidden, weight, 0.05 * (1 + torch.arange(len(rows))), target)
+        return student(input_ids_BT=ids, rows_N=rows, loss_inputs=inputs)
 
 
 def plain_loss(student, teacher, sequences):

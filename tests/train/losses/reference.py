@@ -1,8 +1,7 @@
-"""Divergences between two next-token distributions, token by token: the reference maths.
+"""Divergences between two next-token distributions, token by token: the reference that the fused losses are held to.
 
 In: log-probabilities `[..., V]` of the student (p) and the teacher (q), finite, any float dtype.
-Out: one number of nats for each token `[...]`, differentiable. `fused_linear` computes the same values
-and their gradients from hidden states without ever holding `[N, V]`; the tests hold it to this file.
+Out: one number of nats for each token `[...]`, differentiable.
 `token_divergence` is the whole of `distill.divergence`, `support` and `pointwise_clip` in plain autograd.
 """
 
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from nopsd.config import DistillConfig
+from nopsd.train.losses.tile import canonical
 
 
 def reverse_kl(student_logp_NV: Tensor, teacher_logp_NV: Tensor) -> Tensor:
@@ -54,25 +54,6 @@ def jsd(student_logp_NV: Tensor, teacher_logp_NV: Tensor, beta: float) -> Tensor
 def entropy(logp_NV: Tensor) -> Tensor:
     """Shannon entropy −Σ_v p log p."""
     return -(logp_NV.exp() * logp_NV).sum(-1)
-
-
-def canonical(kind: str, beta: float) -> str:
-    """The formula that a name means: jsd's ends are the two KLs.
-
-    Args:
-        kind: `distill.divergence`, one of reverse_kl, forward_kl, jsd.
-        beta: `distill.beta`.
-
-    Raises:
-        ValueError: Another kind, or β outside [0, 1].
-    """
-    if kind in ("reverse_kl", "forward_kl"):
-        return kind
-    if kind != "jsd":
-        raise ValueError(f"divergence {kind!r}: use reverse_kl, forward_kl or jsd (sampled_rkl needs the sampled ids)")
-    if not 0 <= beta <= 1:
-        raise ValueError(f"jsd's beta is {beta}: it must lie between 0 (forward KL) and 1 (reverse KL)")
-    return {0.0: "forward_kl", 1.0: "reverse_kl"}.get(float(beta), "jsd")
 
 
 def divergence(kind: str, student_logp_NV: Tensor, teacher_logp_NV: Tensor, beta: float = 0.5) -> Tensor:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from nopsd.train.rank_state import reshard
+from nopsd.train.resuming import reshard
 
 
 @pytest.mark.parametrize(("old", "new"), [(2, 1), (2, 4), (3, 2), (1, 3), (4, 7)])

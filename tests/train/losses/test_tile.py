@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nopsd.train.losses.overlap import MEMBERS, largest, overlap
+from nopsd.train.losses.tile import MEMBERS, largest, overlap
 
 
 @pytest.mark.parametrize("size", [5, 16, 1000, MEMBERS * 33, MEMBERS * 33 + 1, MEMBERS * 50 + 127])
