@@ -130,8 +130,8 @@ def packed_attention(
     else:
         keys, values = _behind_contexts(segments, layer, key[0]), _behind_contexts(segments, layer, value[0], 1)
         queries = query[0].split(segments.lengths, 1)
-        parts = [_one(q, k, v, scaling, dropout, window) for q, k, v in zip(queries, keys, values)]
-        out_SAD = torch.cat(parts, 1).transpose(0, 1)
+        attended = [_one(q, k, v, scaling, dropout, window) for q, k, v in zip(queries, keys, values)]
+        out_SAD = torch.cat(attended, 1).transpose(0, 1)
     return out_SAD[None].contiguous(), None
 
 
