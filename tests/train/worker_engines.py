@@ -140,14 +140,14 @@ def case_align(model: Path, out: Path, ranks: Ranks) -> dict[str, Any]:
     train(d)
     aligned = d.log[0]
     d = build(config_of(2, steps=1), model, out / "shift", ranks, NO_DEMONSTRATIONS)
-    true_batches = loop.micro_batches
+    true_batches = loop.rank_micro_batches
 
     def shifted(*args):
         return [replace(b, teacher=replace(b.teacher, rows_N=b.teacher.rows_N - 1)) for b in true_batches(*args)]
 
-    loop.micro_batches = shifted
+    loop.rank_micro_batches = shifted
     train(d)
-    loop.micro_batches = true_batches
+    loop.rank_micro_batches = true_batches
     return {"aligned": aligned, "shifted": d.log[0]}
 
 
@@ -177,7 +177,7 @@ def case_ema(model: Path, out: Path, ranks: Ranks, dtype: str = "float32") -> di
 def case_nonfinite(model: Path, out: Path, ranks: Ranks) -> dict[str, Any]:
     """A NaN in one rank's micro-batch at step 1: the step is skipped everywhere, the average too."""
     d = build(config_of(2, ema=True), model, out / "nonfinite", ranks)
-    true_batches, calls = loop.micro_batches, []
+    true_batches, calls = loop.rank_micro_batches, []
 
     def poisoned(*args):
         calls.append(1)
@@ -194,9 +194,9 @@ def case_nonfinite(model: Path, out: Path, ranks: Ranks) -> dict[str, Any]:
         master.append({n: t.clone() for n, t in d.ema.master.items()})
 
     d.progress = after
-    loop.micro_batches = poisoned
+    loop.rank_micro_batches = poisoned
     train(d)
-    loop.micro_batches = true_batches
+    loop.rank_micro_batches = true_batches
     return {"rows": list(d.log), "path": path, "master": master}
 
 

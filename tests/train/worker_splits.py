@@ -92,7 +92,7 @@ def run(ranks: Ranks, model: Path, folder: Path, settings: dict[str, Any], expor
     )
     counts: list[int] = []
     means: list[dict[str, torch.Tensor]] = []
-    true_batches = loop.micro_batches
+    true_batches = loop.rank_micro_batches
 
     def counted(*args: Any) -> Any:
         batches = true_batches(*args)
@@ -108,11 +108,11 @@ def run(ranks: Ranks, model: Path, folder: Path, settings: dict[str, Any], expor
         return found
 
     d = replace(d, progress=lambda *_, **__: means.append(gathered("exp_avg")))
-    loop.micro_batches = counted
+    loop.rank_micro_batches = counted
     try:
         loop.train(d)
     finally:
-        loop.micro_batches = true_batches
+        loop.rank_micro_batches = true_batches
     if export:
         export_model(d.student.module.lm, model, folder / "export", STUDENT_PROMPTS["q0"], ranks)
     return {"rows": list(d.log or ()), "means": means, "weights": gathered(), "counts": counts}
