@@ -276,10 +276,11 @@ def test_only_prompts_that_differ_are_held_over_steps() -> None:
         selected=["a", "b"],
         student=None,
         ranks=ALONE,
-        groups=1,
+        parallel=SimpleNamespace(size=1),
     )
     algorithm.teacher_engine = object()
-    assert algorithm.teacher(run).readers[0].cache.prompts == [LONGER]
+    algorithm.bind(run)
+    assert algorithm.teacher.readers[0].cache.prompts == [LONGER]
 
 
 def test_the_budget_is_no_part_of_a_runs_identity() -> None:
