@@ -30,6 +30,9 @@ def tile_rows(stated: int | None, device: torch.device) -> int:
 
 def project(hidden_nH: Tensor, weight_VH: Tensor, out_nV: Tensor) -> None:
     """out = hidden · weightᵀ, in out's dtype."""
+    if weight_VH.dtype == out_nV.dtype:
+        torch.mm(hidden_nH.to(out_nV.dtype), weight_VH.t(), out=out_nV)
+        return
     if _tensor_cores(weight_VH, out_nV):
         torch.mm(hidden_nH.to(weight_VH.dtype), weight_VH.t(), out_dtype=out_nV.dtype, out=out_nV)
         return
@@ -43,6 +46,9 @@ def project(hidden_nH: Tensor, weight_VH: Tensor, out_nV: Tensor) -> None:
 
 def grad_input(grad_nV: Tensor, weight_VH: Tensor, out_nH: Tensor) -> None:
     """out = grad · weight (the gradient of the hidden states), summed in grad's dtype, whatever out's is."""
+    if weight_VH.dtype == grad_nV.dtype == out_nH.dtype:
+        out_nH.zero_().addmm_(grad_nV, weight_VH)
+        return
     if _cpu_bfloat16(out_nH, weight_VH, grad_nV):
         torch.mm(grad_nV.to(weight_VH.dtype), weight_VH, out=out_nH)  # sums in float32, rounds once
         return
@@ -61,6 +67,9 @@ def grad_input(grad_nV: Tensor, weight_VH: Tensor, out_nH: Tensor) -> None:
 
 def add_weight_gradient(grad_nV: Tensor, hidden_nH: Tensor, into_VH: Tensor) -> None:
     """into += gradᵀ · hidden (the gradient of the weight), summed in grad's dtype."""
+    if hidden_nH.dtype == grad_nV.dtype:
+        into_VH.addmm_(grad_nV.t(), hidden_nH)
+        return
     if _tensor_cores(hidden_nH, grad_nV):
         low = grad_nV.to(hidden_nH.dtype)
         torch.addmm(into_VH, low.t(), hidden_nH, out_dtype=into_VH.dtype, out=into_VH)

@@ -20,7 +20,7 @@ from nopsd.errors import Stopped
 from nopsd.train import checkpoint
 from nopsd.train.batches import batch_uids, rank_micro_batches
 from nopsd.train.guards import SKIPPED_IN_ROW, Guards, SkippedSteps
-from nopsd.train.metrics import Clock, StepSums, gap_metrics, response_metrics
+from nopsd.train.metrics import Clock, StepSums, response_metrics
 from nopsd.train.planning import lr_at
 from nopsd.train.run import Step, TrainingRun
 from nopsd.train.sampling import Sampler, check_gap, serve
@@ -94,11 +94,10 @@ def learn(run: TrainingRun, step: Step, targets: Sequence[Any]) -> StepSums:
 
 def step_metrics(run: TrainingRun, step: Step, sums: StepSums, skips: SkippedSteps) -> dict[str, float]:
     """The step's row, equal on all ranks but for the times (see `nopsd.train.metrics`). Collective."""
-    by_name = sums.by_name()
+    by_name, gap = sums.by_name(), sums.gap()
     row = {
         "loss": by_name["loss"],
         "loss_tokens": by_name["tokens"],
-        **gap_metrics(by_name),
         **run.algorithm.metrics(run, step, by_name),
         "grad_norm": math.nan if skips.in_row else float(run.student.get_global_grad_norm()),
         "lr": lr_at(step.number, run.config.train),
@@ -106,6 +105,8 @@ def step_metrics(run: TrainingRun, step: Step, sums: StepSums, skips: SkippedSte
         "policy_version": step.number,
         **{f"time/{phase}": seconds for phase, seconds in step.clock.seconds.items()},
     }
+    if by_name["known"]:  # the server's log-probs
+        row |= {"logprob_gap": gap.mean, "logprob_gap_high": gap.high, "logprob_gap_max": float(sums.max_gap)}
     if step.rollouts:
         row |= response_metrics(step.rollouts)
         row["staleness"] = step.number - step.rollouts[0].policy_version

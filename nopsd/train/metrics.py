@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
@@ -101,20 +101,8 @@ class StepSums:
         return [uid for loss, uids in self.losses if not math.isfinite(float(loss)) for uid in uids]
 
     def by_name(self) -> dict[str, float]:
-        """The sums, with `max_gap` and `high_gap`."""
-        sums = dict(zip(self.names, self.sums.tolist(), strict=True))
-        return {**sums, "max_gap": float(self.max_gap), "high_gap": self.gaps.high()}
-
-
-def gap_metrics(sums: Mapping[str, float]) -> dict[str, float]:
-    """Nothing where no served log-prob was known."""
-    if not sums["known"]:
-        return {}
-    return {
-        "logprob_gap": sums["gap"] / sums["known"],
-        "logprob_gap_high": sums["high_gap"],
-        "logprob_gap_max": sums["max_gap"],
-    }
+        """The sums over all tokens."""
+        return dict(zip(self.names, self.sums.tolist(), strict=True))
 
 
 def response_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
@@ -124,7 +112,7 @@ def response_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
     return {
         "response_length_mean": fmean(lengths),
         "response_length_max": max(lengths),
-        "truncated_share": fmean(r.truncated for r in rollouts),
+        "truncated_share": fmean(r.finish_reason == "length" for r in rollouts),
         "repeated_4grams": repeated,
         "distinct_4grams": distinct,
     }

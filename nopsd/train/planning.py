@@ -91,18 +91,24 @@ def owner(uid: str, groups: int) -> int:
 
 def plan(items: Sequence[Item], groups: int, limits: Limits) -> Slots:
     """Each item once; every group the same number of micro-batches, the heaviest first."""
+    members = [list(range(len(items)))] if groups == 1 else _balanced(items, groups, limits)
+    packs = [_packs(items, group, limits) for group in members]
+    count = max(1, max(len(group) for group in packs))
+    return [group + [[] for _ in range(count - len(group))] for group in packs]
+
+
+def _balanced(items: Sequence[Item], groups: int, limits: Limits) -> list[list[int]]:
+    """Each group's positions, balanced by work; questions in their own group if that costs little."""
     room = len(items)
     if limits.tokens is None:  # the fewest micro-batches of so many sequences
         room = -(-(-(-len(items) // groups)) // limits.sequences) * limits.sequences
     parts = _parts(items, groups, room, limits)
     members, loads = _share_out(items, parts, groups, room, limits)
-    if limits.owners:
-        most = SLACK * max(loads)
-        owned, loads = _share_out(items, parts, groups, room, limits, most)
-        members = owned if max(loads) <= most else members
-    packs = [_packs(items, group, limits) for group in members]
-    count = max(1, max(len(group) for group in packs))
-    return [group + [[] for _ in range(count - len(group))] for group in packs]
+    if not limits.owners:
+        return members
+    most = SLACK * max(loads)
+    owned, loads = _share_out(items, parts, groups, room, limits, most)
+    return owned if max(loads) <= most else members
 
 
 def _parts(items: Sequence[Item], groups: int, room: int, limits: Limits) -> list[list[int]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol
 
@@ -140,12 +139,10 @@ class TrainingRun(TrainingInputs):
     parallel: SequenceParallel = ALONE  # the ranks that compute one sequence together
     guards: Guards = field(init=False)  # signs of collapse: `train` sets them up from where the checkpoint left them
 
-    def __post_init__(self) -> None:
-        self.algorithm.bind(self)
+    gap_bound: GapBound = field(init=False)  # how far served log-probs of these weights may be from the trainer's
 
-    @cached_property
-    def gap_bound(self) -> GapBound:
-        """How far served log-probs of these weights may be from the trainer's."""
+    def __post_init__(self) -> None:
         model, server = self.config.model, self.config.server
         layers = self.student.module.lm.config.get_text_config().num_hidden_layers
-        return bound_of((model.dtype, server.dtype or model.dtype), layers, self.config.train.sync_tolerance)
+        self.gap_bound = bound_of((model.dtype, server.dtype or model.dtype), layers, self.config.train.sync_tolerance)
+        self.algorithm.bind(self)

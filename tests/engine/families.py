@@ -150,7 +150,7 @@ def export(config: Any) -> None:
     lm = tiny_model(config)
     with tempfile.TemporaryDirectory() as folder:
         lm.config.save_pretrained(folder)
-        write_weights(lm, Path(folder), 4 * 2**30, Ranks(0, 1, torch.device("cpu")))
+        write_weights(lm, Path(folder), Ranks(0, 1, torch.device("cpu")))
         _compare(probe_logits(lm, IDS), Path(folder), IDS, torch.float32, trust_remote_code=False)
 
 

@@ -66,7 +66,7 @@ class DivergenceResult:
     """Per token `[n]`; the KLs and entropies are None if not asked for. `gradient(scale_n)` may be called once."""
 
     loss: Tensor
-    gradient: Callable[[Tensor], None]
+    gradient: Callable[[Tensor], object]
     student: Normaliser
     teacher: Normaliser
     reverse: Tensor | None = None
@@ -176,7 +176,7 @@ def measure(tile: Tile, config: DistillConfig, kernel: str, tops: Tops | None = 
         found.reverse, found.forward = mean - lost, forward
     if kind == "reverse_kl":
         found.loss = mean - lost
-        found.gradient = lambda scale_n: _ratio_gradient(d, mean, P, scale_n / S)
+        found.gradient = lambda scale_n: d.sub_(mean[:, None]).mul_(P).mul_((scale_n / S)[:, None])
     elif kind == "forward_kl":
         found.loss = forward
         found.gradient = lambda scale_n: _difference(student_nV, P, scale_n / S, Q, scale_n / R)
@@ -187,7 +187,9 @@ def measure(tile: Tile, config: DistillConfig, kernel: str, tops: Tops | None = 
         ratio.neg_()
         to_mixture = dot(P, ratio) / S  # KL(p‖m)
         found.loss = beta * (dot(Q, ratio) / R + forward) + (1 - beta) * to_mixture
-        found.gradient = lambda scale_n: _ratio_gradient(ratio, to_mixture, P, (1 - beta) * scale_n / S)
+        found.gradient = lambda scale_n: (
+            ratio.sub_(to_mixture[:, None]).mul_(P).mul_(((1 - beta) * scale_n / S)[:, None])
+        )
     return found
 
 
@@ -226,10 +228,6 @@ def _exponentials(logits_nV: Tensor, top_n: Tensor, temperature: float, out_nV: 
         logits_nV.div_(temperature)
     torch.exp(logits_nV, out=out_nV)
     return out_nV, out_nV.sum(-1)
-
-
-def _ratio_gradient(ratio_nV: Tensor, mean_n: Tensor, P: Tensor, scale_n: Tensor) -> None:
-    ratio_nV.sub_(mean_n[:, None]).mul_(P).mul_(scale_n[:, None])
 
 
 def _difference(out_nV: Tensor, P: Tensor, scale_n: Tensor, Q: Tensor, teacher_scale_n: Tensor) -> None:
