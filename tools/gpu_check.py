@@ -37,7 +37,7 @@ from scoring_arms import SHAPES, model_config
 from nopsd.config import Config, DistillConfig, TrainConfig
 from nopsd.engine.distributed import init_distributed, shutdown_distributed
 from nopsd.engine.packed_attention import use_packed_attention
-from nopsd.train.losses.fused_linear import fused_linear_divergence
+from nopsd.train.losses.fused_linear import DistillInputs, fused_linear_divergence
 
 GIB = 2**30
 BOUND = 2e-5  # relative, of float32 kernels: some 150,000 terms a row added up pairwise or by blocks
@@ -82,7 +82,7 @@ def loss_of(
     )
     h.requires_grad_(), w.requires_grad_()
     weight = torch.full((tokens,), 1.0 / tokens, device=device, dtype=torch.float32)
-    result = fused_linear_divergence(h, w, th, tw, weight, config)
+    result = fused_linear_divergence(h, w, DistillInputs(th, tw, weight), config)
     result.loss.backward()
     assert h.grad is not None and w.grad is not None
     return {"loss": result.loss.detach(), "hidden": h.grad, "weight": w.grad}
