@@ -18,6 +18,7 @@ from nopsd.keys import SERVER_KEY_VARIABLE
 from nopsd.rollout.held import HeldWeights
 from nopsd.rollout.service import RolloutService, request_seed
 from nopsd.rollout.types import Rollout
+from nopsd.rollout.weight_sums import WeightSum
 
 RETRY_DELAYS_S = (0.5, 1.0, 2.0, 4.0)
 CONNECT_TIMEOUT_S = 10.0
@@ -132,6 +133,15 @@ class RolloutClient(RolloutService):
         except FailedError:
             return HeldWeights("a folder that it doesn't name (it runs without nopsd's worker extension)")
         return HeldWeights(**answer["results"][0])
+
+    def weight_sums(self, version: int) -> list[list[WeightSum]]:
+        """Of what each worker holds, by `weight_sums`; none where the server runs without our plug-in."""
+        body = {"method": "nopsd_weight_sums", "args": [version]}
+        try:
+            results = self.request("POST", "/collective_rpc", body, retry=True).get("results", [])
+        except FailedError:
+            return []
+        return [[WeightSum(*entry) for entry in worker] for worker in results]
 
     def tokens_done(self, timeout_s: float) -> float:
         """Tokens read and written since the server's start: stands still only if the server does."""

@@ -13,9 +13,10 @@ SHAPE = ("model_type", "hidden_size", "num_hidden_layers", "num_attention_heads"
 class HeldWeights:
     """`source`: the folder or hub id that was read last. `hash`: of its files as in `nopsd.models`, None if unknown.
 
-    `shape`: the served config's values of SHAPE.
+    `shape`: the served config's values of SHAPE. `dtype`: the served number format.
     """
 
     source: str
     hash: str | None = None
     shape: dict[str, Any] = field(default_factory=dict)
+    dtype: str = "bfloat16"  # the coarsest, where it is unknown

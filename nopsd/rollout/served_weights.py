@@ -11,80 +11,118 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from nopsd.config import SamplingConfig
 from nopsd.errors import StaleWeightsError
 from nopsd.rollout.background import all_at_once
 from nopsd.rollout.client import RolloutClient
+from nopsd.rollout.logprob_gap import Gap, GapBound, bound_of, gap_of
 from nopsd.rollout.service import RolloutService
+from nopsd.rollout.weight_sums import BY_COLUMNS, SentSums, compare_sums
 
 Stream = Iterator[tuple[str, "Tensor | None"]]
 SCORE_S = 600.0
 CHANGE_TOKENS = 48
 PROBE_IDS = (1, 2, 3, 5, 8, 13, 21, 34)
-PROBE_TOLERANCE = 0.25  # nats: more than dtype and device cause, far less than other weights cause
+PROBES, PROBE_TOKENS = 4, 32
+MOST_LAYERS = 64  # of a model that doesn't say
 
 
 def check_same_weights(one: RolloutClient, other: RolloutClient) -> None:
     """StaleWeightsError unless both serve the same weights: by checksums, and by log-probs of a probe.
 
-    The CPU build gives no checksums of its packed linear layers; for these the log-probs are compared.
+    What gives no checksum, a mixture's experts that a kernel packs, is left to the log-probs, which are judged by what
+    two devices' rounding makes of one model (`logprob_gap`).
     """
     digests, others = one.weight_digests(), other.weight_digests()
-    differing = sorted(name for name in digests.keys() & others.keys() if digests[name] != others[name])
+    differing = {name for name in digests.keys() & others.keys() if digests[name] != others[name]}
+    held, others_held = one.weight_sums(0), other.weight_sums(0)
+    if len(held) == 1:  # else shards, which may lie otherwise at the other
+        differing.update(compare_sums(held[0], others_held)[0])
     if differing:
         raise StaleWeightsError(
-            f"the servers at {one.url} and {other.url} hold other weights ({differing[0]} and {len(differing) - 1} "
-            "more differ): start both on the same model, revision and dtype"
+            f"the servers at {one.url} and {other.url} hold other weights ({_listed(sorted(differing))} "
+            "differ): start both on the same model, revision and dtype"
         )
-    prompt, response = list(PROBE_IDS[:2]), list(PROBE_IDS[2:])
-    pairs = zip(one.score_one(prompt, response), other.score_one(prompt, response), strict=True)
-    gaps = [abs(a - b) for a, b in pairs]
-    if not all(gap <= PROBE_TOLERANCE for gap in gaps):  # a NaN isn't
+    if above := _rounding_of(one, other).passed_by(_probe_gap(one, other)):
         raise StaleWeightsError(
-            f"the servers at {one.url} and {other.url} give log-probs that differ by up to {max(gaps):.3g} nats: "
+            f"the servers at {one.url} and {other.url} give log-probs that differ by {above}: "
             "start both on the same model, revision and dtype"
         )
 
 
-class ChangeWatch:
-    """Whether servers take an update at all: weights that have changed give other log-probs, to the last bit.
+def _probe_gap(one: RolloutClient, other: RolloutClient) -> Gap:
+    """Of one server's own samples, at temperature 1: what the bound is made for."""
+    prompt = list(PROBE_IDS)
+    room = min(PROBE_TOKENS, *(server.max_model_len() - len(prompt) - 1 for server in (one, other)))
+    sampling = SamplingConfig(n=PROBES, temperature=1.0, top_p=1.0, top_k=0, max_new=room)
+    samples = [rollout.response_ids for rollout in one.sample(prompt, "probe", sampling, 0, 0, False)]
+    rows = [[value for ids in samples for value in server.score_one(prompt, ids)] for server in (one, other)]
+    return gap_of(torch.tensor(rows[0]), torch.tensor(rows[1]))
+
+
+def _rounding_of(*servers: RolloutClient) -> GapBound:
+    held = [server.held_weights() for server in servers]
+    layers = max(int(weights.shape.get("num_hidden_layers", MOST_LAYERS)) for weights in held)
+    return bound_of([weights.dtype for weights in held], layers)
+
+
+class SentWeights:
+    """Whether servers hold what was sent to them, to the last bit.
 
     A version behind at a small learning rate is less than bfloat16's rounding, so no bound on the gap to the trainer
-    sees it. But one server gives one sequence the same bits as long as its weights are the same.
+    sees it. Checksums do (`weight_sums`). Where a server can't give one of each parameter, it must at least give other
+    log-probs after an update: one server gives one sequence the same bits as long as its weights are the same.
     """
 
     def __init__(self) -> None:
-        self._sums: dict[str, int] = {}  # of what was sent last, by parameter
-        self._changed = 0.0
+        self._sent, self._before = SentSums(0), SentSums(0)  # of the last update, and of the one before it
         self._probes: dict[str, list[float]] = {}  # by URL
 
-    def watched(self, stream: Stream) -> Stream:
+    def watched(self, stream: Stream, version: int) -> Stream:
         """The weights as they pass."""
-        sums = {}
+        self._before, self._sent = self._sent, SentSums(version)
         for name, tensor in stream:
             if tensor is not None:
-                sums[name] = _bit_sum(tensor)
+                self._sent.add(name, tensor)
             yield name, tensor
-        known = sums.keys() & self._sums.keys()
-        self._changed = sum(sums[name] != self._sums[name] for name in known) / max(1, len(known))
-        self._sums = sums
 
     def check(self, server: RolloutClient) -> None:
-        """StaleWeightsError if most parameters have changed since the last update, and the server's log-probs not."""
+        """StaleWeightsError if a parameter is another than was sent.
+
+        If some can't be compared: also if most parameters have changed since the last update, and the server's
+        log-probs not.
+        """
+        sent = self._sent.sums()
+        differing, compared = compare_sums(sent, server.weight_sums(self._sent.version))
+        if differing:
+            raise StaleWeightsError(
+                f"the server at {server.url} doesn't hold the weights that were sent: {_listed(differing)} "
+                f"{'differs' if len(differing) == 1 else 'differ'}"
+            )
+        if not compared.issuperset(entry.name for entry in sent):
+            self._check_change(server)
+
+    def _check_change(self, server: RolloutClient) -> None:
         room = max(2, min(CHANGE_TOKENS, server.max_model_len() - 1))
         probe = server.score_one([1], list(range(2, room)))
-        before = self._probes.get(server.url)
-        if before == probe and self._changed > 0.5:
+        if self._probes.get(server.url) == probe and (share := self._changed_share()) > 0.5:
             raise StaleWeightsError(
                 f"the server at {server.url} gives the log-probs of before the last update to the last bit, and "
-                f"{self._changed:.0%} of the parameters have changed: it has not taken the new weights"
+                f"{share:.0%} of the parameters have changed: it has not taken the new weights"
             )
         self._probes[server.url] = probe
 
+    def _changed_share(self) -> float:
+        """Of the parameters, between the last two updates."""
+        before, now = (
+            {e.name: e.total for e in sent.sums() if e.way != BY_COLUMNS} for sent in (self._before, self._sent)
+        )
+        known = now.keys() & before.keys()
+        return sum(now[name] != before[name] for name in known) / max(1, len(known))
 
-def _bit_sum(tensor: Tensor) -> int:
-    """A checksum of a float tensor's bits."""
-    words = {2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()]
-    return int(tensor.detach().contiguous().view(words).sum(dtype=torch.int64))
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")
 
 
 def verify_served(

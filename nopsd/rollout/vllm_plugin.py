@@ -9,10 +9,10 @@
    the start alone and then reads rows of plain weights as packed ones.
 4. Reloads and transfers that leave a parameter unset are errors, not log lines.
 5. The CPU build's processes sleep soon after their last message.
-6. A server reports which folder's weights it read, with their hash.
+6. A server reports which folder's weights it read, with their hash, and checksums of what it holds.
 
-Written for vLLM 0.32; everything that knows its inside is in this file. Without vLLM the module
-imports and is empty of engines.
+Written for vLLM 0.32; everything that knows its inside is here and in `vllm_weights`. Without vLLM
+the module imports and is empty of engines.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ from nopsd.models import hash_of
 from nopsd.network import address_towards
 from nopsd.rollout.held import SHAPE
 from nopsd.rollout.transport import finish, gloo_group, nbytes, places, plan_buckets, start_broadcast
+from nopsd.rollout.vllm_weights import held_sums
+from nopsd.rollout.weight_sums import dtype_name
 
 BACKEND = "gloo"
 BUSY_LOOP_S = 0.002  # shorter than a decoding step of the smallest model
@@ -108,10 +110,15 @@ class WorkerExtension:
         source, read_at = getattr(self, "_nopsd_read", (model.model, started))
         folder = local_folder(source, model.revision)
         config = model.hf_config.to_dict()
-        held = {"source": source, "shape": {key: config[key] for key in SHAPE if key in config}}
+        shape = {key: config[key] for key in SHAPE if key in config}
+        held = {"source": source, "shape": shape, "dtype": dtype_name(model.dtype)}
         if folder is None or any(file.stat().st_mtime > read_at for file in folder.glob("*.safetensors")):
             return held
         return {**held, "hash": hash_of(folder)}
+
+    def nopsd_weight_sums(self, version: int) -> list[list[Any]]:
+        """The fields of a `WeightSum` each, of this worker; `version` chooses the columns of packed matrices."""
+        return [list(entry) for entry in held_sums(self.model_runner.get_model(), version)]
 
 
 def local_folder(source: str, revision: str | None) -> Path | None:

@@ -27,7 +27,7 @@ from nopsd.rollout.client import RolloutClient
 from nopsd.rollout.gloo_sender import GlooSender
 from nopsd.rollout.held import HeldWeights
 from nopsd.rollout.senders import DiskSender, Failures, NcclSender, Sender, load_weights_folder
-from nopsd.rollout.served_weights import ChangeWatch
+from nopsd.rollout.served_weights import SentWeights
 from nopsd.rollout.service import RolloutService
 from nopsd.rollout.weight_source import WeightSource
 
@@ -88,7 +88,7 @@ class WeightSync:
         self._rank, self._device = rank, device
         self._sender: Sender | None = None
         self._phase = "connect"
-        self._changes = ChangeWatch()
+        self._sent = SentWeights()
 
     def connect(self) -> None:
         failure = None
@@ -118,7 +118,7 @@ class WeightSync:
         Raises ServerError on every rank, rank 0's naming rank, host, phase and URL, if a phase fails at every server
         or exceeds `server.sync_timeout_s` there. A server that failed stays paused: it may hold half an update.
         """
-        stream = self._changes.watched(self._source.stream())
+        stream = self._sent.watched(self._source.stream(), version)
         failure = None
         if self._rank == 0:
             try:
@@ -148,7 +148,7 @@ class WeightSync:
         held = server.held_version()
         if held != version:
             raise StaleWeightsError(f"the server at {server.url} holds policy version {held} after a sync of {version}")
-        self._changes.check(server)
+        self._sent.check(server)
 
     def _readmit(self) -> list[RolloutClient]:
         """Servers that were lost and answer again, connected again."""

@@ -14,9 +14,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from nopsd.config import SamplingConfig
 from nopsd.errors import StaleWeightsError
+from nopsd.rollout.held import HeldWeights
 from nopsd.rollout.logprob_gap import Gap, GapBound, GapHistogram, bound_of, gap_of
-from nopsd.rollout.served_weights import ChangeWatch
+from nopsd.rollout.served_weights import SentWeights, check_same_weights
+from nopsd.rollout.types import Rollout
+from nopsd.rollout.weight_sums import WeightSum, dtype_name
 
 LR = 1e-6  # the paper presets'
 CONTEXT = 2_900  # tokens before the long samples
@@ -95,6 +99,22 @@ class Server:
     def max_model_len(self) -> int:
         return 512
 
+    def weight_digests(self) -> dict[str, str]:
+        return {}
+
+    def weight_sums(self, version: int) -> list[list[WeightSum]]:
+        return []
+
+    def held_weights(self) -> HeldWeights:
+        config = self.model.config
+        dtype = dtype_name(next(self.model.parameters()).dtype)
+        return HeldWeights("lab", shape={"num_hidden_layers": config.num_hidden_layers}, dtype=dtype)
+
+    def sample(self, prompt: list[int], uid: str, sampling: SamplingConfig, *_: Any) -> list[Rollout]:
+        drawn = policies.sample(self.model, [prompt] * sampling.n, sampling.max_new)
+        ends = [ids[len(prompt) :].tolist() for ids in drawn.sequences]
+        return [Rollout(uid, i, prompt, ids, "", "length", 0) for i, ids in enumerate(ends)]
+
     def score_one(self, prompt: list[int], response: list[int]) -> list[float]:
         samples = policies.Samples([torch.tensor(prompt + response)], [len(prompt)])
         scored: list[float] = samples.logprobs(self.model, "server").tolist()
@@ -107,27 +127,47 @@ def sent(model: Any) -> Iterator[tuple[str, Tensor]]:
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_server_that_missed_one_step_at_a_small_learning_rate_is_refused(lab: Lab, dtype: str) -> None:
-    """In bfloat16 such a step is below the noise of any comparison with the trainer; the bits tell."""
+    """In bfloat16 such a step is below the noise of any comparison with the trainer. Of a server that gives no
+    checksums the bits of its log-probs tell."""
     old = policies.in_dtype(lab.model, lab.folder, dtype, "eager")
     new = policies.in_dtype(policies.stepped(lab.model, lab.samples, LR), lab.folder, dtype, "eager")
-    watch, server = ChangeWatch(), Server(old)
-    for model in (old, new):
-        for _ in watch.watched(sent(model)):
+    watch, server = SentWeights(), Server(old)
+    for version, model in enumerate((old, new)):
+        for _ in watch.watched(sent(model), version):
             pass
         server.model = model
         watch.check(server)  # type: ignore[arg-type]
-    for _ in watch.watched(sent(old)):
+    for _ in watch.watched(sent(old), 2):
         pass
     with pytest.raises(StaleWeightsError, match="http://server .* has not taken the new weights"):
         watch.check(server)  # type: ignore[arg-type]
 
 
 def test_weights_that_stand_still_are_no_reason_to_refuse(lab: Lab) -> None:
-    watch, server = ChangeWatch(), Server(policies.load(lab.folder, "float32"))
-    for _ in range(2):
-        for _ in watch.watched(sent(server.model)):
+    watch, server = SentWeights(), Server(policies.load(lab.folder, "float32"))
+    for version in range(2):
+        for _ in watch.watched(sent(server.model), version):
             pass
         watch.check(server)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_two_servers_of_other_weights_are_told_apart_by_their_samples_alone(lab: Lab, dtype: str) -> None:
+    """Where no checksum can be had: another attention kernel passes; an old layer, a shifted head, a NaN don't."""
+    one = Server(policies.in_dtype(lab.model, lab.folder, dtype, "sdpa"))
+    other = Server(policies.in_dtype(lab.model, lab.folder, dtype, "eager"))
+    check_same_weights(one, other)  # type: ignore[arg-type]
+
+    further = policies.stepped(lab.model, lab.samples, 1e-3)
+    layer = policies.in_dtype(lab.model, lab.folder, dtype, "eager")
+    layer.model.layers[2].load_state_dict(further.model.layers[2].state_dict())
+    head = policies.in_dtype(lab.model, lab.folder, dtype, "eager")
+    head.lm_head.weight = torch.nn.Parameter(head.lm_head.weight.detach().roll(1, 0))
+    broken = policies.in_dtype(lab.model, lab.folder, dtype, "eager")
+    broken.lm_head.weight = torch.nn.Parameter(head.lm_head.weight.detach() * math.nan)
+    for model in (layer, head, broken):
+        with pytest.raises(StaleWeightsError, match="http://server give log-probs that differ by"):
+            check_same_weights(one, Server(model))  # type: ignore[arg-type]
 
 
 def test_a_million_sound_tokens_pass_whatever_their_largest_gap(lab: Lab) -> None:

@@ -5,17 +5,33 @@ from types import SimpleNamespace
 import pytest
 
 from nopsd.errors import ServerError, StaleWeightsError
-from nopsd.rollout.served_weights import PROBE_TOLERANCE, check_same_weights, verify_served
+from nopsd.rollout.held import HeldWeights
+from nopsd.rollout.served_weights import check_same_weights, verify_served
+from nopsd.rollout.types import Rollout
+from nopsd.rollout.weight_sums import WeightSum
 
 
 class Server:
     """Scores every response token by `logprob`."""
 
-    def __init__(self, url="http://a", logprob=-1.0, digests=(), fails=False):
+    def __init__(self, url="http://a", logprob=-1.0, digests=(), sums=(), fails=False):
         self.url, self.logprob, self.digests, self.fails, self.asked = url, logprob, dict(digests), fails, []
+        self.sums = [[WeightSum("w", "columns", "bfloat16", 8 // len(sums), total)] for total in sums]
 
     def weight_digests(self):
         return self.digests
+
+    def weight_sums(self, version):
+        return self.sums
+
+    def held_weights(self):
+        return HeldWeights("m", shape={"num_hidden_layers": 28})
+
+    def max_model_len(self):
+        return 64
+
+    def sample(self, prompt, uid, sampling, *_):
+        return [Rollout(uid, i, prompt, [7] * sampling.max_new, "", "length", 0) for i in range(sampling.n)]
 
     def score_one(self, prompt, response):
         return [self.logprob] * len(response)
@@ -61,12 +77,16 @@ def test_a_server_that_fails_is_dropped_and_the_others_are_still_compared():
     assert verify_served(pool, PROMPTS, RESPONSES, TRAINED, 0.5) == 0 and pool.dropped == ["http://b"]
 
 
-def test_two_servers_are_compared_by_checksums_and_by_a_probe():
-    """The CPU build lacks checksums of some layers; a probe alone would let near weights pass."""
-    one = Server(digests={"x": "1", "only here": "2"})
-    check_same_weights(one, Server("http://b", -1.0 + PROBE_TOLERANCE, {"x": "1"}))
-    with pytest.raises(StaleWeightsError, match=r"http://a and http://b hold other weights \(x and 0 more differ\)"):
-        check_same_weights(one, Server("http://b", digests={"x": "3"}))
+def test_two_servers_are_compared_by_digests_by_checksums_and_by_a_probe():
+    """The CPU build lacks digests of packed layers, some layers have no checksum; a probe alone would let near weights
+    pass."""
+    one = Server(digests={"x": "1", "only here": "2"}, sums=(5,))
+    check_same_weights(one, Server("http://b", -1.1, {"x": "1"}, sums=(2, 3)))
+    check_same_weights(one, Server("http://b", -1.1, {"x": "1"}))
+    with pytest.raises(StaleWeightsError, match=r"http://a and http://b hold other weights \(x differ\)"):
+        check_same_weights(one, Server("http://b", digests={"x": "3"}, sums=(5,)))
+    with pytest.raises(StaleWeightsError, match=r"http://a and http://b hold other weights \(w differ\)"):
+        check_same_weights(one, Server("http://b", digests={"x": "1"}, sums=(6,)))
     for logprob in (-1.5, float("nan")):
         with pytest.raises(StaleWeightsError, match="http://a and http://b give log-probs that differ"):
             check_same_weights(one, Server("http://b", logprob, {"x": "1"}))

@@ -20,6 +20,7 @@ from nopsd.rollout import gloo_sender
 from nopsd.rollout.client import RolloutClient, UnansweredError
 from nopsd.rollout.pool import RolloutPool
 from nopsd.rollout.served_weights import verify_served
+from nopsd.rollout.weight_sums import WeightSum
 from nopsd.rollout.weight_sync import HALF_UPDATED, WeightSync, load_folder, open_weight_sync
 
 RESPONSES = [[40, 41, 42, 43, 44], [300, 7], [500, 501, 502]]
@@ -55,6 +56,9 @@ class Fake(RolloutClient):
 
     def max_model_len(self) -> int:
         return 64
+
+    def weight_sums(self, version: int) -> list[list[WeightSum]]:
+        return []
 
     def score_one(self, prompt: list[int], response: list[int]) -> list[float]:
         """Whether the server has taken an update is read from such log-probs."""

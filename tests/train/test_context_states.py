@@ -91,6 +91,22 @@ def test_float32_differs_by_rounding_alone() -> None:
     torch.testing.assert_close(found, plain(tiny(torch.float32), sides[0]), rtol=1e-5, atol=1e-5)
 
 
+def test_bfloat16_differs_by_less_than_its_own_rounding() -> None:
+    """What `teacher.context_mib` may change there: states as near to exact ones as whole forwards are, and nearer to
+    these."""
+    sides, forward = sides_of([LONG] * 4, micro=4), Forwards(torch.bfloat16)
+    (found,) = Reader(forward, ALONE, True).read(sides)
+    assert len(forward.recorded()) == 1
+    exact, whole = plain(tiny(), sides[0]), plain(tiny(torch.bfloat16), sides[0])
+
+    def gap(states: Tensor, reference: Tensor) -> float:
+        return float((states.double() - reference.double()).norm() / reference.double().norm())
+
+    rounding = gap(whole, exact)
+    assert 1e-3 < rounding < 3e-2
+    assert gap(found, exact) <= 1.1 * rounding and gap(found, whole) <= 0.3 * rounding
+
+
 def test_a_prompt_is_computed_once_and_its_rollouts_behind_it() -> None:
     """Else nothing would be saved: four rollouts cost one prompt, and the last token of it each."""
     forward = Forwards()

@@ -108,10 +108,12 @@ def _scaled(row, top, ids, kept, INVERSE: tl.constexpr):  # type: ignore[no-unty
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _log_ratio(d, LOG_BETA: tl.constexpr, LOG_REST: tl.constexpr):  # type: ignore[no-untyped-def]
-    """log p/m with m = β q + (1−β) p, of d = log p/q; out of the larger of both terms, so that nothing overflows."""
-    a = LOG_BETA - d
-    larger, smaller = tl.maximum(a, LOG_REST), tl.minimum(a, LOG_REST)
-    return -(larger + tl.log(1.0 + tl.exp(smaller - larger)))
+    """log p/m with m = β q + (1−β) p, of d = log p/q; out of the larger of both terms, so that nothing overflows.
+
+    Constants are added alone: Triton 3.7's tl.maximum rounds one to float32 beside float64.
+    """
+    apart = (LOG_BETA - LOG_REST) - d
+    return -(LOG_REST + tl.maximum(apart, 0.0) + tl.log(1.0 + tl.exp(-tl.abs(apart))))
 
 
 @triton.jit  # type: ignore[untyped-decorator]

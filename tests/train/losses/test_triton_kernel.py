@@ -1,7 +1,7 @@
 """The Triton kernels against the torch path on the same tokens, under Triton's interpreter: no GPU is needed.
 
 Triton is no dependency of a CPU install: it lies in the peers' environment (tests/setup_peers.sh). They show that the
-formulas are right, and nothing of a GPU: what compiles there, and how fast.
+formulas are right and that Triton compiles them for each kind of GPU; not how fast they are there.
 """
 
 from __future__ import annotations
@@ -30,7 +30,10 @@ CASES: list[tuple[dict[str, Any], int, int, int, torch.dtype]] = [
     ),
     *((kind | CLIPS, 6, 500, 12, torch.float64) for kind in KINDS),
     *((kind, 0, 100, 0, torch.float32) for kind in KINDS),
+    *((kind, 2, 151_936, 0, torch.float64) for kind in KINDS),  # Qwen3's
 ]
+CAPABILITIES = [80, 90, 100]  # A100, H100, B200
+KERNELS = ["_sums", "_mixture_sums", "_reverse_gradient", "_forward_gradient", "_jsd_gradient"]
 
 
 def given(n: int, size: int, pad: int, dtype: torch.dtype) -> dict[str, Any]:
@@ -70,6 +73,16 @@ def test_loss_gradients_and_statistics_equal_the_torch_path(found: list[Any], ca
     assert CASES[case][1] == 0 or by_torch["loss"] > 0.01
     for name, wanted in by_torch.items():
         torch.testing.assert_close(by_triton[name], wanted, **tolerance, msg=lambda m, name=name: f"{name}: {m}")
+
+
+def test_every_kernel_compiles_for_each_kind_of_gpu(tmp_path: Path) -> None:
+    """What Triton or its ptxas refuses would end a run on that GPU at its first step."""
+    script = Path(__file__).with_name("triton_compile.py")
+    cache = str(tmp_path / "cache")  # else what an earlier version made would pass
+    found = run_peer("triton", script, CAPABILITIES, tmp_path, TRITON_CACHE_DIR=cache)
+    assert set(found) == {(kernel, capability) for kernel in KERNELS for capability in CAPABILITIES}
+    for (_, capability), (target, binary) in found.items():
+        assert target.startswith(f"sm_{capability}") and binary == b"\x7fELF"
 
 
 @pytest.mark.parametrize(
