@@ -52,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--servers", type=int, default=1)
     top.add_argument("--buckets", type=int, nargs="+", default=[4, 16, 64, 256], metavar="MiB")
     top.add_argument("--repeats", type=int, default=5)
-    top.add_argument("--backend", choices=("gloo", "disk"), default="gloo")
+    top.add_argument("--backend", choices=("gloo", "disk", "ipc"), default="gloo")
     top.add_argument("--link", metavar="RATE", help="the link's rate as tc writes it, e.g. 10gbit")
     top.add_argument("--json", type=Path, help="write the rows here too")
     return top

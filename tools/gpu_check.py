@@ -15,6 +15,7 @@ best large matrix product on the same device in the same process. How to send a 
     step      two ZeRO-3 steps of student and teacher on canned responses: time by phase, peak memory against the
               estimate of `nopsd doctor`
     context   the longest teacher's prompt with which such a step fits, found by doubling
+    shared    memory of the device that another process reads in place, written twice (server.weight_sync=ipc)
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from typing import Any
 import torch
 from canned_run import canned_run, save_random
 from scoring_arms import SHAPES, model_config
+from shared_memory import shared_memory
 
 from nopsd.config import Config, DistillConfig, TrainConfig
 from nopsd.engine.distributed import init_distributed, shutdown_distributed
@@ -212,6 +214,11 @@ def context(args: argparse.Namespace) -> Rows:
     return rows
 
 
+def shared(args: argparse.Namespace) -> Rows:
+    """What another process reads of a buffer in memory that both see."""
+    return [shared_memory(args.device, (1 if args.tiny else 256) << 20)]
+
+
 PARTS: dict[str, Callable[[argparse.Namespace], Rows]] = {
     "kernels": kernels,
     "loss": loss,
@@ -219,6 +226,7 @@ PARTS: dict[str, Callable[[argparse.Namespace], Rows]] = {
     "teacher": teacher,
     "step": step,
     "context": context,
+    "shared": shared,
 }
 
 

@@ -6,6 +6,7 @@ CPU and the GPU build of vLLM, whoever started it.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -25,6 +26,15 @@ CONNECT_TIMEOUT_S = 10.0
 FINISH_REASONS = ("stop", "length", "abort")
 # Counters that move while a server works, whatever it works at.
 WORK_COUNTERS = ("vllm:prompt_tokens_total", "vllm:generation_tokens_total")
+# What a sleeping server can't do: it is woken first.
+NEEDS_MEMORY = (
+    "/v1/completions",
+    "/collective_rpc",
+    "/weight_checker",
+    "/pause",
+    "/init_weight",
+    "/start_weight_update",
+)
 T = TypeVar("T")
 
 
@@ -49,7 +59,9 @@ class RolloutClient(RolloutService):
         api_key: str | None = None,
         timeout_s: float = 600.0,
         retry_delays_s: tuple[float, ...] | None = None,
+        sleeps: bool = False,
     ) -> None:
+        """`sleeps`: it was started with vLLM's sleep mode, and may be asleep."""
         self.url = url.rstrip("/")
         self.api_key = api_key
         self.timeout_s = timeout_s
@@ -64,6 +76,8 @@ class RolloutClient(RolloutService):
             trust_env=False,
         )
         self._model: tuple[str, int] | None = None
+        self._sleeps = self._is_asleep = sleeps
+        self._turn = threading.Lock()
 
     def close(self) -> None:
         self._http.close()
@@ -159,6 +173,19 @@ class RolloutClient(RolloutService):
     def reset_prefix_cache(self, timeout_s: float | None = None) -> None:
         """Forget keys and values made by other weights."""
         self.request("POST", "/reset_prefix_cache", timeout_s=timeout_s)
+
+    def sleep(self) -> None:
+        """Have the server give up its device's memory until it is next needed, where it can."""
+        with self._turn:
+            if self._sleeps and not self._is_asleep:
+                self._send("POST", "/sleep?level=1&mode=wait", None, None, ())
+                self._is_asleep = True
+
+    def _wake(self) -> None:
+        with self._turn:
+            if self._is_asleep:
+                self._send("POST", "/wake_up", None, None, ())
+                self._is_asleep = False
 
     # ------------------------------------------------------------------ sampling
 
@@ -257,6 +284,8 @@ class RolloutClient(RolloutService):
         Returns:
             The JSON answer, or {}.
         """
+        if self._is_asleep and path.startswith(NEEDS_MEMORY):
+            self._wake()
         delays = RETRY_DELAYS_S if self._retry_delays_s is None else self._retry_delays_s
         response = self._send(method, path, body, timeout_s, delays if retry else ())
         return response.json() if response.content else {}

@@ -20,7 +20,7 @@ from nopsd.keys import new_key
 from nopsd.network import address_towards
 from nopsd.rollout.background import Background, all_at_once
 from nopsd.rollout.client import RolloutClient
-from nopsd.rollout.transport import finish, gloo_group, nbytes, places, plan_buckets, start_broadcast
+from nopsd.rollout.transport import finish, gloo_group, nbytes, pack, places, plan_buckets, start_broadcast
 from nopsd.rollout.weight_source import WeightMeta
 
 Stream = Iterator[tuple[str, "torch.Tensor | None"]]
@@ -124,7 +124,7 @@ class GlooSender:
             if not self._channels:
                 return failures
             # The one before may still be under way, from the other buffer; what was in this one has gone.
-            buffer = self._packed(stream, bucket, self._buffers[number % 2])
+            buffer = pack(stream, [self._metas[i] for i in bucket], self._buffers[number % 2])
             last = number == len(self._buckets)
             for channel in list(self._channels.values()):
                 try:
@@ -144,18 +144,6 @@ class GlooSender:
     def _lose(self, channel: Channel, error: Exception, failures: Failures) -> None:
         failures[channel.client] = error
         del self._channels[channel.client]
-
-    def _packed(self, stream: Stream, bucket: list[int], whole: torch.Tensor) -> torch.Tensor:
-        """The next parameters as bytes, in the front part of `whole`."""
-        sizes = [self._sizes[i] for i in bucket]
-        starts, total = places(sizes)
-        buffer = whole[:total]
-        for i, start, size in zip(bucket, starts, sizes, strict=True):
-            name, tensor = next(stream)
-            if name != self._metas[i].name or tensor is None:
-                raise RuntimeError(f"expected parameter {self._metas[i].name}, the module gave {name}")
-            buffer[start : start + size].copy_(tensor.contiguous().view(-1).view(torch.uint8))
-        return buffer
 
     def close(self) -> None:
         self._channels.clear()

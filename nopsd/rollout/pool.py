@@ -62,7 +62,7 @@ def connect(config: ServerConfig, urls: Sequence[str] = (), hedge_s: float | Non
 def pool_of(urls: Sequence[str], key: str | None, config: ServerConfig, hedge_s: float | None = None) -> RolloutPool:
     """An unchecked pool; one of a single server tries that one for longer."""
     delays = RETRY_DELAYS_S if len(urls) > 1 else None
-    clients = [RolloutClient(url, key, config.request_timeout_s, delays) for url in urls]
+    clients = [RolloutClient(url, key, config.request_timeout_s, delays, config.sleep) for url in urls]
     return RolloutPool(clients, config.stall_timeout_s, hedge_s)
 
 
@@ -175,10 +175,13 @@ class RolloutPool(RolloutService):
         logprobs: bool = False,
         progress: Progress | None = None,
     ) -> list[list[Rollout]]:
-        """As RolloutService.generate; servers that hang are noticed meanwhile."""
+        """As RolloutService.generate; servers that hang are noticed meanwhile, and sleep afterwards if they can."""
         self._readmit()
         with self._watch():
-            return super().generate(prompts, uids, sampling, seed, expected_version, logprobs, progress)  # type: ignore[arg-type]
+            rows = super().generate(prompts, uids, sampling, seed, expected_version, logprobs, progress)  # type: ignore[arg-type]
+        for server, error in all_at_once(lambda c: c.sleep(), self.servers(), self._stall_timeout_s or VERSION_S)[1]:
+            self.drop(server, error)
+        return rows
 
     def score(self, prompts: Sequence[list[int]], responses: Sequence[list[int]]) -> list[list[float]]:
         """As RolloutService.score; servers that hang are noticed meanwhile."""

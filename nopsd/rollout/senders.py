@@ -1,6 +1,7 @@
 """Ways for the sender (rank 0) to bring weights to paused servers, all with one interface.
 
-gloo: buckets broadcast through the plug-in's engine (gloo_sender.py). disk: shards in a folder that the servers read.
+gloo: buckets broadcast through the plug-in's engine (gloo_sender.py). ipc: buckets in memory that both see
+(ipc_sender.py). disk: shards in a folder that the servers read.
 nccl: vLLM's own engine, for servers on GPUs that the trainer doesn't share. Each takes the weights from an iterator,
 which may raise and may be left half used, and says which servers failed to take them; the rest are served. Times out
 by `timeout_s` in each step.
@@ -10,7 +11,9 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -20,7 +23,7 @@ import torch
 from nopsd.engine.store import open_store
 from nopsd.errors import ServerError
 from nopsd.network import address_towards
-from nopsd.rollout.background import all_at_once
+from nopsd.rollout.background import Background, all_at_once
 from nopsd.rollout.client import RolloutClient
 from nopsd.rollout.transport import nbytes
 from nopsd.rollout.weight_source import WeightMeta, WeightSource
@@ -141,16 +144,56 @@ class NcclSender:
             rank=0,
             packed_buffer_size_bytes=self._bucket_bytes,
         )
-        self._engine = WeightTransferTrainerFactory.trainer_init(info, client=self, source=Source())
+        device = torch.cuda.current_device() if torch.cuda.is_available() else None
+
+        def rendezvous() -> Any:
+            if device is not None:
+                torch.cuda.set_device(device)  # a thread has its own
+            return WeightTransferTrainerFactory.trainer_init(info, client=self, source=Source())
+
+        try:
+            self._engine = Background(rendezvous).result(self._timeout_s)
+        except ServerError as error:
+            raise ServerError(f"NCCL's rendezvous with {self._urls()}: {error}") from error
         return {}
 
     def send(self, stream: Stream, clients: Sequence[RolloutClient], version: int) -> Failures:
         if missing := [client.url for client in self._clients if client not in clients]:
             raise ServerError(f"the NCCL group can't go on without {', '.join(missing)}: resume the run without it")
         self._stream = stream
-        self._engine.send_weights()
+        with self._deadline():
+            self._engine.send_weights()
         self._everywhere(lambda client: client.set_policy_version(version, self._timeout_s))
         return {}
+
+    @contextmanager
+    def _deadline(self) -> Iterator[None]:
+        """Abort the group after `timeout_s`: a broadcast that a server never joins would else wait for ever."""
+        passed = threading.Event()
+
+        def abort() -> None:
+            passed.set()
+            self._engine.shutdown()
+
+        timer = threading.Timer(self._timeout_s, abort)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        except Exception as error:
+            if not passed.is_set():
+                raise
+            raise self._late() from error
+        finally:
+            timer.cancel()
+        if passed.is_set():
+            raise self._late()
+
+    def _late(self) -> ServerError:
+        return ServerError(f"NCCL's broadcast to {self._urls()} had no end within {self._timeout_s:g} s")
+
+    def _urls(self) -> str:
+        return ", ".join(client.url for client in self._clients)
 
     def close(self) -> None:
         if self._engine is not None:

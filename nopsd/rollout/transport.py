@@ -1,7 +1,7 @@
-"""How weights are sent to a server over gloo: used by the trainer and by vLLM's workers.
+"""How weights are sent to a server: used by the trainer and by vLLM's workers.
 
-A group of 1 trainer process and all of one server's workers; each bucket of parameters is one broadcast of bytes.
-Both sides compute the same buckets, and the same places in them, from the parameters' sizes. Needs torch alone.
+Over gloo a group is 1 trainer process and all of one server's workers, and each bucket of parameters one broadcast of
+bytes. Both sides compute the same buckets, and the same places in them, from the parameters' sizes. Needs torch alone.
 
 Who can reach it: the rendezvous store (nopsd.engine.store) listens only on the address from which the server is
 reached, under a name that only the server receives, and is closed once the group is connected; gloo's
@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
+from typing import Protocol
 
 import torch
 import torch.distributed as dist
@@ -55,6 +56,31 @@ def places(sizes: Sequence[int]) -> tuple[list[int], int]:
         starts.append(end)
         end += -(-size // ALIGNMENT) * ALIGNMENT
     return starts, end
+
+
+class Meta(Protocol):
+    """Of a parameter: its name, its number format ("float32") and its whole shape."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def dtype_name(self) -> str: ...
+
+    @property
+    def shape(self) -> Sequence[int]: ...
+
+
+def pack(stream: Iterator[tuple[str, torch.Tensor | None]], metas: Sequence[Meta], whole: torch.Tensor) -> torch.Tensor:
+    """The next parameters of a stream as bytes, in the front part of `whole`, which is returned."""
+    sizes = [nbytes(meta.dtype_name, meta.shape) for meta in metas]
+    starts, total = places(sizes)
+    for meta, start, size in zip(metas, starts, sizes, strict=True):
+        name, tensor = next(stream)
+        if name != meta.name or tensor is None:
+            raise RuntimeError(f"expected parameter {meta.name}, the module gave {name}")
+        whole[start : start + size].copy_(tensor.contiguous().view(-1).view(torch.uint8))
+    return whole[:total]
 
 
 def gloo_group(

@@ -1,6 +1,6 @@
 """What vLLM's workers load (`--worker-extension-cls nopsd.rollout.vllm_plugin.WorkerExtension`).
 
-1. A weight-transfer backend "gloo" for vLLM's own update protocol (/init_weight_transfer_engine,
+1. Weight-transfer backends "gloo" and IPC_BACKEND for vLLM's own update protocol (/init_weight_transfer_engine,
    /start_weight_update, /update_weights, /finish_weight_update), for CPU and for devices shared
    with the trainer, where NCCL won't do.
 2. After each reload, the CPU build's packed copies of embedding and head matrices are made again:
@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import importlib.util
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from nopsd.engine.store import join_store
 from nopsd.models import hash_of
 from nopsd.network import address_towards
 from nopsd.rollout.held import SHAPE
+from nopsd.rollout.shared_buffer import IPC_BACKEND, opened
 from nopsd.rollout.transport import finish, gloo_group, nbytes, places, plan_buckets, start_broadcast
 from nopsd.rollout.vllm_weights import held_sums
 from nopsd.rollout.weight_sums import dtype_name
@@ -170,18 +171,72 @@ if importlib.util.find_spec("vllm") is not None:
         rank_offset: int = 1
 
     @dataclass
-    class GlooUpdateInfo(WeightTransferUpdateInfo):  # type: ignore[misc]
+    class NamedUpdateInfo(WeightTransferUpdateInfo):  # type: ignore[misc]
         """The parameters in the order in which they come."""
 
         names: list[str]
         dtype_names: list[str]
         shapes: list[list[int]]
 
-    class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo]):  # type: ignore[misc]
+    @dataclass
+    class IpcInitInfo(WeightTransferInitInfo):  # type: ignore[misc]
+        """Where the trainer writes: a handle of `nopsd.rollout.shared_buffer`."""
+
+        handle: dict[str, Any]
+
+    class LayerwiseEngine(WeightTransferEngine[Any, NamedUpdateInfo]):  # type: ignore[misc]
+        """Whole parameters, brought to their layers by vLLM's own loader; one that is left unset is an error."""
+
+        update_info_cls = NamedUpdateInfo
+
+        def start_weight_update(self) -> None:
+            from vllm.model_executor.model_loader.reload import initialize_layerwise_reload
+
+            self._expected = {name for name, _ in self.model.named_parameters()}
+            self._loaded: set[str] = set()
+            initialize_layerwise_reload(self.model)
+
+        def unpacked(
+            self, buffer: torch.Tensor, bucket: Sequence[int], sizes: list[int], info: NamedUpdateInfo
+        ) -> Iterator[tuple[str, torch.Tensor]]:
+            """The parameters in a buffer, as views of it."""
+            for i, start in zip(bucket, places([sizes[i] for i in bucket])[0], strict=True):
+                part = buffer[start : start + sizes[i]].view(getattr(torch, info.dtype_names[i]))
+                yield info.names[i], part.view(info.shapes[i])
+
+        def finish_weight_update(self) -> None:
+            from vllm.model_executor.model_loader.reload import finalize_layerwise_reload
+
+            finalize_layerwise_reload(self.model, self.model_config)
+            refuse_missing(self._expected, self._loaded, "the weight transfer")
+            refresh_packed_heads(self.model)
+
+    class IpcWeightTransferEngine(LayerwiseEngine):
+        """The receiving side of memory that both see: what is in it is copied on the device, then loaded."""
+
+        init_info_cls = IpcInitInfo
+        _buffer: torch.Tensor | None = None
+
+        def init_transfer_engine(self, info: IpcInitInfo) -> None:
+            self._buffer = opened(info.handle, self.device)
+
+        def receive_weights(self, info: NamedUpdateInfo) -> None:
+            if self._buffer is None:
+                raise RuntimeError("call /init_weight_transfer_engine first")
+            sizes = [nbytes(d, s) for d, s in zip(info.dtype_names, info.shapes, strict=True)]
+            parts = self.unpacked(self._buffer, range(len(sizes)), sizes, info)
+            # The loader keeps weights until their layers are whole, and the trainer writes the next ones meanwhile.
+            self._loaded |= set(self.model.load_weights((name, part.clone()) for name, part in parts))
+            if self._buffer.is_cuda:
+                torch.cuda.synchronize(self._buffer.device)
+
+        def shutdown(self) -> None:
+            self._buffer = None
+
+    class GlooWeightTransferEngine(LayerwiseEngine):
         """The receiving side: one broadcast a bucket, then vLLM's own loader."""
 
         init_info_cls = GlooInitInfo
-        update_info_cls = GlooUpdateInfo
         _group = None
 
         def init_transfer_engine(self, info: GlooInitInfo) -> None:
@@ -192,14 +247,7 @@ if importlib.util.find_spec("vllm") is not None:
             self._group = gloo_group(store, info.group, own, rank, info.world_size, info.timeout_s)
             self._bucket_bytes = info.bucket_bytes
 
-        def start_weight_update(self) -> None:
-            from vllm.model_executor.model_loader.reload import initialize_layerwise_reload
-
-            self._expected = {name for name, _ in self.model.named_parameters()}
-            self._loaded: set[str] = set()
-            initialize_layerwise_reload(self.model)
-
-        def receive_weights(self, info: GlooUpdateInfo) -> None:
+        def receive_weights(self, info: NamedUpdateInfo) -> None:
             if self._group is None:
                 raise RuntimeError("call /init_weight_transfer_engine first")
             sizes = [nbytes(d, s) for d, s in zip(info.dtype_names, info.shapes, strict=True)]
@@ -209,7 +257,7 @@ if importlib.util.find_spec("vllm") is not None:
             for _ in weights:  # what the loader left: the trainer sends it all the same
                 pass
 
-        def _arriving(self, info: GlooUpdateInfo, sizes: list[int]) -> Iterator[tuple[str, torch.Tensor]]:
+        def _arriving(self, info: NamedUpdateInfo, sizes: list[int]) -> Iterator[tuple[str, torch.Tensor]]:
             """The weights, as they come; the next bucket is under way while one is loaded."""
             buckets = plan_buckets(sizes, self._bucket_bytes)
             coming = [self._expect(bucket, sizes) for bucket in buckets[:1]]
@@ -218,34 +266,20 @@ if importlib.util.find_spec("vllm") is not None:
                 finish(work)
                 if number + 1 < len(buckets):
                     coming.append(self._expect(buckets[number + 1], sizes))
-                yield from self._unpack(buffer, bucket, sizes, info)
+                # Views of a buffer that isn't used again: the loader keeps them until their layers are whole.
+                for name, part in self.unpacked(buffer, bucket, sizes, info):
+                    yield name, part.to(self.device)
 
         def _expect(self, bucket: list[int], sizes: list[int]) -> tuple[torch.Tensor, Any]:
             buffer = torch.empty(places([sizes[i] for i in bucket])[1], dtype=torch.uint8)
             return buffer, start_broadcast(self._group, buffer)
 
-        def _unpack(
-            self, buffer: torch.Tensor, bucket: list[int], sizes: list[int], info: GlooUpdateInfo
-        ) -> list[tuple[str, torch.Tensor]]:
-            """Views of the buffer, which the loader keeps until their layers are whole: it isn't used again."""
-            weights = []
-            for i, start in zip(bucket, places([sizes[i] for i in bucket])[0], strict=True):
-                part = buffer[start : start + sizes[i]].view(getattr(torch, info.dtype_names[i]))
-                weights.append((info.names[i], part.view(info.shapes[i]).to(self.device)))
-            return weights
-
-        def finish_weight_update(self) -> None:
-            from vllm.model_executor.model_loader.reload import finalize_layerwise_reload
-
-            finalize_layerwise_reload(self.model, self.model_config)
-            refuse_missing(self._expected, self._loaded, "the weight transfer")
-            refresh_packed_heads(self.model)
-
         def shutdown(self) -> None:
             self._group = None
 
-    if BACKEND not in WeightTransferEngineFactory._registry:
-        WeightTransferEngineFactory.register_engine(BACKEND, GlooWeightTransferEngine)
+    for backend, engine in ((BACKEND, GlooWeightTransferEngine), (IPC_BACKEND, IpcWeightTransferEngine)):
+        if backend not in WeightTransferEngineFactory._registry:
+            WeightTransferEngineFactory.register_engine(backend, engine)
 
     if current_platform.is_cpu():
         shorten_polling()

@@ -26,19 +26,21 @@ from nopsd.rollout.background import all_at_once
 from nopsd.rollout.client import RolloutClient
 from nopsd.rollout.gloo_sender import GlooSender
 from nopsd.rollout.held import HeldWeights
+from nopsd.rollout.ipc_sender import IpcSender
 from nopsd.rollout.senders import DiskSender, Failures, NcclSender, Sender, load_weights_folder
 from nopsd.rollout.served_weights import SentWeights
 from nopsd.rollout.service import RolloutService
+from nopsd.rollout.shared_buffer import IPC_BACKEND
 from nopsd.rollout.weight_source import WeightSource
 
 HALF_UPDATED = -1  # the version of a server whose weights are being replaced, or were left so
-BUCKET_MIB = {"gloo": 8, "nccl": 256, "disk": 256}  # gloo: measured by tools/bench_sync.py
+BUCKET_MIB = {"gloo": 8, "nccl": 256, "disk": 256, "ipc": 256}  # gloo: measured by tools/bench_sync.py
 HEALTH_S = 20.0
 log = logging.getLogger(__name__)
 
 
 def choose_backend(config: ServerConfig, device: str, hosts: Sequence[str]) -> str:
-    """gloo|nccl|disk, as the trainer sends. `auto` is nccl only between GPUs of different hosts.
+    """gloo|nccl|disk|ipc, as the trainer sends. `auto` is nccl only between GPUs of different hosts.
 
     A server on the trainer's own host shares its devices by default, and NCCL refuses two ranks on
     one device. If the server has devices of its own, set server.weight_sync=nccl. A server that was started for other
@@ -52,9 +54,9 @@ def choose_backend(config: ServerConfig, device: str, hosts: Sequence[str]) -> s
 
 
 def served_backend(config: ServerConfig, device: str) -> str:
-    """gloo|nccl: what a server at `config.host` is started to wait for; files it reads in any case."""
+    """What a server at `config.host` is started to wait for: vLLM's name of it. Files it reads in any case."""
     if config.weight_sync != "auto":
-        return "gloo" if config.weight_sync == "disk" else config.weight_sync
+        return {"disk": "gloo", "ipc": IPC_BACKEND}.get(config.weight_sync, config.weight_sync)
     return "nccl" if device.startswith("cuda") and not is_loopback(config.host) else "gloo"
 
 
@@ -110,6 +112,8 @@ class WeightSync:
         metas = self._source.metas()
         if backend == "disk":
             return DiskSender(metas, bucket_bytes, timeout_s, self._config.sync_folder)
+        if backend == "ipc":
+            return IpcSender(metas, bucket_bytes, timeout_s, self._device)
         return GlooSender(metas, bucket_bytes, timeout_s)
 
     def push(self, version: int) -> None:

@@ -229,6 +229,38 @@ def test_servers_of_unlike_models_are_refused_at_the_start(two: Any) -> None:
         check_same_weights(a.client, b.client)
 
 
+def test_servers_sleep_after_rollouts_and_are_woken_by_what_needs_them() -> None:
+    """Asleep at a request a server fails; awake during a training step the GPU holds its weights twice. One whose state
+    isn't known is woken; a question for its version doesn't wake it; one that can't sleep isn't asked to."""
+    asked: list[str] = []
+    answers = {"/v1/models": {"data": [{"id": "m", "max_model_len": 64}]}, "/weight_info": {"weight_version": "0"}}
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        asked.append(str(request.url).removeprefix("http://a"))
+        ids = [5, 6]
+        choices = [{"index": i, "text": "t", "finish_reason": "stop"} for i in range(2)]
+        completion = {"choices": [{**choice, "token_ids": [7], "prompt_token_ids": ids} for choice in choices]}
+        return httpx.Response(200, json=completion if "completions" in asked[-1] else answers.get(asked[-1], {}))
+
+    def calls(pool: RolloutPool) -> list[str]:
+        asked.clear()
+        pool.generate([[5, 6]], ["q"], TWO, seed=1)
+        return [path for path in asked if path not in answers]
+
+    slept, woken = "/sleep?level=1&mode=wait", "/wake_up"
+    pool = RolloutPool([client_answered_by(handle, "http://a", "key", 30.0, (), True)])
+    for _ in range(2):
+        assert calls(pool) == [woken, "/v1/completions", slept]
+    asked.clear()
+    (server,) = pool.servers()
+    pool.policy_version()
+    assert asked == ["/weight_info"]
+    server.pause()
+    server.request("POST", "/start_weight_update")
+    assert asked == ["/weight_info", woken, "/pause?mode=wait", "/start_weight_update"]
+    assert calls(RolloutPool([client_answered_by(handle, "http://a", "key", 30.0, ())])) == ["/v1/completions"]
+
+
 def test_the_window_is_the_smallest(two: Any) -> None:
     pool, a, b = two
     b.window = 32

@@ -121,7 +121,7 @@ class Behind(SentWeights):
 @pytest.fixture(scope="module")
 def client(lab_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RolloutClient]:
     """A server in bfloat16."""
-    config = ServerConfig(max_model_len=512, max_num_seqs=8, kv_cache_mib=64)
+    config = ServerConfig(max_model_len=512, max_num_seqs=8, kv_cache_mib=64, weight_sync="ipc")
     log = tmp_path_factory.mktemp("server") / "server.log"
     with start_server(config, str(lab_model_dir), "bfloat16", log) as running, running.client() as made:
         yield made
@@ -137,7 +137,7 @@ def pushed_behind(sync: WeightSync, version: int, old: dict[str, Tensor]) -> str
 
 
 @pytest.mark.engine
-@pytest.mark.parametrize("backend", ["gloo", "disk"])
+@pytest.mark.parametrize("backend", ["ipc", "disk"])
 def test_a_real_server_in_bfloat16_one_small_step_behind_is_refused_by_name(
     backend: str, client: RolloutClient, lab_model_dir: Path
 ) -> None:

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PARTS = ("kernels", "loss", "scoring", "teacher", "step", "context")
+PARTS = ("kernels", "loss", "scoring", "teacher", "step", "context", "shared")
 
 
 @pytest.mark.engine
-@pytest.mark.parametrize("parts", [PARTS[:1] + PARTS[3:5], pytest.param(PARTS, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("parts", [PARTS[:1] + PARTS[3:5] + PARTS[6:], pytest.param(PARTS, marks=pytest.mark.soak)])
 def test_every_part_leaves_its_figures(tmp_path, parts):
     script = str(ROOT / "tools" / "gpu_check.py")
     command = [sys.executable, script, "--out", str(tmp_path), "--tiny", "--device", "cpu", "--parts", *parts]
@@ -23,7 +23,7 @@ def test_every_part_leaves_its_figures(tmp_path, parts):
     assert done.returncode == 0, done.stdout + done.stderr
     found = {part: json.loads((tmp_path / f"{part}.json").read_text()) for part in parts}
     assert all(f"## {part}" in (tmp_path / "gpu_check.md").read_text() for part in parts)
-    assert all(row["right"] for row in found["kernels"]["rows"])
+    assert all(row["right"] for part in ("kernels", "shared") for row in found[part]["rows"])
     (step,) = found["step"]["rows"]
     assert step["estimated GiB"] > 0 and math.isnan(step["peak GiB"]) and step["time/student"] > 0
     if parts != PARTS:

@@ -27,6 +27,7 @@ OWNED = {
     "--disable-frontend-multiprocessing": None,
     "--dtype": "server.dtype",
     "--enable-prefix-caching": None,
+    "--enable-sleep-mode": "server.sleep",
     "--enforce-eager": None,
     "--gpu-memory-utilization": "server.gpu_memory_utilization",
     "--headless": None,

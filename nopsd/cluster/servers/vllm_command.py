@@ -18,7 +18,7 @@ from nopsd.cluster.child_environment import child_environment
 from nopsd.cluster.servers.auth import KEY_VARIABLE
 from nopsd.cluster.servers.vllm_args import check_with_vllm, refuse_owned
 from nopsd.config import ServerConfig
-from nopsd.errors import UserError
+from nopsd.errors import ConfigError, UserError
 from nopsd.gpus import ALLOCATOR, SEGMENTS, visible_gpus
 from nopsd.gpus import VARIABLE as DEVICES_VARIABLE
 from nopsd.rollout.weight_sync import served_backend
@@ -64,11 +64,14 @@ def server_command(config: ServerConfig, model: str, dtype: str, port: int, devi
         command += ["--kv-cache-memory-bytes", str(config.kv_cache_mib << 20)]
     else:
         command += ["--gpu-memory-utilization", str(config.gpu_memory_utilization)]
+        command += ["--enable-sleep-mode"] if config.sleep else []
     return command + config.args
 
 
 def check_server_args(config: ServerConfig, device: str) -> None:
-    """ConfigError if `server.args` holds an option that is the run's own, or that vLLM's parser refuses."""
+    """ConfigError for an option that is the run's own or that vLLM refuses, and for sleep where there is none."""
+    if config.sleep and device == "cpu":
+        raise ConfigError("server.sleep=true needs a GPU: vLLM's CPU build has no sleep mode; leave it out")
     if not config.args:
         return
     refuse_owned(config.args, device)

@@ -161,6 +161,11 @@ class ServerConfig:
     gpu_memory_utilization: float = key(
         0.45, "share of a GPU's memory that the server takes; the trainer shares the device by default", gt=0, le=1
     )
+    sleep: bool = key(
+        False,
+        "the server gives up its share of the GPU between rollouts: vLLM's sleep mode, weights to the host's memory, "
+        "keys and values dropped; not on a CPU",
+    )
     tensor_parallel: int = key(1, "devices of one server", ge=1)
     seed: int = key(0, "vLLM's own; each request carries another, made from the run's seed", ge=0, le=2**32 - 1)
     args: list[str] = key([], "further options of vLLM's, as its command line takes them: [--quantization, fp8]")
@@ -169,12 +174,11 @@ class ServerConfig:
     stall_timeout_s: float = key(120.0, "seconds without a token after which a server counts as lost; 0: never", ge=0)
     weight_sync: str = key(
         "auto",
-        "how new weights reach the server; auto: nccl to a GPU server on another host, else gloo",
-        choices=("auto", "gloo", "nccl", "disk"),
+        "how new weights reach the server; auto: nccl to a GPU server on another host, else gloo; ipc: through the "
+        "memory of a device that the server shares with rank 0",
+        choices=("auto", "gloo", "nccl", "disk", "ipc"),
     )
-    sync_bucket_mib: Optional[int] = key(
-        None, "sent or written at a time; null: 8 MiB by gloo, 256 MiB by nccl and disk", ge=1
-    )
+    sync_bucket_mib: Optional[int] = key(None, "sent or written at a time; null: 8 MiB by gloo, else 256 MiB", ge=1)
     sync_folder: Optional[str] = key(
         None, "of weight_sync=disk: a folder that servers on other hosts see too", path=True
     )

@@ -8,9 +8,15 @@ from types import SimpleNamespace
 import pytest
 
 from nopsd.cluster.servers import vllm_command
-from nopsd.cluster.servers.vllm_command import check_shared_memory, devices_of, server_command, server_environment
+from nopsd.cluster.servers.vllm_command import (
+    check_server_args,
+    check_shared_memory,
+    devices_of,
+    server_command,
+    server_environment,
+)
 from nopsd.config import ServerConfig
-from nopsd.errors import UserError
+from nopsd.errors import ConfigError, UserError
 
 
 def test_each_server_has_its_own_devices(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -39,6 +45,18 @@ def test_the_key_is_not_on_the_command_line_and_gpu_flags_differ() -> None:
     assert "--no-enable-chunked-prefill" in on_cpu and "--gpu-memory-utilization" not in on_cpu
     assert "--enforce-eager" not in on_gpu and on_gpu[on_gpu.index("--gpu-memory-utilization") + 1] == "0.45"
     assert on_gpu[on_gpu.index("--tensor-parallel-size") + 1] == "2"
+
+
+def test_what_a_server_is_started_for_follows_the_settings() -> None:
+    """A server that waits for another transfer, or can't sleep, fails at the first step. The CPU build has no sleep."""
+    config = ServerConfig(weight_sync="ipc", sleep=True)
+    on_gpu = server_command(config, "m", "bfloat16", 1, "cuda")
+    assert "--enable-sleep-mode" in on_gpu
+    assert on_gpu[on_gpu.index("--weight-transfer-config") + 1] == '{"backend": "nopsd-ipc"}'
+    assert "--enable-sleep-mode" not in server_command(ServerConfig(), "m", "bfloat16", 1, "cuda")
+    with pytest.raises(ConfigError, match=r"server\.sleep=true needs a GPU"):
+        check_server_args(config, "cpu")
+    check_server_args(config, "cuda")
 
 
 def test_a_server_on_a_gpu_multiplies_as_the_trainer_does(monkeypatch: pytest.MonkeyPatch) -> None:
