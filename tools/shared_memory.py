@@ -18,7 +18,7 @@ GIB = 2**30
 
 
 def shared_memory(device: str, size: int) -> dict[str, Any]:
-    """A buffer of `size` bytes, written twice: the other process's checksums against this one's, and its reading rate."""
+    """A buffer of `size` bytes, written twice: whether the other process reads the same, and at what rate."""
     spawn = multiprocessing.get_context("spawn")
     asked, answers = spawn.SimpleQueue(), spawn.SimpleQueue()
     buffer = SharedBuffer(size, _device(device))
