@@ -107,16 +107,16 @@ def compare_sums(expected: Iterable[WeightSum], workers: Sequence[Iterable[Weigh
     embedding = next((entry.name for entry in wanted.values() if entry.name.endswith(EMBEDDING)), "")
     held: dict[tuple[str, str], list[WeightSum]] = {}
     for entry in (entry for worker in workers for entry in worker):
-        is_tied = entry.name == TIED_HEAD and (entry.name, entry.way) not in wanted
-        held.setdefault((embedding if is_tied else entry.name, entry.way), []).append(entry)
-    differing, compared = [], set()
-    for key in wanted.keys() & held.keys():
-        equal = _equal(wanted[key], held[key])
-        if equal is not None:
-            compared.add(key[0])
-        if equal is False:
-            differing.append(key[0])
-    return sorted(set(differing)), compared
+        held.setdefault((entry.name, entry.way), []).append(entry)
+    differing, compared = set(), set()
+    for (name, way), entries in held.items():
+        is_tied = name == TIED_HEAD and (name, way) not in wanted
+        own = wanted.get((embedding if is_tied else name, way))
+        if own is not None and (equal := _equal(own, entries)) is not None:
+            compared.add(own.name)
+            if not equal:
+                differing.add(own.name)
+    return sorted(differing), compared
 
 
 def _equal(wanted: WeightSum, held: Sequence[WeightSum]) -> bool | None:

@@ -95,6 +95,11 @@ def test_a_tied_head_is_compared_with_the_embedding(matrix: Tensor) -> None:
     sent = [entry._replace(name="model.embed_tokens.weight") for entry in sums(w=matrix)]
     assert compare_sums(sent, [head]) == ([], {"model.embed_tokens.weight"})
     assert compare_sums(sent, [[head[0]._replace(total=5)]])[0] == ["model.embed_tokens.weight"]
+    workers = [
+        [shard(matrix, row, 6)._replace(name=name) for name in ("lm_head.weight", "model.embed_tokens.weight")]
+        for row in (0, 6)
+    ]
+    assert compare_sums(sent, workers) == ([], {"model.embed_tokens.weight"})
 
 
 def test_columns_move_on_with_the_version_and_a_kernels_zeros_count_alike(matrix: Tensor) -> None:
