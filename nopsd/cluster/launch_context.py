@@ -43,7 +43,17 @@ def without_own(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def write_files(plan: Plan, folder: Path, environment: Mapping[str, str], content: LaunchFile) -> Path:
-    """launch.json, env and, where some hosts are left out, the hostfile. Returns launch.json's absolute path."""
+    """Write launch.json, env and, where some hosts are left out, the hostfile.
+
+    Args:
+        plan: Where the ranks run.
+        folder: RUN/launch.
+        environment: The launching command's, of which env takes what must be set before Python starts.
+        content: Of launch.json.
+
+    Returns:
+        launch.json's absolute path.
+    """
     file = folder.absolute() / "launch.json"
     write_launch_file(file, content)
     if plan.env_file is not None:

@@ -68,7 +68,17 @@ def read_launch_file(path: Path) -> LaunchFile:
 
 
 def write_env_file(path: Path, launch_file: Path, launcher: str, environment: Mapping[str, str]) -> None:
-    """DS_ENV_FILE: KEY=VALUE lines without blanks or comments, which would crash DeepSpeed's runner."""
+    """Write DS_ENV_FILE: KEY=VALUE lines without blanks or comments, which would crash DeepSpeed's runner.
+
+    Args:
+        path: Where to.
+        launch_file: Which the ranks are told to read.
+        launcher: Its name; ranks find their number by it.
+        environment: Of which Python's variables and `EXPORTED` go along.
+
+    Raises:
+        UserError: A value that a shell on another host would change.
+    """
     lines = {VARIABLE: str(launch_file), LAUNCHER_VARIABLE: launcher}
     lines |= {name: environment[name] for name in EXPORTED if name in environment}
     # DeepSpeed puts the working folder before PYTHONPATH, where a user's random.py would stand in for Python's own.

@@ -66,8 +66,18 @@ def check_hosts(config: Config, run_dir: Path) -> None:
 
 
 def make_plan(config: Config, run_dir: Path, ask: bool = True) -> Plan:
-    """Where the ranks run. Asks every host first where the launcher uses ssh: HostsError or ConfigError before anything
-    is started. `ask=False`: uses only what this host knows, for commands that are only printed."""
+    """Where the ranks run.
+
+    Args:
+        config: Its `dist` and `rollout.hosts`.
+        run_dir: The run folder, which every host must see.
+        ask: Every host first, where the launcher uses ssh; False: use only what this host knows, for commands that are
+            only printed.
+
+    Raises:
+        HostsError: Hosts that can't be reached or used.
+        ConfigError: The hostfile, or a key, doesn't fit.
+    """
     dist = config.dist
     if dist.hostfile is None:
         return Plan((Host("localhost", dist.ranks),), gpus=gpus_of_ranks(dist.ranks))

@@ -88,7 +88,11 @@ def address_of(facts: Mapping[str, Mapping[str, Any]], host: str) -> str:
 
 
 def master_port(facts: Mapping[str, Mapping[str, Any]]) -> int:
-    """A port that nothing listens on at the first host."""
+    """A port that nothing listens on at the first host.
+
+    Raises:
+        UserError: All that were looked at are in use.
+    """
     free = next(iter(facts.values()))["ports_free"]
     if not free:
         raise UserError(f"host {next(iter(facts))}: none of 8 random ports is free; what listens on all of them?")

@@ -28,7 +28,15 @@ SERVER_LOST = re.compile(r"no rollout server is left|holds policy version|weight
 def run_with_restarts(
     run: Callable[[Config, str | None], None], config: Config, redo: str | None, restarts: int, min_nodes: int | None
 ) -> None:
-    """`run(config, redo)`; after the loss of a rank or host again, at most `restarts` times, on the hosts left."""
+    """`run(config, redo)`, and after the loss of a rank or host again, on the hosts left.
+
+    Args:
+        run: The work; it continues what is there.
+        config: The run's; each time without the hosts that were lost.
+        redo: A stage to redo, the first time.
+        restarts: Times that it is run again, at most.
+        min_nodes: Hosts that must be left to train; None: no host may be left out.
+    """
     for left in range(restarts, -1, -1):
         try:
             return run(config, redo)
@@ -63,8 +71,16 @@ def _unreachable(config: Config) -> Sequence[str]:
 
 
 def without_hosts(config: Config, lost: Sequence[str], min_nodes: int | None) -> Config:
-    """The configuration without these hosts, whether they train or serve. UserError if fewer than `min_nodes` would be
-    left to train, or none may be left out, or none is left to serve."""
+    """The configuration without these hosts, whether they train or serve.
+
+    Args:
+        config: The run's.
+        lost: Hosts by name.
+        min_nodes: Hosts that must be left to train; None: no host may be left out.
+
+    Raises:
+        UserError: Too few would be left to train, or none to serve.
+    """
     if not lost:
         return config
     assert config.dist.hostfile is not None

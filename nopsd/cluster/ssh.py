@@ -32,7 +32,13 @@ class HostError(UserError):
 
 
 def ssh_command(host: str, command: Sequence[str], cwd: str | None = None) -> list[str]:
-    """Run `command` on a host in this folder, which must be there too, with a Python that takes no module from it."""
+    """A command on a host, with a Python that takes no module from the folder it runs in.
+
+    Args:
+        host: As ssh knows it.
+        command: What is run; no shell expands it.
+        cwd: In this folder, which must be there too; None: this process's.
+    """
     python = [f"{name}={value}" for name, value in python_environment(os.environ).items()]
     there = f"cd {shlex.quote(cwd or os.getcwd())} && exec env {shlex.join([*python, *command])}"
     return ["ssh", *SSH_OPTIONS, host, there]
@@ -44,7 +50,17 @@ def module_command(module: str, *arguments: str) -> list[str]:
 
 
 def ask(host: str, command: Sequence[str], given: str, timeout_s: float) -> str:
-    """The standard output of a command on a host. HostError if ssh or the command fails."""
+    """The standard output of a command on a host.
+
+    Args:
+        host: As ssh knows it.
+        command: What is run.
+        given: Its standard input.
+        timeout_s: Seconds that it may take.
+
+    Raises:
+        HostError: ssh or the command fails.
+    """
     try:
         done = subprocess.run(
             ssh_command(host, command), input=given, capture_output=True, text=True, timeout=timeout_s

@@ -53,11 +53,22 @@ def launch_stage(
     progress: Progress | None,
     finishes_step: bool = False,
 ) -> None:
-    """Run the stage on the plan's ranks to its end. `environment`: what the ranks need beyond this process's own;
-    `finishes_step`: SIGTERM asks them to finish and save what they are at.
+    """Run the stage on the plan's ranks to its end.
 
-    Raises UserError if it fails, with the ranks' own message, RankLostError if a rank was killed, hung or cut off, and
-    Stopped if it ended early, or just in time, because of SIGTERM.
+    Args:
+        stage: Its name.
+        config_path: The run folder's config.yaml.
+        plan: Where the ranks run.
+        dist: The launcher's settings.
+        log: The ranks' output goes to its end.
+        environment: What the ranks need beyond this process's own.
+        progress: Told how far they are; None: nobody.
+        finishes_step: SIGTERM asks them to finish and save what they are at.
+
+    Raises:
+        UserError: It failed; the ranks' own message.
+        RankLostError: A rank was killed, hung or cut off.
+        Stopped: It ended early, or just in time, because of SIGTERM.
     """
     progress_file = ProgressFile(log.with_suffix(".progress.json"), progress)
     stop = StopFile(log.with_suffix(".stop.json"), dist.timeout_s)

@@ -64,8 +64,13 @@ class Watchdog:
         self._thread.start()
 
     def report(self, message: str, kind: str = "raised", of_rank: int | None = None) -> None:
-        """Report why this rank is about to end. `kind`: raised|user_error, as a Failure's; `of_rank`: the rank that
-        failed, if it is another one, which may take longer to report it."""
+        """Report why this rank is about to end.
+
+        Args:
+            message: One line.
+            kind: raised|user_error, as a Failure's.
+            of_rank: The rank that failed, if it is another one, which may take longer to report it.
+        """
         message = message[:LONGEST_MESSAGE]
         self._send({"message": message, "kind": kind, "at": self._place(), "of_rank": of_rank})
 
@@ -127,6 +132,13 @@ def die_with_node_launcher() -> None:
 
 
 def connect_to_coordinator(launched: LaunchFile, rank: int, world: int, phase: str) -> Watchdog:
-    """A watchdog connected to the coordinator of `launched`; with port 0 its sentinel runs the coordinator itself."""
+    """A watchdog connected to the group's coordinator.
+
+    Args:
+        launched: Its address, port and key; with port 0 this rank's sentinel runs the coordinator itself.
+        rank: This one's number.
+        world: Ranks in all.
+        phase: What the rank is at, for messages.
+    """
     host, where = socket.gethostname(), (launched.address, launched.port, launched.key, launched.heartbeat_s)
     return Watchdog(Settings(rank, world, os.getpid(), host, *where), phase)

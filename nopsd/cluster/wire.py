@@ -21,7 +21,13 @@ LONGEST_MESSAGE = 1 << 13  # characters of an error that is reported: a line mus
 
 
 def proof(key: str, challenge: str, rank: int) -> str:
-    """What proves that a rank holds the key."""
+    """What proves that a rank holds the key, in hexadecimal.
+
+    Args:
+        key: Of the group, which never travels.
+        challenge: Of the coordinator, another one for each connection.
+        rank: That connects.
+    """
     return hmac.new(key.encode(), f"{challenge} {rank}".encode(), hashlib.sha256).hexdigest()
 
 
@@ -57,7 +63,11 @@ class Lines:
 
 
 def connect(address: str, port: int, timeout_s: float) -> socket.socket:
-    """A connection that sends small lines at once. OSError if there is none within the time."""
+    """A connection that sends small lines at once.
+
+    Raises:
+        OSError: There is none within `timeout_s` seconds.
+    """
     connection = socket.create_connection((address, port), timeout_s)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return connection

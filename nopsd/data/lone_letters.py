@@ -26,62 +26,42 @@ _REACH = 60  # characters before and after a letter that are looked at
 MOST = 200  # lone capitals that are looked at, from the end; (chosen): a bound for degenerate outputs
 
 
-def _any(*words: str) -> str:
-    return "(?:" + "|".join(words) + ")"
+def _any(words: str, *more: str) -> str:
+    """Words between blanks, and expressions that hold some, as alternatives."""
+    return "(?:" + "|".join([*words.split(), *more]) + ")"
 
 
 _NT = "n['’]t"
 _DENIALS = _any(
-    "not",
-    "never",
-    "nor",
-    "neither",
+    "not never nor neither except without unlike",
     f"(?:is|was|are|ca|could){_NT}(?: be)?",
     "cannot be",
-    "except",
-    "without",
-    "unlike",
     "rather than",
     "instead of",
     "rul(?:es?|ed|ing) out",
-    "eliminat(?:e|es|ed|ing)",
-    "exclud(?:e|es|ed|ing)",
+    "(?:eliminat|exclud)(?:e|es|ed|ing)",
     "discard(?:s|ed)?",
     "reject(?:s|ed|ing)?",
 )
-_BETWEEN = _any("be", "option", "choice", "answer", "letter", "necessarily", "the")
+_BETWEEN = _any("be option choice answer letter necessarily the")
 _NOT_BEFORE = re.compile(
-    rf"(?:\b{_DENIALS}(?: {_BETWEEN})*[\s*(\"'“]*|{_any('不是', '并非', '不选', '而非', '排除', 'не')}[\s*(]*)$",
+    rf"(?:\b{_DENIALS}(?: {_BETWEEN})*[\s*(\"'“]*|{_any('不是 并非 不选 而非 排除 не')}[\s*(]*)$",
     re.IGNORECASE,
 )
 _WRONG = _any(
+    r"wrong incorrect false impossible unlikely out\b excluded eliminated fails cannot 不对 不正确 错",
     r"not\b(?! only)(?!\s+[A-Z]\b)",
     f"(?:is|was|does|ca|could){_NT}",
-    "cannot",
     "does not",
-    "wrong",
-    "incorrect",
-    "false",
-    "impossible",
-    "unlikely",
-    r"out\b",
-    "excluded",
-    "eliminated",
     "ruled out",
-    "fails",
-    "不对",
-    "不正确",
-    "错",
 )
-_VERB = _any("is", "was", "are", "seems", "looks", "would be", "must be", "can be")
+_VERB = _any("is was are seems looks", "(?:would|must|can) be")
 _NOT_AFTER = re.compile(
-    rf"[\s*)\"'”.:,–—-]{{0,4}}(?:{_VERB}\s+)?(?:{_any('also', 'clearly', 'definitely', 'probably')}\s+)?{_WRONG}",
+    rf"[\s*)\"'”.:,–—-]{{0,4}}(?:{_VERB}\s+)?(?:{_any('also clearly definitely probably')}\s+)?{_WRONG}",
     re.IGNORECASE,
 )
-_DOUBT = re.compile(rf"(?:{_NT}|\b{_any('not', 'never', 'whether', 'if', 'unless', 'doubt')})\b[^.,;:!?\n]*$", re.I)
-_LINK = _any(
-    r"\bor\b", r"\band\b", "/", ",", "，", "、", "&", r"\bvs\b\.?", "或者?", "和", r"\boder\b", r"\bou\b", r"\bили\b"
-)
+_DOUBT = re.compile(rf"(?:{_NT}|\b{_any('not never whether if unless doubt')})\b[^.,;:!?\n]*$", re.I)
+_LINK = _any(r"\bor\b \band\b / , ， 、 & \bvs\b\.? 或者? 和 \boder\b \bou\b \bили\b")
 _JOINT = rf"[\s*)(\"'”“\]\[}}{{$]{{0,6}}{_LINK}[\s*)(\"'”“\]\[}}{{$]{{0,4}}(?:option |choice |or |and )?[\s*(]{{0,3}}"
 _DIGIT = re.compile(r"\d")
 _DRESSED_BEFORE = re.compile(r"(?:[(\[]|\*\*|(?:^|\n)[\s*>]*)$")
@@ -89,35 +69,13 @@ _DRESSED_AFTER = re.compile(r"[)\]]|\*\*|[.*\s]*(?:\n|$)")
 _NAMED_LABEL = re.compile(r"\b(?:option|choice|answer|label|letter|number)[\s*(:]+$", re.IGNORECASE)
 # A letter that names a thing, not an option; or a number's unit.
 _NAMES = _any(
-    "vitamin",
-    "hepatitis",
-    "influenza",
-    "photosystem",
-    "type",
-    "phase",
-    "class",
-    "grade",
-    "group",
-    "war",
-    "part",
-    r"fig(?:ure)?\.?",
-    "table",
-    "appendix",
-    "chromosome",
-    "section",
-    "equation",
-    "theorem",
-    "lemma",
-    "factor",
-    "complement",
-    "blood",
-    "plan",
-    "point",
+    r"vitamin hepatitis influenza photosystem type phase class grade group war part fig(?:ure)?\.? table appendix "
+    "chromosome section equation theorem lemma factor complement blood plan point"
 )
 _NAMED = re.compile(rf"(?:\b{_NAMES}|\d)\s+$", re.IGNORECASE)
 _KEY_OR_SYMBOL = re.compile(r"[\"']\s*:|\s*[=^+≈]|\s+[<>]\s|\s*\\(?:text|times|cdot)|(?:\s?/\s?)(?:[a-z]|\d)")
 _FORMULA = re.compile(r"(?<![A-Za-z])[A-Za-z0-9)]\s*[=+×·^/]\s*$")
-_SPECIES = re.compile(r"\.\s+(?:coli|elegans|subtilis|melanogaster|cerevisiae|rerio|thaliana|faecalis|aureus)\b")
+_SPECIES = re.compile(rf"\.\s+{_any('coli elegans subtilis melanogaster cerevisiae rerio thaliana faecalis aureus')}\b")
 _NEXT_WORD = re.compile(r"[ \t]+([^\W\d_]+)")
 _ROMAN = re.compile(r"\b(?:I{2,3}|IV|VI{0,3})\b")
 # What can follow the letter A, or I, and not the article, or the pronoun.
@@ -189,12 +147,8 @@ def _doubted(text: str, at: int) -> bool:
 
 def _stated(text: str, found: re.Match[str], question: Question, roman: bool, marks: _Marks) -> bool:
     """Behind "answer is": (I) in brackets is the label, whatever numerals stand elsewhere."""
-    bracketed = text[max(0, found.start() - 1) : found.start()] in ("(", "[") and text[
-        found.end() : found.end() + 1
-    ] in (
-        ")",
-        "]",
-    )
+    around = text[max(0, found.start() - 1) : found.start()] + text[found.end() : found.end() + 1]
+    bracketed = around in ("()", "[]")
     return _is_choice(text, found, question, roman and not bracketed) and not _joined(text, found, marks)
 
 

@@ -107,8 +107,18 @@ def summary(
     notes: Sequence[str] = (),
     others: Mapping[str, Scores] | None = None,
 ) -> Table:
-    """Tables 3 and 4: the base, then each method's in- and cross-domain row. `others`: models that were trained on none
-    of the sources, by target as the base is."""
+    """Tables 3 and 4: the base, then each method's in- and cross-domain row.
+
+    Args:
+        base: Its score by target.
+        methods: By label, the scores of each source's model by target.
+        layout: The domains and their groups.
+        decimals: Of every number.
+        name: File name without its ending.
+        title: Above the table.
+        notes: Below it.
+        others: Models that were trained on none of the sources, by target as the base is.
+    """
     last = ["Avg."] if layout.others else []
     columns = [layout.label(d) for d in layout.science] + ["Avg."] + [layout.label(d) for d in layout.others] + last
     rows: list[tuple[str | Entry | None, ...]] = []
@@ -141,7 +151,18 @@ def full_grid(
     notes: Sequence[str] = (),
     others: Mapping[str, Scores] | None = None,
 ) -> Table:
-    """Tables 7 and 8: every source's model on every target, own domain in bold, and each method's "_Avg"."""
+    """Tables 7 and 8: every source's model on every target, own domain in bold, and each method's "_Avg".
+
+    Args:
+        base: Its score by target.
+        methods: By label, the scores of each source's model by target.
+        layout: The domains and their groups.
+        decimals: Of every number.
+        name: File name without its ending.
+        title: Above the table.
+        notes: Below it.
+        others: Models that were trained on none of the sources, by target as the base is.
+    """
 
     def row(label: str, scores: Scores, own: str | None = None) -> tuple[str | Entry | None, ...]:
         entries = [Entry(scores[d], None, decimals, d == own) if d in scores else None for d in layout.domains]

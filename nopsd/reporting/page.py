@@ -58,7 +58,14 @@ class Page:
         self.text(markdown_of(template, figure=self.figure, **values))
 
     def figure(self, name: str, caption: str, drawn: Figure | None, gap: str = "") -> Markup:
-        """Markdown of a figure with its caption, or the sentence `gap` that says why there is none."""
+        """Markdown of a figure with its caption, or of why there is none.
+
+        Args:
+            name: File name without its ending.
+            caption: Below it.
+            drawn: None: there is none.
+            gap: The sentence that says why.
+        """
         if drawn is None:
             return Markup(f"*{escape(gap)}*")
         self.images[name] = style.png(drawn)

@@ -21,8 +21,16 @@ HEADER = ("", "before", "after", "change")
 def summary_table(before: Results, after: Results, pool_domain: str, style: str = "text") -> str:
     """Avg@k, maj@k and ECE of the pool's domain, of the other domains' mean, and of each of them.
 
-    `style`: `text` or `markdown`. Changes are paired by question. Domains evaluated on one side
-    only are left out and named; DataError if a domain's two evaluations are of different questions.
+    Changes are paired by question. Domains evaluated on one side only are left out and named.
+
+    Args:
+        before: By domain, the base's results.
+        after: By domain, the student's.
+        pool_domain: That was trained on.
+        style: `text` or `markdown`.
+
+    Raises:
+        DataError: A domain's two evaluations are of different questions.
     """
     shared = [d for d in before if d in after]
     for domain in shared:

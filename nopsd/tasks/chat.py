@@ -135,7 +135,16 @@ class Chat:
         return found
 
     def nearest(self, question: Question, prompt: list[int], response: list[int]) -> list[str]:
-        """uids of the context.m pool questions whose neuron sets are nearest to this response's, never itself."""
+        """The pool questions whose neuron sets are nearest to a response's, never itself.
+
+        Args:
+            question: What was asked.
+            prompt: Its token ids.
+            response: Its answer, as token ids.
+
+        Returns:
+            context.m uids, nearest first.
+        """
         neurons, texts = self.session.run.neurons(), {q.uid: question_text(q) for q in self.session.pool}
         own = self.neuron_set(prompt, response)
         distances = jaccard_distances(own, neurons.ids, sum(find_sites(self.base).widths))[0]

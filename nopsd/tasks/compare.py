@@ -111,7 +111,14 @@ def check_before(plan: Plan, runs: Sequence[Member]) -> None:
 
 
 def guarded(name: str, failed: dict[str, str], servers: ServerCache, work: Callable[[], Any]) -> Any:
-    """`work()`; a failure is noted, and the others go on, with new servers."""
+    """Do one piece of work; a failure is noted, and the others go on, with new servers.
+
+    Args:
+        name: Of the run.
+        failed: Why, by a run's name; added to.
+        servers: Kept for the next run, unless this one failed.
+        work: What is done.
+    """
     try:
         return work()
     except UserError as error:
@@ -147,7 +154,16 @@ def stages_of(config: Config) -> Sequence[Stage]:
 
 
 def run_member(member: Member, runs: Sequence[Member], servers: ServerCache) -> bool:
-    """Bring one run up to date; False if it was finished before."""
+    """Bring one run up to date.
+
+    Args:
+        member: The run.
+        runs: All of the comparison, whose finished stages it may take over.
+        servers: Kept from run to run.
+
+    Returns:
+        False if it was finished before.
+    """
     others = [RunFolder(m.config.run_dir) for m in runs if m.config.run_dir != member.config.run_dir]
     with CachedServerSession(member.config, servers) as session:
         stages = stages_of(member.config)

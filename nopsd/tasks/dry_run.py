@@ -51,7 +51,16 @@ class Preview:
     needs: Needs | None = None
 
     def noted(self, check: str, look: Callable[[], Any], fine: str = "") -> Any:
-        """What `look` returns, with a row that reports it if `fine`; None, and its error as a row, if it can't."""
+        """A look whose error is a row of the preview, and not the command's end.
+
+        Args:
+            check: The row's first column.
+            look: What is called.
+            fine: The row's text where it works; empty: no row.
+
+        Returns:
+            What `look` returns, or None.
+        """
         try:
             value = look()
         except UserError as error:
@@ -138,7 +147,11 @@ def count_questions(config: Config, found: Preview) -> Counts | None:
 
 
 def find_model(config: Config, found: Preview) -> Path | None:
-    """The folder with the model's config.json: the model's own, the hub cache's, or one that we ship; None without."""
+    """The folder with the model's config.json: the model's own, the hub cache's, or one that we ship; None without.
+
+    Raises:
+        ConfigError: The path is no folder and no hub id, or the folder lacks files.
+    """
     path = config.model.path
     local = LAB_MODEL if path == "lab" else Path(path).expanduser()
     if is_gguf(path) and local.is_file():
@@ -206,7 +219,16 @@ def check_family(config: Config, folder: Path, stages: Sequence[Stage]) -> None:
 
 
 def rendered(config: Config, found: Preview, ranks_of_host: int | None) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The student's and the teacher's DeepSpeed JSON, filled, once DeepSpeed's own parser has taken them."""
+    """The student's and the teacher's DeepSpeed JSON, filled, once DeepSpeed's own parser has taken them.
+
+    Args:
+        config: The run's.
+        found: Gets a row for each.
+        ranks_of_host: Ranks that every host has; None: not the same on all.
+
+    Raises:
+        ConfigError: DeepSpeed refuses one.
+    """
     import deepspeed
     from deepspeed.runtime.config import DeepSpeedConfig
 

@@ -104,7 +104,15 @@ def work(session: Session, folder: Path, progress: Progress) -> None:
 def sample_teacher(
     session: Session, uids: Sequence[str], folder: Path, sign: Callable[[], None], progress: Progress
 ) -> bool:
-    """On rank 0: the teacher's own answers, from the served base model, sampled as the zero-shot ones were."""
+    """On rank 0: the teacher's own answers, from the served base model, sampled as the zero-shot ones were.
+
+    Args:
+        session: The run's.
+        uids: The questions.
+        folder: Where the answers lie.
+        sign: Called on the way, so that the other ranks wait on.
+        progress: Told how far it is.
+    """
     config, questions = session.config, session.questions
 
     def report(done: int, total: int, **info: Any) -> None:
@@ -129,7 +137,18 @@ def sample_teacher(
 def entropies(
     observer: EntropyObserver, rollouts: Sequence[Rollout], session: Session, folder: Path, progress: Progress
 ) -> Columns:
-    """By estimator, one mean a rollout, in the order of `rollouts`, on every rank. Collective."""
+    """Mean entropy of every rollout, by estimator. Collective.
+
+    Args:
+        observer: What is measured at each token.
+        rollouts: Prompts and responses, shared over the ranks.
+        session: The run's.
+        folder: Where finished parts lie.
+        progress: Told how far it is.
+
+    Returns:
+        On every rank, in nats, in the order of `rollouts`.
+    """
     assert session.ranks is not None
     signal = session.config.signal
     made_from = {

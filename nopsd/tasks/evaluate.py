@@ -90,8 +90,16 @@ def evaluate_model(
     client: Callable[[], RolloutService],
     place: tuple[int, int] = (1, 1),
 ) -> Evaluation:
-    """Sample and judge `tests` with the model of `session`, whose weights the servers of `client()` hold. What is
-    there is read again; `client` is called only to sample. `place`: the number, of how many, that progress shows."""
+    """Sample and judge the tests. What is there is read again.
+
+    Args:
+        session: Of the model that is evaluated.
+        run: The folder that it goes to.
+        stage: Name of its subfolder.
+        tests: Questions by domain.
+        client: Of servers that hold the model's weights; called only to sample.
+        place: The number, of how many, that progress shows.
+    """
     config = session.config
     made = made_from(session, tests)
     folder = run.stage_dir(stage)

@@ -49,7 +49,15 @@ def extra_evaluations(plan: Plan, runs: Sequence[Member], servers: ServerCache) 
 
 
 def evaluate_base_model(plan: Plan, runs: Sequence[Member], servers: ServerCache, path: str, seed: int) -> None:
-    """A base model on the targets on which no run has evaluated it."""
+    """Evaluate a base model on the targets on which no run has.
+
+    Args:
+        plan: The comparison's.
+        runs: Its members.
+        servers: Kept from one evaluation to the next.
+        path: The model's.
+        seed: Of sampling.
+    """
     same = (m for m in runs if m.seed == seed and m.config.model.path == path)
     have = {t for m in same for t in targets_of(m, names.EVALUATE_BASE, "base")}
     on_groups(plan, path, path, seed, base_folder(plan, path), have, servers)
@@ -72,7 +80,17 @@ def targets_of(member: Member, stage: str, name: str) -> list[str]:
 def on_groups(
     plan: Plan, model: str, base: str, seed: int, run: RunFolder, have: Collection[str], servers: ServerCache
 ) -> None:
-    """Evaluate `model` on every target but those in `have`, data set by data set. `base`: what servers start with."""
+    """Evaluate a model on every target that is missing, data set by data set.
+
+    Args:
+        plan: The comparison's.
+        model: Its folder, or a hub id.
+        base: What servers start with.
+        seed: Of sampling.
+        run: The folder that it goes to.
+        have: Targets that aren't missing.
+        servers: Kept from one evaluation to the next.
+    """
     seen = set(have)
     for name in domains(plan):
         config = target_config(plan, name, model, seed)

@@ -36,9 +36,19 @@ NOT_A_SIGNAL = ("length",)  # columns of the signals stage that are shown in ano
 
 
 def inspect(config: Config, questions: Sequence[str] = (), correct: Path | None = None) -> str:
-    """Write RUN/inspect and return the console's summary. `questions`: whose neighbours are shown; none: those with
-    the least, the median and the greatest s(x). Raises UserError if the neurons stage isn't done or a question
-    or file can't be used."""
+    """Write RUN/inspect.
+
+    Args:
+        config: The run's.
+        questions: uids whose neighbours are shown; none: those with the least, the median and the greatest s(x).
+        correct: A file that says which answers are right, for colours alone.
+
+    Returns:
+        The console's summary.
+
+    Raises:
+        UserError: The neurons stage isn't done, or a question or file can't be used.
+    """
     with Session(config) as session:
         view = inspection(session, questions, correct)
         rows = correlation_rows(view)
@@ -89,7 +99,14 @@ def read_sets(run: RunFolder) -> NeuronSets:
 
 
 def question_rows(neurons: NeuronSets, asked: Sequence[str]) -> list[tuple[int, str]]:
-    """(row, why it is shown): the questions asked for, else least, median and greatest s(x), ties by uid."""
+    """The questions whose neighbours are shown: those asked for, else least, median and greatest s(x), ties by uid.
+
+    Returns:
+        (row of the pool, why it is shown).
+
+    Raises:
+        DataError: A question isn't in the pool.
+    """
     if asked:
         places = {uid: row for row, uid in enumerate(neurons.uids)}
         unknown = [uid for uid in asked if uid not in places]
@@ -109,8 +126,18 @@ def label_free_signals(
     rollouts: Mapping[str, Sequence[Rollout]],
     notes: list[str],
 ) -> dict[str, Array]:
-    """Columns [N] of confidence: the signals stage's, the neurons artefact's agreement, and the majority answer's
-    share where questions have several rollouts; NaN where unknown."""
+    """Columns of confidence: those of the signals stage, the neuron sets' agreement, and the majority answer's share.
+
+    Args:
+        session: The run's.
+        neurons: The pool's sets.
+        pool: Questions by uid; empty where the data stage isn't there.
+        rollouts: By uid.
+        notes: What is missing is added to them.
+
+    Returns:
+        By name, float [N], NaN where unknown.
+    """
     signals = _stage_signals(session.run, neurons.uids, notes)
     signals.setdefault("nad_agreement", neurons.agreement.astype(float))
     several = any(len(samples) > 1 for samples in rollouts.values())

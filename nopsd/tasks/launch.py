@@ -32,7 +32,15 @@ from nopsd.stages.report import final_message
 
 
 def launch(config: Config, target: str, redo: str | None, restarts: int, min_nodes: int | None) -> None:
-    """Run the target, a stage or `run`; after a lost rank or host again, at most `restarts` times."""
+    """Run a stage, or all, on the hosts; after a lost rank or host again.
+
+    Args:
+        config: The run's.
+        target: A stage, or `run`.
+        redo: A stage to redo first.
+        restarts: Times that it is run again, at most.
+        min_nodes: Hosts that must be left to train; None: no host may be left out.
+    """
 
     def run(config: Config, redo: str | None) -> None:
         if target == "run":
@@ -44,7 +52,13 @@ def launch(config: Config, target: str, redo: str | None, restarts: int, min_nod
 
 
 def described(config: Config, target: str, overrides: Sequence[str]) -> str:
-    """The command of every stage that runs on ranks, fit to be typed: what they read is left in the run folder."""
+    """The command of every stage that runs on ranks, fit to be typed: what they read is left in the run folder.
+
+    Args:
+        config: The run's.
+        target: A stage, or `run`.
+        overrides: KEY=VALUE of the command line, for a script that gives them again.
+    """
     if config.dist.hostfile is not None and config.dist.launcher == "slurm":
         return slurm_script(config, target, overrides)
     plan, config_path = make_plan(config, Path(config.run_dir), ask=False), left_files(config)
@@ -72,7 +86,13 @@ def leave_launch_files(config: Config, plan: Plan) -> Path:
 
 
 def slurm_script(config: Config, target: str, overrides: Sequence[str]) -> str:
-    """cluster/slurm.sbatch filled in: it runs this command again, with the hosts that Slurm allocated."""
+    """cluster/slurm.sbatch filled in: it runs this command again, with the hosts that Slurm allocated.
+
+    Args:
+        config: The run's.
+        target: A stage, or `run`.
+        overrides: KEY=VALUE of the command line; secrets among them are left out, and named on standard error.
+    """
     hosts = tuple(training_hosts(read_hostfile(config.dist.hostfile or ""), config.rollout.hosts))
     hidden = [item.split("=")[0] for item in overrides if is_secret(item.split("=")[0])]
     if hidden:
@@ -88,7 +108,21 @@ def slurm_script(config: Config, target: str, overrides: Sequence[str]) -> str:
 
 
 def one_node(config: Config, target: str, node_rank: int, dry_run: bool) -> int:
-    """This node's ranks of one stage, in the foreground; every other node runs the same with its own number."""
+    """This node's ranks of one stage, in the foreground; every other node runs the same with its own number.
+
+    Args:
+        config: The run's.
+        target: The stage.
+        node_rank: This node's place in the hostfile, from 0.
+        dry_run: Print the command alone.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        ConfigError: No stage that runs on ranks, no hostfile, or no such node.
+        UserError: The ranks' port is in use here.
+    """
     if target == "run":
         raise ConfigError("--node-rank starts the ranks of one stage: name it (neurons, signals, select, train)")
     if config.dist.hostfile is None:

@@ -65,7 +65,19 @@ class Cost:
 
 
 def plan(config: Config, gpus: Gpus, lengths: Lengths) -> tuple[str, int]:
-    """What to print, and the exit code: 1 if none of our DeepSpeed settings fits."""
+    """What a run would need and cost.
+
+    Args:
+        config: The run's.
+        gpus: Which need not be there.
+        lengths: Of questions in tokens, and the share of a limit that responses take.
+
+    Returns:
+        What to print, and the exit code: 1 if none of our DeepSpeed settings fits.
+
+    Raises:
+        ConfigError: The model's shape, the questions' number or the steps aren't known.
+    """
     found = Preview()
     folder, counts = find_model(config, found), count_questions(config, found)
     if folder is None:
@@ -88,9 +100,17 @@ def plan(config: Config, gpus: Gpus, lengths: Lengths) -> tuple[str, int]:
 
 
 def fitting_settings(config: Config, shape: ModelShape, gpus: Gpus) -> tuple[tuple[str, str], Needs, Room]:
-    """The first of CANDIDATES with which a rank and its server fit, else the last; what it needs, and what is left.
+    """DeepSpeed's settings for these GPUs: the first of CANDIDATES with which a rank and its server fit, else the last.
 
     What the configuration names itself is taken alone.
+
+    Args:
+        config: The run's.
+        shape: The model's.
+        gpus: How many, and their memory.
+
+    Returns:
+        The files of student and teacher, what they need, and what is left.
     """
     dist = config.dist
     named = (dist.student_config or "student_gpu.json", dist.teacher_config or "teacher_gpu.json")
@@ -130,7 +150,16 @@ def shape_for_work(folder: Path, shape: ModelShape) -> Shape:
 def costs_of(
     config: Config, shape: Shape, machine: Machine, ranks: int, counts: Counts, lengths: Lengths
 ) -> list[Cost]:
-    """Every stage that takes GPUs for longer than a minute, in order."""
+    """Every stage that takes GPUs for longer than a minute, in order.
+
+    Args:
+        config: The run's.
+        shape: The model's.
+        machine: GPUs and networks.
+        ranks: GPUs.
+        counts: Questions of pool and tests.
+        lengths: Of questions in tokens, and the share of a limit that responses take.
+    """
     tested, answered = sum(counts.tests.values()) * config.eval.n, counts.pool * config.zero_shot.n
     evaluation = sampled("evaluate", shape, machine, ranks, tested, config.eval.max_new, lengths)
     each = lengths.question + lengths.share * config.zero_shot.max_new
@@ -148,7 +177,17 @@ def costs_of(
 def sampled(
     stage: str, shape: Shape, machine: Machine, ranks: int, sequences: int, longest: int, lengths: Lengths
 ) -> Cost:
-    """Responses to so many prompts, by servers on all GPUs."""
+    """The cost of responses to prompts, by servers on all GPUs.
+
+    Args:
+        stage: Its name.
+        shape: The model's.
+        machine: GPUs and networks.
+        ranks: GPUs.
+        sequences: Responses.
+        longest: Tokens of a response, at most.
+        lengths: Of questions in tokens, and the share of `longest` that responses take.
+    """
     response = round(lengths.share * longest)
     work = Work(sequences=sequences, question=lengths.question, response=response, longest=longest)
     tokens = sequences * (lengths.question + response)
@@ -156,7 +195,18 @@ def sampled(
 
 
 def trained(config: Config, shape: Shape, machine: Machine, ranks: int, lengths: Lengths) -> Cost:
-    """All training steps, in which the phases follow each other on the same GPUs."""
+    """The cost of all training steps, in which the phases follow each other on the same GPUs.
+
+    Args:
+        config: The run's.
+        shape: The model's.
+        machine: GPUs and networks.
+        ranks: GPUs.
+        lengths: Of questions in tokens, and the share of a limit that responses take.
+
+    Raises:
+        ConfigError: train.steps isn't set, and epochs depend on the selection.
+    """
     train = config.train
     response = round(lengths.share * train.max_response)
     work = Work(

@@ -16,7 +16,20 @@ MINE_ALONE = [RECORD, ".*"]  # what the run needs itself; it names folders of th
 
 
 def push(config: Config, repo: str, private: bool, revision: str | None = None) -> str:
-    """Upload; returns what to print. UserError if there is no export, no token, or the hub refuses."""
+    """Upload the exported model with its card.
+
+    Args:
+        config: The run's.
+        repo: OWNER/NAME; made if it isn't there.
+        private: If it is made.
+        revision: A branch; None: the main one.
+
+    Returns:
+        What to print.
+
+    Raises:
+        UserError: There is no export, no token, or the hub refuses.
+    """
     from huggingface_hub import HfApi, get_token
 
     session = Session(config)

@@ -133,7 +133,15 @@ def check_hosts(config: Config, hosts: Sequence[Host], model: Path | None, found
 def check_facts(
     config: Config, hosts: Sequence[Host], token: str, asked_at: dict[str, float], found: Diagnosis
 ) -> list[Finding]:
-    """All checks on the hosts' facts."""
+    """All checks on the hosts' facts.
+
+    Args:
+        config: The run's.
+        hosts: Those that train, with their slots.
+        token: What the head wrote into the run folder; a host that reads another doesn't share it.
+        asked_at: By host, seconds of the head's clock halfway through the question.
+        found: What is known so far: facts, memory, CUDA builds.
+    """
     given, slots, on_gpu = found.facts, {host.name: host.slots for host in hosts}, device() == "cuda"
     findings = [
         *versions(given),
@@ -175,7 +183,11 @@ def start_link(host: str) -> subprocess.Popen[str]:
 
 
 def check_servers(config: Config, found: Diagnosis) -> None:
-    """The rollout servers that run already; of those the launcher will start only the memory is estimated."""
+    """The rollout servers that run already; of those the launcher will start only the memory is estimated.
+
+    Raises:
+        ServerError: None answers, or its window is shorter than server.max_model_len.
+    """
     urls = server_urls(config)
     if not urls:
         found.findings.append(Finding("server", "all", OK, "started by the run itself"))

@@ -43,7 +43,13 @@ def shares_devices(config: Config) -> bool:
 
 
 def room_on(config: Config, needs: Needs, gib: float) -> Room:
-    """`needs` on GPUs of so many GiB."""
+    """What is left on a GPU beside `needs`, and the tokens that its server's cache takes.
+
+    Args:
+        config: Says whether ranks and servers share GPUs, and the servers' part of one.
+        needs: Of a rank and of a server, in bytes.
+        gib: Memory of a GPU.
+    """
     whole = int(gib * GIB)
     served = int(config.server.gpu_memory_utilization * whole) if shares_devices(config) else 0
     left = whole - served - needs.total - CONTEXT

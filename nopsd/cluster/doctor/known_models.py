@@ -12,7 +12,15 @@ HEAD_WIDTH, KV_HEADS = 128, 8
 
 
 def dense(layers: int, hidden: int, mlp: int, heads: int, tied: bool) -> ModelShape:
-    """A dense Qwen3: gated MLPs, grouped queries, norms of queries and keys, no biases."""
+    """A dense Qwen3: gated MLPs, grouped queries, norms of queries and keys, no biases.
+
+    Args:
+        layers: Number of them.
+        hidden: Width of the residual stream.
+        mlp: Neurons of a layer.
+        heads: Of queries; each is HEAD_WIDTH wide.
+        tied: Input and output embeddings are one matrix.
+    """
     queries, keys = heads * HEAD_WIDTH, KV_HEADS * HEAD_WIDTH
     attention = ((hidden, queries), (hidden, keys), (hidden, keys), (queries, hidden))
     linears = (*attention, (hidden, mlp), (hidden, mlp), (mlp, hidden))

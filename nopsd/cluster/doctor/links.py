@@ -45,7 +45,17 @@ def pairs(hosts: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def one_pair(a: str, b: str, addresses: Mapping[str, str], start: Start) -> dict[str, float]:
-    """Start both ends and read the opener's measurement. ValueError with an end's error if it fails."""
+    """Start both ends and read the opener's measurement.
+
+    Args:
+        a: The host that opens the connection.
+        b: The host that joins it.
+        addresses: By host.
+        start: Starts an end on a host.
+
+    Raises:
+        ValueError: An end failed; its last line.
+    """
     opener, joiner = start(a), start(b)
     try:
         port = _answer(opener, {"address": addresses[a]})["port"]

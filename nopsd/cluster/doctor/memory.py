@@ -134,10 +134,18 @@ def _as_trained(config: Config) -> Config:
 
 
 def activations(config: Config, shape: ModelShape, b: int) -> int:
-    """What one micro-batch's forward keeps for its backward, in bytes: an estimate.
+    """What one micro-batch's forward keeps for its backward: an estimate.
 
     A layer keeps, of each token, about 4 H (inputs of its two norms and of its two blocks), the norms' float32
     copies, queries, keys, values and the attention's output, and 4 F of a gated MLP (gate, activation, up, product).
+
+    Args:
+        config: The run's.
+        shape: The model's.
+        b: Bytes of an activation.
+
+    Returns:
+        Bytes.
     """
     tokens = longest_micro_batch(config) // config.dist.sequence_parallel
     attention = (2 * shape.heads + 2 * shape.kv_heads) * shape.head_width

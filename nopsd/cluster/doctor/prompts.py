@@ -41,8 +41,15 @@ def render_pair(
     max_tokens: int,
     order: Sequence[int] | None = None,
 ) -> Pair:
-    """Prompts of the first pool question; the next `shown` ones stand for its demonstrations, nearest first, and are
-    shown by `order` (`PromptRenderer.teacher`)."""
+    """Both roles' prompts of the pool's first question; the next ones stand for its demonstrations, nearest first.
+
+    Args:
+        renderer: The model's.
+        pool: At least one question.
+        shown: Demonstrations.
+        max_tokens: Length of the teacher's prompt, at most.
+        order: In which they are shown, as for `PromptRenderer.teacher`.
+    """
     question, *others = pool[: shown + 1]
     demonstrations = [Demonstration(q, PLACEHOLDER) for q in others]
     student = renderer.student(question)

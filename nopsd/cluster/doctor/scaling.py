@@ -97,7 +97,13 @@ class Work:
 
 
 def states_fit(shape: Shape, machine: Machine, train: int) -> bool:
-    """Whether weights, gradients, optimizer and teacher have room on the GPUs that train, without offload."""
+    """Whether weights, gradients, optimizer and teacher have room without offload.
+
+    Args:
+        shape: The model's.
+        machine: GPUs and networks.
+        train: GPUs that train.
+    """
     return STATE_BYTES * shape.parameters / train <= machine.room * machine.memory
 
 
@@ -107,7 +113,16 @@ def server_gpus(shape: Shape, machine: Machine) -> int:
 
 
 def rollout_s(shape: Shape, machine: Machine, work: Work, serve: int) -> float:
-    """Decoding reads all weights and all keys and values for every token; the prompts' prefill comes first."""
+    """Seconds in which the servers answer a step's prompts.
+
+    Decoding reads all weights and all keys and values for every token; the prompts' prefill comes first.
+
+    Args:
+        shape: The model's.
+        machine: GPUs and networks.
+        work: A step's sequences and their lengths in tokens.
+        serve: GPUs that serve.
+    """
     together = min(server_gpus(shape, machine), serve)
     servers = serve // together
     queue = math.ceil(work.sequences / servers)
@@ -124,7 +139,13 @@ def rollout_s(shape: Shape, machine: Machine, work: Work, serve: int) -> float:
 
 
 def forward_flops(shape: Shape, tokens: float, before: float = 0.0) -> float:
-    """Of `tokens` positions that follow `before` others: weights, and causal attention."""
+    """Floating-point operations of a forward pass: those of the weights, and causal attention.
+
+    Args:
+        shape: The model's.
+        tokens: Positions that are computed.
+        before: Positions before them, whose keys and values are kept.
+    """
     return 2 * shape.multiplied * tokens + 4 * shape.layers * shape.width * tokens * (before + tokens / 2)
 
 
@@ -134,7 +155,14 @@ def sequences_of(work: Work, train: int) -> int:
 
 
 def compute_s(shape: Shape, machine: Machine, work: Work, train: int) -> tuple[float, float]:
-    """Seconds of the teacher's and of the student's arithmetic on a GPU."""
+    """Seconds of the teacher's and of the student's arithmetic on a GPU.
+
+    Args:
+        shape: The model's.
+        machine: GPUs and networks.
+        work: A step's sequences and their lengths in tokens.
+        train: GPUs that train.
+    """
     forwards = 4 if work.checkpointing else 3  # a backward counts as two
     rate = machine.peak * machine.efficiency / sequences_of(work, train)
     teacher = forward_flops(shape, work.context + work.response)
@@ -142,8 +170,16 @@ def compute_s(shape: Shape, machine: Machine, work: Work, train: int) -> tuple[f
 
 
 def gather_s(shape: Shape, machine: Machine, train: int) -> float:
-    """All weights gathered once over the GPUs that train (or, as long, gradients reduce-scattered once): the slower of
-    what comes in through the host's cards and what goes round inside, and the rings' latency."""
+    """Seconds in which all weights are gathered once over the GPUs that train.
+
+    The slower of what comes in through the host's cards and what goes round inside, and the rings' latency. Gradients
+    take as long to be reduce-scattered.
+
+    Args:
+        shape: The model's.
+        machine: GPUs and networks.
+        train: GPUs that train.
+    """
     size, hosts = BF16 * shape.parameters, math.ceil(train / machine.gpus_per_host)
     cards = machine.network_rate * machine.network_efficiency * min(train, machine.gpus_per_host)
     between = size * (hosts - 1) / hosts / cards
@@ -152,7 +188,13 @@ def gather_s(shape: Shape, machine: Machine, train: int) -> float:
 
 
 def micro_batches(work: Work, train: int, length: float) -> int:
-    """Micro-batches of sequences of this length on a GPU; none is cut."""
+    """Micro-batches of a step on a GPU; no sequence is cut.
+
+    Args:
+        work: A step's sequences and their lengths in tokens.
+        train: GPUs that train.
+        length: Of a sequence, in tokens.
+    """
     a_time = max(1, int(work.micro_tokens // length))
     return math.ceil(sequences_of(work, train) / a_time)
 
@@ -164,7 +206,15 @@ def sync_s(shape: Shape, machine: Machine) -> float:
 
 
 def step_s(shape: Shape, machine: Machine, work: Work, train: int, serve: int) -> dict[str, float]:
-    """Seconds by phase of one strictly on-policy step, in which the phases follow each other."""
+    """Seconds by phase of one strictly on-policy step, in which the phases follow each other.
+
+    Args:
+        shape: The model's.
+        machine: GPUs and networks.
+        work: A step's sequences and their lengths in tokens.
+        train: GPUs that train.
+        serve: GPUs that serve.
+    """
     once = gather_s(shape, machine, train)
     teacher, student = compute_s(shape, machine, work, train)
     return {
@@ -177,5 +227,11 @@ def step_s(shape: Shape, machine: Machine, work: Work, train: int, serve: int) -
 
 
 def together(compute: float, communication: float, machine: Machine) -> float:
-    """Seconds of both, `machine.overlap` of the shorter hidden behind the longer."""
+    """Seconds of both, `machine.overlap` of the shorter hidden behind the longer.
+
+    Args:
+        compute: Seconds of arithmetic.
+        communication: Seconds of the networks.
+        machine: GPUs and networks.
+    """
     return max(compute, communication) + (1 - machine.overlap) * min(compute, communication)

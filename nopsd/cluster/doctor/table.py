@@ -28,7 +28,13 @@ def as_text(findings: Sequence[Finding]) -> str:
 
 
 def memory_text(needs: Needs, ranks: int, server_bytes: int | None) -> str:
-    """A rank's memory by part, what its host holds, and how many tokens the server's cache takes."""
+    """A rank's memory by part, what its host holds, and how many tokens the server's cache takes.
+
+    Args:
+        needs: Of a rank and of a server, in bytes.
+        ranks: How many train.
+        server_bytes: For keys and values; None: not known.
+    """
     parts = [(name, size) for name, size in needs.device.items() if size]
     lines = [f"memory of each of {ranks} training ranks, estimated:"]
     lines += [f"  {name:18} {size / GIB:9.2f} GiB" for name, size in parts]

@@ -108,11 +108,18 @@ class VllmServer:
 
 
 def start_server(config: ServerConfig, model_path: str, dtype: str, log_path: Path, device: str = "cpu") -> VllmServer:
-    """Start vLLM on `model_path` (folder or hub id) and wait until it is healthy; its policy version is 0.
+    """Start vLLM and wait until it is healthy; its policy version is 0.
 
-    `dtype`: float32|bfloat16, used where `config.dtype` is null. `device`: cpu|cuda. Raises UserError
-    (vLLM not installed, no such model folder, port in use) before anything is started, and
-    ServerError if the server dies or isn't healthy within `config.startup_timeout_s`.
+    Args:
+        config: The server's settings.
+        model_path: A folder or a hub id.
+        dtype: float32|bfloat16, used where `config.dtype` is null.
+        log_path: Its output goes there.
+        device: cpu|cuda.
+
+    Raises:
+        UserError: Before anything is started: vLLM isn't installed, no such model folder, the port is in use.
+        ServerError: The server died, or isn't healthy within `config.startup_timeout_s`.
     """
     (server,) = start_servers(config, model_path, dtype, [log_path], device)
     return server
@@ -128,10 +135,17 @@ def start_servers(
     ready: Callable[[VllmServer], None] | None = None,
     ranks: int = 0,
 ) -> list[VllmServer]:
-    """One server per log file, all on this host, at `config.port` and the ports after it (0: any), with one key.
+    """One server per log file, all or none, all on this host and with one key; as `start_server`.
 
-    As `start_server`; all or none. `key`: None for a random one. `ready` is called with each server once it is healthy.
-    `ranks`: how many train on this host's GPUs.
+    Args:
+        config: The servers' settings; they listen on `config.port` and the ports after it (0: any).
+        model_path: A folder or a hub id.
+        dtype: float32|bfloat16, used where `config.dtype` is null.
+        log_paths: One a server.
+        device: cpu|cuda.
+        key: None for a random one.
+        ready: Called with each server once it is healthy.
+        ranks: How many train on this host's GPUs.
     """
     require_vllm(device)
     refuse_wildcard(config.host)

@@ -79,7 +79,13 @@ class RemoteServers:
 
 
 def serve_command(host: str, config_file: Path, address: str) -> list[str]:
-    """Over ssh: `nopsd serve` with this process's settings of the environment, but none of its secrets."""
+    """Over ssh: `nopsd serve` with this process's settings of the environment, but none of its secrets.
+
+    Args:
+        host: As the hostfile names it.
+        config_file: The run folder's config.yaml, which it must see there.
+        address: Of the host, at which the servers listen.
+    """
     settings = [f"{k}={v}" for k, v in passed_on(os.environ).items() if not is_secret(k)]
     serve = module_command("nopsd", "serve", "--config", str(config_file), f"server.host={address}")
     return ssh_command(host, ["env", *settings, *serve])

@@ -35,9 +35,17 @@ class _EndError(BaseException):
 
 
 def serve(config: Config, model_path: str, folder: Path, device: str) -> None:
-    """Start the servers and stay until standard input ends or a signal comes; logs lie in `folder`.
+    """Start the servers and stay until standard input ends or a signal comes.
 
-    Raises UserError before anything is started, ServerError if they don't come up or once none is left.
+    Args:
+        config: The servers' settings.
+        model_path: A folder or a hub id.
+        folder: For their logs.
+        device: cpu|cuda.
+
+    Raises:
+        UserError: Before anything is started.
+        ServerError: They don't come up, or none is left.
     """
     key = read_key()
     logs = [folder / f"serve-{os.uname().nodename}-{i}.log" for i in range(config.rollout.servers_per_host)]

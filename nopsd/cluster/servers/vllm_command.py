@@ -36,7 +36,15 @@ SHARED_MIB = 160  # of vLLM's queue to the workers of one server: ten chunks of 
 
 
 def server_command(config: ServerConfig, model: str, dtype: str, port: int, device: str) -> list[str]:
-    """vLLM's command line. The API key isn't on it: others could read it there."""
+    """vLLM's command line. The API key isn't on it: others could read it there.
+
+    Args:
+        config: The server's settings.
+        model: An absolute folder, or a hub id.
+        dtype: float32|bfloat16.
+        port: It listens on.
+        device: cpu|cuda.
+    """
     options = {
         "--model": model,
         "--served-model-name": MODEL_NAME,
@@ -92,7 +100,14 @@ def checked_model(model_path: str) -> str:
 
 
 def server_environment(key: str, model: str, device: str, devices: str | None = None) -> dict[str, str]:
-    """The server's environment. `devices`: the GPUs it may use, None for all that this process may use."""
+    """The server's environment: this process's, without what is another program's or secret.
+
+    Args:
+        key: Which its clients must know.
+        model: A folder or a hub id.
+        device: cpu|cuda.
+        devices: The GPUs it may use, None for all that this process may use.
+    """
     env = {k: v for k, v in child_environment(os.environ).items() if not KUBERNETES.fullmatch(k)}
     if not env.get("VLLM_PORT", "").isdigit():
         env.pop("VLLM_PORT", None)
@@ -137,8 +152,18 @@ def devices_of(index: int, count: int, tensor_parallel: int, device: str, ranks:
 
 
 def check_shared_memory(count: int, tensor_parallel: int, folder: Path = Path("/dev/shm")) -> None:
-    """UserError if the workers of one server could not exchange their batches: they die by SIGBUS where it is full,
-    as in a container with Docker's default of 64 MiB."""
+    """See that the workers of one server can exchange their batches.
+
+    They die by SIGBUS where it is full, as in a container with Docker's default of 64 MiB.
+
+    Args:
+        count: Servers of this host.
+        tensor_parallel: Workers of each.
+        folder: Where shared memory is mounted.
+
+    Raises:
+        UserError: There is too little.
+    """
     if tensor_parallel == 1 or not folder.is_dir():
         return
     free, needed = shutil.disk_usage(folder).free >> 20, count * SHARED_MIB

@@ -32,7 +32,16 @@ TARGETS, SELECTED, ENTROPY = "targets", "selected", "entropy_gap"  # folders of 
 
 
 def view_of(plan: Plan, members: Sequence[Member], failed: dict[str, str]) -> View:
-    """`failed`: why, by a run's name. DataError if two evaluations are of different questions."""
+    """All that a comparison's tables show, of the runs that are there.
+
+    Args:
+        plan: What was to be compared.
+        members: Its runs.
+        failed: Why, by a run's name.
+
+    Raises:
+        DataError: Two evaluations are of different questions.
+    """
     models: dict[Model, Results] = {}
     view = View(models, layout_for(list(plan.sources)), layout_for(list(plan.sources)))
     for member in members:

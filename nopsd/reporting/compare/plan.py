@@ -195,7 +195,14 @@ def run_config(plan: Plan, label: str, source: str, seed: int) -> Config:
 
 
 def target_config(plan: Plan, target: str, model: str, seed: int) -> Config:
-    """How `model` is evaluated on the data set of `target`."""
+    """The configuration that evaluates a model on a data set of the plan.
+
+    Args:
+        plan: The comparison's.
+        target: Name of a source or a target.
+        model: Its folder, or a hub id.
+        seed: Of `plan.vary`.
+    """
     folder = str(Path(plan.folder) / "also")
     wanted: dict[str, Any] = {"model.path": model, plan.vary: seed, "run_dir": folder}
     if target not in plan.sources:  # of its data set, this domain alone
@@ -209,7 +216,16 @@ def base_paths(runs: Sequence[Member]) -> list[str]:
 
 
 def base_of(also: AlsoPlan, name: str, runs: Sequence[Member]) -> str:
-    """Path of the model that a checkpoint was trained from. ConfigError if it isn't known."""
+    """Path of the model that a checkpoint was trained from.
+
+    Args:
+        also: The checkpoint's entry.
+        name: Of that entry.
+        runs: The comparison's, whose model it is if they have one alone.
+
+    Raises:
+        ConfigError: It isn't known.
+    """
     paths = base_paths(runs)
     if not also.base and len(paths) > 1:
         raise ConfigError(f"also.{name}: the runs have the models {', '.join(paths)}: give its `base`")
@@ -237,7 +253,16 @@ def domains(plan: Plan) -> list[str]:
 
 
 def as_tree(flags: Mapping[str, Any], also: Sequence[str], overrides: Sequence[str]) -> dict[str, Any]:
-    """Flags as a plan's tree. `also`: NAME=PATH or METHOD@SOURCE=PATH. Raises ConfigError."""
+    """The command's flags as a plan's tree.
+
+    Args:
+        flags: Sections by name; None where a flag wasn't given.
+        also: NAME=PATH or METHOD@SOURCE=PATH.
+        overrides: KEY=VALUE, of every run.
+
+    Raises:
+        ConfigError: One of another form.
+    """
     tree = {key: value for key, value in flags.items() if value is not None}
     for item in [*also, *overrides]:
         if "=" not in item:

@@ -60,7 +60,13 @@ class Numbers:
 
 
 def numbers(results: Results, metric: str, seeds: Sequence[int] | None = None) -> Numbers:
-    """`metric` (avg, maj: per cent; ece), averaged over the seeds there are of each run; `seeds`: those alone."""
+    """A metric of every run, averaged over seeds.
+
+    Args:
+        results: Of one base model.
+        metric: avg or maj (per cent), or ece.
+        seeds: Those alone; None: all there are of each run.
+    """
     scale, wanted = SCALE[metric], set(results.seeds if seeds is None else seeds)
 
     def value(result: DomainResult) -> float:
@@ -104,8 +110,14 @@ SCIENCE, ALL = " science", " all"  # no domain's name begins with a space
 
 
 def cells_of(found: Numbers, layout: Layout, against: str | None = None) -> dict[tuple[str, str], Cells]:
-    """(label, in|cross) -> a row of Table 3 as cells. Differences are from the base, or from the row `against`, source
-    by source: the two models that were trained on the same domain."""
+    """The rows of Table 3 as cells, by (label, in|cross).
+
+    Args:
+        found: The numbers of all rows.
+        layout: The domains and their groups.
+        against: The row that differences are from, source by source: of the two models that were trained on the same
+            domain. None: the base.
+    """
     rows: dict[tuple[str, str], Cells] = {}
     for label, grid in found.methods.items():
         if label == against:
@@ -132,7 +144,17 @@ def _beside(of: Callable[[Grid, Scores], dict[str, Cell]], grid: Grid, other: Gr
 def over_seeds(
     results: Results, metric: str, layout: Layout, against: str | None = None
 ) -> dict[tuple[str, str], dict[str, Interval]]:
-    """Differences (see `cells_of`): mean over seeds with Student's t interval; of the cells that all seeds have."""
+    """Differences, as `cells_of`: mean over seeds with Student's t interval.
+
+    Args:
+        results: Of one base model.
+        metric: avg, maj or ece.
+        layout: The domains and their groups.
+        against: The row that differences are from; None: the base.
+
+    Returns:
+        By row and cell, of the cells that all seeds have.
+    """
     each = [cells_of(numbers(results, metric, [seed]), layout, against) for seed in results.seeds]
     found: dict[tuple[str, str], dict[str, Interval]] = {}
     for row in each[0] if each else {}:

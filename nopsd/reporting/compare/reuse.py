@@ -29,8 +29,17 @@ def reuse_stages(
     stages: Sequence[tuple[str, Sequence[str]]],
     fingerprint: Callable[[str], Mapping[str, Any]],
 ) -> list[str]:
-    """Take over what another run has already made, in order; returns the names. `stages`: (name, the stages it
-    reads); `fingerprint(name)` may be called once those are there. A stage that was begun here is left alone."""
+    """Take over what another run has already made, in order. A stage that was begun here is left alone.
+
+    Args:
+        run: The folder that it goes to.
+        others: Folders that may have it.
+        stages: (name, the stages it reads), in order.
+        fingerprint: Of a stage of `run`, by name; called once the stages that it reads are there.
+
+    Returns:
+        The names.
+    """
     reused = []
     for name, reads in stages:
         folder = run.stage_dir(name)

@@ -176,8 +176,16 @@ def entropy_gaps(view: View) -> Table | None:
 
 
 def intervals(view: View, metric: str, against: str | None = None) -> list[Table]:
-    """Differences from the base, or from the row `against`, with 95 % intervals: over questions, and with several seeds
-    over these. No table where nothing can be compared with that row."""
+    """Differences with 95 % intervals: over questions, and with several seeds over these.
+
+    Args:
+        view: The comparison's.
+        metric: avg, maj or ece.
+        against: The row that they are from; None: the base.
+
+    Returns:
+        No table where nothing can be compared with that row.
+    """
     tables = (
         each_model(view, lambda results: _question_intervals(view, results, metric, against)),
         each_model(view, lambda results: _seed_intervals(view, results, metric, against)),

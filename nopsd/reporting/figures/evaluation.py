@@ -20,7 +20,16 @@ from nopsd.reporting.figures.style import BLUE, GREY, panels
 def accuracy_figure(
     before: Mapping[str, DomainResult], after: Mapping[str, DomainResult], pool_domain: str
 ) -> Figure | None:
-    """Avg@k, maj@k and ECE of every domain, before and after, with 95 % intervals."""
+    """Avg@k, maj@k and ECE of every domain, before and after, with 95 % intervals.
+
+    Args:
+        before: By domain, the base's results.
+        after: By domain, the student's.
+        pool_domain: That was trained on; it stands first.
+
+    Returns:
+        None where nothing was evaluated.
+    """
     domains = sorted({*before, *after}, key=lambda d: (d != pool_domain, d))
     if not domains:
         return None

@@ -56,7 +56,16 @@ def neuron_count_figure(pool: PoolView | None) -> Figure | None:
 
 
 def binned(axis: Axes, x: np.ndarray, y: np.ndarray, label: str, title: str, share: bool = True) -> None:
-    """Points, means of equal-count bins with 95 % intervals, and the least-squares line. `share`: y lies in [0, 1]."""
+    """Draw points, means of equal-count bins with 95 % intervals, and the least-squares line.
+
+    Args:
+        axis: To draw on.
+        x: [N].
+        y: [N].
+        label: Of y.
+        title: Of the panel.
+        share: y lies in [0, 1].
+    """
     axis.scatter(x, y + jitter(y), s=7, alpha=0.15, color=BLUE, linewidths=0, rasterized=True)
     order = np.argsort(x, kind="stable")
     bins = min(BINS, max(1, len(x) // 5)) if np.ptp(x) > 0 else 1

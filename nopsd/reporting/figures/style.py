@@ -17,7 +17,14 @@ DPI = 110
 def panels(
     count: int, width: float = 5.2, height: float = 3.6, columns: int | None = None
 ) -> tuple[Figure, list[Axes]]:
-    """Empty panels in one row or in rows of `columns`."""
+    """Empty panels in one row or in rows of `columns`.
+
+    Args:
+        count: Panels.
+        width: Of each, in inches.
+        height: Of each, in inches.
+        columns: Panels a row; None: all in one.
+    """
     columns = min(count, columns or count)
     rows = -(-count // columns)
     figure = Figure(figsize=(width * columns, height * rows), dpi=DPI, layout="constrained")

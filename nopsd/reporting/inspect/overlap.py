@@ -50,7 +50,18 @@ class Near:
 def overlap(
     ids_NK: np.ndarray, histogram_NL: np.ndarray, widths: Sequence[int], sample: int = SAMPLE, seed: int = 0
 ) -> Overlap | None:
-    """Distances of a seeded sample; None with fewer than three questions."""
+    """Distances of a seeded sample of the pool.
+
+    Args:
+        ids_NK: int [N, K], the sets' neurons, padded with -1.
+        histogram_NL: int [N, L], neurons of each layer.
+        widths: Neurons that each layer has.
+        sample: Questions, at most.
+        seed: Of the sample.
+
+    Returns:
+        None with fewer than three questions.
+    """
     if len(ids_NK) < 3:
         return None
     drawn = np.random.default_rng(seed).permutation(len(ids_NK))[:sample]
@@ -89,7 +100,15 @@ def chance_distance(members_NL: np.ndarray, widths: Sequence[int]) -> float:
 
 
 def nearest(row: int, distances_N: Array, ids_NK: np.ndarray, widths: Sequence[int], m: int) -> list[Near]:
-    """The m questions nearest to `row`, ties in the pool's order. `distances_N`: of `row` to every question."""
+    """The questions nearest to one, ties in the pool's order.
+
+    Args:
+        row: Of the pool.
+        distances_N: Jaccard distances of `row` to every question, [N].
+        ids_NK: int [N, K], the sets' neurons, padded with -1.
+        widths: Neurons that each layer has.
+        m: How many.
+    """
     order = np.argsort(distances_N, kind="stable")
     ends = np.cumsum(widths)
     own = ids_NK[row][ids_NK[row] >= 0]
@@ -102,6 +121,13 @@ def nearest(row: int, distances_N: Array, ids_NK: np.ndarray, widths: Sequence[i
 
 
 def nearest_of(rows: Sequence[int], ids_NK: np.ndarray, widths: Sequence[int], m: int) -> list[list[Near]]:
-    """`nearest` of several questions among the whole pool."""
+    """`nearest` of several questions among the whole pool.
+
+    Args:
+        rows: Of the pool.
+        ids_NK: int [N, K], the sets' neurons, padded with -1.
+        widths: Neurons that each layer has.
+        m: How many of each.
+    """
     distances_QN = jaccard_distances(ids_NK[list(rows)], ids_NK, sum(widths))
     return [nearest(row, distances, ids_NK, widths, m) for row, distances in zip(rows, distances_QN)]

@@ -27,7 +27,16 @@ GONE = "(not there: the stage that made it was not found)"
 
 
 def write_inspection(folder: Path, view: InspectView, rows: Sequence[Row]) -> dict[str, bytes]:
-    """Write all but TensorBoard's files; returns the PNGs by name. Those of an earlier call are removed."""
+    """Write all but TensorBoard's files. Those of an earlier call are removed.
+
+    Args:
+        folder: RUN/inspect.
+        view: What is shown.
+        rows: Of the pool's questions.
+
+    Returns:
+        The PNGs by name.
+    """
     for old in folder.glob("*.png"):
         old.unlink()
     page = Page(view.title, place="")

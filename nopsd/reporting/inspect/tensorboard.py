@@ -19,7 +19,14 @@ from nopsd.reporting.inspect.view import InspectView, Row
 
 
 def write_board(folder: Path, view: InspectView, rows: Sequence[Row], images: Mapping[str, bytes]) -> None:
-    """Images `inspect/NAME`, histograms `inspect/COLUMN` and `layer/L`, texts."""
+    """Write images `inspect/NAME`, histograms `inspect/COLUMN` and `layer/L`, texts.
+
+    Args:
+        folder: For the event file; what is there is removed.
+        view: What is shown.
+        rows: Of the table of correlations.
+        images: PNGs by name.
+    """
     # Here and not above: the import takes seconds.
     from torch.utils.tensorboard import SummaryWriter
 

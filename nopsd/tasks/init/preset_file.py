@@ -11,7 +11,13 @@ Settings = Mapping[str, tuple[Any, str]]  # dotted key -> value, reason
 
 
 def preset_text(title: Sequence[str], base: tuple[str, str], settings: Settings) -> str:
-    """Lines of the title as comments, `base:`, and the settings by section, in the order given."""
+    """A commented preset.
+
+    Args:
+        title: Lines at its head.
+        base: The preset that it starts from, and the reason.
+        settings: Values and reasons by key; they are written by section, in the order given.
+    """
     lines = [*(f"# {line}".rstrip() for line in title), _line("base", *base)]
     sections: dict[str, list[str]] = {}
     for key, (value, reason) in settings.items():

@@ -42,7 +42,13 @@ class Lengths:
 
 
 def sizes(config: Config, lengths: Lengths, trial: bool) -> Settings:
-    """`config`: of the preset and the model's settings. `trial`: the embedded model's, small on purpose."""
+    """Settings that fit a pool of this size.
+
+    Args:
+        config: Of the preset and the model's settings.
+        lengths: Of the prompts in tokens, and the pool's size.
+        trial: The embedded model's, small on purpose.
+    """
     found: Settings = {}
     _windows(found, config, lengths)
     pool = min(lengths.pool, TRIAL_POOL) if trial else lengths.pool
