@@ -115,6 +115,8 @@ def is_wildcard(host: str) -> bool:
 
 def why_no_host_name(name: str) -> str | None:
     """Why ssh and DeepSpeed can't be given this as a host's name, and what to do; None if they can."""
+    if is_wildcard(name):
+        return f"{name!r} means every interface, and no host: write the host's name"
     if NAME.fullmatch(name):
         return None
     alias = "in ~/.ssh/config give it a name of its own (`Host NAME`, `HostName ADDRESS`"

@@ -33,6 +33,8 @@ def _of(key: Key) -> Iterator[tuple[str, str, Any]]:
         yield key.name, text, REFUSED
     if not key.optional:
         yield key.name, "null", REFUSED
+    if key.path and not key.optional:
+        yield from ((key.name, text, REFUSED) for text in ("", "' '"))
     if key.is_number and not key.is_list:
         yield from _beyond(key, kind)
     if kind == "str" and key.choices and not key.entry_points:

@@ -13,6 +13,8 @@ from nopsd.errors import ConfigError
         ("rollout.hosts=[node2:22]", "names a port"),
         ("rollout.hosts=['-oProxyCommand=x']", "no host name"),
         ("rollout.hosts=['a;b']", "no host name"),
+        ("rollout.hosts=[0.0.0.0]", "rollout.hosts: '0.0.0.0' means every interface"),
+        ("rollout.hosts=['0x0']", "every interface"),
         ("dist.master_addr=$(reboot)", "dist.master_addr"),
         ("dist.master_addr=0", "dist.master_addr"),
         ("dist.master_addr=a b", "dist.master_addr"),

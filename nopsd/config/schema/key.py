@@ -86,6 +86,8 @@ class Key:
         """ConfigError for a value that the key can't take."""
         if value is None and self.optional:
             return
+        if self.path and not self.optional and not value.strip():
+            raise ConfigError(f"{self.name} is empty: give a path")
         if self.choices and value not in self.choices:
             known = [str(choice) for choice in self.choices if choice is not None]
             near = difflib.get_close_matches(str(value), known, n=1)

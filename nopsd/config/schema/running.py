@@ -149,7 +149,9 @@ class ServerConfig:
     api_key: Optional[str] = key(None, "of the server at server.url; or in the environment as NOPSD_SERVER_KEY")
     host: str = key("127.0.0.1", "address that the started server listens on")
     port: int = key(0, "of the started server; 0: any free port", ge=0, le=65535)
-    dtype: Optional[str] = key(None, "number format of the server; null: model.dtype")
+    dtype: Optional[str] = key(
+        None, "number format of the server; null: model.dtype", choices=(None, "float32", "bfloat16")
+    )
     head_dtype: Optional[str] = key(
         None,
         "number format of the started server's output head, as the trainer's is float32; null: server.dtype",
