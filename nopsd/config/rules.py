@@ -21,7 +21,7 @@ NEED_SAMPLES = {
 }
 
 
-_PUBLISHED = ("lab", "sciknoweval", "mmlu_pro", "edu_feedback")
+_PUBLISHED = ("lab", "sciknoweval", "mmlu_pro", "edu_feedback", "svamp", "gsm8k")
 NOT_READ = (
     (_PUBLISHED, ("config", "split")),
     ((*_PUBLISHED, "instructions"), ("test_path", "test_split", "option_columns", "first_index")),

@@ -52,6 +52,8 @@ PAPER_LABELS = {
     "Chemistry": "CHEM",
     "edu_feedback": "Edu",
     "mmlu_pro": "MMLU-Pro",
+    "svamp": "SVAMP",
+    "gsm8k": "GSM8K",
 }
 PAPER = Layout()
 

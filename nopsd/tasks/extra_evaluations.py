@@ -14,7 +14,7 @@ from nopsd.data.sources import load_splits
 from nopsd.evaluation.artefacts import evaluated_domains
 from nopsd.files import file_name, sha256_json
 from nopsd.reporting.compare.gathering import SELECTED, TARGETS, base_folder
-from nopsd.reporting.compare.plan import Member, Plan, base_of, base_paths, domains, target_config
+from nopsd.reporting.compare.plan import Member, Plan, base_of, base_paths, base_seed, domains, target_config
 from nopsd.reporting.compare.views import OWN
 from nopsd.rollout.service import RolloutService
 from nopsd.rollout.weight_sync import load_folder
@@ -31,7 +31,7 @@ def extra_evaluations(plan: Plan, runs: Sequence[Member], servers: ServerCache) 
     """What is evaluated besides the runs, as (name, work)."""
     todo: list[tuple[str, Callable[[], None]]] = []
     paths = base_paths(runs)
-    for seed in plan.seeds:
+    for seed in dict.fromkeys(base_seed(plan, seed) for seed in plan.seeds):
         for path in paths:
             name = f"base, seed {seed}" if len(paths) == 1 else f"base {path}, seed {seed}"
             todo.append((name, partial(evaluate_base_model, plan, runs, servers, path, seed)))

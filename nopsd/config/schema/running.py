@@ -37,7 +37,7 @@ class DataConfig:
     name: str = key(
         "lab",
         "the data set: `file` and `instructions` read data.path",
-        choices=("lab", "sciknoweval", "mmlu_pro", "edu_feedback", "file", "instructions"),
+        choices=("lab", "sciknoweval", "mmlu_pro", "edu_feedback", "svamp", "gsm8k", "file", "instructions"),
         entry_points="nopsd.data_sets",
     )
     path: Optional[str] = key(None, "local file or folder, or hub id; null: the data set's own hub id", path=True)

@@ -31,7 +31,9 @@ PUBLISHED = {
     "sciknoweval": {"Biology": 3935, "Chemistry": 6263, "Material": 4956, "Physics": 3316},
     "mmlu_pro": {"mmlu_pro": 12032},
     "edu_feedback": {"edu_feedback": 1799},
+    "svamp": {"svamp": 1000},
 }
+PUBLISHED_APART = {"gsm8k": (7473, {"gsm8k": 1319})}  # whose test rows are published apart from the pool's
 
 
 OTHER_ROOMS = {"lab": "nopsd.lab.source"}  # a source that is not a module of this package
@@ -84,7 +86,11 @@ def published_sizes(config: DataConfig) -> tuple[int, dict[str, int]] | None:
     rows of a published set."""
     rows = PUBLISHED.get(config.name, {})
     whole = config.types == DataConfig().types and not config.levels
-    if config.domain not in rows or not whole or config.path or config.decontaminate:
+    if not whole or config.path or config.decontaminate:
+        return None
+    if config.name in PUBLISHED_APART:
+        return PUBLISHED_APART[config.name]
+    if config.domain not in rows:
         return None
     tests = {domain: math.ceil(Fraction(str(config.test_ratio)) * number) for domain, number in rows.items()}
     return rows[config.domain] - tests[config.domain], tests

@@ -21,7 +21,7 @@ from nopsd.evaluation.bootstrap import Interval
 from nopsd.evaluation.entropy import EntropyGap
 from nopsd.evaluation.results import DomainResult
 from nopsd.files import file_name, read_json, sha256_json
-from nopsd.reporting.compare.plan import AlsoPlan, Member, Plan, base_of, base_paths, domains
+from nopsd.reporting.compare.plan import AlsoPlan, Member, Plan, base_of, base_paths, base_seed, domains
 from nopsd.reporting.compare.results import Model, Results, check_paired
 from nopsd.reporting.compare.views import OWN, Cost, Material, Pool, RowFacts, View, layout_for
 from nopsd.rollout.types import FILE as ROLLOUTS
@@ -48,7 +48,7 @@ def view_of(plan: Plan, members: Sequence[Member], failed: dict[str, str]) -> Vi
         _take(view, member)
     for seed in plan.seeds:
         for path in base_paths(members):
-            for file in sorted(base_folder(plan, path).root.glob(f"*-{seed}/{MANIFEST}")):
+            for file in sorted(base_folder(plan, path).root.glob(f"*-{base_seed(plan, seed)}/{MANIFEST}")):
                 found = models.get(model_of(path, read_json(file)))
                 if found is not None:
                     _fill(found.base.setdefault(seed, {}), evaluated(file.parent, "model", members[0].config))

@@ -4,7 +4,7 @@
     folder: runs/compare
     sources: [biology, chemistry]     # or NAME: {preset: paper/biology, set: {data.name: ...}}; NAME is the domain
     targets: {mmlu_pro: {set: {data.name: mmlu_pro}}}    # evaluated on, never trained on
-    methods: [nopsd, ttrl]            # or LABEL: {method: nopsd, set: {select.selector: neuron_count_top}}
+    methods: [nopsd, ttrl]            # or LABEL: {method: nopsd, set: {select.selector: neuron_count_top}, seeds: [0]}
     seeds: [0, 1, 2]
     vary: seed                        # or train.seed: the same rollouts and selection, other training
     set: {train.steps: 50}            # of every run
@@ -52,6 +52,7 @@ class MethodPlan:
 
     method: str = ""  # empty: the label
     set: dict[str, Any] = field(default_factory=dict)
+    seeds: Optional[list[int]] = None  # of the plan's, those that this row has; null: all
 
 
 @dataclass
@@ -158,6 +159,8 @@ def check_plan(plan: Plan, where: str) -> None:
             )
     if len(set(plan.seeds)) != len(plan.seeds) or not plan.seeds:
         raise ConfigError(f"{where}: seeds {plan.seeds}: give each once, and at least one")
+    if plan.methods and not any(seeds_of(plan, label) for label in plan.methods):
+        raise ConfigError(f"{where}: seeds {plan.seeds}: none of the rows has one of them: see `seeds` of each method")
     for key, value, allowed in (("vary", plan.vary, VARIED), ("entropy", plan.entropy, ("shannon", "topk20", "nll"))):
         if value not in allowed:
             raise ConfigError(f"{where}: {key}={value}: use one of {', '.join(allowed)}")
@@ -183,7 +186,19 @@ def members(plan: Plan) -> list[Member]:
         for seed in plan.seeds
         for source in plan.sources
         for label in labels
+        if seed in seeds_of(plan, label)
     ]
+
+
+def seeds_of(plan: Plan, label: str) -> list[int]:
+    """Those of the plan's seeds that a row has."""
+    own = plan.methods.get(label, MethodPlan()).seeds
+    return plan.seeds if own is None else [seed for seed in plan.seeds if seed in own]
+
+
+def base_seed(plan: Plan, seed: int) -> int:
+    """The seed with which the base model is evaluated for runs of `seed`: one for all where training alone varies."""
+    return seed if plan.vary == "seed" else plan.seeds[0]
 
 
 def run_config(plan: Plan, label: str, source: str, seed: int) -> Config:

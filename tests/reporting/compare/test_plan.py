@@ -7,6 +7,7 @@ from nopsd.reporting.compare.plan import (
     as_tree,
     base_of,
     base_paths,
+    base_seed,
     members,
     read_plan,
     read_plan_file,
@@ -50,6 +51,22 @@ def test_a_checkpoint_of_one_of_several_models_says_which(plan_of):
     assert base_paths(runs) == ["lab", "/models/big"] and base_of(plan.also["y"], "y", runs) == "/models/big"
     with pytest.raises(ConfigError, match=r"also.x: the runs have the models lab, /models/big: give its `base`"):
         base_of(plan.also["x"], "x", runs)
+
+
+def test_a_row_may_have_fewer_seeds_than_the_plan(plan_of):
+    """Breaks if a costly row is run with every seed, or a part of the plan is refused for a row that it leaves out."""
+    rows = {"nopsd": {}, "ttrl": {"seeds": [0]}}
+    runs = [(m.label, m.seed) for m in members(plan_of(methods=rows, sources=["biology"], seeds=[0, 1]))]
+    assert runs == [("nopsd", 0), ("ttrl", 0), ("nopsd", 1)]
+    assert {m.label for m in members(plan_of(methods=rows, seeds=[1]))} == {"nopsd"}
+    with pytest.raises(ConfigError, match=r"seeds \[1\]: none of the rows has one of them"):
+        plan_of(methods={"ttrl": {"seeds": [0]}}, seeds=[1])
+
+
+def test_the_base_is_evaluated_once_where_training_alone_varies(plan_of):
+    """Breaks if every seed of training samples the same answers of the base again."""
+    varied = [base_seed(plan_of(vary=vary, seeds=[3, 4]), 4) for vary in ("seed", "train.seed")]
+    assert varied == [4, 3]
 
 
 def test_base_is_a_row_and_no_run(plan_of):
