@@ -325,7 +325,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    from nopsd.cli import quiet
-
-    quiet()
     raise SystemExit(main(sys.argv[1:]))

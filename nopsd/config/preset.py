@@ -32,8 +32,8 @@ class Layer(NamedTuple):
 
 
 def preset_names() -> list[str]:
-    """Names for --preset: those of nopsd/config/presets, and paper/NAME."""
-    found = [*PRESETS.glob("*.yaml"), *PRESETS.glob("paper/*.yaml")]
+    """Names for --preset: those of nopsd/config/presets, paper/NAME and small/NAME."""
+    found = [*PRESETS.glob("*.yaml"), *PRESETS.glob("paper/*.yaml"), *PRESETS.glob("small/*.yaml")]
     return sorted(path.relative_to(PRESETS).with_suffix("").as_posix() for path in found)
 
 

@@ -21,6 +21,7 @@ from nopsd.tasks import dry_run as module
 from nopsd.tasks.dry_run import dry_run, lacking_files
 
 MODELS = PUBLISHED / "Qwen"
+SMALL = [name for name in preset_names() if name.startswith("small/")]
 PAPER = [name for name in preset_names() if name.startswith("paper/")]
 DOMAINS = ["biology", "material", "physics", "chemistry", "edu", "mmlu_pro"]
 STATED = re.compile(r"^# GPUs: (\d+) x ([\w-]+)(?:, host memory (\d+) GB)?$")
@@ -30,8 +31,8 @@ shape = functools.cache(shape_of)
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
     """A hub cache that holds the models' config.json, and nothing else."""
-    for folder in MODELS.iterdir():
-        snapshot = tmp_path / f"models--Qwen--{folder.name}" / "snapshots" / "1"
+    for folder in PUBLISHED.glob("*/*"):
+        snapshot = tmp_path / f"models--{folder.parent.name}--{folder.name}" / "snapshots" / "1"
         snapshot.mkdir(parents=True)
         shutil.copy(folder / "config.json", snapshot)
         (snapshot.parents[1] / "refs").mkdir()
@@ -54,6 +55,17 @@ def test_every_preset_passes(name, hub):
         model = load_config(name).model.path
         assert f"model: {model} (tokenizer.json, tokenizer_config.json, *.safetensors)" in text
         assert "150 steps of 16 questions x 1 responses of at most 8,192 tokens" in text
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_small_presets_fit_the_memory_they_state(name):
+    """Else a laptop of that size dies of memory after half an hour. On a CPU server and ranks share it."""
+    stated = re.match(r"^# CPU: 2 cores, (\d+) GB", (PRESETS / f"{name}.yaml").read_text())
+    assert stated, "the first line states the memory"
+    config = load_config(name, ["model.dtype=float32"])
+    needs = needs_of(config, shape(str(PUBLISHED / config.model.path)), 1, *role_configs(config, "cpu"))
+    held = needs.total + sum(needs.host.values()) + needs.server_weights + config.server.kv_cache_mib * 2**20
+    assert held < int(stated[1]) * 10**9, needs
 
 
 @pytest.mark.parametrize("name", PAPER)
