@@ -13,6 +13,7 @@ from nopsd import cli
 from nopsd.cluster.doctor.fitting import GPUS, room_on
 from nopsd.cluster.doctor.memory import PUBLISHED, needs_of, shape_of
 from nopsd.config import METHODS, PRESETS, load_config, preset_names
+from nopsd.engine.device import with_settled_dtype
 from nopsd.engine.ds_config import role_configs
 from nopsd.errors import ConfigError
 from nopsd.run.stage import Counts
@@ -45,7 +46,7 @@ def hub(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", preset_names())
 def test_every_preset_passes(name, hub):
     """Else a preset that is shipped can't be run."""
-    text, code = dry_run(load_config(name))
+    text, code = dry_run(with_settled_dtype(load_config(name)))
     assert code == 0, text
     assert "ZeRO-3" in text and "GiB a rank" in text
     stages = re.findall(r"^ ?\d+ (\w+) +\w", text, re.M)

@@ -112,23 +112,27 @@ def _training(member: Member) -> Kept:
 
 
 def _pool(runs: Sequence[Member]) -> Kept | None:
-    """The pool's columns, of the first run that has scored it."""
-    for member in runs:
-        run = RunFolder(member.config.run_dir)
-        if run.manifest(names.NEURONS) is None or run.manifest(names.EVALUATE_BASE) is None:
-            continue
-        neurons, correct, reader = run.neurons(), run.pool_correct(), answer_reader(member.config)
-        questions, by_uid = {q.uid: q for q in run.pool()}, group_by_question(run.rollouts())
-        votes = [majority(reader.answers(by_uid[uid], questions[uid]))[1] / len(by_uid[uid]) for uid in neurons.uids]
-        return {
-            "uids": neurons.uids,
-            "samples": member.config.zero_shot.n,
-            "count": [round(float(c), 2) for c in neurons.counts],
-            "length": [int(n) for n in neurons.lengths],
-            "correct": [correct.get(uid) for uid in neurons.uids],
-            "vote": votes,
-        }
-    return None
+    """The pool's columns: neuron sets of the first run that has scored it, right answers and votes of the run with the
+    most answers a question (a vote of one is none)."""
+    folders = [(RunFolder(member.config.run_dir), member.config) for member in runs]
+    scored = next((run for run, _ in folders if run.manifest(names.NEURONS) is not None), None)
+    judged = [(run, config) for run, config in folders if run.manifest(names.EVALUATE_BASE) and run.pool_correct()]
+    if scored is None or not judged:
+        return None
+    run, config = max(judged, key=lambda one: one[1].zero_shot.n)
+    neurons, correct, votes = scored.neurons(), run.pool_correct(), {}
+    if config.zero_shot.n > 1:
+        reader, questions = answer_reader(config), {q.uid: q for q in run.pool()}
+        for uid, given in group_by_question(run.rollouts()).items():
+            votes[uid] = majority(reader.answers(given, questions[uid]))[1] / len(given)
+    return {
+        "uids": neurons.uids,
+        "samples": config.zero_shot.n,
+        "count": [round(float(c), 2) for c in neurons.counts],
+        "length": [int(n) for n in neurons.lengths],
+        "correct": [correct.get(uid) for uid in neurons.uids],
+        "vote": [votes.get(uid) for uid in neurons.uids],
+    }
 
 
 def main(argv: Sequence[str]) -> int:

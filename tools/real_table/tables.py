@@ -102,10 +102,11 @@ def _target_line(name: str, kept: Sequence[Kept], found: Mapping[str, Interval] 
 def count_table(pool: Kept) -> str:
     """Neuron count against right answers, length and vote: Spearman's, and with the length's rank held fixed."""
     columns = {name: np.array(pool[name], dtype=float) for name in ("count", "length", "correct", "vote")}
-    ranks = {name: rankdata(column, nan_policy="omit") for name, column in columns.items()}
+    known = {name: column for name, column in columns.items() if np.isfinite(column).any()}
+    ranks = {name: rankdata(column, nan_policy="omit") for name, column in known.items()}
     pairs = [("count", "correct"), ("count", "vote"), ("count", "length"), ("length", "correct"), ("vote", "correct")]
     lines = []
-    for x, y in pairs:
+    for x, y in (pair for pair in pairs if set(pair) <= set(known)):
         found = correlation(ranks[x], ranks[y], ranks["length"] if "length" not in (x, y) else None)
         fixed = "–" if found.partial is None else _signed(found.partial, 1, 2)
         lines.append([f"{x} – {y}", str(found.questions), _signed(found.pearson, 1, 2), fixed])
