@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from nopsd.config import Config, load_config
-from nopsd.config.values import read_yaml
+from nopsd.config.values import NULL, read_yaml
 from nopsd.data.demonstrations import solution_text
 from nopsd.data.majority import majority
 from nopsd.data.prompts import PromptRenderer
@@ -39,7 +39,6 @@ from nopsd.evaluation.bootstrap import interval, resample_counts
 from nopsd.evaluation.evaluate import group_by_question
 from nopsd.files import file_name, read_json, sha256_json, write_json
 from nopsd.reporting.table import markdown_table
-from nopsd.rollout.service import RolloutService
 from nopsd.rollout.stage import run_rollouts
 from nopsd.rollout.types import Rollout
 from nopsd.run.session import Session
@@ -59,12 +58,24 @@ class Row:
     shown: int = 0
 
 
+class BaseModel:
+    """The served base model; the server is started when it is first asked."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+
+    def generate(self, *prompts: Any, **how: Any) -> list[list[Rollout]]:
+        """As `RolloutService.generate`."""
+        return self.session.client_holding(self.session.model.path, version=0).generate(*prompts, **how)
+
+
 def read_row_settings(path: str) -> dict[str, list[str]]:
     """Name -> overrides. ConfigError for a file of another form."""
     tree = read_yaml(Path(path).read_text(encoding="utf-8"))
-    if not isinstance(tree, Mapping) or not all(isinstance(row, Mapping | None) for row in tree.values()):
+    if not isinstance(tree, Mapping) or not all(isinstance(row, Mapping) or row in NULL for row in tree.values()):
         raise ConfigError(f"--rows {path}: write rows as NAME: {{key: value}}")
-    return {str(name): [f"{key}={value}" for key, value in (row or {}).items()] for name, row in tree.items()}
+    rows = {str(name): row if isinstance(row, Mapping) else {} for name, row in tree.items()}
+    return {name: [f"{key}={value}" for key, value in row.items()] for name, row in rows.items()}
 
 
 def asked_of(config: Config, count: int, labels: bool) -> list[Question]:
@@ -98,7 +109,7 @@ def prompts_of(row: Row, session: Session, questions: Sequence[Question], own: S
 
 
 def sampled(
-    row: Row, session: Session, questions: Sequence[Question], own: Sequence[Rollout], client: RolloutService
+    row: Row, session: Session, questions: Sequence[Question], own: Sequence[Rollout], model: BaseModel
 ) -> list[Rollout]:
     """The row's answers, which are kept in the run folder."""
     prompts = prompts_of(row, session, questions, own)
@@ -109,7 +120,7 @@ def sampled(
         print(f"      {row.name}: {done}/{total} answers", file=sys.stderr, flush=True)
 
     folder.mkdir(parents=True, exist_ok=True)
-    return run_rollouts(questions, prompts, client, row.config.zero_shot, row.config.seed, folder, 0, progress)
+    return run_rollouts(questions, prompts, model, row.config.zero_shot, row.config.seed, folder, 0, progress)
 
 
 def measured(row: Row, questions: Sequence[Question], rollouts: Sequence[Rollout]) -> dict[str, Any]:
@@ -170,10 +181,10 @@ def study(base: Config, rows: Sequence[Row], count: int, labels: bool) -> list[d
     """Sample and measure every row; those with demonstrations show the answers of the same row without."""
     found, own = [], dict[str, list[Rollout]]()
     with Session(base) as session:
-        client = session.client_holding(session.model.path, version=0)
+        model = BaseModel(session)
         for row in rows:
             questions = asked_of(row.config, count, labels)
-            rollouts = sampled(row, session, questions, own.get(row.name, ()), client)
+            rollouts = sampled(row, session, questions, own.get(row.name, ()), model)
             own.setdefault(row.name, rollouts)
             entry = measured(row, questions, rollouts)
             if labels:
