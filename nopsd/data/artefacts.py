@@ -3,6 +3,7 @@
 | file | what |
 |---|---|
 | pool.jsonl | a question of the pool a row (`Question`), no answer |
+| holdout.jsonl | questions held out of the pool, of both models' answers without labels; none: no such file |
 | tests.jsonl | test questions of all domains, no answer |
 | responses.jsonl | {uid, text}: of data that bring their own responses |
 | data.json | sizes, hash of the pool, longest prompts, overlap, a note where the splits aren't the published ones |
@@ -16,22 +17,26 @@ from typing import Any
 
 from nopsd.data.overlap import sentences
 from nopsd.data.records import Question
+from nopsd.data.splits import Splits
 from nopsd.files import read_json, read_jsonl, write_json, write_jsonl
 
 POOL, TESTS, RESPONSES, FACTS = "pool.jsonl", "tests.jsonl", "responses.jsonl", "data.json"
+HOLDOUT = "holdout.jsonl"
 
 
 def write_data(
     folder: Path,
-    pool: Sequence[Question],
+    splits: Splits,
     tests: Sequence[Question],
-    responses: Mapping[str, str] | None,
     facts: Mapping[str, Any],
 ) -> None:
-    """Write the stage's files; `responses` (uid -> text) of every pool question, if there are any."""
-    if responses is not None:
-        write_jsonl(folder / RESPONSES, [{"uid": q.uid, "text": responses[q.uid]} for q in pool])
-    write_jsonl(folder / POOL, [q.to_json() for q in pool])
+    """Write the stage's files: the splits' pool, its given responses and what is held out; the tests as chosen."""
+    if splits.responses is not None:
+        given = splits.responses
+        write_jsonl(folder / RESPONSES, [{"uid": q.uid, "text": given[q.uid]} for q in splits.pool])
+    if splits.held:
+        write_jsonl(folder / HOLDOUT, [q.to_json() for q in splits.held])
+    write_jsonl(folder / POOL, [q.to_json() for q in splits.pool])
     write_jsonl(folder / TESTS, [q.to_json() for q in tests])
     write_json(folder / FACTS, dict(facts))
 
@@ -39,6 +44,12 @@ def write_data(
 def read_pool(folder: Path) -> list[Question]:
     """The pool's questions; ArtefactError if the file is missing or damaged, as of all readers here."""
     return [Question.from_json(row) for row in read_jsonl(folder / POOL)]
+
+
+def read_holdout(folder: Path) -> list[Question]:
+    """The questions held out of the pool; none where none are."""
+    path = folder / HOLDOUT
+    return [Question.from_json(row) for row in read_jsonl(path)] if path.exists() else []
 
 
 def read_tests(folder: Path) -> dict[str, list[Question]]:

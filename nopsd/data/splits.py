@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import random
+from dataclasses import dataclass, replace
 
 from nopsd.data.records import Question
 from nopsd.errors import DataError
+
+HELD_AT_MOST = 250  # questions held out where nobody says how many
 
 
 @dataclass(frozen=True)
@@ -16,6 +19,7 @@ class Splits:
     tests: dict[str, list[Question]]
     note: str = ""  # where they aren't the published splits: a sentence for the report
     responses: dict[str, str] | None = None  # uid -> given response, of a source that brings them
+    held: tuple[Question, ...] = ()  # of the pool, held out of it: nothing is trained on them, and no label is needed
 
 
 def check_unique(questions: list[Question], places: list[str]) -> None:
@@ -55,6 +59,29 @@ def split_by_domain(questions: list[Question], domain: str, test_ratio: float, s
         if name == domain:
             pool = [members[i] for i in train]
     return Splits(pool, tests)
+
+
+def hold_out(splits: Splits, count: int | None, seed: int) -> Splits:
+    """The splits with some pool questions held out, drawn at random.
+
+    Args:
+        splits: Without held-out questions.
+        count: How many; None: where there is no test a tenth of the pool, HELD_AT_MOST at most, else none.
+        seed: Of the draw.
+
+    Raises:
+        DataError: The pool has not more than `count` questions.
+    """
+    size = len(splits.pool)
+    if count is None:
+        count = 0 if splits.tests else min(size // 10, HELD_AT_MOST)
+    if count == 0:
+        return splits
+    if count >= size:
+        raise DataError(f"data.holdout={count}: the pool has {size} questions: hold out fewer")
+    drawn = set(random.Random(seed).sample(range(size), count))
+    pool = [question for i, question in enumerate(splits.pool) if i not in drawn]
+    return replace(splits, pool=pool, held=tuple(splits.pool[i] for i in sorted(drawn)))
 
 
 def _train_test(n: int, test_ratio: float, seed: int, name: str) -> tuple[list[int], list[int]]:

@@ -4,12 +4,13 @@
 |---|---|
 | eval_MODEL_DOMAIN.jsonl | a judged question a row (`QuestionRow`) |
 | metrics.json | {model: {domain: metrics and intervals}} |
+| holdout_MODEL.jsonl | a held-out question a row, unjudged (`AnswerRow`); none where none are held out |
 | pool_correct.json | {uid: share of the pool question's own zero-shot responses that are right}; base model alone |
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 from nopsd.config import EvalConfig
 from nopsd.errors import ArtefactError
 from nopsd.evaluation.results import DomainResult, QuestionRow, result_from_rows
+from nopsd.evaluation.unlabelled import AnswerRow
 from nopsd.files import file_name, read_json, read_jsonl, write_json, write_jsonl
 
 METRICS, POOL_CORRECT = "metrics.json", "pool_correct.json"
@@ -59,6 +61,22 @@ def read_result(folder: Path, model: str, target: str, config: EvalConfig) -> Do
     except TypeError as error:
         raise ArtefactError(f"{path} doesn't hold evaluation rows: delete it and evaluate again") from error
     return result_from_rows(target, rows, config)
+
+
+def write_holdout(folder: Path, model: str, rows: Sequence[AnswerRow]) -> None:
+    """One model's answers to the held-out questions."""
+    write_jsonl(folder / f"holdout_{model}.jsonl", [asdict(row) for row in rows])
+
+
+def read_holdout(folder: Path, model: str) -> list[AnswerRow]:
+    """What `write_holdout` wrote; none where nothing was. ArtefactError if it is damaged."""
+    path = folder / f"holdout_{model}.jsonl"
+    if not path.exists():
+        return []
+    try:
+        return [AnswerRow(**row) for row in read_jsonl(path)]
+    except TypeError as error:
+        raise ArtefactError(f"{path} doesn't hold answers: delete it and evaluate again") from error
 
 
 def metrics_tree(results: Mapping[str, Mapping[str, DomainResult]]) -> dict[str, Any]:

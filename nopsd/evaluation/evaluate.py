@@ -80,11 +80,12 @@ def evaluate_domain(
         named = f"got {', '.join(sorted(domains))}" if domains else "there are none"
         raise DataError(f"evaluation needs questions of one domain, {named}: check data.domain and eval.targets")
     check_answers(questions, answer_key, reader=reader)
-    rows = [_judge(q, answer_key[q.uid], _samples(q, rollouts_by_uid, config.n), reader) for q in questions]
+    rows = [_judge(q, answer_key[q.uid], samples_of(q, rollouts_by_uid, config.n), reader) for q in questions]
     return result_from_rows(domains.pop(), rows, config)
 
 
-def _samples(question: Question, rollouts_by_uid: Mapping[str, Sequence[Rollout]], n: int) -> list[Rollout]:
+def samples_of(question: Question, rollouts_by_uid: Mapping[str, Sequence[Rollout]], n: int) -> list[Rollout]:
+    """The question's n samples in order; ArtefactError if these aren't there, or some were aborted."""
     samples = sorted(rollouts_by_uid.get(question.uid, ()), key=lambda r: r.sample)
     if [r.sample for r in samples] != list(range(n)):
         raise ArtefactError(

@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from nopsd.evaluation.results import DomainResult
 from nopsd.keys import redacted
+from nopsd.reporting.examples import KINDS
 from nopsd.reporting.figures import pool as pool_figures
 from nopsd.reporting.figures import training
 from nopsd.reporting.figures.evaluation import accuracy_figure, calibration_figure
@@ -21,6 +22,7 @@ from nopsd.reporting.observations import observations
 from nopsd.reporting.page import Page, code_block, escape
 from nopsd.reporting.summary import summary_table
 from nopsd.reporting.table import MISSING, markdown_table
+from nopsd.reporting.unlabelled import figures_table, flips_table, levels_table
 from nopsd.reporting.views import PoolView, ReportInputs
 
 
@@ -38,6 +40,9 @@ def write_report(folder: Path, inputs: ReportInputs) -> tuple[Path, Path]:
         pool=pool,
         counted=pool is not None and len(pool.counts) > 0,
         answers_known=pool is not None and len(pool_figures.known_correct(pool)[0]) > 0,
+        kinds=KINDS,
+        block=lambda text: code_block(text, "text"),
+        **held_tables(inputs),
         summary=Markup(summary_table(before, after, inputs.pool_domain, style="markdown")),
         observations=observations(inputs),
         metrics_table=metrics_table(before, after),
@@ -50,6 +55,18 @@ def write_report(folder: Path, inputs: ReportInputs) -> tuple[Path, Path]:
         pool_figures=pool_figures,
     )
     return page.write(folder, "report")
+
+
+def held_tables(inputs: ReportInputs) -> dict[str, Markup | None]:
+    """Tables of the held-out questions, by the template's names; None where there is nothing to show."""
+    found = inputs.held.comparison if inputs.held is not None else None
+    if inputs.held is None or found is None:
+        return dict.fromkeys(("figures_table", "levels_table", "flips_table"))
+    return {
+        "figures_table": figures_table(found),
+        "levels_table": levels_table(found, inputs.held.judged),
+        "flips_table": flips_table(found.flips, inputs.held.questions) if found.flips else None,
+    }
 
 
 def metrics_table(before: Mapping[str, DomainResult], after: Mapping[str, DomainResult]) -> Markup:

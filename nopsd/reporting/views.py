@@ -10,7 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from nopsd.data.records import Question
 from nopsd.evaluation.results import DomainResult
+from nopsd.evaluation.unlabelled import Comparison
+from nopsd.reporting.examples import Example
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,21 @@ class DemoView:
 
 
 @dataclass(frozen=True)
+class HeldOut:
+    """Base and trained model on questions held out of the pool, without labels.
+
+    `gap`: why there is no comparison. `judged`: domain -> both models' results on a labelled set, for what a vote share
+    is worth there.
+    """
+
+    comparison: Comparison | None = None
+    conclusion: Sequence[str] = ()
+    questions: Mapping[str, Question] = field(default_factory=dict)
+    judged: Mapping[str, tuple[DomainResult | None, DomainResult | None]] = field(default_factory=dict)
+    gap: str = ""
+
+
+@dataclass(frozen=True)
 class ReportInputs:
     """One run."""
 
@@ -50,3 +68,7 @@ class ReportInputs:
     config: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     notes: Sequence[str] = ()  # anything the reader must know first, a sentence each
+    held: HeldOut | None = None  # None: the run holds no questions out
+    examples: Sequence[Example] = ()
+    done: Sequence[str] = ()  # what the run did, a sentence each
+    command: str = ""  # that repeats it

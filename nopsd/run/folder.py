@@ -58,6 +58,10 @@ class RunFolder:
         """The pool, without answers. ArtefactError if it is missing or damaged, as of all artefacts here."""
         return data_files.read_pool(self.stage_dir(DATA))
 
+    def holdout(self) -> list[Question]:
+        """Questions held out of the pool, without answers; none where none are."""
+        return data_files.read_holdout(self.stage_dir(DATA))
+
     def tests(self) -> dict[str, list[Question]]:
         """Test questions by domain, without answers."""
         return data_files.read_tests(self.stage_dir(DATA))

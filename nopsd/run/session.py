@@ -124,6 +124,11 @@ class Session:
         return answer_reader(self.config, self.config.eval.extract, self.think_open)
 
     @cached_property
+    def holdout(self) -> list[Question]:
+        """The questions that the data stage held out of the pool."""
+        return self.run.holdout()
+
+    @cached_property
     def tests(self) -> dict[str, list[Question]]:
         """The data stage's test questions by domain."""
         return self.run.tests()

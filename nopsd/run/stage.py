@@ -24,11 +24,12 @@ Progress = Callable[..., None] | None
 
 @dataclass(frozen=True)
 class Counts:
-    """Questions of the pool, and of the test by domain. `counted`: of the data themselves, not as published."""
+    """Questions of the pool, of the test by domain, and held out. `counted`: of the data, not as published."""
 
     pool: int
     tests: Mapping[str, int]
     counted: bool = True
+    held: int = 0
 
 
 class Stage(ABC):

@@ -40,7 +40,8 @@ class Data(Stage):
     def made_from(self, session: Session) -> dict[str, Any]:
         """The questions' own content: an edited file is another input."""
         splits = session.splits
-        parts = [questions_hash(splits.pool), *(questions_hash(t) for _, t in sorted(splits.tests.items()))]
+        held = [questions_hash(splits.held)] if splits.held else []
+        parts = [questions_hash(splits.pool), *held, *(questions_hash(t) for _, t in sorted(splits.tests.items()))]
         if splits.responses is not None:
             parts.append(sha256_json([[q.uid, splits.responses[q.uid]] for q in splits.pool]))
         return {"pool": sha256_json(parts)}
@@ -54,7 +55,8 @@ class Data(Stage):
         if counts is None:
             return "questions that can't be counted here"
         tests = ", ".join(f"{number:,} of {domain}" for domain, number in counts.tests.items()) or "none"
-        said = f"{counts.pool:,} questions in the pool; to test on: {tests}"
+        held = f", {counts.held:,} held out of it" if counts.held else ""
+        said = f"{counts.pool:,} questions in the pool{held}; to test on: {tests}"
         return said if counts.counted else f"{said} (as published, not counted)"
 
     def work(self, session: Session, folder: Path, progress: Progress) -> None:
@@ -77,22 +79,23 @@ def prepare_data(
     tests = chosen_tests(config, splits)
     check_pool(config, splits.pool)
     check_windows(config, model)
-    check_sampling(config, bool(tests), splits.responses is not None)
+    check_sampling(config, bool(tests or splits.held), splits.responses is not None)
     if splits.responses is None:
         longest_pool = check_prompts(config, renderer, splits.pool, *longest_response(config))
     else:
         longest_pool = check_given_prompts(renderer, splits.pool, model.window)
     everything = [q for questions in tests.values() for q in questions]
-    longest_test = check_prompts(config, renderer, everything, config.eval.max_new, "eval.max_new")
+    longest_test = check_prompts(config, renderer, [*everything, *splits.held], config.eval.max_new, "eval.max_new")
     facts = {
         "pool": len(splits.pool),
         "tests": {name: len(t) for name, t in tests.items()},
+        "held_out": len(splits.held),
         "note": splits.note,
         "pool_hash": questions_hash(splits.pool),
         "longest_prompt": {"pool": longest_pool, "tests": longest_test},
         **facts_of(splits),
     }
-    write_data(folder, splits.pool, everything, splits.responses, facts)
+    write_data(folder, splits, everything, facts)
 
 
 def chosen_tests(config: Config, splits: Splits) -> dict[str, list[Question]]:

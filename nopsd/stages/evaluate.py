@@ -1,18 +1,23 @@
-"""Stages `evaluate_base` and `evaluate`: sample answers to the test questions and judge them with the answer key."""
+"""Stages `evaluate_base` and `evaluate`: sample answers to the test questions and judge them with the answer key.
+
+Questions held out of the pool are answered too, and are judged by nobody.
+"""
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from nopsd.config import ENTRY_POINTS, Config
 from nopsd.data.records import Question
-from nopsd.evaluation.artefacts import write_pool_correct, write_results
+from nopsd.evaluation.artefacts import write_holdout, write_pool_correct, write_results
 from nopsd.plugins import source_hashes
 from nopsd.rollout.stage import Lazily, run_rollouts
 from nopsd.run import folder as names
 from nopsd.run.session import Session, eval_sampling
 from nopsd.run.stage import Counts, Progress, Stage
+from nopsd.stages.holdout import BASE_ANSWERS, base_answers, held_rows
 from nopsd.stages.rollout import SERVED_WITH
 from nopsd.stages.workload import responses
 
@@ -23,7 +28,7 @@ class _Evaluation(Stage):
     """What both evaluations share."""
 
     config_keys = ("eval", "prompt", "answer", *SERVED_WITH)
-    remade_for = (ANSWERS,)  # the responses stay, and are judged anew
+    remade_for: ClassVar[tuple[str, ...]] = (ANSWERS,)  # the responses stay, and are judged anew
 
     def check(self, session: Session) -> None:
         """Every test question can be judged."""
@@ -42,7 +47,9 @@ class _Evaluation(Stage):
 
     def workload(self, config: Config, counts: Counts | None) -> str:
         """Responses and tokens."""
-        return responses(sum(counts.tests.values()) if counts else None, config.eval.n, config.eval.max_new)
+        return responses(
+            sum(counts.tests.values()) + counts.held if counts else None, config.eval.n, config.eval.max_new
+        )
 
 
 class EvaluateBase(_Evaluation):
@@ -75,6 +82,11 @@ class Evaluate(_Evaluation):
     name = names.EVALUATE
     does = "evaluate the trained model"
     inputs = (names.DATA, names.TRAIN)
+    remade_for = (ANSWERS, BASE_ANSWERS)
+
+    def made_from(self, session: Session) -> dict[str, Any]:
+        """The base model's answers too, where the held-out questions' are compared with them."""
+        return {**super().made_from(session), **base_answers(session)}
 
     def work(self, session: Session, folder: Path, progress: Progress) -> None:
         """Load the export into the server, sample and judge."""
@@ -85,14 +97,17 @@ class Evaluate(_Evaluation):
 def evaluate_weights(
     session: Session, folder: Path, progress: Progress, name: str, weights: Path, version: int
 ) -> None:
-    """Sample with the weights of a folder, as policy `version`, and judge; without tests only an empty result."""
+    """Sample with the weights of a folder, as policy `version`. Tests are judged, held-out questions are not; without
+    either only an empty result is written."""
     config = session.config
-    if not session.tests:  # a user's own questions without answers: nothing to measure on
+    questions = [*(q for tests in session.tests.values() for q in tests), *session.holdout]
+    if not questions:
         write_results(folder, name, {})
         return
-    questions = [q for tests in session.tests.values() for q in tests]
     prompts = [session.renderer.student(q) for q in questions]
-    client = Lazily(lambda: session.client_holding(weights, version))
+    connect = cache(lambda: session.client_holding(weights, version))
     sampling, seed = eval_sampling(config.eval), config.eval.seed
-    rollouts = run_rollouts(questions, prompts, client, sampling, seed, folder, version, progress)
+    rollouts = run_rollouts(questions, prompts, Lazily(connect), sampling, seed, folder, version, progress)
     write_results(folder, name, session.judge.evaluate(session.tests, rollouts, session.think_open))
+    if session.holdout:
+        write_holdout(folder, name, held_rows(session, name, rollouts, connect))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +12,13 @@ import torch
 from nopsd.config import METHODS, Config, to_plain
 from nopsd.engine.distributed import Ranks
 from nopsd.evaluation.artefacts import read_result
+from nopsd.evaluation.conclusion import conclude, room_to_gain
 from nopsd.evaluation.oracle import WARNING
 from nopsd.evaluation.results import DomainResult
 from nopsd.files import read_json
 from nopsd.reporting.report import write_report
 from nopsd.reporting.summary import summary_table
-from nopsd.reporting.views import DemoView, PoolView, ReportInputs
+from nopsd.reporting.views import DemoView, HeldOut, PoolView, ReportInputs
 from nopsd.run import folder as names
 from nopsd.run.session import Session
 from nopsd.run.stage import Progress, Stage
@@ -23,9 +26,17 @@ from nopsd.selection.artefacts import Contexts
 from nopsd.selection.names import needs_neurons
 from nopsd.selection.selectors import Selection
 from nopsd.selection.without_neurons import without_neurons
+from nopsd.stages.examples import Rows, shown_examples
+from nopsd.stages.holdout import Held, held_answers, held_conclusion
 from nopsd.train.artefacts import stop_note
 
-UNLABELLED = "The questions have no answers, so there is nothing to measure the models on: no before/after table."
+UNLABELLED = "The questions have no answers: what follows compares the models without labels, and is no accuracy."
+NO_HOLDOUT = (
+    "no question was held out of the pool (data.holdout), so nothing tells whether training helped. Hold some out, or "
+    "name a labelled data set in eval.targets."
+)
+
+Results = Mapping[str, DomainResult]  # by domain
 
 
 class Report(Stage):
@@ -50,18 +61,22 @@ def report(session: Session, folder: Path) -> None:
     config, run = session.config, session.run
     trained: dict[str, Any] = {}
     before, plan, record = results(session, "base"), run.training_plan(), run.export_record()
-    told = notes(session, plan, record)
+    told, held = notes(session, plan, record), held_answers(session)
+    told += room_to_gain(held.base) if held.base else []
     if METHODS[config.method].trainer is not None:
         from nopsd.stages.card import Evaluated, write_card
 
         selected, contexts, correct = run.selection(), run.contexts(), run.pool_correct()
+        after = results(session, "final")
         trained = {
             "training": run.training_metrics(),
-            "after": results(session, "final"),
+            "after": after,
             "pool": pool_view(session, selected, correct),
             "demos": demo_view(config.context.retriever, contexts, selected),
+            "examples": shown_examples(session, *example_rows(config.data.domain, before, after, held)),
+            "held": held_view(session, held, before, after),
         }
-        write_card(session, plan, record, Evaluated(selected, before, trained["after"], contexts, correct, told))
+        write_card(session, plan, record, Evaluated(selected, before, after, contexts, correct, told))
     inputs = ReportInputs(
         title=f"{config.data.domain}, from {len(session.pool)} unlabeled questions",
         pool_domain=config.data.domain,
@@ -69,6 +84,8 @@ def report(session: Session, folder: Path) -> None:
         config=to_plain(config),
         provenance=read_json(run.root / "environment.json"),
         notes=told,
+        done=what_was_done(session, plan, record),
+        command=f"nopsd run --preset {shlex.quote(str(run.root / 'config.yaml'))} run_dir=ANOTHER",
         **trained,
     )
     write_report(folder, inputs)
@@ -82,6 +99,43 @@ def notes(session: Session, plan: dict[str, Any] | None = None, record: dict[str
         notes.append(WARNING)
     notes += filter(None, (*session.run.data_notes(), *training_notes(session, plan, record)))
     return [*notes, *(() if session.tests else (UNLABELLED,))]
+
+
+def what_was_done(session: Session, plan: dict[str, Any], record: dict[str, Any]) -> list[str]:
+    """The run in two sentences."""
+    config, held = session.config, len(session.holdout)
+    told = [
+        f"{len(session.pool)} questions of {config.data.domain} were answered by {config.model.path}"
+        + (f"; {held} more were held out." if held else ".")
+    ]
+    if METHODS[config.method].trainer is not None:
+        steps = record.get("steps", plan.get("steps", config.train.steps))
+        told.append(
+            f"{plan.get('questions', 0)} of them were chosen ({config.select.selector}), and the model was trained for "
+            f"{steps} steps of {config.train.batch} questions by method {config.method}."
+        )
+    return [*told, "The same again, elsewhere:"]
+
+
+def example_rows(domain: str, before: Results, after: Results, held: Held) -> tuple[Rows, Rows]:
+    """Both models' rows that examples are of: the pool's domain where it was tested, else what is held out."""
+    if domain in before and domain in after:
+        return before[domain].rows, after[domain].rows
+    return held.base, held.trained
+
+
+def held_view(session: Session, held: Held, before: Results, after: Results) -> HeldOut | None:
+    """Both models on the held-out questions; None where labels are there and nothing is held out."""
+    found = held.comparison(session.config.eval)
+    if found is None:
+        gap = NO_HOLDOUT if not session.holdout else "the evaluations are not there."
+        return None if session.tests and not session.holdout else HeldOut(gap=gap)
+    return HeldOut(
+        comparison=found,
+        conclusion=conclude(found).sentences,
+        questions={question.uid: question for question in session.holdout},
+        judged={domain: (before.get(domain), after.get(domain)) for domain in {**before, **after}},
+    )
 
 
 def training_notes(
@@ -141,7 +195,9 @@ def pool_view(session: Session, selected: Selection, correct: dict[str, float]) 
 def final_message(session: Session) -> str:
     """What `nopsd run` ends with: the table, and where everything is and how to open it."""
     run, trained = session.run, METHODS[session.config.method].trainer is not None
-    table = UNLABELLED
+    concluded = held_conclusion(session) if trained else None
+    told = concluded.sentences if concluded else [f"No comparison without labels: {NO_HOLDOUT}"]
+    table = "\n".join(told)
     if session.tests and trained:
         table = summary_table(results(session, "base"), results(session, "final"), session.config.data.domain)
     elif session.tests:

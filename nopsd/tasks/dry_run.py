@@ -135,15 +135,15 @@ def count_questions(config: Config, found: Preview) -> Counts | None:
         splits = load_splits(config.data)
         check_pool(config, splits.pool)
         tests = {name: len(questions) for name, questions in chosen_tests(config, splits).items()}
-        check_sampling(config, bool(tests), splits.responses is not None)
-        return Counts(len(splits.pool), tests)
+        check_sampling(config, bool(tests or splits.held), splits.responses is not None)
+        return Counts(len(splits.pool), tests, held=len(splits.held))
     sizes = published_sizes(config.data)
     if sizes is None:
         return None
     pool, tests = sizes
     wanted = {config.data.domain, *config.eval.targets} if config.eval.targets else set(tests)
     limited = {name: min(number, config.eval.limit or number) for name, number in tests.items() if name in wanted}
-    return Counts(min(pool, config.data.pool_limit or pool), limited, counted=False)
+    return Counts(min(pool, config.data.pool_limit or pool), limited, False, config.data.holdout or 0)
 
 
 def find_model(config: Config, found: Preview) -> Path | None:

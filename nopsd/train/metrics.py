@@ -17,11 +17,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import islice
 from statistics import fmean
 from typing import NamedTuple
 
@@ -33,6 +31,7 @@ from nopsd.data.reading import AnswerReader
 from nopsd.data.records import Question
 from nopsd.engine.distributed import Ranks
 from nopsd.rollout.logprob_gap import Gap, GapHistogram
+from nopsd.rollout.repetition import repetition
 from nopsd.rollout.types import Rollout
 from nopsd.train.batches import MicroBatch
 
@@ -116,22 +115,6 @@ def response_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
         "repeated_4grams": repeated,
         "distinct_4grams": distinct,
     }
-
-
-def repetition(responses: Sequence[Sequence[int]], n: int = 4) -> tuple[float, float]:
-    """Of the responses' n-grams (token ids): the mean share of a response's own that occur in it more than once, and
-    the different ones over all (distinct-n, arXiv 1510.03055).
-
-    The first nears 1 in a loop; a response shorter than `n` counts 0. The second falls where responses to different
-    questions grow alike; it is 1 if there are no n-grams.
-    """
-    shares, every = [], Counter[tuple[int, ...]]()
-    for ids in responses:
-        counts = Counter(zip(*(islice(ids, start, None) for start in range(n))))
-        every.update(counts)
-        repeated = sum(count for count in counts.values() if count > 1)
-        shares.append(repeated / counts.total() if counts else 0.0)
-    return math.fsum(shares) / len(shares), len(every) / every.total() if every else 1.0
 
 
 def probe_metrics(

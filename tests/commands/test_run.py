@@ -139,4 +139,6 @@ def test_a_users_unlabeled_questions_train_too(tmp_path):
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert (tmp_path / "run" / "train" / "export" / "model.safetensors").is_file()
-    assert "no answers" in done.stdout
+    report = (tmp_path / "run" / "report" / "report.md").read_text()
+    assert "3 questions that nothing was trained on" in report and "surprise at its own answers" in report
+    assert "More agreement is not more accuracy" in done.stdout and "More agreement is not more accuracy" in report

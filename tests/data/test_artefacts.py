@@ -2,8 +2,9 @@
 
 import pytest
 
-from nopsd.data.artefacts import POOL, read_notes, read_pool, read_responses, read_tests, write_data
+from nopsd.data.artefacts import POOL, read_holdout, read_notes, read_pool, read_responses, read_tests, write_data
 from nopsd.data.records import Option, Question, questions_hash
+from nopsd.data.splits import Splits
 from nopsd.errors import ArtefactError
 
 POOL_QUESTIONS = [
@@ -15,15 +16,16 @@ TESTS = [Question("t0", "b", "s", "?"), Question("t1", "a", "s", "?"), Question(
 
 def test_questions_are_read_back_as_written(tmp_path):
     """Options, levels and line breaks included: they are what prompts are made of."""
-    write_data(tmp_path, POOL_QUESTIONS, TESTS, {"p1": "yes", "p0": "no", "other": "?"}, {"note": "other splits"})
+    responses = {"p1": "yes", "p0": "no", "other": "?"}
+    write_data(tmp_path, Splits(POOL_QUESTIONS, {}, "", responses, (TESTS[0],)), TESTS, {"note": "other splits"})
     assert read_pool(tmp_path) == POOL_QUESTIONS and read_notes(tmp_path) == ["other splits"]
     assert read_tests(tmp_path) == {"b": [TESTS[0], TESTS[2]], "a": [TESTS[1]]}
-    assert read_responses(tmp_path) == {"p0": "no", "p1": "yes"}
+    assert read_responses(tmp_path) == {"p0": "no", "p1": "yes"} and read_holdout(tmp_path) == [TESTS[0]]
 
 
 def test_data_without_responses_has_none_and_a_damaged_file_is_named(tmp_path):
-    write_data(tmp_path, POOL_QUESTIONS, [], None, {})
-    assert read_responses(tmp_path) is None and read_notes(tmp_path) == []
+    write_data(tmp_path, Splits(POOL_QUESTIONS, {}), [], {})
+    assert read_responses(tmp_path) is None and read_notes(tmp_path) == [] and read_holdout(tmp_path) == []
     (tmp_path / POOL).write_text('{"uid": ')
     with pytest.raises(ArtefactError, match="pool.jsonl"):
         read_pool(tmp_path)

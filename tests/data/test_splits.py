@@ -3,7 +3,7 @@
 import pytest
 
 from nopsd.data.records import Question
-from nopsd.data.splits import check_unique, split_by_domain
+from nopsd.data.splits import HELD_AT_MOST, Splits, check_unique, hold_out, split_by_domain
 from nopsd.errors import DataError
 
 
@@ -39,3 +39,17 @@ def test_ids_are_used_once_and_questions_have_text():
         check_unique(twice, ["f:1", "f:2", "f:3"])
     with pytest.raises(DataError, match="f:1: question q has no text"):
         check_unique([Question("q", "a", "s", " \n")], ["f:1"])
+
+
+def test_questions_are_held_out_of_a_pool_without_a_test_and_of_no_other():
+    """Broken if a held-out question is trained on, if a labelled run loses questions, or another draw is made."""
+    pool = questions("a", 40)
+    found = hold_out(Splits(pool, {}), None, 7)
+    assert len(found.held) == 4 and sorted([*found.pool, *found.held], key=pool.index) == pool
+    assert found == hold_out(Splits(pool, {}), None, 7) != hold_out(Splits(pool, {}), None, 8)
+    assert hold_out(Splits(pool, {"a": questions("t", 2)}), None, 7).held == ()
+    assert len(hold_out(Splits(pool, {"a": questions("t", 2)}), 5, 7).held) == 5
+    assert len(hold_out(Splits(questions("a", 9000), {}), None, 7).held) == HELD_AT_MOST
+    assert hold_out(Splits(pool, {}), 0, 7).held == () and hold_out(Splits(questions("a", 9), {}), None, 7).held == ()
+    with pytest.raises(DataError, match="data.holdout=40: the pool has 40 questions"):
+        hold_out(Splits(pool, {}), 40, 7)

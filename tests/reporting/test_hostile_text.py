@@ -12,16 +12,19 @@ import pytest
 from markdown import markdown as any_viewer
 
 from nopsd.config import Config, to_plain
+from nopsd.data.records import Option, Question
+from nopsd.evaluation.unlabelled import AnswerRow, compare
 from nopsd.reporting.compare.gathering import view_of
 from nopsd.reporting.compare.plan import members
 from nopsd.reporting.compare.report import write_comparison
 from nopsd.reporting.escaping import csv_text, escape, page_html
+from nopsd.reporting.examples import Example
 from nopsd.reporting.figures.style import panels, png
 from nopsd.reporting.inspect.report import write_inspection
 from nopsd.reporting.inspect.view import QuestionText, correlation_rows
 from nopsd.reporting.report import write_report
 from nopsd.reporting.table import Entry, Table, as_csv, latex, markdown, picture
-from nopsd.reporting.views import DemoView, ReportInputs
+from nopsd.reporting.views import DemoView, HeldOut, ReportInputs
 from tests.reporting.compare.conftest import finish, plan_in
 
 TEXTS = (
@@ -84,6 +87,13 @@ def unrendered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nopsd.reporting.compare.report.png", lambda figure: pixel)
 
 
+def held_out() -> HeldOut:
+    """Held-out questions whose texts, options and answers are all hostile."""
+    question = Question("q", HOSTILE, "s", HOSTILE, (Option(HOSTILE, HOSTILE), Option("=b", HOSTILE)))
+    before, after = (AnswerRow("q", [a, a], a, 1.0, ["stop"] * 2, [1, 1], 0.0) for a in (HOSTILE, "=b"))
+    return HeldOut(compare([before], [after], 10, 0), [HOSTILE], {"q": question})
+
+
 def test_the_report(tmp_path, make_result, make_training, make_pool):
     """Figures too are drawn: a formula in a name ended the stage."""
     other = f"other {HOSTILE}"
@@ -100,6 +110,10 @@ def test_the_report(tmp_path, make_result, make_training, make_pool):
         config,
         {HOSTILE: HOSTILE, "command": [HOSTILE]},
         [HOSTILE, *TEXTS],
+        held=held_out(),
+        examples=[Example("changed", HOSTILE, HOSTILE, escape(HOSTILE), (escape(HOSTILE),) * 2, HOSTILE, HOSTILE)],
+        done=[HOSTILE],
+        command=HOSTILE,
     )
     write_report(tmp_path, inputs)
     check_folder(tmp_path)

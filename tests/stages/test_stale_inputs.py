@@ -47,6 +47,7 @@ class Made(Session):
 
     pool = property(lambda self: self.splits.pool)  # type: ignore[assignment]
     tests = property(lambda self: self.splits.tests)  # type: ignore[assignment]
+    holdout = property(lambda self: list(self.splits.held))  # type: ignore[assignment]
 
 
 def hashes(tmp_path: Path, *overrides: str) -> dict[str, str]:
@@ -164,3 +165,16 @@ def test_a_folder_of_before_these_were_recorded_goes_on(run) -> None:
     asked = Answering.asked
     run()
     assert Answering.asked == asked
+
+
+def test_other_answers_of_the_base_compare_the_held_out_ones_anew(
+    inputs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Broken if the trained model is compared with answers of the base that are no longer there."""
+    settings = ("data.holdout=2", "data.test_ratio=0.5")
+    sealed = {"files": {"rollouts.parquet": "one"}}
+    monkeypatch.setattr(Made, "manifest", lambda self, stage: sealed, raising=False)
+    before = hashes(inputs, *settings)
+    sealed["files"]["rollouts.parquet"] = "other"
+    after = hashes(inputs, *settings)
+    assert {stage for stage in before if before[stage] != after[stage]} == {"evaluate", "report"}

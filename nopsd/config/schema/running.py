@@ -50,6 +50,12 @@ class DataConfig:
     seed: int = key(42, "of the split into pool and test", ge=0, le=2**32 - 1)
     decontaminate: bool = key(False, "leave out of the pool what a test asks too, by the question's text")
     pool_limit: Optional[int] = key(None, "keep the first N pool questions after the split; null: all", ge=1)
+    holdout: Optional[int] = key(
+        None,
+        "pool questions that are held out, on which base and trained model are compared without labels; null: where "
+        "there is no test a tenth of the pool, 250 at most, else none",
+        ge=0,
+    )
     config: Optional[str] = key(None, "of `file` and `instructions`: the hub data set's configuration")
     split: str = key("train", "of `file` and `instructions`: the hub data set's split that the pool is from")
     test_path: Optional[str] = key(

@@ -18,7 +18,7 @@ from nopsd.config import ENTRY_POINTS, DataConfig
 from nopsd.data.overlap import decontaminated
 from nopsd.data.records import AnswerKey
 from nopsd.data.sources.own import DataSet, data_set
-from nopsd.data.splits import Splits
+from nopsd.data.splits import Splits, hold_out
 from nopsd.errors import DataError
 from nopsd.plugins import is_own, resolve
 
@@ -46,16 +46,16 @@ def _source(config: DataConfig) -> ModuleType | DataSet:
 
 
 def load_splits(config: DataConfig) -> Splits:
-    """Pool and test questions, checked; no answer is read. Raises DataError."""
+    """Pool, held-out and test questions, checked; no answer is read. Raises DataError."""
     splits: Splits = _source(config).load_splits(config)
     splits = decontaminated(splits) if config.decontaminate else splits
-    pool = splits.pool[: config.pool_limit]
-    if not pool:
+    if not splits.pool:
         raise DataError(
             f"the pool of data.name={config.name}, data.domain={config.domain} is empty: check data.path, data.domain, "
             "data.types and data.levels"
         )
-    return replace(splits, pool=pool)
+    splits = hold_out(splits, config.holdout, config.seed)
+    return replace(splits, pool=splits.pool[: config.pool_limit])
 
 
 def load_answer_key(config: DataConfig) -> AnswerKey:
@@ -93,4 +93,4 @@ def published_sizes(config: DataConfig) -> tuple[int, dict[str, int]] | None:
     if config.domain not in rows:
         return None
     tests = {domain: math.ceil(Fraction(str(config.test_ratio)) * number) for domain, number in rows.items()}
-    return rows[config.domain] - tests[config.domain], tests
+    return rows[config.domain] - tests[config.domain] - (config.holdout or 0), tests
