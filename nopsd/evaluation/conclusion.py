@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from nopsd.evaluation.bootstrap import Interval
 from nopsd.evaluation.unlabelled import LEVELS, Answered, Comparison, share_levels
 
-FORM = 0.02  # a rise of answers that can't be read, or were cut, from which on it is told
+FORM = 0.02  # least rise of unread or cut answers that is reported
 COLLAPSE = 0.2  # a rise of the commonest majority answer's share of the questions
 LITTLE = 0.02  # votes against the majority: below, there is next to nothing to agree on
 BETTER, WORSE, UNKNOWN = 1, -1, 0

@@ -41,7 +41,7 @@ def test_a_labelled_set_tells_what_a_vote_share_is_worth(found, make_judged):
 
 @pytest.mark.usefixtures("unrendered")
 def test_an_unlabelled_runs_report_begins_with_the_conclusion(tmp_path, found):
-    """Broken if a user without labels is told that there is nothing to measure."""
+    """Broken if a user without labels hears that there is nothing to measure."""
     held = HeldOut(found, conclude(found).sentences, QUESTIONS)
     inputs = ReportInputs("mine", "d", held=held, done=["Two questions."], command="nopsd run --preset x")
     text = write_report(tmp_path, inputs)[0].read_text()
