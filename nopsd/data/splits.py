@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from nopsd.data.records import Question
 from nopsd.errors import DataError
@@ -19,6 +19,7 @@ class Splits:
     tests: dict[str, list[Question]]
     note: str = ""  # where they aren't the published splits: a sentence for the report
     responses: dict[str, str] | None = None  # uid -> given response, of a source that brings them
+    targets: dict[str, str] = field(default_factory=dict)  # other data sets of eval.targets -> their domain in `tests`
     held: tuple[Question, ...] = ()  # of the pool, held out of it: nothing is trained on them, and no label is needed
 
 

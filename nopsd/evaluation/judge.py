@@ -8,7 +8,7 @@ from functools import cached_property
 from nopsd.config import Config
 from nopsd.data.reading import AnswerReader, answer_reader
 from nopsd.data.records import AnswerKey, Question
-from nopsd.data.sources import load_answer_key
+from nopsd.data.sources.others import load_run_answers, other_targets
 from nopsd.evaluation.evaluate import agrees, check_answers, evaluate_domain, group_by_question
 from nopsd.evaluation.results import DomainResult
 from nopsd.files import sha256_json
@@ -27,13 +27,14 @@ class Judge:
     @cached_property
     def key(self) -> AnswerKey:
         """uid -> gold answer. For evaluation, and method opsd_oracle, alone."""
-        return load_answer_key(self.config.data)
+        return load_run_answers(self.config)
 
     def check(self, tests: Mapping[str, Sequence[Question]]) -> None:
         """Checked before the run starts: every test question can be judged. Raises DataError, or ConfigError."""
-        reader = self.reader()
-        for questions in tests.values():
-            where = self.config.data.path or self.config.data.name
+        reader, own = self.reader(), self.config.data.path or self.config.data.name
+        others = {target.domain: target.name for target in other_targets(self.config)}
+        for domain, questions in tests.items():
+            where = others.get(domain, own)
             check_answers(questions[: self.config.eval.limit], self.key, where, reader)
 
     def reader(self, think_open: bool = False) -> AnswerReader:

@@ -22,7 +22,7 @@ from nopsd.data.answers import leaves_think_open
 from nopsd.data.prompts import PromptRenderer, load_tokenizer
 from nopsd.data.reading import AnswerReader, answer_reader
 from nopsd.data.records import Question
-from nopsd.data.sources import load_splits
+from nopsd.data.sources.others import load_run_splits
 from nopsd.data.splits import Splits
 from nopsd.engine.device import device
 from nopsd.engine.distributed import Ranks
@@ -76,7 +76,7 @@ class Session:
     @cached_property
     def splits(self) -> Splits:
         """Pool and tests as the source gives them now, for the data stage; later stages read `pool` and `tests`."""
-        return load_splits(self.config.data)
+        return load_run_splits(self.config)
 
     @cached_property
     def judge(self) -> Judge:

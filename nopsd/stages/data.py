@@ -100,12 +100,14 @@ def prepare_data(
 
 def chosen_tests(config: Config, splits: Splits) -> dict[str, list[Question]]:
     """Test questions by domain: those of eval.targets and the pool's own, `eval.limit` of each."""
-    unknown = [t for t in config.eval.targets if t not in splits.tests]
+    targets = [splits.targets.get(name, name) for name in config.eval.targets]
+    unknown = [t for t in targets if t not in splits.tests]
     if unknown:
         raise ConfigError(
-            f"eval.targets: no test questions for {', '.join(unknown)}; there are: {', '.join(splits.tests) or 'none'}"
+            f"eval.targets: no test questions for {', '.join(unknown)}; there are: {', '.join(splits.tests) or 'none'} "
+            "(other data sets: a preset, a file that is there, or a hub id)"
         )
-    wanted = {config.data.domain, *config.eval.targets} if config.eval.targets else set(splits.tests)
+    wanted = {config.data.domain, *targets} if targets else set(splits.tests)
     return {name: questions[: config.eval.limit] for name, questions in splits.tests.items() if name in wanted}
 
 

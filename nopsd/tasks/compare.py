@@ -20,7 +20,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from nopsd.config import METHODS, Config
-from nopsd.data.sources import load_splits
+from nopsd.data.sources.others import load_run_splits
 from nopsd.errors import Stopped, UserError
 from nopsd.evaluation.judge import Judge
 from nopsd.files import flatten, write_atomic
@@ -93,7 +93,7 @@ def check_before(plan: Plan, runs: Sequence[Member]) -> None:
         base_of(also, name, runs)
     for target in plan.targets:
         config = target_config(plan, target, runs[0].config.model.path, plan.seeds[0])
-        Judge(config).check(load_splits(config.data).tests)
+        Judge(config).check(load_run_splits(config).tests)
         if target not in tests_of(config):
             raise UserError(f"targets.{target}: data.name={config.data.name} has no test questions of it")
     asked: set[str] = set()
@@ -102,9 +102,12 @@ def check_before(plan: Plan, runs: Sequence[Member]) -> None:
             check_names(member.config)
             key = tests_key(member.config)
             if key not in asked:  # reading a data set takes seconds
-                Judge(member.config).check(load_splits(member.config.data).tests)
-                if not any(tests_of(member.config).values()):
-                    raise UserError("there are no test questions with answers, so there is nothing to compare")
+                Judge(member.config).check(load_run_splits(member.config).tests)
+                if not any(tests_of(member.config).values()) and not plan.targets:
+                    raise UserError(
+                        "there are no test questions with answers, so there is nothing to compare: name a labelled "
+                        "data set in targets, or in eval.targets"
+                    )
             asked.add(key)
         except UserError as error:
             raise type(error)(f"{member.name}: {error}") from error

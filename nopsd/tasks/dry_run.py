@@ -21,7 +21,8 @@ from nopsd.cluster.hostfile import ranks_of_each, world_size
 from nopsd.cluster.planning import hosts_that_train
 from nopsd.config import ENTRY_POINTS, METHODS, Config
 from nopsd.data.reading import answer_reader
-from nopsd.data.sources import hub_id, load_splits, published_sizes
+from nopsd.data.sources import hub_id, published_sizes
+from nopsd.data.sources.others import load_run_splits
 from nopsd.engine.device import device, fast_dtype
 from nopsd.engine.ds_config import role_configs
 from nopsd.engine.family_check import check_scoring, check_training
@@ -132,7 +133,7 @@ def count_questions(config: Config, found: Preview) -> Counts | None:
     elif remote is not None:
         found.fetched.append(f"data: {remote}")
     else:
-        splits = load_splits(config.data)
+        splits = load_run_splits(config)
         check_pool(config, splits.pool)
         tests = {name: len(questions) for name, questions in chosen_tests(config, splits).items()}
         check_sampling(config, bool(tests or splits.held), splits.responses is not None)

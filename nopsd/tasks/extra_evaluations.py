@@ -10,7 +10,7 @@ from pathlib import Path
 
 from nopsd.config import METHODS, Config, to_plain
 from nopsd.data.records import Question
-from nopsd.data.sources import load_splits
+from nopsd.data.sources.others import load_run_splits
 from nopsd.evaluation.artefacts import evaluated_domains
 from nopsd.files import file_name, sha256_json
 from nopsd.reporting.compare.gathering import SELECTED, TARGETS, base_folder
@@ -113,7 +113,7 @@ def tests_of(config: Config) -> dict[str, list[Question]]:
     """Test questions by domain; read once for equal settings."""
     key = tests_key(config)
     if key not in _READ:
-        _READ[key] = chosen_tests(config, load_splits(config.data))
+        _READ[key] = chosen_tests(config, load_run_splits(config))
     return _READ[key]
 
 

@@ -14,7 +14,7 @@ def judge(monkeypatch):
     """A judge of four samples a question, and how often its key was read."""
     judge = Judge(load_config("lab", ["eval.n=4", "eval.bootstrap=0"]))
     judge.reads = []
-    monkeypatch.setattr("nopsd.evaluation.judge.load_answer_key", lambda data: judge.reads.append(data) or KEY)
+    monkeypatch.setattr("nopsd.evaluation.judge.load_run_answers", lambda data: judge.reads.append(data) or KEY)
     return judge
 
 

@@ -50,7 +50,7 @@ def answered(uid, sample, letter, finish="stop"):
 @pytest.mark.parametrize("method", [name for name, m in METHODS.items() if not m.reads_labels])
 def test_no_other_method_is_given_an_answer(method, made, monkeypatch):
     """The guard itself: the key isn't even loaded."""
-    monkeypatch.setattr("nopsd.evaluation.judge.load_answer_key", lambda data: pytest.fail("an answer was read"))
+    monkeypatch.setattr("nopsd.evaluation.judge.load_run_answers", lambda data: pytest.fail("an answer was read"))
     with pytest.raises(ConfigError, match="must not read"):
         pool_key(*made(method))
 

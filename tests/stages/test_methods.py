@@ -171,7 +171,8 @@ def test_no_method_opens_the_answer_column(method, hand_over, monkeypatch):
     for place in (
         "data.sources.load_answer_key",
         "data.sources.file.load_answers",
-        "evaluation.judge.load_answer_key",
+        "data.sources.others.load_answer_key",
+        "evaluation.judge.load_run_answers",
     ):
         monkeypatch.setattr(f"nopsd.{place}", forbidden)
     clean, poisoned = hand_over(method, "A"), hand_over(method, "POISON")

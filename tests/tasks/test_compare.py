@@ -9,11 +9,14 @@ import time
 
 import pytest
 
-from nopsd.errors import ServerError
+from nopsd.errors import ServerError, UserError
 from nopsd.reporting.compare import report
+from nopsd.reporting.compare.gathering import base_folder
+from nopsd.reporting.compare.plan import members
+from nopsd.run.folder import RunFolder
 from nopsd.tasks import compare as comparing
 from nopsd.tasks.compare import Eta, run_plan
-from tests.reporting.compare.conftest import finish
+from tests.reporting.compare.conftest import finish, judge
 
 
 @pytest.fixture
@@ -105,3 +108,30 @@ def test_a_real_comparison_killed_and_resumed(tmp_path):
     again = nopsd(*command)
     assert again.returncode == 0 and again.stdout.count("finished before") == 2
     assert "[1/" not in again.stdout.replace("[1/1]", ""), "a stage was looked at again"
+
+
+def test_a_source_without_labels_is_compared_on_targets(plan_of, monkeypatch, tmp_path):
+    """Broken if own unlabelled questions can't be compared, or if nothing tells that there is nothing to judge."""
+    (tmp_path / "mine.jsonl").write_text("".join(f'{{"question": "What is {i}?"}}\n' for i in range(30)))
+    own = {"set": {"data.name": "file", "data.path": str(tmp_path / "mine.jsonl")}}
+    bare = plan_of(sources={"mine": own}, seeds=[0], methods={"nopsd": {}})
+    with pytest.raises(UserError, match="name a labelled data set in targets"):
+        comparing.check_before(bare, members(bare))
+    plan = plan_of(sources={"mine": own}, targets={"physics": {}}, seeds=[0], methods={"nopsd": {}})
+    monkeypatch.setattr(comparing, "run_member", lambda member, runs, servers: finish(member, targets=()) or True)
+    monkeypatch.setattr(comparing, "extra_evaluations", lambda plan, runs, servers: [("targets", lambda: judged(plan))])
+    monkeypatch.setattr(report, "write_table", lambda folder, table: None)
+    monkeypatch.setattr(report, "FIGURES", {})
+
+    def judged(plan):
+        (member,) = members(plan)
+        base = base_folder(plan, member.config.model.path)
+        for run, skill in ((base, 0.4), (RunFolder(f"{member.config.run_dir}/targets"), 0.7)):
+            run.begin("physics-0", {"model": "1"})
+            judge(run.stage_dir("physics-0"), "model", {"physics": skill}, 0, member.config)
+            run.commit("physics-0", {"model": "1"})
+
+    tables, failed = comparing.run_all(plan)
+    assert not failed
+    table = next(t for t in tables if t.name == "table3")
+    assert any("nopsd" in str(row) for row in table.rows) or "physics" in str(tables)

@@ -221,7 +221,11 @@ class EvalConfig:
         choices=("strict", "lenient"),
         entry_points="nopsd.judges",
     )
-    targets: list[str] = key([], "domains besides the pool's; empty: every one that the data set has")
+    targets: list[str] = key(
+        [],
+        "domains besides the pool's, and labelled data sets besides the run's own: a preset's name, a file, a hub id; "
+        "empty: every domain that the data set has",
+    )
     limit: Optional[int] = key(None, "first N test questions of a domain; null: all", ge=1)
     bootstrap: int = key(1000, "resamples of the questions for the intervals; 0: no intervals", ge=0)
     seed: int = key(0, "of the responses and the resamples", follows="seed", ge=0)
