@@ -32,6 +32,7 @@ setup(
         "nopsd.cluster.doctor": ["published/*/*/config.json"],
         "nopsd.lab": ["model/*"],
         "nopsd.reporting": ["templates/*.jinja"],
+        "nopsd.viewer": ["templates/*.jinja", "static/*"],
         "nopsd.ds_configs": ["*.json", "README.md"],
     },
     install_requires=[

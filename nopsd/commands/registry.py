@@ -19,6 +19,7 @@ from nopsd.commands import (
     serve,
     stages,
     status,
+    view,
 )
 from nopsd.commands.command import Command
 
@@ -26,7 +27,15 @@ GROUPS: dict[str, tuple[Command, ...]] = {
     "before a run": (init.COMMAND, plan.COMMAND, doctor.COMMAND, config.COMMAND),
     "a run, and its stages in order": (run.COMMAND, *stages.COMMANDS),
     "several hosts, several runs": (launch.COMMAND, compare.COMMAND),
-    "what a run did": (status.COMMAND, inspect.COMMAND, eval.COMMAND, chat.COMMAND, entropy_gap.COMMAND, push.COMMAND),
+    "what a run did": (
+        status.COMMAND,
+        view.COMMAND,
+        inspect.COMMAND,
+        eval.COMMAND,
+        chat.COMMAND,
+        entropy_gap.COMMAND,
+        push.COMMAND,
+    ),
     "others": (serve.COMMAND, completion.COMMAND),
 }
 COMMANDS: dict[str, Command] = {command.name: command for group in GROUPS.values() for command in group}

@@ -41,7 +41,7 @@ BEGUN = "begun.json"
 LEFT = (".*.part", "*/.*.part", ".shared-*", ".writable")  # what `nopsd.files` and checks write on their way
 # Keys of a fingerprint that folders of before this record don't have: these are taken as they are.
 TOKENIZER, GENERATION = "model.tokenizer", "model.generation_config"
-UNSEALED = ("checkpoints", "tb", "logs")
+UNSEALED = ("checkpoints", "tb", "logs", "trace")
 CARD_PATH = f"{EXPORT}/{CARD}"  # of the train stage: written again when there are results
 
 

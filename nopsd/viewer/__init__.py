@@ -1,0 +1,1 @@
+"""`nopsd view`: pages over run folders, made on the server, read-only."""

@@ -1,0 +1,1 @@
+"""One file a page: from runs and a query to what its template shows."""
