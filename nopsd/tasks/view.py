@@ -37,6 +37,8 @@ def free(port: int | None) -> int:
     """The port as asked for; if nobody asked, the usual one, or another that is free. UserError if it is taken."""
     if port is None:
         return PORT if network.why_unusable(PORT, HOST) is None else network.free_port()
+    if not 0 < port < 65536:
+        raise UserError(f"--port {port}: give a number from 1 to 65535")
     if reason := network.why_unusable(port, HOST):
         raise UserError(f"--port {port}: {reason}: give another, or leave it out")
     return port

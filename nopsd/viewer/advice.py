@@ -154,7 +154,7 @@ def _evaluation(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator
                 NOTE,
                 f"{domain}: calibration got worse (ECE {was['ece']:.3f} to {now['ece']:.3f}).",
                 "The model agrees with itself more than it is right.",
-                "vote shares are no probabilities any more",
+                "don't read vote shares as probabilities",
             )
         if now["unparsed"] > was["unparsed"] + 0.02:
             yield Advice(

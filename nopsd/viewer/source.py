@@ -15,6 +15,8 @@ import pyarrow.parquet as pq
 
 from nopsd.config import Config
 from nopsd.data import artefacts as data_files
+from nopsd.data.answers import leaves_think_open
+from nopsd.data.reading import AnswerReader, answer_reader
 from nopsd.data.records import Question
 from nopsd.evaluation.artefacts import METRICS, POOL_CORRECT, read_pool_correct, rows_path
 from nopsd.files import read_jsonl
@@ -29,7 +31,21 @@ from nopsd.train.metrics_log import read_metrics
 from nopsd.viewer.pieces import Pieces
 
 T = TypeVar("T")
+CUT = "length"  # the finish reason of a response that met the limit
 STAGE_OF = {"base": names.EVALUATE_BASE, "final": names.EVALUATE}
+
+
+@dataclass(frozen=True)
+class Said:
+    """A response, as answers are read from it."""
+
+    text: str
+    finish: str
+
+    @property
+    def truncated(self) -> bool:
+        """Whether it met the limit."""
+        return self.finish == CUT
 
 
 @dataclass
@@ -133,11 +149,19 @@ class Source:
         """Token ids as text."""
         return Pieces.of(self.run, self.config.model)
 
-    @property
-    def stamp(self) -> tuple[int, ...]:
-        """Changes whenever the run has written something that a page shows."""
-        paths = [self.run.root / "journal.jsonl", self.run.root / "progress.json", self.file(names.TRAIN, TRAINING)]
-        return tuple(path.stat().st_mtime_ns if path.exists() else 0 for path in paths)
+    @cached_property
+    def reader(self) -> AnswerReader:
+        """Reads answers as the run's evaluation does."""
+        path, prompt = self.file(names.ROLLOUT, ROLLOUTS), ""
+        if path.exists():
+            first = next(pq.ParquetFile(path).iter_batches(1, columns=["prompt_ids"]), None)
+            prompt = self.pieces.text(first["prompt_ids"][0].as_py()) if first is not None and len(first) else ""
+        return answer_reader(self.config, self.config.eval.extract, leaves_think_open(prompt))
+
+    def answer(self, uid: str, said: Said) -> str | None:
+        """A response's answer; None if it can't be read, or the question is not in the pool."""
+        question = self.pool.get(uid)
+        return None if question is None else self.reader.read(said, question)
 
 
 def _lengths(path: Path) -> dict[str, int]:

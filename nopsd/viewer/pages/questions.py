@@ -7,13 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nopsd.data.answers import extract_answer
 from nopsd.data.majority import majority
 from nopsd.data.records import Question
 from nopsd.data.wording import question_text
 from nopsd.errors import UserError
 from nopsd.viewer.query import Query, Window
-from nopsd.viewer.source import Source
+from nopsd.viewer.source import Said, Source
 
 SORTS = {
     "": "in the pool's order",
@@ -53,12 +52,12 @@ def table(source: Source, query: Query) -> dict[str, Any]:
     elif sort == "share":
         if len(uids) > MOST_READ:
             raise UserError(f"{len(uids):,} questions are too many to order by vote share: filter them first")
-        shares = {uid: vote(source, pool[uid], texts)[1] for uid, texts in _texts(source, uids).items()}
+        shares = {uid: vote(source, pool[uid], said)[1] for uid, said in _said(source, uids).items()}
         uids.sort(key=lambda uid: shares[uid] if shares[uid] is not None else math.inf)
     window = Window.of(query, len(uids))
     shown = uids[window.first : window.last]
-    texts = _texts(source, shown)
-    rows = [row_of(source, pool[uid], lengths, texts[uid]) for uid in shown]
+    said = _said(source, shown)
+    rows = [row_of(source, pool[uid], lengths, said[uid]) for uid in shown]
     return {
         "rows": rows,
         "window": window,
@@ -76,20 +75,21 @@ def _passes(source: Source, uid: str, query: Query) -> bool:
     return not looked_for or looked_for in uid.lower() or looked_for in source.pool[uid].question.lower()
 
 
-def _texts(source: Source, uids: Iterable[str]) -> dict[str, list[str]]:
-    return {uid: [row["text"] for row in rows] for uid, rows in source.answers(uids).items()}
+def _said(source: Source, uids: Iterable[str]) -> dict[str, list[Said]]:
+    rows = source.answers(uids).items()
+    return {uid: [Said(row["text"], row["finish_reason"]) for row in found] for uid, found in rows}
 
 
-def vote(source: Source, question: Question, texts: Sequence[str]) -> tuple[str | None, float | None]:
+def vote(source: Source, question: Question, said: Sequence[Said]) -> tuple[str | None, float | None]:
     """The most frequent answer and its share; no share with one response."""
-    answer, count = majority([extract_answer(text, question, source.config.eval.extract) for text in texts])
-    return answer, count / len(texts) if len(texts) > 1 else None
+    answer, count = majority(source.reader.answers(said, question))
+    return answer, count / len(said) if len(said) > 1 else None
 
 
-def row_of(source: Source, question: Question, lengths: Mapping[str, int], texts: Sequence[str]) -> Row:
+def row_of(source: Source, question: Question, lengths: Mapping[str, int], said: Sequence[Said]) -> Row:
     """One row of the table."""
     score, selected = source.scores.get(question.uid, (None, False))
-    answer, share = vote(source, question, texts)
+    answer, share = vote(source, question, said)
     right = source.pool_correct.get(question.uid)
     return Row(question, score, selected, lengths.get(question.uid), share, answer, right)
 
@@ -105,7 +105,9 @@ def one(source: Source, query: Query) -> dict[str, Any]:
     return {
         "question": question,
         "text": question_text(question),
-        "row": row_of(source, question, source.lengths(), [row["text"] for row in asked[uid]])
+        "row": row_of(
+            source, question, source.lengths(), [Said(row["text"], row["finish_reason"]) for row in asked[uid]]
+        )
         if uid in source.pool
         else None,
         "answers": asked[uid],

@@ -11,12 +11,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from nopsd.data.answers import extract_answer
 from nopsd.errors import UserError
 from nopsd.traces.schema import COUNTED, TOKEN_VALUES
 from nopsd.viewer.charts import number
 from nopsd.viewer.query import Query, Window
-from nopsd.viewer.source import Source
+from nopsd.viewer.source import Said, Source
 
 # Nats from which on a token is shaded a degree darker.
 SHADES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
@@ -97,7 +96,8 @@ def kept(source: Source, found: pa.Table, kl: np.ndarray, lengths: np.ndarray, q
             passes &= values >= limit if low else values <= limit
     if answer := query.text("answer"):
         for row in np.flatnonzero(passes):
-            read = read_answer(source, found["uid"][row].as_py(), found["text"][row].as_py())
+            uid, text, finish = (found[name][row].as_py() for name in ("uid", "text", "finish_reason"))
+            read = source.answer(uid, Said(text, finish))
             passes[row] = (read or UNREAD) == answer
     rows, sort = np.flatnonzero(passes), query.text("sort")
     if sort == "kl":
@@ -127,17 +127,11 @@ def summary(source: Source, found: pa.Table, row: int, lengths: np.ndarray, kl: 
     """One row of the table."""
     of = {name: found[name][row].as_py() for name in ("uid", "sample", "text", "finish_reason")}
     mean = float(kl[row])
-    answer = read_answer(source, of["uid"], of["text"])
+    answer = source.answer(of["uid"], Said(of["text"], of["finish_reason"]))
     finish, tokens = of["finish_reason"], int(lengths[row])
     return Summary(
         row, of["uid"], of["sample"], of["text"], finish, tokens, mean if math.isfinite(mean) else None, answer
     )
-
-
-def read_answer(source: Source, uid: str, text: str) -> str | None:
-    """The answer as evaluation reads it; None if it can't be read, or the question is not in the pool."""
-    question = source.pool.get(uid)
-    return None if question is None else extract_answer(text, question, source.config.eval.extract)
 
 
 @dataclass(frozen=True)
@@ -170,7 +164,7 @@ def response(source: Source, query: Query) -> dict[str, Any]:
         "shades": [f"{low:g}" for low in SHADES],
         "kl": None if math.isnan(kl) else float(kl),
         "worst": worst(of, source),
-        "answer": read_answer(source, of["uid"], of["text"]),
+        "answer": source.answer(of["uid"], Said(of["text"], of["finish_reason"])),
         "question": source.pool.get(of["uid"]),
         "student_prompt": source.pieces.text(prompts.student_ids) if prompts else None,
         "teacher_prompt": source.pieces.text(prompts.teacher_ids) if prompts and prompts.teacher_ids else None,
