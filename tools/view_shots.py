@@ -47,7 +47,8 @@ def photograph(browser: Browser, address: str, pages: dict[str, str], size: str,
     for name, path in pages.items():
         page.goto(address + path)
         if name == "response":
-            page.locator("[data-tokens] > *").nth(12).hover()
+            tokens = page.locator("[data-tokens] > *")
+            tokens.nth(min(12, tokens.count() - 1)).hover()
         page.screenshot(path=out / f"view-{name}-{size}-{scheme}.png")
     context.close()
 
