@@ -162,7 +162,7 @@ def _with_interval(side: Mapping[str, Any] | None, key: str, scale: float, decim
         return ""
     text = f"{side['metrics'][key] * scale:.{decimals}f}"
     low, high = side["intervals"].get(key) or (None, None)
-    return text if low is None else f"{text} [{low * scale:.{decimals}f}, {high * scale:.{decimals}f}]"
+    return text if low is None or high is None else f"{text} [{low * scale:.{decimals}f}, {high * scale:.{decimals}f}]"
 
 
 def _recent(rows: Sequence[Mapping[str, Any]], name: str) -> float | None:

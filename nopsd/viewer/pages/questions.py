@@ -53,7 +53,7 @@ def table(source: Source, query: Query) -> dict[str, Any]:
         if len(uids) > MOST_READ:
             raise UserError(f"{len(uids):,} questions are too many to order by vote share: filter them first")
         shares = {uid: vote(source, pool[uid], said)[1] for uid, said in _said(source, uids).items()}
-        uids.sort(key=lambda uid: shares[uid] if shares[uid] is not None else math.inf)
+        uids.sort(key=lambda uid: math.inf if (share := shares[uid]) is None else share)
     window = Window.of(query, len(uids))
     shown = uids[window.first : window.last]
     said = _said(source, shown)
