@@ -34,8 +34,8 @@ QUIET = {"TOKENIZERS_PARALLELISM": "false", "TRANSFORMERS_VERBOSITY": "error", "
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     if argv is None:
-        use_utf8()
         print_anything()
+        use_utf8()
         have_home()
     arguments = parse(sys.argv[1:] if argv is None else argv)
     with process_state_restored():

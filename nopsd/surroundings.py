@@ -28,7 +28,11 @@ def use_utf8() -> None:
 
 
 def print_anything() -> None:
-    """A character that the terminal's encoding lacks (PYTHONIOENCODING) is replaced, and ends nothing."""
+    """A character that the terminal's encoding lacks (PYTHONIOENCODING) is replaced, and ends nothing; what is printed
+    to a stream that is closed (`>&-`) goes nowhere."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))
     for stream in (sys.stdout, sys.stderr):
         if (stream.encoding or "").lower().replace("-", "") != "utf8" and hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")

@@ -47,6 +47,14 @@ def test_a_dash_can_be_printed_whatever_the_locale(tmp_path: Path, environment: 
     assert done.returncode == 7 and done.stdout.startswith("a "), done.stderr
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_a_closed_stream_ends_nothing(tmp_path: Path, closed: str) -> None:
+    """A service manager may start commands so: Python's stream is None there."""
+    script = f"import subprocess, sys; sys.exit(subprocess.call('{sys.executable} dash.py {closed}', shell=True))"
+    (tmp_path / "dash.py").write_text(DASH)
+    assert run(tmp_path, "-c", script).returncode == 7
+
+
 @pytest.mark.parametrize("module", ["random", "socket", "logging", "numbers"])
 def test_a_module_of_the_working_folder_does_not_stand_in_for_pythons_own(tmp_path: Path, module: str) -> None:
     (tmp_path / f"{module}.py").write_text("raise SystemExit('the wrong one')")

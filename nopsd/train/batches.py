@@ -137,7 +137,14 @@ class Batching:
 
 
 def rank_micro_batches(examples: Sequence[Example], group: int, groups: int, batching: Batching) -> list[MicroBatch]:
-    """The micro-batches of one data-parallel group (`planning`), dummies of weight 0 included. At least one."""
+    """The micro-batches of one data-parallel group (`planning`), dummies of weight 0 included. At least one.
+
+    Args:
+        examples: The whole step's.
+        group: This rank's group, from 0.
+        groups: How many there are.
+        batching: The limits of a micro-batch, and which tokens carry loss.
+    """
     spans = [range(len(e.response))[batching.skip_first : batching.max_tokens] for e in examples]
     weights = sequence_weights([len(s) for s in spans], batching.aggregation)
     carrying = [i for i, span in enumerate(spans) if span]

@@ -89,8 +89,18 @@ class Progress:
 
 
 def save(engine: Any, ema: Any, folder: Path, progress: Progress, keep: Keep, ranks: Ranks) -> None:
-    """Write and commit the state of a run; then remove what `keep` doesn't name. Collective. Raises
-    UserError on every rank, with older checkpoints as they were, if the disk is full or can't be written to.
+    """Write and commit the state of a run; then remove what `keep` doesn't name. Collective.
+
+    Args:
+        engine: The student's.
+        ema: The teacher's average, if it has one.
+        folder: Of all checkpoints.
+        progress: How far the run is.
+        keep: Which checkpoints stay.
+        ranks: All that train.
+
+    Raises:
+        UserError: On every rank, with older checkpoints as they were: the disk is full or can't be written to.
     """
     path = folder / tag_of(progress.step)
     trained = [getattr(p, "ds_tensor", p).numel() for p in engine.module.parameters() if p.requires_grad]
@@ -170,7 +180,17 @@ def save_rank_state(path: Path, rank: int, ema: Any) -> None:
 
 
 def commit(path: Path, mark: Mapping[str, Any], problems: Sequence[str] = (), size: int = 0) -> None:
-    """Write the mark: until this returns the checkpoint at `path` doesn't count. With problems it is removed."""
+    """Write the mark: until this returns the checkpoint doesn't count.
+
+    Args:
+        path: The checkpoint's folder.
+        mark: What it says.
+        problems: Of the ranks; with any the checkpoint is removed.
+        size: Bytes that it needs, about.
+
+    Raises:
+        UserError: There were problems, or the mark can't be written.
+    """
     reason = "; ".join(problems)
     if not reason:
         try:

@@ -44,11 +44,25 @@ def export_model(
     trust_remote_code: bool = False,
     lora: LoraConfig | None = None,
 ) -> float:
-    """Write `model` (the Hugging Face model inside a ZeRO-3 engine) to `folder`; returns max |Δ logit| of the check.
+    """Write the trained model as a Hugging Face folder, and verify it by reloading.
 
-    `base_model`: the folder it was loaded from. `probe_ids`: a short prompt for the check. `facts`: what the
-    record in the folder shall say besides. With adapters (`lora`: as they were made), the weights are merged, and
-    the adapter itself lies in `folder`/adapter as PEFT reads it. Raises ArtefactError if the reloaded model differs.
+    With adapters the weights are merged, and the adapter itself lies in `folder`/adapter as PEFT reads it.
+
+    Args:
+        model: The Hugging Face model inside a ZeRO-3 engine.
+        base_model: The folder it was loaded from.
+        folder: Where to; it appears whole or not at all.
+        probe_ids: Token ids of a short prompt for the check.
+        ranks: All that train.
+        facts: What the record in the folder shall say besides.
+        trust_remote_code: Code of the base model's folder may run.
+        lora: Adapters as they were made; None: there are none.
+
+    Returns:
+        max |Δ logit| of the check.
+
+    Raises:
+        ArtefactError: The reloaded model differs.
     """
     part = folder.with_name(f".{folder.name}.part")
     if ranks.is_main:
@@ -145,7 +159,11 @@ def verify(
 
 
 def check_own_weights(model: torch.nn.Module, part: Path, ranks: Ranks) -> None:
-    """ArtefactError on every rank if one finds other weights in the files than it holds. Collective."""
+    """Every rank compares the files with the weights that it holds. Collective.
+
+    Raises:
+        ArtefactError: On every rank, if one finds others.
+    """
     ranks.barrier()  # rank 0 has written them
     try:
         check_files(model, part)

@@ -77,7 +77,16 @@ class Guards:
         self.stopped: Stop | None = None
 
     def observe(self, step: int, row: Mapping[str, float], log_it: bool = True) -> dict[str, float]:
-        """Step `step`'s row (from 0): the streaks, named guard/<key>. Sets `stopped`; `log_it`: log what is passed."""
+        """Take in a step's row, and set `stopped` where a guard's limit was passed for too long.
+
+        Args:
+            step: From 0.
+            row: The step's metrics.
+            log_it: Log what is passed.
+
+        Returns:
+            The streaks, named guard/<key>.
+        """
         for number in {watch.number for watch in WATCHES.values()}:
             first = self.first.setdefault(number, [])
             if len(first) < self.config.baseline_steps and math.isfinite(row.get(number, math.nan)):
@@ -149,7 +158,17 @@ class SkippedSteps:
         return self.folder / "skipped.jsonl"
 
     def add(self, step: int, uids: Sequence[str], sums: StepSums, ranks: Ranks) -> None:
-        """Count a step that was not taken. Collective. UserError on all ranks at `limit` of them in a row."""
+        """Count a step that was not taken. Collective.
+
+        Args:
+            step: From 0.
+            uids: Its questions.
+            sums: Of its loss, which say whose isn't finite.
+            ranks: All that train.
+
+        Raises:
+            UserError: On all ranks, at `limit` of them in a row.
+        """
         self.total, self.in_row = self.total + 1, self.in_row + 1
         suspects = sorted({uid for found in ranks.all_gather_json(sums.not_finite()) for uid in found})
         row = {"step": step, "loss": str(float(sums.sums[0])), "not_finite": suspects, "uids": list(uids)}

@@ -27,9 +27,15 @@ from nopsd.train.sampling import Sampler, check_gap, serve
 
 
 def train(run: TrainingRun, done: int = 0, skipped: int = 0) -> None:
-    """Train from step `done` (`skipped` of those before not taken) to `train.steps`, or until a guard stops the run.
+    """Train to `train.steps`, or until a guard stops the run.
 
-    Raises Stopped on all ranks, with the step finished and saved, if any was asked to end (`run.stop`).
+    Args:
+        run: Engines, data and settings.
+        done: Steps done before.
+        skipped: Of those, the ones that were not taken.
+
+    Raises:
+        Stopped: On all ranks, with the step finished and saved, if any was asked to end (`run.stop`).
     """
     config, algorithm = run.config.train, run.algorithm
     if run.stop.made(run.ranks):
@@ -70,7 +76,13 @@ def train(run: TrainingRun, done: int = 0, skipped: int = 0) -> None:
 def learn(run: TrainingRun, step: Step, targets: Sequence[Any]) -> StepSums:
     """One optimizer step over all micro-batches: the gradient of the step's whole loss, whatever the split. Collective.
 
-    StaleWeightsError, before the weights move, if other weights than these have sampled the responses.
+    Args:
+        run: Engines, data and settings.
+        step: This rank's micro-batches.
+        targets: What each learns from.
+
+    Raises:
+        StaleWeightsError: Before the weights move, if other weights than these have sampled the responses.
     """
     for group in run.student.optimizer.param_groups:
         group["lr"] = lr_at(step.number, run.config.train)
@@ -123,9 +135,18 @@ class Bookkeeping:
     rows: list[dict[str, float]] = field(default_factory=list)  # since the last checkpoint
 
     def end_step(self, number: int, values: Mapping[str, float], probe_due: bool) -> bool:
-        """Log and save; `values` is the step's row. False: a guard ends the run. Collective.
+        """Log and save. Collective.
 
-        Raises Stopped on all ranks, with the step saved, if any rank was asked to end (`run.stop`).
+        Args:
+            number: The step, from 0.
+            values: Its row.
+            probe_due: Sample the probe's questions too.
+
+        Returns:
+            False: a guard ends the run.
+
+        Raises:
+            Stopped: On all ranks, with the step saved, if any rank was asked to end (`run.stop`).
         """
         run, config, done = self.run, self.run.config.train, number + 1
         probe = run.probe if probe_due else None

@@ -56,7 +56,17 @@ class Limits:
 
 
 def check_budget(tokens: int | None, shortest: int, longest: int, max_response: int) -> None:
-    """ConfigError if no sequence can be within the budget. `shortest`, `longest`: prompts of the longer side."""
+    """See that some sequence fits in a micro-batch's budget.
+
+    Args:
+        tokens: train.micro_tokens; None: there is no budget.
+        shortest: Tokens of the shortest prompt of the longer side.
+        longest: Of the longest one.
+        max_response: Tokens of a response, at most.
+
+    Raises:
+        ConfigError: None can.
+    """
     if tokens is not None and tokens <= shortest:
         raise ConfigError(
             f"train.micro_tokens={tokens}: the shortest prompt alone has {shortest} tokens, so that every "
@@ -90,7 +100,16 @@ def owner(uid: str, groups: int) -> int:
 
 
 def plan(items: Sequence[Item], groups: int, limits: Limits) -> Slots:
-    """Each item once; every group the same number of micro-batches, the heaviest first."""
+    """Share sequences out over groups and pack them into micro-batches, the heaviest first.
+
+    Args:
+        items: The step's sequences.
+        groups: Data-parallel groups of ranks.
+        limits: Of a micro-batch.
+
+    Returns:
+        By group, by micro-batch, places in `items`: each once; every group has the same number of micro-batches.
+    """
     members = [list(range(len(items)))] if groups == 1 else _balanced(items, groups, limits)
     packs = [_packs(items, group, limits) for group in members]
     count = max(1, max(len(group) for group in packs))

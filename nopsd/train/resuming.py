@@ -43,10 +43,20 @@ class Checkpoint:
 
 
 def latest_valid(folder: Path, identity: Mapping[str, Any], ranks: Ranks) -> Checkpoint | None:
-    """The newest committed checkpoint that is whole; None if there is none.
+    """The newest committed checkpoint that is whole. Collective.
 
-    Damaged ones are skipped with a warning that names them. Raises ArtefactError if the newest whole one was made
-    by another configuration. All ranks call it and get the same answer.
+    Damaged ones are skipped with a warning that names them.
+
+    Args:
+        folder: Of all checkpoints.
+        identity: Of the run that they must be of.
+        ranks: All that train; each gets the same answer.
+
+    Returns:
+        None if there is none.
+
+    Raises:
+        ArtefactError: The newest whole one was made by another configuration.
     """
     if ranks.is_main:
         remove_conversion(folder)
@@ -54,7 +64,17 @@ def latest_valid(folder: Path, identity: Mapping[str, Any], ranks: Ranks) -> Che
 
 
 def best_valid(folder: Path, identity: Mapping[str, Any], keep: Keep, ranks: Ranks) -> Checkpoint:
-    """The whole checkpoint with the best score of `keep.by`. ArtefactError if none has one. Collective."""
+    """The whole checkpoint with the best score. Collective.
+
+    Args:
+        folder: Of all checkpoints.
+        identity: Of the run that they must be of.
+        keep: Says by which metric, and whether more of it is better.
+        ranks: All that train.
+
+    Raises:
+        ArtefactError: None has a score.
+    """
     best = _first_whole(folder, identity, ranks, lambda found: best_first(found, keep))
     if best is None:
         raise ArtefactError(
@@ -77,7 +97,14 @@ def last_healthy(folder: Path, identity: Mapping[str, Any], keep: Keep, ranks: R
 def load(engine: Any, ema: Any, checkpoint: Checkpoint, ranks: Ranks) -> None:
     """The checkpoint into the engines, resharded if other ranks wrote it. Collective.
 
-    ArtefactError if DeepSpeed didn't load just this one, or can't reshard it.
+    Args:
+        engine: The student's.
+        ema: The teacher's average, if it has one.
+        checkpoint: A whole one.
+        ranks: All that train.
+
+    Raises:
+        ArtefactError: DeepSpeed didn't load just this one, or can't reshard it.
     """
     same = checkpoint.ranks == ranks.world
     if same:
@@ -183,9 +210,13 @@ def reshard_rank_state(path: Path, rank: int, world: int, written_by: int, ema: 
 
 
 def reshard(files: list[Path], name: str, rank: int, like: torch.Tensor) -> torch.Tensor:
-    """The elements that `rank` holds of parameter `name`, from the shards in `files`; read piece by piece.
+    """A rank's elements of a parameter from the shards that other ranks wrote; read piece by piece.
 
-    `like`: this rank's flat shard now. Beyond the parameter's end it holds padding, which is zero here.
+    Args:
+        files: The writers', in order of rank.
+        name: The parameter's.
+        rank: This one's number.
+        like: This rank's flat shard now. Beyond the parameter's end it holds padding, which is zero here.
     """
     size = like.numel()
     low, high = rank * size, (rank + 1) * size

@@ -171,8 +171,17 @@ def checked_by(config: Config, version: int) -> str | None:
 
 
 def check_gap(config: Config, bound: GapBound, gap: Gap, version: int) -> None:
-    """StaleWeightsError if served and trained log-probs of this step's responses are farther apart than rounding takes
-    them."""
+    """Compare served and trained log-probs of this step's responses.
+
+    Args:
+        config: Says what is checked, and when.
+        bound: What rounding explains.
+        gap: As measured, in nats.
+        version: Of the weights that sampled.
+
+    Raises:
+        StaleWeightsError: They are farther apart.
+    """
     if checked_by(config, version) != "step" or not (passed := bound.passed_by(gap)):
         return
     raise StaleWeightsError(

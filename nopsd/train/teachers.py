@@ -155,9 +155,15 @@ def teacher_of(
     prompts: Sequence[Sequence[int]] = (),
     groups: int = 1,
 ) -> Teacher:
-    """The configured teacher. `student`: the engine around a DistillModel; `engine`: the second one, or None.
+    """The configured teacher.
 
-    `prompts`: all that it may be asked to read, and `groups`, for what is kept over steps (`PrefixCache`).
+    Args:
+        config: The run's.
+        student: The engine around a DistillModel.
+        engine: The second one, or None.
+        ranks: All that train.
+        prompts: All that it may be asked to read, for what is kept over steps (`PrefixCache`).
+        groups: Data-parallel groups of ranks, for the same.
     """
     kind, several = config.teacher.kind, config.train.n > 1
     own = Reader(partial(own_hidden, student), ranks, several)
@@ -192,9 +198,18 @@ def distance_from(student: Any, engine: Any | None, adapter: str | None, rank: i
 
 @torch.no_grad()  # type: ignore[untyped-decorator]
 def own_hidden(student: Any, ids_BT: Tensor, rows_N: Tensor, segments: Segments | None = None) -> Tensor:
-    """The student's final hidden states `[N, H]` at such rows: evaluation mode, no gradient, no logits.
+    """The student's final hidden states: evaluation mode, no gradient, no logits.
 
     The engine is run from its root, as ZeRO-3 wants.
+
+    Args:
+        student: The engine.
+        ids_BT: Token ids.
+        rows_N: Places in the flattened ids.
+        segments: Where packed sequences begin; None: one a row.
+
+    Returns:
+        [N, H].
     """
     training = student.training
     student.eval()  # without LoRA's dropout

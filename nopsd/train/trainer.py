@@ -136,7 +136,11 @@ def load_best(run: TrainingRun) -> int:
 
 
 def already_exported(folder: Path, identity: Mapping[str, Any], ranks: Ranks) -> bool:
-    """True on every rank if the export is there. ArtefactError if it is another run's."""
+    """Whether the export is there, on every rank.
+
+    Raises:
+        ArtefactError: It is another run's.
+    """
     found = None
     if ranks.is_main and (folder / RECORD).is_file():
         found = str(read_json(folder / RECORD)["identity"])

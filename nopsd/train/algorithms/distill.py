@@ -202,7 +202,16 @@ NOT_LOGGED = ("tokens", "student_logprob", "teacher_logprob")
 def needed_aux_prompts(
     config: Config, selected: list[str], given: Mapping[str, Mapping[str, list[int]]]
 ) -> dict[str, dict[str, list[int]]]:
-    """Those of the given prompts that the objective reads. DataError if one is missing."""
+    """Those of the given prompts that the objective reads.
+
+    Args:
+        config: Its `distill.target` and `distill.contrast`.
+        selected: The questions that are trained on.
+        given: Name -> uid -> token ids.
+
+    Raises:
+        DataError: One is missing.
+    """
     names = [name for name in auxiliaries(config.distill) if name in OTHER_PROMPTS]
     for name in names:
         for uid in selected:

@@ -34,7 +34,17 @@ C2, C1, C0 = np.float32(4.1665795894e-2), np.float32(1.6666665459e-1), np.float3
 
 
 def sums(student_nV: Tensor, teacher_nV: Tensor, tops: tuple[Tensor, Tensor], temperature: float) -> Tensor:
-    """float64 [n, SUMS] with s = (z − max z)/τ, P = exp(s), S = ΣP, and t, Q, R of the teacher; reads alone."""
+    """What the losses need of each row; reads alone.
+
+    Args:
+        student_nV: float [n, V], z of the student.
+        teacher_nV: float [n, V], z of the teacher.
+        tops: max z of both, each [n].
+        temperature: τ.
+
+    Returns:
+        float64 [n, SUMS] with s = (z − max z)/τ, P = exp(s), S = ΣP, and t, Q, R of the teacher.
+    """
     found = np.empty((student_nV.shape[0], SUMS), dtype=np.float64)
     _by_threads(_sums, (*_arrays(student_nV, teacher_nV, *tops), found), np.float32(1 / temperature))
     return torch.from_numpy(found)
@@ -48,7 +58,16 @@ def reverse_gradient(
     scale_n: Tensor,
     temperature: float,
 ) -> None:
-    """z ← scale · P (s − t − shift)."""
+    """z ← scale · P (s − t − shift).
+
+    Args:
+        student_nV: float [n, V], z of the student; the gradient takes its place.
+        teacher_nV: float [n, V], z of the teacher.
+        tops: max z of both, each [n].
+        shift_n: [n].
+        scale_n: [n].
+        temperature: τ.
+    """
     arrays = _arrays(student_nV, teacher_nV, *tops, shift_n.float(), scale_n.float())
     _by_threads(_reverse_gradient, arrays, np.float32(1 / temperature))
 
@@ -61,7 +80,16 @@ def forward_gradient(
     teacher_scale_n: Tensor,
     temperature: float,
 ) -> None:
-    """z ← scale · P − teacher_scale · Q."""
+    """z ← scale · P − teacher_scale · Q.
+
+    Args:
+        student_nV: float [n, V], z of the student; the gradient takes its place.
+        teacher_nV: float [n, V], z of the teacher.
+        tops: max z of both, each [n].
+        scale_n: [n].
+        teacher_scale_n: [n].
+        temperature: τ.
+    """
     arrays = _arrays(student_nV, teacher_nV, *tops, scale_n.float(), teacher_scale_n.float())
     _by_threads(_forward_gradient, arrays, np.float32(1 / temperature))
 

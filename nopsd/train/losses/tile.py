@@ -236,7 +236,13 @@ def clip_tokens(
 
 
 def importance_ratio(logprob_n: Tensor, served_n: Tensor, cap: float) -> Tensor:
-    """min(p_θ(y) / p_rollout(y), cap); 1 where the server's log-prob is NaN."""
+    """min(p_θ(y) / p_rollout(y), cap) of each token.
+
+    Args:
+        logprob_n: The student's log-probs, in nats.
+        served_n: The server's; NaN where it gave none, for a ratio of 1.
+        cap: The largest ratio.
+    """
     gap_n = torch.nan_to_num(logprob_n - served_n.to(logprob_n.dtype), nan=0.0)
     return gap_n.clamp(-LOG_RATIO_BOUND, LOG_RATIO_BOUND).exp().clamp_max(cap)
 

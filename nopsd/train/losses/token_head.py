@@ -83,6 +83,16 @@ class TokenLossModel(nn.Module):  # type: ignore[misc]
 
 
 def statistics_of(hidden_NH: Tensor, target_N: Tensor, weight_VH: Tensor, chunk: int | None = None) -> Tensor:
-    """[3, N] float32, rows as in `nopsd.signals.statistics.NAMES`: entropy, self-certainty, −log p of the targets."""
+    """Entropy, self-certainty and −log p of the targets at each position.
+
+    Args:
+        hidden_NH: Final hidden states.
+        target_N: Token ids.
+        weight_VH: The output head's.
+        chunk: Positions at a time; None: as the device likes.
+
+    Returns:
+        float32 [3, N], in nats, rows as in `nopsd.signals.statistics.NAMES`.
+    """
     size = tile_rows(chunk, hidden_NH.device)
     return token_statistics(hidden_NH, target_N, weight_VH, None, lambda z_CV: z_CV, size)
