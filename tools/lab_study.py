@@ -18,7 +18,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -175,8 +175,10 @@ def made(config: Config) -> Session:
     return session
 
 
-def trained(session: Session) -> tuple[LocalSampler, list[float]]:
-    """The student after `train.steps` of Algorithm 1, and its losses."""
+def trained(
+    session: Session, watch: Callable[[LocalSampler], Callable[[int], dict[str, float]]] | None = None
+) -> tuple[LocalSampler, list[float]]:
+    """The student after `train.steps` of Algorithm 1, and its losses. `watch`: makes the probe of what is served."""
     config, run = session.config, session.run
     selected = run.selection().uids
     student, teacher = plain_engines(config, session.model.path)
@@ -196,6 +198,7 @@ def trained(session: Session) -> tuple[LocalSampler, list[float]]:
                 folder=run.stage_dir(TRAIN),
                 identity={},
                 log=log,
+                probe=watch(client) if watch else None,
                 student_prompts={uid: session.student_prompts[uid] for uid in selected},
             )
         )

@@ -88,6 +88,10 @@ def _check_samples(config: Config) -> None:
 
 def _check_checkpoints(config: Config) -> None:
     train = config.train
+    if train.export not in ("last", "best") and not train.export_step:
+        raise ConfigError(f"train.export={train.export}: use last, best, or the number of a step")
+    if train.epochs is None and (train.export_step or 0) > train.steps:
+        raise ConfigError(f"train.export={train.export} is after the last step: there are train.steps={train.steps}")
     if train.export == "best" and not train.keep_best:
         raise ConfigError("train.export=best needs a best checkpoint: set train.keep_best=1")
     if train.keep_best and train.best_by.startswith("probe/") and not 0 < train.probe_every <= train.checkpoint_every:

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
-from nopsd.config import ENTRY_POINTS, Config
+from nopsd.config import ENTRY_POINTS, Config, shaping_keys
 from nopsd.data.records import Question
 from nopsd.evaluation.artefacts import write_holdout, write_pool_correct, write_results
 from nopsd.plugins import source_hashes
@@ -27,7 +27,7 @@ ANSWERS = "answers"
 class _Evaluation(Stage):
     """What both evaluations share."""
 
-    config_keys = ("eval", "prompt", "answer", *SERVED_WITH)
+    config_keys = (*shaping_keys("eval"), "prompt", "answer", *SERVED_WITH)
     remade_for: ClassVar[tuple[str, ...]] = (ANSWERS,)  # the responses stay, and are judged anew
 
     def check(self, session: Session) -> None:

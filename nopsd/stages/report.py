@@ -28,7 +28,7 @@ from nopsd.selection.selectors import Selection
 from nopsd.selection.without_neurons import without_neurons
 from nopsd.stages.examples import Rows, shown_examples
 from nopsd.stages.holdout import Held, held_answers, held_conclusion
-from nopsd.train.artefacts import stop_note
+from nopsd.train.artefacts import choice_note, shows_labels, stop_note
 
 UNLABELLED = "The questions have no answers: what follows compares the models without labels, and is no accuracy."
 NO_HOLDOUT = (
@@ -140,11 +140,13 @@ def held_view(session: Session, held: Held, before: Results, after: Results) -> 
 
 def training_notes(
     session: Session, plan: dict[str, Any] | None = None, record: dict[str, Any] | None = None
-) -> tuple[str, str]:
-    """How the vote went, and when and why a guard ended the training; empty where there is nothing to say."""
+) -> tuple[str, str, str]:
+    """How the vote went, when and why a guard ended the training, and whether labels may have chosen the step; empty
+    where there is nothing to say."""
     plan = session.run.training_plan() if plan is None else plan
     record = session.run.export_record() if record is None else record
-    return vote_note(plan), stop_note(record, plan.get("steps", session.config.train.steps))
+    chosen = choice_note(record, shows_labels(session.run.training_metrics())) if "chosen" in record else ""
+    return vote_note(plan), stop_note(record, plan.get("steps", session.config.train.steps)), chosen
 
 
 def vote_note(facts: dict[str, Any]) -> str:

@@ -6,7 +6,7 @@ and the export.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,9 +19,8 @@ from nopsd.errors import ConfigError
 from nopsd.evaluation.oracle import WARNING, pool_key
 from nopsd.files import sha256_json, write_json
 from nopsd.plugins import is_own, source_hashes
-from nopsd.rollout.service import RolloutService
 from nopsd.run import folder as names
-from nopsd.run.session import Session, eval_sampling
+from nopsd.run.session import Session
 from nopsd.run.stage import Counts, Progress, Stage
 from nopsd.signals.agreement import answers_of
 from nopsd.stages.contexts import contexts_without_selection, teacher_prompts
@@ -29,7 +28,8 @@ from nopsd.stages.workload import chosen, responses, tokens
 from nopsd.train.artefacts import PLAN, stop_note
 from nopsd.train.losses.tile import auxiliaries
 from nopsd.train.metrics_log import MetricsLog
-from nopsd.train.planning import settled
+from nopsd.train.planning import settled, watched
+from nopsd.train.tracking.base import check_places, open_sinks
 
 if TYPE_CHECKING:
     from nopsd.train.run import Algorithm
@@ -84,7 +84,7 @@ class Train(Stage):
 
     def asks_server(self, config: Config) -> bool:
         """Always, but for fine-tuning, which samples for the probe alone."""
-        return METHODS[config.method].trainer != "sft" or config.train.probe_every > 0
+        return METHODS[config.method].trainer != "sft" or watched(config)
 
     def check(self, session: Session) -> None:
         """The model's family can be trained as asked; a divergence of the user's own can be loaded. A method that reads
@@ -94,6 +94,7 @@ class Train(Stage):
         from nopsd.train.losses.support import find_divergence
 
         check_training(session.model.path, session.config)
+        check_places(session.config)
         check_family_head(session.model.path, session.config.model.trust_remote_code)
         if is_own(session.config.distill.divergence, ENTRY_POINTS["distill.divergence"]):
             find_divergence(session.config.distill.divergence)
@@ -119,6 +120,7 @@ class Train(Stage):
 
     def work(self, session: Session, folder: Path, progress: Progress) -> None:
         """Train by the method's own algorithm. ConfigError for a method that trains nothing."""
+        from nopsd.stages.watching import watch
         from nopsd.train.run import TrainingInputs
         from nopsd.train.trainer import run_training
 
@@ -140,9 +142,9 @@ class Train(Stage):
             client=client,
             ranks=session.ranks,
             folder=folder,
-            open_log=lambda step: MetricsLog(folder, step),
+            open_log=lambda step: MetricsLog(folder, step, open_sinks(config, folder, step)),
             progress=progress,
-            probe=label_free_probe(session, client) if client else None,
+            probe=watch(session, client, config) if client else None,
             stop=StopRequest.of_this_process(),
         )
         run_training(inputs)
@@ -232,20 +234,3 @@ def single_token_ids(tokenizer: Any, words: Sequence[str]) -> list[int]:
     forms = {f"{space}{form}" for word in words for form in (word, word.lower()) for space in ("", " ")}
     encoded = [tokenizer.encode(form, add_special_tokens=False) for form in sorted(forms)]
     return sorted({ids[0] for ids in encoded if len(ids) == 1})
-
-
-def label_free_probe(session: Session, client: RolloutService) -> Callable[[int], dict[str, float]]:
-    """A probe of the served policy on the same pool questions every time, at evaluation's temperature."""
-    from nopsd.train.metrics import probe_metrics
-
-    config = session.config
-    questions = session.pool[: config.train.probe_questions]
-    prompts = [session.student_prompts[q.uid] for q in questions]
-    sampling = replace(eval_sampling(config.eval), n=config.train.probe_samples)
-
-    def probe(version: int) -> dict[str, float]:
-        uids = [q.uid for q in questions]
-        samples = client.generate(prompts, uids, sampling, config.seed, expected_version=version)
-        return probe_metrics(questions, samples, session.eval_reader)
-
-    return probe

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nopsd.config import Config, to_plain
+from nopsd.config import Config, shaping, to_plain
 from nopsd.data.answers import leaves_think_open
 from nopsd.data.records import Question, questions_hash
 from nopsd.data.wording import answer_kind
@@ -145,7 +145,7 @@ def made_from(session: Session, tests: Tests) -> dict[str, Any]:
         TOKENIZER: session.model.tokenizer,
         GENERATION: session.model.generation,
         "seed": config.seed,
-        "eval": plain_config["eval"],
+        "eval": shaping(config, "eval"),
         "prompt": plain_config["prompt"],
         "model.dtype": config.model.dtype,
         "server.dtype": config.server.dtype,

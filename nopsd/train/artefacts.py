@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 PLAN = "plan.json"  # how many questions and steps it was to be, before it began
@@ -25,3 +25,23 @@ def stop_note(record: Mapping[str, Any], steps: int) -> str:
         f"Training was stopped after {stopped['step']} of {steps} steps: {stopped['reason']}. "
         f"The model is the checkpoint of step {record['steps']}, from before."
     )
+
+
+def choice_note(record: Mapping[str, Any], labels_shown: bool) -> str:
+    """That the exported step was chosen by hand while labels were shown, so perhaps by them. Else nothing.
+
+    Args:
+        record: RECORD's content.
+        labels_shown: Whether the training log has judged figures (`eval.every`).
+    """
+    if not labels_shown or not str(record.get("chosen", "")).isdecimal():
+        return ""
+    return (
+        f"Step {record['steps']} was chosen for the export (train.export) while judged test questions were shown "
+        "during training (eval.every): it was possibly chosen by labels, and its results on these are no fair test."
+    )
+
+
+def shows_labels(rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether any row of the training log has figures that were judged with labels."""
+    return any(name.startswith("eval/") and name.endswith("/avg") for row in rows for name in row)

@@ -60,13 +60,14 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True)
 class Keep:
     """How many checkpoints stay: the `newest`, and the `best` by the score named `by` (`lower` is better, or not);
-    besides, the one of step `last_good`, the last before a sign of collapse."""
+    besides, the one of step `last_good`, the last before a sign of collapse, and that of `step`, to be exported."""
 
     newest: int
     best: int = 0
     by: str | None = None
     lower: bool = True
     last_good: int | None = None
+    step: int | None = None
 
 
 def tag_of(step: int) -> str:
@@ -269,7 +270,7 @@ def prune(folder: Path, step: int, keep: Keep) -> None:
     """
     found = [m for m in marks(folder) if m["step"] <= step]
     kept = [*found[: keep.newest], *best_first(found, keep)[: keep.best]]
-    names = {tag_of(m["step"]) for m in found if m in kept or m["step"] == keep.last_good}
+    names = {tag_of(m["step"]) for m in found if m in kept or m["step"] in (keep.last_good, keep.step)}
     for path in folder.glob("step_*"):
         if path.name not in names:
             remove(path)
@@ -283,7 +284,8 @@ def remove(path: Path) -> None:
 
 def keep_of(config: TrainConfig, last_good: int | None = None) -> Keep:
     """Which checkpoints a run keeps, that of step `last_good` whatever its age."""
-    return Keep(config.keep_checkpoints, config.keep_best, config.best_by, LOWER_IS_BETTER[config.best_by], last_good)
+    by = config.best_by
+    return Keep(config.keep_checkpoints, config.keep_best, by, LOWER_IS_BETTER[by], last_good, config.export_step)
 
 
 def mean_score(rows: Sequence[Mapping[str, float]], by: str) -> float | None:

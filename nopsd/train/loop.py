@@ -21,7 +21,7 @@ from nopsd.train import checkpoint
 from nopsd.train.batches import batch_uids, rank_micro_batches
 from nopsd.train.guards import SKIPPED_IN_ROW, Guards, SkippedSteps
 from nopsd.train.metrics import Clock, StepSums, response_metrics
-from nopsd.train.planning import lr_at
+from nopsd.train.planning import is_due, lr_at
 from nopsd.train.run import Step, TrainingRun
 from nopsd.train.sampling import Sampler, check_gap, serve
 
@@ -64,8 +64,9 @@ def train(run: TrainingRun, done: int = 0, skipped: int = 0) -> None:
                 skips.add(number, step.uids, sums, run.ranks)
             if config.ahead:
                 sampler.finish(step.clock)
-            done, every = number + 1, config.probe_every
-            probe_due = every > 0 and (done % every == 0 or done == config.steps)  # of weights that are served by then
+            done = number + 1
+            probes = (config.probe_every, run.config.eval.every)  # of weights that are served by then
+            probe_due = any(is_due(every, done, config.steps) for every in probes)
             if algorithm.on_policy or probe_due:
                 with step.clock("sync"):
                     serve(run, step.rollouts, done)
@@ -160,7 +161,7 @@ class Bookkeeping:
             return False
         self.rows.append(row)
         stop = run.stop.made(run.ranks)
-        if stop or done % config.checkpoint_every == 0 or done == config.steps:
+        if stop or done % config.checkpoint_every == 0 or done in (config.steps, config.export_step):
             run.extras = {"guards": run.guards.state(done), **self.sampler.extras()}
             if self.skips.in_row:
                 run.extras[SKIPPED_IN_ROW] = self.skips.in_row

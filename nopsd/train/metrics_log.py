@@ -1,22 +1,27 @@
-"""Training numbers, a row a step: `metrics.jsonl` for programs and TensorBoard for people.
+"""Training numbers, a row a step: `metrics.jsonl` for programs, and the places of `tracking.to` for people.
 
 In:  `log(step, {name: number})`, called by rank 0 once a step.
-Out: FOLDER/metrics.jsonl, one object a line: {"step": 3, "loss": 0.12, ...}; FOLDER/tb, TensorBoard events.
+Out: FOLDER/metrics.jsonl, one object a line: {"step": 3, "loss": 0.12, ...}; the same to each `Sink`, by group.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from nopsd.errors import ArtefactError
 from nopsd.files import write_atomic
-from nopsd.train.artefacts import METRICS, TENSORBOARD
+from nopsd.train.artefacts import METRICS
+from nopsd.train.tracking.base import Sink
+from nopsd.train.tracking.groups import Shown
 
 NONFINITE = "nonfinite"
+log = logging.getLogger(__name__)
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -43,13 +48,10 @@ class MetricsLog:
     """Appends rows, each one whole on disk when `log` returns. Steps logged before a resume's are kept.
 
     `resume_step` is the first step about to be logged: rows of that step and later, left by the run
-    that was killed, are dropped (atomically), from TensorBoard too.
+    that was killed, are dropped (atomically). A sink that fails is left with a warning: the file has every row.
     """
 
-    def __init__(self, folder: Path, resume_step: int = 0) -> None:
-        # Here and not above: the import takes seconds, and only rank 0 logs.
-        from torch.utils.tensorboard import SummaryWriter
-
+    def __init__(self, folder: Path, resume_step: int = 0, sinks: Sequence[Sink] = ()) -> None:
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.path = self.folder / METRICS
@@ -57,7 +59,9 @@ class MetricsLog:
         write_atomic(self.path, "".join(_line(row) for row in kept))
         self.nonfinite = sum(int(row.get(NONFINITE, 0)) for row in kept)
         self._file = open(self.path, "a", encoding="utf-8")
-        self._board = SummaryWriter(str(self.folder / TENSORBOARD), purge_step=resume_step)
+        self._sinks, self._shown = list(sinks), Shown()
+        for row in kept:
+            self._shown(row)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """One row. NaN and infinity become null, and the row's `nonfinite` says how many there were."""
@@ -72,14 +76,21 @@ class MetricsLog:
             self.nonfinite += lost
         self._file.write(_line(row))
         self._file.flush()
-        for name, value in row.items():
-            if name != "step" and value is not None:
-                self._board.add_scalar(name, value, row["step"])
-        self._board.flush()
+        shown = self._shown(row)
+        for sink in list(self._sinks):
+            self._told(sink, partial(sink.scalars, int(step), shown))
+
+    def _told(self, sink: Sink, tell: Callable[[], None]) -> None:
+        try:
+            tell()
+        except Exception as error:  # whatever a tracker's own client raises must not end a training
+            log.warning("%s is left out from here on: %s", type(sink).__name__, error)
+            self._sinks.remove(sink)
 
     def close(self) -> None:
         self._file.close()
-        self._board.close()
+        for sink in list(self._sinks):
+            self._told(sink, sink.close)
 
     def __enter__(self) -> MetricsLog:
         return self

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from nopsd.config import TrainConfig
+from nopsd.config import Config, TrainConfig
 from nopsd.errors import ConfigError
 
 Slots = list[list[list[int]]]  # group -> micro-batch -> positions of items
@@ -227,3 +227,13 @@ def lr_at(step: int, config: TrainConfig) -> float:
         return config.lr
     done = (step - config.warmup) / max(1, config.steps - config.warmup)
     return config.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+
+def is_due(every: int, done: int, steps: int) -> bool:
+    """Whether what happens every so many steps does after `done` of them: after the last one too; 0: never."""
+    return every > 0 and (done % every == 0 or done == steps)
+
+
+def watched(config: Config) -> bool:
+    """Whether the served policy is measured while it trains."""
+    return config.train.probe_every > 0 or config.eval.every > 0

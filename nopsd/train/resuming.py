@@ -83,6 +83,14 @@ def best_valid(folder: Path, identity: Mapping[str, Any], keep: Keep, ranks: Ran
     return best
 
 
+def of_step(folder: Path, identity: Mapping[str, Any], step: int, ranks: Ranks) -> Checkpoint:
+    """The whole checkpoint of a step. ArtefactError if there is none. Collective."""
+    chosen = _first_whole(folder, identity, ranks, lambda found: [m for m in found if m["step"] == step])
+    if chosen is None:
+        raise ArtefactError(f"no whole checkpoint of step {step} in {folder}: train.export names a step that was saved")
+    return chosen
+
+
 def last_healthy(folder: Path, identity: Mapping[str, Any], keep: Keep, ranks: Ranks) -> Checkpoint | None:
     """The whole checkpoint to fall back on: the best by its score if `keep` keeps any, else the newest one of step
     `keep.last_good` or before. Collective."""

@@ -95,6 +95,7 @@ def export(run: TrainingRun) -> None:
         "identity": sha256_json(run.identity),
         "steps": load_best(run),
         "base_model": str(run.model_path),
+        "chosen": config.train.export,
         "stopped": asdict(stopped) if stopped else None,
     }
     export_model(
@@ -112,16 +113,21 @@ def export(run: TrainingRun) -> None:
 def load_best(run: TrainingRun) -> int:
     """Load the checkpoint to export, if that isn't the last weights. Returns its steps. Collective.
 
-    With `train.export: best`, the best one; after a guard's stop, the best, or the last of before the first sign.
-    UserError if the run was stopped before it had one.
+    With `train.export: best`, the best one, with a number that step's; after a guard's stop, the best, or the last of
+    before the first sign. UserError if the run was stopped before it had one.
     """
     train, stopped, folder = run.config.train, run.guards.stopped, run.folder / FOLDER
     if not stopped and train.export == "last":
         return train.steps
     if not stopped:
-        best = resuming.best_valid(folder, run.identity, keep_of(train), run.ranks)
-        resuming.load(run.student, run.ema, best, run.ranks)
-        return best.step
+        step = train.export_step
+        chosen = (
+            resuming.best_valid(folder, run.identity, keep_of(train), run.ranks)
+            if step is None
+            else resuming.of_step(folder, run.identity, step, run.ranks)
+        )
+        resuming.load(run.student, run.ema, chosen, run.ranks)
+        return chosen.step
     found = resuming.last_healthy(folder, run.identity, keep_of(train, run.guards.last_good_step), run.ranks)
     if found is None:
         raise UserError(

@@ -15,6 +15,9 @@ from nopsd.errors import ConfigError
         ({"keep_best": 1, "best_by": "probe/majority_share", "probe_every": 0}, "probe_every"),
         ({"keep_best": 1, "best_by": "probe/majority_share", "probe_every": 50}, "checkpoint_every"),
         ({"best_by": "accuracy"}, "best_by"),
+        ({"export": "soon"}, "use last, best, or the number of a step"),
+        ({"export": "0"}, "use last, best, or the number of a step"),
+        ({"export": "151"}, "after the last step: there are train.steps=150"),
     ],
 )
 def test_settings_that_keep_no_best_are_refused_at_the_start(changes: dict[str, object], message: str):

@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 
 from nopsd.config import TrainConfig
+from nopsd.engine.distributed import Ranks
+from nopsd.errors import ArtefactError
 from nopsd.train.checkpoint import LOWER_IS_BETTER, Keep, commit, keep_of, marks, mean_score, prune, tag_of
+from nopsd.train.resuming import of_step
 
 
 def make(folder: Path, scores: dict[int, float | None], by: str = "loss") -> None:
@@ -83,3 +86,22 @@ def test_every_score_a_config_may_name_has_a_direction():
     assert set(CHOICES["train.best_by"]) == set(LOWER_IS_BETTER)
     kept = keep_of(TrainConfig(keep_best=2, best_by="probe/majority_share"))
     assert kept == Keep(2, 2, "probe/majority_share", lower=False)
+
+
+def test_the_step_to_be_exported_is_kept_whatever_its_age(tmp_path: Path):
+    """Broken if train.export=STEP finds its checkpoint gone when the training is over."""
+    make(tmp_path, {2: None, 4: None, 6: None})
+    prune(tmp_path, 6, keep_of(TrainConfig(keep_checkpoints=1, export="2")))
+    assert steps(tmp_path) == [2, 6]
+    assert keep_of(TrainConfig(export="last")).step is None
+
+
+def test_a_named_step_is_found_and_a_missing_one_is_said(
+    tmp_path: Path, alone: Ranks, monkeypatch: pytest.MonkeyPatch
+):
+    """Broken if another step's weights are exported under the name of the one that was asked for."""
+    make(tmp_path, {2: None, 4: 0.1})
+    monkeypatch.setattr("nopsd.train.resuming.damage", lambda *_: "")  # these hold no shards
+    assert of_step(tmp_path, {}, 2, alone).step == 2
+    with pytest.raises(ArtefactError, match="no whole checkpoint of step 3"):
+        of_step(tmp_path, {}, 3, alone)

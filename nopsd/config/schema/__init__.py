@@ -29,6 +29,7 @@ from nopsd.config.schema.training import (
     LoraConfig,
     SftConfig,
     TeacherConfig,
+    TrackingConfig,
     TrainConfig,
 )
 
@@ -57,6 +58,7 @@ class Config:
     grpo: GrpoConfig = field(default_factory=GrpoConfig)
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     guard: GuardConfig = field(default_factory=GuardConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     dist: DistConfig = field(default_factory=DistConfig)
 
@@ -95,6 +97,7 @@ __all__ = [
     "SftConfig",
     "SignalConfig",
     "TeacherConfig",
+    "TrackingConfig",
     "TrainConfig",
     "all_keys",
 ]

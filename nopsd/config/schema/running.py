@@ -226,6 +226,13 @@ class EvalConfig:
         "domains besides the pool's, and labelled data sets besides the run's own: a preset's name, a file, a hub id; "
         "empty: every domain that the data set has",
     )
+    every: int = key(
+        0,
+        "steps between evaluations of the served policy while it trains, on tests and held-out questions; 0: none",
+        ge=0,
+        runtime_only=True,
+    )
+    every_questions: int = key(64, "first questions of a domain that eval.every asks", ge=1, runtime_only=True)
     limit: Optional[int] = key(None, "first N test questions of a domain; null: all", ge=1)
     bootstrap: int = key(1000, "resamples of the questions for the intervals; 0: no intervals", ge=0)
     seed: int = key(0, "of the responses and the resamples", follows="seed", ge=0)

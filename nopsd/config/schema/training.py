@@ -79,7 +79,12 @@ class TrainConfig:
         "what the best checkpoint is best by; label-free all",
         choices=("loss", "reverse_kl", "probe/majority_share", "probe/unparsed_share"),
     )
-    export: str = key("last", "the weights that are exported and evaluated", source="paper", choices=("last", "best"))
+    export: str = key(
+        "last",
+        "the weights that are exported and evaluated: those of the last step, of the best checkpoint (best_by), or of "
+        "the step whose number this is",
+        source="paper",
+    )
     probe_every: int = key(25, "steps between label-free probes; 0: never", ge=0, runtime_only=True)
     probe_questions: int = key(32, "questions of a probe", ge=1, runtime_only=True)
     probe_samples: int = key(4, "responses a question of a probe", ge=2, runtime_only=True)
@@ -98,6 +103,11 @@ class TrainConfig:
         ge=0,
         runtime_only=True,
     )
+
+    @property
+    def export_step(self) -> int | None:
+        """The step whose weights are exported, where `export` is a number."""
+        return int(self.export) if self.export.isdecimal() else None
 
 
 @dataclass
@@ -258,3 +268,16 @@ class GuardConfig:
     max_kl_base: Optional[float] = key(
         None, "nats: largest KL to the base model a token, where distill.kl_base_coef measures it", ge=0
     )
+
+
+@dataclass
+class TrackingConfig:
+    """Where training numbers are shown, besides metrics.jsonl."""
+
+    to: list[str] = key(
+        ["tensorboard"],
+        "of tensorboard, wandb, trackio and mlflow, each an extra of its own name but the first; empty: nowhere",
+        runtime_only=True,
+    )
+    project: str = key("nopsd", "project (of MLflow: experiment) that the run belongs to", runtime_only=True)
+    name: Optional[str] = key(None, "the run's name there; null: the run folder's", runtime_only=True)

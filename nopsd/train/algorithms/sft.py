@@ -25,7 +25,7 @@ from nopsd.errors import DataError
 from nopsd.files import sha256_json
 from nopsd.train.algorithms.tokens import TokenAlgorithm, load_token_engine
 from nopsd.train.batches import Example
-from nopsd.train.planning import check_budget
+from nopsd.train.planning import check_budget, watched
 from nopsd.train.run import Step, Targets, TrainingInputs, TrainingRun
 
 
@@ -65,10 +65,8 @@ class Finetuning(TokenAlgorithm):
         return {"examples": sha256_json(rows)}
 
     def needs_server(self, inputs: TrainingInputs) -> bool:
-        """For the probe alone."""
-        return inputs.config.train.probe_every > 0 and broadcast_from_rank0(
-            inputs.ranks, lambda: inputs.probe is not None
-        )
+        """For what is measured while it trains alone."""
+        return watched(inputs.config) and broadcast_from_rank0(inputs.ranks, lambda: inputs.probe is not None)
 
     def load(self, inputs: TrainingInputs, parallel: SequenceParallel) -> tuple[Any, ShardedEma | None]:
         """The student alone."""
