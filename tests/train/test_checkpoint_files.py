@@ -96,9 +96,7 @@ def test_the_step_to_be_exported_is_kept_whatever_its_age(tmp_path: Path):
     assert keep_of(TrainConfig(export="last")).step is None
 
 
-def test_a_named_step_is_found_and_a_missing_one_is_said(
-    tmp_path: Path, alone: Ranks, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_named_step_is_found_and_a_missing_one_is_said(tmp_path: Path, alone: Ranks, monkeypatch: pytest.MonkeyPatch):
     """Broken if another step's weights are exported under the name of the one that was asked for."""
     make(tmp_path, {2: None, 4: 0.1})
     monkeypatch.setattr("nopsd.train.resuming.damage", lambda *_: "")  # these hold no shards

@@ -1,4 +1,4 @@
-"""Places of tracking.to: refused before anything is computed if they can't be, and each is told the same."""
+"""Places of tracking.to: refused before anything is computed if they can't be, and each gets the same rows."""
 
 import sys
 from types import SimpleNamespace
