@@ -40,6 +40,7 @@ setup(
         "deepspeed==0.19.8",
         "transformers>=5.16.1,<5.20",  # vLLM 0.32's range
         "accelerate",
+        "bm25s",  # context.retriever=bm25
         "datasets",
         "fastapi",  # nopsd view; vLLM brings it and uvicorn too
         "gguf",  # transformers reads model.path=FILE.gguf by it

@@ -20,8 +20,12 @@ from nopsd.gpus import visible_gpus
 COMMAND_LINE = "command line"
 KEYS = {key.name: key for key in all_keys()}
 CPU_RANKS = 2  # so that the lab shards over ranks everywhere
-# Keys of `train` that say one thing in two ways: the one set later counts.
-REPLACES = {"steps": "epochs", "warmup": "warmup_ratio"}
+# Keys that say one thing in two ways: the one set later counts.
+REPLACES = {
+    "train.steps": "train.epochs",
+    "train.warmup": "train.warmup_ratio",
+    "select.fraction": "select.count",
+}
 
 
 def load_config(preset: str | None = None, overrides: Iterable[str] = ()) -> Config:
@@ -148,9 +152,9 @@ def _merge(values: dict[str, Any], layer: Layer) -> None:
             values[name] = Reference(raw) if has_reference(raw, KEYS) else parse(KEYS[name], raw)
         except ConfigError as error:
             raise ConfigError(f"{layer.where}: {error}") from error
-    for count, share in REPLACES.items():
-        if f"train.{count}" in layer.settings and f"train.{share}" not in layer.settings:
-            values[f"train.{share}"] = None
+    for always, instead in REPLACES.items():
+        if always in layer.settings and instead not in layer.settings:
+            values[instead] = None
 
 
 def _reset_foreign(values: dict[str, Any], method: str, layers: list[Layer]) -> None:

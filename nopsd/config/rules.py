@@ -15,11 +15,14 @@ from nopsd.plugins import is_own
 
 # Choices that compare several answers of one question.
 NEED_SAMPLES = {
-    "select.selector": ("majority_conf", "nad_agreement", "belief_shift"),
+    "select.selector": ("majority_conf", "nad_agreement", "belief_shift", "learnability"),
+    "select.quality": ("majority_conf", "nad_agreement", "learnability"),
     "context.retriever": ("same_prompt_rollout",),
     "context.filter": ("majority",),
 }
 
+# Selectors that keep all, or whose scores are places in an order that they make.
+NO_ENDS = ("all", "random", "dual_neufs", "kcenter", "facility_location", "stratified")
 
 _PUBLISHED = ("lab", "sciknoweval", "mmlu_pro", "edu_feedback", "svamp", "gsm8k")
 NOT_READ = (
@@ -37,6 +40,7 @@ def validate(config: Config) -> None:
     _check_prompt(config)
     _check_data(config.data)
     _check_samples(config)
+    _check_selection(config)
     _check_checkpoints(config)
     check_distill(config)
     _check_method(config)
@@ -84,6 +88,26 @@ def _check_samples(config: Config) -> None:
             )
     if config.select.selector == "nait" and not config.signal.reference:
         raise ConfigError("select.selector=nait needs signal.reference: a JSONL of the target ability's examples")
+
+
+def _check_selection(config: Config) -> None:
+    """ConfigError for keys that the selector or the retriever would pass over without a word."""
+    select, context = config.select, config.context
+    if select.quality is not None and select.selector != "kcenter":
+        raise ConfigError(
+            f"select.quality={select.quality} weights the distances of select.selector=kcenter, and "
+            f"select.selector={select.selector}: leave it out"
+        )
+    if select.keep is not None and select.selector in NO_ENDS:
+        raise ConfigError(
+            f"select.keep={select.keep}: the scores of select.selector={select.selector} have no other end to keep: "
+            "leave it out"
+        )
+    if context.pick != "first" and context.retriever != "same_prompt_rollout":
+        raise ConfigError(
+            f"context.pick={context.pick} is of context.retriever=same_prompt_rollout, and context.retriever="
+            f"{context.retriever}: leave it out"
+        )
 
 
 def _check_checkpoints(config: Config) -> None:

@@ -45,11 +45,12 @@ class PoolData:
 
 @dataclass(frozen=True)
 class Gathered:
-    """All questions: their table, what selectors see of them, and this rank's neuron sets."""
+    """All questions: their table, what selectors see of them, this rank's neuron sets, and texts by number."""
 
     table: Table
     pool: Pool
     sets: RankSets
+    texts: list[str]
 
 
 def gather_pool(data: PoolData, ranks: Ranks, block_mib: int) -> Gathered:
@@ -83,7 +84,7 @@ def gather_pool(data: PoolData, ranks: Ranks, block_mib: int) -> Gathered:
         columns,
         pair_distances(table.uids, sets, ranks, block_mib),
     )
-    return Gathered(table, pool, sets)
+    return Gathered(table, pool, sets, [data.texts[uid] for uid in table.uids])
 
 
 def gather_column(numbers: np.ndarray, values: np.ndarray, ranks: Ranks) -> np.ndarray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from nopsd.config import Config
 from nopsd.plugins import source_hash
 from nopsd.selection import retrievers, selectors
-from nopsd.signals.needs import needed
+from nopsd.signals.needs import compares, needed
 from nopsd.signals.reference import read_reference
 
 
@@ -21,8 +21,11 @@ def check_names(config: Config) -> None:
 
 def needs_neurons(config: Config) -> bool:
     """Whether selection goes by neuron counts or sets at all. Users' own code does unless it says `neurons=False`."""
+    select = config.select
+    weighted = (selectors.SELECTORS[select.quality],) if select.quality else ()
     return (
-        selectors.find_selector(config.select).neurons
+        any(chosen.neurons for chosen in (selectors.find_selector(select), *weighted))
+        or (select.space == "jaccard" and compares(select))
         or retrievers.find_retriever(config.context).neurons
         or config.context.filter == "s_below_median"
     )

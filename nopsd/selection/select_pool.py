@@ -129,6 +129,7 @@ def _retrieve(
         sharing.ranks,
         sharing.exchange,
         sharing.block_mib,
+        gathered.texts,
     )
     found = chosen.find(request)
     _check_found(found, request, chosen)

@@ -23,10 +23,11 @@ from nopsd.neurons.adapters import find_sites
 from nopsd.neurons.finished_shards import ShardFolder
 from nopsd.rollout.types import Rollout, rollouts_hash
 from nopsd.signals.alignment import principal_direction
-from nopsd.signals.needs import FROM_FORWARD
+from nopsd.signals.needs import EACH_RESPONSE, FROM_FORWARD
 from nopsd.signals.observer import Observer
 from nopsd.signals.sharing import Measuring, share
-from nopsd.signals.store import Signals, question_means, write_signals
+from nopsd.signals.states import WIDTH
+from nopsd.signals.store import Signals, by_sample, question_means, write_signals
 
 Progress = Callable[..., None]
 Columns = dict[str, np.ndarray]
@@ -97,7 +98,8 @@ def forward_columns(
     shards = ShardFolder(Path(folder), sha256_json(made_from))
     shared = share(rollouts, config.max_batch_tokens, shards, measuring, ranks, counter)
     whole = {name: shared.take(name) for name in wanted}
-    return question_means([r.uid for r in rollouts], whole)[1]
+    each = {name: by_sample(rollouts, whole.pop(name)) for name in sorted(EACH_RESPONSE & set(wanted))}
+    return question_means([r.uid for r in rollouts], whole)[1] | each
 
 
 def write_shared_signals(folder: str | Path, signals: Signals, ranks: Ranks) -> None:
@@ -141,5 +143,10 @@ class _Progress:
 
 
 def _no_rows(wanted: Sequence[str], model: MeasuredModel) -> Columns:
-    width = model.engine.module.config.get_text_config().hidden_size
-    return {n: np.zeros((0, width) if n == "embedding" else 0, dtype=np.float32) for n in wanted}
+    config = model.engine.module.config.get_text_config()
+    widths = {
+        "embedding": config.hidden_size,
+        "representation": 2 * config.hidden_size,
+        "trajectory": config.num_hidden_layers * WIDTH,
+    }
+    return {n: np.zeros((0, widths[n]) if n in widths else 0, dtype=np.float32) for n in wanted}

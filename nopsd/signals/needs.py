@@ -19,21 +19,32 @@ NEEDS: dict[str, frozenset[str]] = {
     "seq_nll": frozenset({"seq_nll"}),
     "nait": frozenset({"nait"}),
     "belief_shift": frozenset({"belief_shift"}),
+    "teacher_shift": frozenset({"teacher_shift"}),
+    "representation_shift": frozenset({"representation_shift"}),
+    "learnability": frozenset({"majority_conf"}),
     "embedding_cos": frozenset({"embedding"}),
+    "mmr": frozenset({"embedding"}),
+    "trajectory_cos": frozenset({"trajectory"}),
     "same_prompt_rollout": frozenset({"agrees"}),
     "majority": frozenset({"agrees"}),  # context.filter
 }
-FROM_TEXT = frozenset({"majority_conf", "agrees"})  # no forward pass, no server
-FROM_LOGITS = frozenset({"token_entropy", "self_certainty", "seq_nll"})
-FROM_FORWARD = FROM_LOGITS | {"embedding", "nait"}
-COLUMNS = FROM_TEXT | FROM_FORWARD | {"belief_shift"}
+SPACES = {"embedding": "embedding", "representation": "representation"}  # select.space: its column
+SPACED = ("kcenter", "facility_location")  # selectors that compare questions in select.space
+PICKS = {"likeliest": "mean_logp", "shortest": "response_length", "longest": "response_length"}  # context.pick
+FROM_TEXT = frozenset({"majority_conf", "agrees", "response_length"})  # no forward pass, no server
+FROM_LOGITS = frozenset({"token_entropy", "self_certainty", "seq_nll", "mean_logp"})
+FROM_STATES = frozenset({"representation", "representation_shift", "trajectory"})
+FROM_FORWARD = FROM_LOGITS | FROM_STATES | {"embedding", "nait"}
+DEMONSTRATED = frozenset({"belief_shift", "teacher_shift"})  # compare without and with demonstrations
+EACH_RESPONSE = frozenset({"mean_logp"})  # [N, n]: not a mean over a question's rollouts
+COLUMNS = FROM_TEXT | FROM_FORWARD | DEMONSTRATED
 OF_OTHER_STAGES = frozenset({"agreement"})  # the neurons stage's
 _GROUPS = {"select.selector": "nopsd.selectors", "context.retriever": "nopsd.retrievers"}  # entry points
 
 _FORWARD_KEYS = ("signal.max_batch_tokens", "model.dtype")
 _SHAPED_BY: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(FROM_LOGITS, (*_FORWARD_KEYS, "signal.logit_chunk")),
-    "embedding": _FORWARD_KEYS,
+    **dict.fromkeys(("embedding", *FROM_STATES), _FORWARD_KEYS),
     "nait": (*_FORWARD_KEYS, "signal.logit_chunk", "signal.reference_limit", "neuron.value", "prompt"),
     **dict.fromkeys(("majority_conf", "agrees"), ("answer", "prompt")),
     "belief_shift": (
@@ -45,27 +56,43 @@ _SHAPED_BY: dict[str, tuple[str, ...]] = {
         "model.dtype",
         "server.dtype",
     ),
+    "teacher_shift": (*_FORWARD_KEYS, "signal.logit_chunk", "context", "prompt"),
 }
 
 
 def needed(select_config: SelectConfig, context_config: ContextConfig) -> frozenset[str]:
     """Names of the columns to compute. ConfigError if a user's own code can't be loaded or asks for an unknown one, or
-    if belief_shift has no demonstrations to go by."""
+    if belief_shift or teacher_shift has no demonstrations to go by."""
     columns = (
         _needs_of("select.selector", select_config.selector)
         | _needs_of("context.retriever", context_config.retriever)
         | NEEDS.get(context_config.filter, frozenset())
+        | NEEDS.get(select_config.quality or "", frozenset())
     )
-    if "belief_shift" in columns and (context_config.retriever == "none" or context_config.m == 0):
+    if (column := SPACES.get(select_config.space)) and compares(select_config):
+        columns |= {column}
+    if column := PICKS.get(context_config.pick):
+        columns |= {column}
+    for name in sorted(DEMONSTRATED & columns):
+        _refuse_without_demonstrations(name, context_config)
+    return columns
+
+
+def compares(config: SelectConfig) -> bool:
+    """Whether questions are compared with each other in select.space."""
+    return config.selector in SPACED or config.redundancy is not None
+
+
+def _refuse_without_demonstrations(selector: str, config: ContextConfig) -> None:
+    if config.retriever == "none" or config.m == 0:
         raise ConfigError(
-            "select.selector=belief_shift compares answers with and without demonstrations, and there are none: set "
+            f"select.selector={selector} compares answers with and without demonstrations, and there are none: set "
             "context.retriever to another than none, and context.m above 0"
         )
-    if "belief_shift" in columns and context_config.pool == "selected":
+    if config.pool == "selected":
         raise ConfigError(
-            "select.selector=belief_shift needs demonstrations before anything is selected: set context.pool=all"
+            f"select.selector={selector} needs demonstrations before anything is selected: set context.pool=all"
         )
-    return columns
 
 
 def shaping_keys(columns: Iterable[str]) -> tuple[str, ...]:

@@ -21,8 +21,9 @@ from nopsd.neurons.activity import Block, LayerActivity
 from nopsd.neurons.adapters import find_sites, watch
 from nopsd.neurons.batches import Batch, input_ids
 from nopsd.rollout.types import Rollout
-from nopsd.signals.needs import FROM_LOGITS
-from nopsd.signals.statistics import NAMES, logit_form, project, token_statistics
+from nopsd.signals.needs import FROM_LOGITS, FROM_STATES
+from nopsd.signals.states import Way, watch_ends
+from nopsd.signals.statistics import NAMES, kl_of_states, logit_form, project, token_statistics
 
 Columns = dict[str, np.ndarray]
 See = Callable[[torch.Tensor, nn.Module], None]
@@ -60,10 +61,12 @@ class Observer:
             directions: Of `nait`: v_l of each layer.
 
         Returns:
-            float32 [B] of each column; `embedding` [B, H].
+            float32 [B] of each column; `embedding` [B, H], `representation` [B, 2H], `trajectory` [B, L · 64].
         """
-        found: Columns = {name: np.full(len(batch), np.nan) for name in columns if name != "embedding"}
         members = [rollouts[i] for i in batch]
+        of_states = FROM_STATES & set(columns)
+        found: Columns = {name: np.full(len(batch), np.nan) for name in set(columns) - of_states - {"embedding"}}
+        way = Way(members)
 
         def see(hidden_BTH: torch.Tensor, head: nn.Module) -> None:
             if "embedding" in columns:
@@ -71,9 +74,10 @@ class Observer:
             if FROM_LOGITS & set(columns):
                 self._check_form(hidden_BTH, head)
                 for row, rollout in enumerate(members):
-                    for name, value in zip(NAMES, self._token_means(hidden_BTH[row], rollout, head)):
-                        if name in columns:
-                            found[name][row] = value
+                    means = dict(zip(NAMES, self._token_means(hidden_BTH[row], rollout, head)))
+                    means["mean_logp"] = -means["seq_nll"]
+                    for name in FROM_LOGITS & set(columns):
+                        found[name][row] = means[name]
 
         with ExitStack() as stack:
             stack.enter_context(watch_outputs(self.lm, see))
@@ -82,7 +86,10 @@ class Observer:
                 found["nait"] = scores
                 sites = find_sites(self.lm, self.mlp_adapter)
                 stack.enter_context(watch(sites, self.value, lambda a: self._align(a, members, directions, scores)))
+            if of_states:
+                stack.enter_context(watch_ends(find_sites(self.lm, self.mlp_adapter).layers, way))
             self._forward(input_ids(rollouts, batch))
+        found |= {name: way.column(name) for name in of_states}
         return {name: column.astype(np.float32) for name, column in found.items()}
 
     def differences(self, rollouts: Sequence[Rollout], batch: Batch) -> Columns:
@@ -105,16 +112,46 @@ class Observer:
             self._forward(input_ids(rollouts, batch))
         return found
 
+    def shifts(self, rollouts: Sequence[Rollout], demonstrated: Sequence[Rollout], batch: Batch) -> np.ndarray:
+        """Mean over the response of KL(p ‖ q), p behind its own prompt, q behind the one with demonstrations.
+
+        Args:
+            rollouts: All responses.
+            demonstrated: The same responses behind prompts with demonstrations.
+            batch: Numbers of those that run, B of them.
+
+        Returns:
+            Nats, [B] float32; NaN for a response without a token. Two forward passes: an idle rank idles twice.
+        """
+        members, shown = [rollouts[i] for i in batch], [demonstrated[i] for i in batch]
+        alone: list[torch.Tensor] = []
+        found = np.full(len(batch), np.nan)
+
+        def keep(hidden_BTH: torch.Tensor, head: nn.Module) -> None:
+            self._check_form(hidden_BTH, head)
+            alone.extend(hidden_BTH[row, _predicting(rollout)].clone() for row, rollout in enumerate(members))
+
+        def compare(hidden_BTH: torch.Tensor, head: nn.Module) -> None:
+            for row, rollout in enumerate(shown):
+                if rollout.response_ids:
+                    states = hidden_BTH[row, _predicting(rollout)]
+                    kl = kl_of_states(alone[row], states, head.weight, _bias(head), self.form, self.chunk)
+                    found[row] = float(kl.double().mean())
+
+        for see, responses in ((keep, rollouts), (compare, demonstrated)):
+            with watch_outputs(self.lm, see):
+                self._forward(input_ids(responses, batch))
+        return found.astype(np.float32)
+
     def idle(self) -> None:
         """Take part in the others' collectives without reading anything."""
         self._forward(torch.zeros(1, 2, dtype=torch.long))
 
     def _token_means(self, hidden_TH: torch.Tensor, rollout: Rollout, head: nn.Module) -> list[float]:
-        size, first = len(rollout.response_ids), len(rollout.prompt_ids) - 1
-        if not size:
+        if not rollout.response_ids:
             return [float("nan")] * len(NAMES)
         targets = torch.tensor(rollout.response_ids, device=hidden_TH.device)
-        states = hidden_TH[first : first + size]  # the positions that predict the response's tokens
+        states = hidden_TH[_predicting(rollout)]
         per_token = token_statistics(states, targets, head.weight, _bias(head), self.form, self.chunk)
         result: list[float] = per_token.double().mean(1).tolist()
         return result
@@ -177,6 +214,12 @@ def watch_outputs(lm: nn.Module, see: See) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _predicting(rollout: Rollout) -> slice:
+    """The positions that predict the response's tokens."""
+    first = len(rollout.prompt_ids) - 1
+    return slice(first, first + len(rollout.response_ids))
 
 
 def _mean_states(hidden_BTH: torch.Tensor, members: Sequence[Rollout]) -> np.ndarray:

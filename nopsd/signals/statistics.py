@@ -54,6 +54,27 @@ def token_statistics(
     return found
 
 
+def kl_of_states(
+    student_TH: torch.Tensor,
+    teacher_TH: torch.Tensor,
+    weight_VH: torch.Tensor,
+    bias_V: torch.Tensor | None,
+    form: LogitForm,
+    chunk: int,
+) -> torch.Tensor:
+    """KL(p ‖ q) of the next token at each position, nats [T] float32; p of the student's states, q of the teacher's.
+
+    The other arguments are those of `token_statistics`.
+    """
+    found = torch.empty(len(student_TH), dtype=torch.float32, device=student_TH.device)
+    for start in range(0, len(student_TH), chunk):
+        piece = slice(start, start + chunk)
+        log_p_CV = form(project(student_TH[piece], weight_VH, bias_V)).log_softmax(-1)
+        log_q_CV = form(project(teacher_TH[piece], weight_VH, bias_V)).log_softmax(-1)
+        found[piece] = torch.einsum("cv,cv->c", log_p_CV.exp(), log_p_CV - log_q_CV)
+    return found
+
+
 def project(hidden_CH: torch.Tensor, weight_VH: torch.Tensor, bias_V: torch.Tensor | None) -> torch.Tensor:
     """hidden · weightᵀ + bias as float32 [C, V], accumulated in float32 whatever the weight's dtype."""
     z_CV = torch.empty(len(hidden_CH), len(weight_VH), dtype=torch.float32, device=hidden_CH.device)

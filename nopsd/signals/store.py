@@ -4,13 +4,18 @@
 |---|---|---|
 | majority_conf | [N] | share of a question's rollouts that give its most frequent answer |
 | agrees | [N, n] | 1 where rollout `sample` gives that answer, by ascending sample |
+| response_length | [N, n] | tokens of rollout `sample` |
+| mean_logp | [N, n] | mean log p of its tokens, nats |
 | token_entropy, self_certainty, seq_nll | [N] | means over response positions, nats (nopsd.signals.statistics) |
 | embedding | [N, H] | mean last hidden state of the response |
+| representation, representation_shift | [N, 2H], [N] | where its states start and go (nopsd.signals.states) |
+| trajectory | [N, L · 64] | the last token's way through the layers (nopsd.signals.states) |
 | nait | [N] | alignment with the reference's direction (nopsd.signals.alignment) |
 | belief_shift | [N] | JS divergence of answers without and with demonstrations, nats (nopsd.signals.belief) |
+| teacher_shift | [N] | KL to the model with demonstrations on the response (nopsd.signals.teacher_shift) |
 
-Only the columns that were asked for are there; all float32, means over a question's rollouts. A question none of
-whose rollouts has a token: NaN, its embedding 0.
+Only the columns that were asked for are there; all float32, [N, ...] without n means over a question's rollouts. A
+question none of whose rollouts has a token: NaN, its vectors 0; NaN where a question has no rollout `sample`.
 """
 
 from __future__ import annotations
@@ -24,6 +29,7 @@ import numpy as np
 
 from nopsd.errors import ArtefactError
 from nopsd.neurons.store import read_arrays, write_arrays
+from nopsd.rollout.types import Rollout
 
 FILE = "signals.npz"
 
@@ -58,6 +64,15 @@ def read_signals(folder: str | Path) -> Signals:
         raise ArtefactError(f"{path} is damaged: start the stage afresh with --redo signals") from error
     columns = {name.removeprefix("column."): column for name, column in arrays.items()}
     return Signals(uids, columns, header)
+
+
+def by_sample(rollouts: Sequence[Rollout], values: np.ndarray) -> np.ndarray:
+    """A number a rollout as a table [N, n], questions by ascending uid, rollouts by sample; NaN: no such rollout."""
+    place = {uid: row for row, uid in enumerate(sorted({r.uid for r in rollouts}))}
+    table = np.full((len(place), max((r.sample + 1 for r in rollouts), default=0)), np.nan, dtype=np.float32)
+    for rollout, value in zip(rollouts, values):
+        table[place[rollout.uid], rollout.sample] = value
+    return table
 
 
 def question_means(uids: Sequence[str], columns: Mapping[str, np.ndarray]) -> tuple[list[str], dict[str, np.ndarray]]:

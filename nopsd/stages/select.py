@@ -18,10 +18,12 @@ from nopsd.run.session import Session
 from nopsd.run.stage import Counts, Progress, Stage
 from nopsd.selection.names import check_names, needs_neurons, source_hashes
 from nopsd.selection.select_pool import select_pool
+from nopsd.signals.needs import compares
 from nopsd.stages.contexts import pool_data, sharing
 from nopsd.stages.workload import chosen, number
 
 SELECTED_ROWS = "selected.jsonl"
+CHEAP = ("none", "random", "fixed", "same_prompt_rollout")  # retrievers that compare no questions
 
 
 class Select(Stage):
@@ -39,7 +41,7 @@ class Select(Stage):
 
     def runs_here(self, config: Config) -> bool:
         """Without ranks, where there are no neuron sets to compare."""
-        return not needs_neurons(config) and config.context.retriever in ("none", "random", "same_prompt_rollout")
+        return not needs_neurons(config) and config.context.retriever in CHEAP and not compares(config.select)
 
     def check(self, session: Session) -> None:
         """Selector and retriever can be loaded."""

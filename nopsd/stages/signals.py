@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from nopsd.config import ENTRY_POINTS, Config
@@ -22,15 +23,16 @@ from nopsd.selection.names import check_names
 from nopsd.signals.agreement import Answers, agreement, answers_of
 from nopsd.signals.belief import belief_shift, broadcast_with_heartbeat, sample_demonstrated
 from nopsd.signals.forward_columns import MeasuredModel, forward_columns, write_shared_signals
-from nopsd.signals.needs import FROM_FORWARD, FROM_TEXT, needed, shaping_keys
+from nopsd.signals.needs import DEMONSTRATED, FROM_FORWARD, FROM_TEXT, needed, shaping_keys
 from nopsd.signals.reference import read_reference
 from nopsd.signals.store import Signals as Columns
-from nopsd.signals.store import write_signals
+from nopsd.signals.store import by_sample, write_signals
+from nopsd.signals.teacher_shift import teacher_shift
 from nopsd.stages.base_model import base_engine
 from nopsd.stages.contexts import contexts_without_selection, teacher_prompts
 from nopsd.stages.workload import number
 
-BELIEF = "belief_shift"  # the column that needs demonstrations, the server and what finds them
+BELIEF, TEACHER = "belief_shift", "teacher_shift"  # need demonstrations; the first also the server
 
 
 class Signals(Stage):
@@ -43,7 +45,7 @@ class Signals(Stage):
 
     def reads(self, config: Config) -> tuple[str, ...]:
         """Neuron sets only where they are needed to find demonstrations."""
-        return self.inputs if BELIEF in columns_of(config) else (names.DATA, names.ROLLOUT)
+        return self.inputs if DEMONSTRATED & columns_of(config) else (names.DATA, names.ROLLOUT)
 
     def keys(self, config: Config) -> tuple[str, ...]:
         """The keys that the columns depend on."""
@@ -105,12 +107,20 @@ def compute_signals(session: Session, columns: frozenset[str], folder: Path, pro
     ranks = session.ranks or Ranks(0, 1, torch.device("cpu"))  # without ranks there is nothing here for a model
     answers = answers_of(rollouts, session.questions, session.reader) if columns - FROM_FORWARD else {}
     found = agreement(answers) if columns & FROM_TEXT else {}
-    if columns & FROM_FORWARD:
-        reference = reference_examples(session) if "nait" in columns else []
+    if "response_length" in columns:
+        found["response_length"] = by_sample(rollouts, np.array([len(r.response_ids) for r in rollouts]))
+    model = None
+    if columns & (FROM_FORWARD | {TEACHER}):
         model = MeasuredModel(base_engine(session), session.model.hash, config.neuron.value, config.model.mlp_adapter)
+    if model is not None and columns & FROM_FORWARD:
+        reference = reference_examples(session) if "nait" in columns else []
         found |= forward_columns(model, rollouts, columns, config.signal, ranks, folder, progress, reference)
     uids = sorted({r.uid for r in rollouts}) if columns else []
     signals = Columns(uids, found, {"format": 1, "columns": sorted(columns)})
+    if model is not None and TEACHER in columns:
+        contexts = contexts_without_selection(session, ranks, uids, config.context, signals)
+        prompts = {uid: prompt.ids for uid, prompt in teacher_prompts(session, uids, contexts).items()}
+        found[TEACHER] = teacher_shift(model, rollouts, prompts, config.signal, ranks, folder, progress)
     if BELIEF in columns:
         found[BELIEF] = belief_shift(answers, demonstrated_answers(session, signals, ranks, folder, progress))
     write_shared_signals(folder, signals, ranks)

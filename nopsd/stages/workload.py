@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from nopsd.config import Config
-from nopsd.selection.selectors.choosing import budget
+from nopsd.selection.selectors.choosing import asked_for
 
 
 def chosen(config: Config, pool: int) -> int:
     """Questions that selection leaves; a threshold's ties may add some (`select.ties=include`)."""
-    return pool if config.select.selector == "all" else budget(config.select.fraction, pool)
+    return pool if config.select.selector == "all" else asked_for(config.select, pool)
 
 
 def responses(questions: int | None, n: int, longest: int) -> str:

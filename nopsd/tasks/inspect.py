@@ -11,10 +11,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from nopsd.config import Config
 from nopsd.data.records import Question
 from nopsd.data.wording import question_text
+from nopsd.engine.distributed import Ranks
 from nopsd.errors import DataError, UserError
 from nopsd.evaluation.artefacts import POOL_CORRECT
 from nopsd.evaluation.evaluate import group_by_question
@@ -29,9 +31,14 @@ from nopsd.rollout.types import Rollout
 from nopsd.run import folder as names
 from nopsd.run.folder import RunFolder
 from nopsd.run.session import Session
+from nopsd.selection.exchange import RankSets
+from nopsd.selection.overlaps import selections
+from nopsd.selection.pair_distances import pair_distances
+from nopsd.selection.pool import make_pool
 from nopsd.train.artefacts import TENSORBOARD
 
 FOLDER = "inspect"
+COMPARED = 2000  # questions whose neuron sets are all compared with each other
 NOT_A_SIGNAL = ("length",)  # columns of the signals stage that are shown in another place
 
 
@@ -86,6 +93,7 @@ def inspection(session: Session, questions: Sequence[str] = (), correct: Path | 
         correct_from="" if correct_file is None else str(correct_file),
         overlap=overlap(neurons.ids, neurons.histogram, widths, seed=config.seed),
         neighbourhoods=[Neighbourhood(row, why, found) for (row, why), found in zip(shown, near)],
+        selections=selections_of(session, neurons, pool, notes),
         notes=notes,
     )
 
@@ -145,6 +153,30 @@ def label_free_signals(
         shares = [_majority(session, pool.get(uid), rollouts.get(uid, ())) for uid in neurons.uids]
         signals["majority_conf"] = np.array(shares)
     return {name: values for name, values in signals.items() if np.isfinite(values).any()}
+
+
+def selections_of(
+    session: Session, neurons: NeuronSets, pool: Mapping[str, Question], notes: list[str]
+) -> dict[str, frozenset[str]]:
+    """What every selector would choose whose columns the run has; those that compare all sets, of small pools alone."""
+    columns = {"agreement": neurons.agreement}
+    if _usable(session.run, names.SIGNALS, notes, said=False):
+        stored = session.run.signals()
+        if stored.uids == neurons.uids:
+            columns |= stored.columns
+    sets = RankSets(np.arange(len(neurons.uids)), neurons.ids, sum(neurons.header["widths"]))
+    alone = Ranks(0, 1, torch.device("cpu"))
+    few = len(neurons.uids) <= COMPARED
+    scored = make_pool(
+        neurons.uids,
+        neurons.counts,
+        neurons.lengths,
+        neurons.truncated,
+        [pool[uid].domain for uid in neurons.uids] if pool else None,
+        columns,
+        pair_distances(neurons.uids, sets, alone, session.config.dist.block_mib) if few else None,
+    )
+    return selections(scored, session.config.select)
 
 
 def _stage_signals(run: RunFolder, uids: Sequence[str], notes: list[str]) -> dict[str, Array]:

@@ -16,11 +16,30 @@ def test_the_papers_run_needs_nothing():
 def test_each_choice_asks_for_its_own_column():
     """Every selector that goes by a signal is served, and no other asks for one."""
     own = {"majority_conf", "token_entropy", "self_certainty", "seq_nll", "nait", "belief_shift"}
+    own |= {"teacher_shift", "representation_shift"}
+    others = {"learnability": "majority_conf", "kcenter": "embedding", "facility_location": "embedding"}
     for name in CHOICES["select.selector"]:
-        assert needed(SelectConfig(selector=name), ContextConfig()) == ({name} if name in own else set())
+        wanted = {name} if name in own else {others[name]} if name in others else set()
+        assert needed(SelectConfig(selector=name), ContextConfig()) == wanted
     context = ContextConfig(retriever="embedding_cos", filter="majority")
     assert needed(SelectConfig(selector="nait"), context) == {"nait", "embedding", "agrees"}
     assert needed(SelectConfig(), ContextConfig(retriever="same_prompt_rollout")) == {"agrees"}
+
+
+def test_what_compares_questions_asks_for_its_space():
+    """By neuron sets nothing is to be computed; without selector or filter that compares, neither."""
+    assert needed(SelectConfig(space="representation"), ContextConfig()) == set()
+    assert needed(SelectConfig(redundancy=0.9), ContextConfig()) == {"embedding"}
+    assert needed(SelectConfig(redundancy=0.9, space="jaccard"), ContextConfig()) == set()
+    shift = SelectConfig(selector="kcenter", space="representation", quality="representation_shift")
+    assert needed(shift, ContextConfig()) == {"representation", "representation_shift"}
+    canon = ContextConfig(retriever="same_prompt_rollout", pick="likeliest")
+    assert needed(SelectConfig(), canon) == {"agrees", "mean_logp"}
+    assert needed(SelectConfig(), ContextConfig(retriever="trajectory_cos")) == {"trajectory"}
+    assert needed(SelectConfig(), ContextConfig(retriever="mmr")) == {"embedding"}
+    for context in (ContextConfig(retriever="none"), ContextConfig(m=0), ContextConfig(pool="selected")):
+        with pytest.raises(ConfigError, match="select.selector=teacher_shift"):
+            needed(SelectConfig(selector="teacher_shift"), context)
 
 
 def test_keys_that_shape_a_column_exist():

@@ -7,6 +7,21 @@ from typing import Optional
 
 from nopsd.config.schema.key import key
 
+# Selectors whose scores can be a weight: one number a question, whatever else is kept.
+QUALITIES = (
+    "neuron_count",
+    "neuron_count_top",
+    "neuron_density",
+    "nad_agreement",
+    "majority_conf",
+    "token_entropy",
+    "self_certainty",
+    "seq_nll",
+    "length",
+    "learnability",
+    "representation_shift",
+)
+
 
 @dataclass
 class NeuronConfig:
@@ -89,11 +104,23 @@ class SelectConfig:
             "neuron_density",
             "nait",
             "belief_shift",
+            "teacher_shift",
+            "representation_shift",
+            "learnability",
+            "kcenter",
+            "facility_location",
+            "stratified",
             "all",
         ),
         entry_points="nopsd.selectors",
     )
     fraction: float = key(0.20, "share of the pool that is trained on", source="paper, Section 4.2", gt=0, le=1)
+    count: Optional[int] = key(
+        None, "questions of each domain, in place of select.fraction; null: select.fraction counts", ge=1
+    )
+    keep: Optional[str] = key(
+        None, "which end of the scores is trained on; null: the selector's own", choices=(None, "low", "high")
+    )
     ties: str = key(
         "include",
         "questions that tie with the last one selected: all of them, or cut at the exact number",
@@ -108,6 +135,28 @@ class SelectConfig:
     )
     exclude_truncated: bool = key(False, "select no question whose rollout was truncated")
     tau: float = key(0.5, "of dual_neufs: weight of quality against diversity", source="NeuFS", gt=0, le=1)
+    space: str = key(
+        "embedding",
+        "of kcenter, facility_location and redundancy: by what questions are far apart: the cosine of their answers' "
+        "mean states, neuron sets, or where the answer's states start and go to",
+        choices=("embedding", "jaccard", "representation"),
+    )
+    quality: Optional[str] = key(
+        None,
+        "of kcenter: the selector whose scores weight the distances; null: none",
+        source="chosen; SHIFT's is representation_shift (arXiv 2605.28631)",
+        choices=(None, *QUALITIES),
+    )
+    clusters: int = key(
+        16, "of stratified: clusters of neuron sets that questions are drawn from", source="One-Shot-OPD", ge=1
+    )
+    redundancy: Optional[float] = key(
+        None,
+        "drop a question that is more alike in select.space to a better one (1: the same); null: none is dropped",
+        source="chosen; DEITA's filter has 0.9 (arXiv 2312.15685)",
+        ge=0,
+        lt=1,
+    )
     seed: int = key(0, "of random choices", follows="seed", ge=0)
 
 
@@ -119,10 +168,28 @@ class ContextConfig:
         "neuron_jaccard",
         "how the teacher's demonstrations are found: a name, or `module:attribute` of your own",
         source="paper, Section 4.3",
-        choices=("neuron_jaccard", "random", "embedding_cos", "same_prompt_rollout", "none"),
+        choices=(
+            "neuron_jaccard",
+            "random",
+            "fixed",
+            "embedding_cos",
+            "trajectory_cos",
+            "mmr",
+            "bm25",
+            "same_prompt_rollout",
+            "none",
+        ),
         entry_points="nopsd.retrievers",
     )
     m: int = key(10, "demonstrations of a question", source="paper, Section 4.3", ge=0)
+    pick: str = key(
+        "first",
+        "of same_prompt_rollout: which of the responses that agree with the vote",
+        choices=("first", "likeliest", "shortest", "longest"),
+    )
+    mmr_lambda: float = key(
+        0.5, "of mmr: weight of nearness to the question against being unlike the others shown", ge=0, le=1
+    )
     pool: str = key("all", "questions that may be demonstrated", source="paper, Eq. 6", choices=("all", "selected"))
     filter: str = key(
         "none",

@@ -18,6 +18,7 @@ from nopsd.reporting.inspect.overlap import Near
 from nopsd.reporting.inspect.view import SIGNALS, InspectView, Neighbourhood, Row
 from nopsd.reporting.page import Page, code_block, escape
 from nopsd.reporting.table import markdown_table
+from nopsd.selection.overlaps import shares
 
 NAME = "inspect"
 NO_LABELS = "No accuracy: no evaluation of the pool's own answers was given (--correct FILE) and the run has none."
@@ -50,6 +51,7 @@ def write_inspection(folder: Path, view: InspectView, rows: Sequence[Row]) -> di
         correlation_note=correlation_note(rows),
         no_labels=NO_LABELS,
         overlap_text=Markup(overlap_text(view)),
+        selections_table=Markup(selections_table(view)),
         neighbours=[Markup(neighbour_text(view, shown)) for shown in view.neighbourhoods],
     )
     page.write(folder, NAME)
@@ -117,6 +119,15 @@ def interval_text(value: Interval | None) -> str:
         return "–"
     ends = "" if value.low is None else f" [{value.low:+.3f}, {value.high:+.3f}]"
     return f"{value.value:+.3f}{ends}"
+
+
+def selections_table(view: InspectView) -> str:
+    """Of the questions that a row's selector would choose, the share that a column's would too."""
+    names = list(view.selections)
+    rows = [
+        [f"`{name}`", *(f"{share:.0%}" for share in shared)] for name, shared in zip(names, shares(view.selections))
+    ]
+    return markdown_table(["of the row's, the column's too", *(f"`{name}`" for name in names)], rows)
 
 
 def overlap_text(view: InspectView) -> str:

@@ -64,6 +64,7 @@ class InspectView:
     correct_from: str = ""  # the file it was read from
     overlap: Overlap | None = None
     neighbourhoods: Sequence[Neighbourhood] = ()
+    selections: Mapping[str, frozenset[str]] = field(default_factory=dict)  # uids by selector, as many each
     notes: Sequence[str] = ()  # what was left out and why, a sentence each
 
     def __len__(self) -> int:

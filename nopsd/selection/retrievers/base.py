@@ -44,6 +44,7 @@ class Request:
     ranks: Ranks
     exchange: str = "auto"  # dist.context_exchange
     block_mib: int = 512  # dist.block_mib
+    texts: Sequence[str] = ()  # by number
 
     def column(self, name: str) -> np.ndarray:
         """A column of the signals artefact; DataError if there is none of that name."""

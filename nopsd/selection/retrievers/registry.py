@@ -5,11 +5,25 @@ from __future__ import annotations
 from nopsd.config import ENTRY_POINTS, ContextConfig
 from nopsd.plugins import resolve
 from nopsd.selection.retrievers.base import Retriever
-from nopsd.selection.retrievers.embedding_cos import embedding_cos
-from nopsd.selection.retrievers.standard import neuron_jaccard, nothing, random_draw, same_prompt_rollout
+from nopsd.selection.retrievers.bm25 import bm25
+from nopsd.selection.retrievers.embedding_cos import embedding_cos, mmr, trajectory_cos
+from nopsd.selection.retrievers.standard import fixed, neuron_jaccard, nothing, random_draw, same_prompt_rollout
 
 GROUP = ENTRY_POINTS["context.retriever"]  # of entry points
-RETRIEVERS = {r.name: r for r in (neuron_jaccard, random_draw, embedding_cos, same_prompt_rollout, nothing)}
+RETRIEVERS = {
+    r.name: r
+    for r in (
+        neuron_jaccard,
+        random_draw,
+        fixed,
+        embedding_cos,
+        trajectory_cos,
+        mmr,
+        bm25,
+        same_prompt_rollout,
+        nothing,
+    )
+}
 
 
 def find_retriever(config: ContextConfig) -> Retriever:

@@ -36,6 +36,26 @@ def random_draw(request: Request) -> Neighbors:
     return Neighbors(numbers, np.full(numbers.shape, np.nan))
 
 
+@retriever(neurons=False)
+def fixed(request: Request) -> Neighbors:
+    """The same m questions for all of a domain, drawn once: one context to store. No distances.
+
+    A question that is among them, or reads like one of them, is shown the draw's next ones in their place.
+    """
+    numbers = np.full((len(request.queries), request.config.m), NO_NEIGHBOR, dtype=np.int64)
+    draws: dict[int, np.ndarray] = {}
+    for row, query in enumerate(request.queries):
+        domain = int(request.table.domains[query])
+        if domain not in draws:
+            shared = np.flatnonzero(request.table.allowed & (request.table.domains == domain))
+            named = request.table.uids[int(np.flatnonzero(request.table.domains == domain)[0])]
+            draws[domain] = generator(request.config.seed, "fixed", named).permutation(shared)
+        free = request.permitted(request.queries[row : row + 1])[0]
+        drawn = draws[domain][free[draws[domain]]][: request.config.m]
+        numbers[row, : len(drawn)] = drawn
+    return Neighbors(numbers, np.full(numbers.shape, np.nan))
+
+
 @retriever(name="none", from_pool=False, neurons=False)
 def nothing(request: Request) -> Neighbors:
     """No demonstrations: the teacher sees what the student sees."""
@@ -44,7 +64,7 @@ def nothing(request: Request) -> Neighbors:
 
 @retriever(needs=("agrees",), from_pool=False, neurons=False)
 def same_prompt_rollout(request: Request) -> NeighborsWithSamples:
-    """The first stored response of the question itself that agrees with its majority answer.
+    """A stored response of the question itself that agrees with its majority answer: which one, `context.pick` says.
 
     A label-free variant of SDPO and CANON. The student's response is sampled anew, so any stored response is another
     one. A question none of whose responses has a readable answer gets no demonstration.
@@ -53,4 +73,19 @@ def same_prompt_rollout(request: Request) -> NeighborsWithSamples:
     shown = agrees.any(1) & request.table.allowed[request.queries]
     width = min(request.config.m, 1)
     numbers = np.where(shown, request.queries, NO_NEIGHBOR)[:, None][:, :width]
-    return NeighborsWithSamples(numbers, np.full(numbers.shape, np.nan), np.argmax(agrees, axis=1)[:, None][:, :width])
+    samples = _picked(request, agrees)[:, None][:, :width]
+    return NeighborsWithSamples(numbers, np.full(numbers.shape, np.nan), samples)
+
+
+def _picked(request: Request, agrees: np.ndarray) -> np.ndarray:
+    """The response [Q] that context.pick takes of those that agree [Q, n]; of equals the first."""
+    pick = request.config.pick
+    if pick == "first":
+        first: np.ndarray = np.argmax(agrees, axis=1)
+        return first
+    column, sign = {"likeliest": ("mean_logp", 1), "shortest": ("response_length", -1)}.get(
+        pick, ("response_length", 1)
+    )
+    values = sign * request.column(column)[request.queries].astype(np.float64)
+    result: np.ndarray = np.argmax(np.where(agrees & np.isfinite(values), values, -np.inf), axis=1)
+    return result

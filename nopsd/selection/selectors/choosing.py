@@ -18,6 +18,7 @@ from nopsd.errors import ConfigError, DataError, UserError
 from nopsd.selection.pool import Pool
 from nopsd.selection.selectors.base import Clustered, Selector, without_length
 from nopsd.selection.selectors.registry import find_selector
+from nopsd.selection.selectors.spaces import space_of, unlike
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def select(pool: Pool, config: SelectConfig) -> Selection:
         config: Which selector, which share, and what happens to ties.
 
     Raises:
-        ConfigError: The fraction leaves no question.
+        ConfigError: The fraction leaves no question, or there are fewer than select.count.
         DataError: A score is not a number; the question is named.
     """
     chooser = find_selector(config)
@@ -86,12 +87,22 @@ def budget(fraction: float, size: int) -> int:
     return int(Fraction(str(fraction)) * size)
 
 
+def asked_for(config: SelectConfig, size: int) -> int:
+    """How many of `size` questions of a domain the configuration wants."""
+    return config.count if config.count is not None else budget(config.fraction, size)
+
+
 def _budget_of(rows: np.ndarray, candidate: np.ndarray, chooser: Selector, config: SelectConfig) -> int:
     """How many of a domain's questions (all of them, `rows`) to keep."""
     candidates = int(candidate[rows].sum())
     if chooser.keep == "all":
         return candidates
-    k = min(budget(config.fraction, len(rows)), candidates)
+    if config.count is not None and config.count > candidates:
+        raise ConfigError(
+            f"select.count={config.count} of {len(rows)} questions ({candidates} candidates): lower it, or give more "
+            "questions"
+        )
+    k = min(asked_for(config, len(rows)), candidates)
     if k == 0:
         raise ConfigError(
             f"select.fraction={config.fraction} of {len(rows)} questions ({candidates} candidates) selects none: "
@@ -102,19 +113,29 @@ def _budget_of(rows: np.ndarray, candidate: np.ndarray, chooser: Selector, confi
 
 def _choose(pool: Pool, chooser: Selector, config: SelectConfig) -> _Chosen:
     if chooser.keep == "all":
-        return _Chosen(np.arange(len(pool.uids)), None, None)
+        return _Chosen(_distinct(np.arange(len(pool.uids)), pool, config), None, None)
     scored = chooser.score(pool, config)
     scores = _checked(scored.scores if isinstance(scored, Clustered) else scored, pool, config)
     if chooser.length_control and config.length_control == "residual":
         scores = without_length(scores, pool.lengths)
-    rank = -scores if chooser.keep == "high" else scores  # least first
+    rank = -scores if (config.keep or chooser.keep) == "high" else scores  # least first
     order = np.argsort(rank, kind="stable")  # the pool is by uid, so ties are too
     if isinstance(scored, Clustered):
         _, first = np.unique(np.asarray(scored.clusters)[order], return_index=True)
-        return _Chosen(order[np.sort(first)], None, scores)
+        return _Chosen(_distinct(order[np.sort(first)], pool, config), None, scores)
+    if config.redundancy is not None:
+        rows = _distinct(order, pool, config)
+        return _Chosen(rows, float(scores[rows[-1]]), scores)
     worst = rank[order[pool.budget - 1]]
     rows = order[: pool.budget] if config.ties == "exact" else order[: np.searchsorted(rank[order], worst, "right")]
     return _Chosen(rows, float(scores[order[pool.budget - 1]]), scores)
+
+
+def _distinct(order: np.ndarray, pool: Pool, config: SelectConfig) -> np.ndarray:
+    """The first `budget` rows in this order, without those that select.redundancy finds too much like one before."""
+    if config.redundancy is None or not len(order):
+        return order
+    return unlike(order, space_of(pool, config), config.redundancy, pool.budget)
 
 
 def _checked(returned: Any, pool: Pool, config: SelectConfig) -> np.ndarray:
@@ -133,7 +154,7 @@ def _checked(returned: Any, pool: Pool, config: SelectConfig) -> np.ndarray:
         raise DataError(
             f"select.selector={config.selector} has no score for {len(bad)} of {len(scores)} questions: that of "
             f"question {pool.uids[bad[0]]} is {scores[bad[0]]}. Take another selector, or remove these questions; "
-            "what compares a question's answers (nad_agreement, majority_conf, belief_shift) needs zero_shot.n of 2 "
-            "or more"
+            "what compares a question's answers (nad_agreement, majority_conf, learnability, belief_shift) needs "
+            "zero_shot.n of 2 or more"
         )
     return scores

@@ -60,3 +60,18 @@ nad_agreement = of_column("agreement", keep="high", name="nad_agreement", neuron
 nait = of_column("nait", keep="high")
 # Jensen–Shannon divergence between the answers without and with demonstrations (INFLOW).
 belief_shift = of_column("belief_shift", keep="high")
+# Mean over the stored answer's tokens of KL(p‖q) to the model with demonstrations, nats.
+teacher_shift = of_column("teacher_shift", keep="high")
+# How far the hidden states go from an answer's first token to its last (SHIFT, arXiv 2605.28631).
+representation_shift = of_column("representation_shift", keep="high")
+
+
+@selector(keep="high", needs=("majority_conf",), neurons=False)
+def learnability(pool: Pool, config: SelectConfig) -> np.ndarray:
+    """p(1 − p) of the vote's share p: questions that the model answers neither always nor never alike.
+
+    After arXiv 2408.15099, whose p is the success rate; the share of the majority stands in for it, without labels.
+    """
+    share = pool.column("majority_conf")
+    result: np.ndarray = share * (1 - share)
+    return result

@@ -7,7 +7,10 @@ from nopsd.plugins import resolve
 from nopsd.selection.selectors import columns
 from nopsd.selection.selectors.base import Selector
 from nopsd.selection.selectors.dual_neufs import dual_neufs
+from nopsd.selection.selectors.facility_location import facility_location
+from nopsd.selection.selectors.kcenter import kcenter
 from nopsd.selection.selectors.neuron_density import neuron_density
+from nopsd.selection.selectors.stratified import stratified
 
 GROUP = ENTRY_POINTS["select.selector"]  # of entry points
 SELECTORS = {
@@ -26,6 +29,12 @@ SELECTORS = {
         neuron_density,
         columns.nait,
         columns.belief_shift,
+        columns.teacher_shift,
+        columns.representation_shift,
+        columns.learnability,
+        kcenter,
+        facility_location,
+        stratified,
         columns.everything,
     )
 }

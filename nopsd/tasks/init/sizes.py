@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nopsd.config import Config
-from nopsd.selection.selectors.choosing import budget
+from nopsd.selection.selectors.choosing import asked_for
 
 STEP = 256  # windows are rounded up to multiples of this many tokens
 TRIAL_POOL, TRIAL_TEST, TRIAL_STEPS = 300, 60, 20  # of the embedded model: minutes on two cores
@@ -58,7 +58,7 @@ def sizes(config: Config, lengths: Lengths, trial: bool) -> Settings:
         found["train.steps"] = (TRIAL_STEPS, "a trial: the lab's own runs have 150")
     if config.context.m >= pool:
         found["context.m"] = (max(pool - 1, 0), f"demonstrations; the pool has {pool} questions")
-    chosen = budget(config.select.fraction, pool)
+    chosen = asked_for(config.select, pool)
     steps = max(LEAST_STEPS, math.ceil(PASSES * chosen / config.train.batch))
     if not trial and steps < config.train.steps:
         found["train.steps"] = (steps, f"{PASSES} passes over the {chosen} questions of {pool} that are selected")

@@ -7,8 +7,9 @@ import pytest
 
 from nopsd.config import ContextConfig, SelectConfig
 from nopsd.errors import DataError
+from nopsd.selection.cosine import GRID, cosine_distances, on_grid
 from nopsd.selection.gathering import PoolData
-from nopsd.selection.retrievers.embedding_cos import GRID, cosine_distances, on_grid, smallest
+from nopsd.selection.retrievers.embedding_cos import smallest
 from nopsd.selection.select_pool import Sharing, select_pool
 from tests.selection.pools import contexts_of, signals_of, texts_of
 

@@ -1,4 +1,7 @@
-"""The retriever that shows a question its own response."""
+"""The retrievers that show a question its own response, and one set of demonstrations to all."""
+
+import numpy as np
+import pytest
 
 from tests.selection.pools import AGREES, contexts_of, shown, signals_of
 
@@ -15,3 +18,34 @@ def test_same_prompt_rollout_shows_the_first_agreeing_response_of_the_question_i
     assert selection.stats["short_contexts"] == selection.stats["empty_contexts"] == 4
     _, contexts = contexts_of(neurons, alone, tmp_path, signals, retriever="same_prompt_rollout", m=0)
     assert not any(contexts.values())
+
+
+@pytest.mark.parametrize(("pick", "samples"), [("first", 1), ("likeliest", 3), ("shortest", 2), ("longest", 1)])
+def test_which_agreeing_response_is_shown(make_neurons, alone, tmp_path, pick, samples):
+    """Likelier or shorter responses that don't agree (here the first) are barred; of equals the first counts."""
+    neurons = make_neurons(12)
+    likelihoods = np.tile([-0.1, -0.9, -0.4, -0.3], (12, 1))
+    lengths = np.tile([5, 90, 20, 20], (12, 1))
+    signals = signals_of(neurons, agrees=AGREES, mean_logp=likelihoods, response_length=lengths)
+    context = {"retriever": "same_prompt_rollout", "pick": pick}
+    found = shown(contexts_of(neurons, alone, tmp_path, signals, **context)[1])
+    assert found["q000"] == [("q000", samples)]
+    assert found["q001"] == [("q001", 0)] and found["q002"] == [("q002", 3)] and found["q008"] == []
+
+
+def test_fixed_shows_all_questions_of_a_domain_the_same(make_neurons, alone, tmp_path):
+    """One stored context: who differs would need one of its own. Those shown themselves see the draw's next one."""
+    neurons = make_neurons(12)
+    domains = {uid: "a" if i % 3 else "b" for i, uid in enumerate(neurons.uids)}
+    texts = {uid: "same" if uid in ("q001", "q002") else uid for uid in neurons.uids}
+    found = shown(contexts_of(neurons, alone, tmp_path, domains=domains, texts=texts, retriever="fixed")[1])
+    for domain in "ab":
+        sets = {uid: [near for near, _ in found[uid]] for uid in found if domains[uid] == domain}
+        common = max(sets.values(), key=list(sets.values()).count)
+        for uid, near in sets.items():
+            assert len(near) == 3 and {domains[other] for other in near} == {domain}
+            barred = {uid} | ({"q001", "q002"} if texts[uid] == "same" else set())
+            assert near[: len([o for o in common if o not in barred])] == [o for o in common if o not in barred]
+            assert not barred & set(near)
+    other = shown(contexts_of(neurons, alone, tmp_path, domains=domains, retriever="fixed", seed=5)[1])
+    assert other != found

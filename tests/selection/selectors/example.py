@@ -40,4 +40,6 @@ BY_COLUMN = {
     "nad_agreement": ("agreement", "high"),
     "nait": ("nait", "high"),
     "belief_shift": ("belief_shift", "high"),
+    "teacher_shift": ("teacher_shift", "high"),
+    "representation_shift": ("representation_shift", "high"),
 }

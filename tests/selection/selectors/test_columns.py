@@ -41,6 +41,14 @@ def test_a_score_that_is_no_number_is_refused_by_name(value):
     assert without.uids == ["q4", "q3"]  # q2 is no candidate
 
 
+def test_learnability_is_greatest_where_the_vote_is_split():
+    """Counts of 4, 8, 1, 6, 2 of 8: p(1 − p), so that an always right and an all-different question both go last."""
+    shares = np.array([4, 8, 1, 6, 2]) / 8
+    found = chosen("learnability", {"majority_conf": shares}, 0.6)
+    assert found.uids == ["q0", "q3", "q4"]
+    assert [found.scores[uid] for uid in UIDS] == [0.25, 0, 0.109375, 0.1875, 0.1875]
+
+
 def test_a_column_that_no_stage_made_is_named():
     with pytest.raises(DataError, match="column token_entropy, and there are agreement.*signals"):
         chosen("token_entropy", {"agreement": COLUMN})

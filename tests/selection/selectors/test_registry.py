@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from nopsd.config import CHOICES, SelectConfig
+from nopsd.errors import ConfigError
 from nopsd.selection.seeded import hash_uniform
 from nopsd.selection.selectors import SELECTORS, select
 from tests.selection.selectors.example import BY_COLUMN, COLUMN, UIDS, chosen, pool
@@ -14,6 +15,16 @@ def test_selectors_of_counts_and_lengths_keep_the_right_end():
     assert chosen("neuron_count_top").uids == ["q0", "q2"]
     assert chosen("length").uids == ["q2", "q4"]
     assert chosen("length").threshold == 5
+
+
+def test_either_end_and_a_number_of_questions():
+    assert chosen("length", keep="high").uids == ["q1", "q3"]
+    assert chosen("length", keep="high", count=3).uids == ["q1", "q3", "q0"]
+    assert chosen("length", keep="low").uids == chosen("length").uids
+    counted = chosen("neuron_count", count=1, domains=["a", "b", "a", "b", "b"])
+    assert counted.uids == ["q2", "q3"]  # of each domain
+    with pytest.raises(ConfigError, match="select.count=4 of 5 questions .3 candidates.: lower it"):
+        chosen("neuron_count", count=4, lengths=[1, 0, 1, 0, 1])
 
 
 def test_random_follows_the_seeded_draw_of_each_uid():
@@ -32,9 +43,10 @@ def test_the_configs_choices_are_the_registry():
     assert all(name == s.name for name, s in SELECTORS.items())
 
 
-@pytest.mark.parametrize("name", sorted(set(SELECTORS) - {"dual_neufs", "neuron_density"}))
+@pytest.mark.parametrize("name", sorted(set(SELECTORS) - {"dual_neufs", "neuron_density", "stratified"}))
 def test_every_selector_ignores_the_order_of_the_pool_and_ranks_domains_apart(name):
     columns = {column: COLUMN for column, _ in BY_COLUMN.values()}
+    columns["embedding"] = np.array([[1, 0], [0, 1], [1, 1], [2, 0.5], [1, 3]])
     config = SelectConfig(selector=name, fraction=0.5)
     domains = ["a", "b", "a", "b", "b"]
     first = select(pool(columns, domains=domains), config)
