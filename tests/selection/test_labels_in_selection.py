@@ -72,6 +72,7 @@ def run_all(questions, make_neurons, alone, folder):
     neurons.agreement[:] = draw.random(len(questions))
     columns = {c: draw.random(len(questions)) for s in SELECTORS.values() for c in s.needs if c != "agreement"}
     columns |= {"agrees": draw.integers(0, 2, (len(questions), 3)), "embedding": draw.random((len(questions), 4))}
+    columns["trajectory"] = draw.random((len(questions), 6))
     cases = [(s, "none") for s in sorted(SELECTORS)] + [("neuron_count", r) for r in sorted(RETRIEVERS)]
     left = []
     for selector, retriever in cases:

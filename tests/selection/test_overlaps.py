@@ -15,14 +15,14 @@ def pool(**columns):
 
 
 def test_selectors_whose_columns_are_there_choose_as_in_a_run():
-    config = SelectConfig("majority_conf", 0.3, "include", redundancy=0.9, keep="low")
+    config = SelectConfig("majority_conf", 0.3, redundancy=0.9, keep="low")
     unsure = np.full(10, 0.5)
     found = selections(pool(token_entropy=np.arange(10) % 4, majority_conf=unsure, seq_nll=np.full(10, np.nan)), config)
     assert set(found) == {"neuron_count", "neuron_count_top", "length", "random", "token_entropy", "majority_conf"} | {
         "learnability"
     }
     for name, chosen in found.items():
-        wanted = SelectConfig(name, 0.3, "exact")
+        wanted = SelectConfig(name, 0.3, ties="exact")
         assert chosen == set(select(pool(token_entropy=np.arange(10) % 4, majority_conf=unsure), wanted).uids)
         assert len(chosen) == 3
 

@@ -17,7 +17,7 @@ COUNT = 43
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory, make_neurons, run_ranks):
-    """Every selector x retriever in one process group for each number of ranks."""
+    """Every selector and every retriever in one process group for each number of ranks."""
     folder = tmp_path_factory.mktemp("registry")
     base, draw = make_neurons(COUNT), np.random.default_rng(7)
     agreement = draw.integers(0, 6, COUNT).astype(np.float32) / 5  # few values: ties
@@ -37,20 +37,24 @@ def runs(tmp_path_factory, make_neurons, run_ranks):
         name: draw.integers(0, 7, COUNT).astype(np.float32)
         for name in ("majority_conf", "token_entropy", "self_certainty", "seq_nll", "nait", "belief_shift")
     }
+    columns |= {
+        name: draw.integers(0, 7, COUNT).astype(np.float32) for name in ("teacher_shift", "representation_shift")
+    }
+    columns["trajectory"] = draw.integers(-1, 2, (COUNT, 3)).astype(np.float32)
     columns["agrees"] = (draw.random((COUNT, 3)) < 0.4).astype(np.float32)
     columns["embedding"] = draw.integers(-1, 2, (COUNT, 2)).astype(np.float32)  # parallel vectors: ties
     write_signals(folder, Signals(neurons.uids, columns))
-    cases = [[s, r] for s in sorted(SELECTORS) for r in sorted(RETRIEVERS)]
+    cases = [[s, "none"] for s in sorted(SELECTORS)] + [["neuron_count", r] for r in sorted(RETRIEVERS)]
     run_ranks(HERE / "worker_registry.py", {"folder": str(folder), "out": folder, "cases": cases}, 1, 2, 4)
     return folder
 
 
 @pytest.mark.engine
 @pytest.mark.parametrize("size", [2, 4])
-def test_every_selector_with_every_retriever(runs, size):
+def test_every_selector_and_every_retriever(runs, size):
     """Uneven shards, an empty rank, ties everywhere: a rank that differs would train on other questions."""
     wanted = sorted((runs / "out-1").iterdir())
-    assert len(wanted) == len(SELECTORS) * len(RETRIEVERS)
+    assert len(wanted) == len(SELECTORS) + len(RETRIEVERS) - 1  # neuron_count without demonstrations is in both
     for folder in wanted:
         files = sorted(p.name for p in folder.iterdir())
         assert files == ["contexts.json", "scores.jsonl", "selected.json"]

@@ -50,7 +50,7 @@ def test_keys_that_shape_a_column_exist():
     for key in keys:
         OmegaConf.select(tree, key, throw_on_missing=True)
         assert OmegaConf.select(tree, key, default="absent") != "absent"
-    assert "context" not in shaping_keys(["nait"]) and shaping_keys(["majority_conf"]) == ()
+    assert "context" not in shaping_keys(["nait"]) and shaping_keys(["majority_conf"]) == ("answer", "prompt")
 
 
 def test_a_users_own_code_states_its_needs(tmp_path, monkeypatch):

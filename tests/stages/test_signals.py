@@ -73,6 +73,7 @@ def test_agreement_needs_no_ranks(open_session):
     [
         (["select.selector=token_entropy"], {}),
         (["context.retriever=embedding_cos"], {}),
+        (["select.selector=teacher_shift"], {}),
         (["select.selector=belief_shift"], {"SERVER": "yes"}),
     ],
 )

@@ -98,6 +98,8 @@ def test_a_scored_run_is_shown_and_left_as_it_was(scored, capsys):
     assert len(list((folder / "tb").iterdir())) == 1
     for why in ("least s(x)", "median s(x)", "greatest s(x)"):
         assert f": {why}" in text(scored)
+    table = text(scored).split("## What selectors would choose")[1]
+    assert "| `neuron_count` | 100%" in table and "`kcenter (jaccard)`" in table and "`seq_nll`" not in table
 
 
 @pytest.mark.usefixtures("unrendered")

@@ -115,12 +115,6 @@ class SelectConfig:
         entry_points="nopsd.selectors",
     )
     fraction: float = key(0.20, "share of the pool that is trained on", source="paper, Section 4.2", gt=0, le=1)
-    count: Optional[int] = key(
-        None, "questions of each domain, in place of select.fraction; null: select.fraction counts", ge=1
-    )
-    keep: Optional[str] = key(
-        None, "which end of the scores is trained on; null: the selector's own", choices=(None, "low", "high")
-    )
     ties: str = key(
         "include",
         "questions that tie with the last one selected: all of them, or cut at the exact number",
@@ -134,6 +128,12 @@ class SelectConfig:
         choices=("none", "residual"),
     )
     exclude_truncated: bool = key(False, "select no question whose rollout was truncated")
+    count: Optional[int] = key(
+        None, "questions of each domain, in place of select.fraction; null: select.fraction counts", ge=1
+    )
+    keep: Optional[str] = key(
+        None, "which end of the scores is trained on; null: the selector's own", choices=(None, "low", "high")
+    )
     tau: float = key(0.5, "of dual_neufs: weight of quality against diversity", source="NeuFS", gt=0, le=1)
     space: str = key(
         "embedding",
@@ -182,14 +182,6 @@ class ContextConfig:
         entry_points="nopsd.retrievers",
     )
     m: int = key(10, "demonstrations of a question", source="paper, Section 4.3", ge=0)
-    pick: str = key(
-        "first",
-        "of same_prompt_rollout: which of the responses that agree with the vote",
-        choices=("first", "likeliest", "shortest", "longest"),
-    )
-    mmr_lambda: float = key(
-        0.5, "of mmr: weight of nearness to the question against being unlike the others shown", ge=0, le=1
-    )
     pool: str = key("all", "questions that may be demonstrated", source="paper, Eq. 6", choices=("all", "selected"))
     filter: str = key(
         "none",
@@ -219,4 +211,12 @@ class ContextConfig:
         10240, "tokens of the teacher's prompt; over it the farthest go", source="chosen: SDPO's limit", ge=1
     )
     dedup_text: bool = key(True, "never show a question of the same text as demonstration")
+    pick: str = key(
+        "first",
+        "of same_prompt_rollout: which of the responses that agree with the vote",
+        choices=("first", "likeliest", "shortest", "longest"),
+    )
+    mmr_lambda: float = key(
+        0.5, "of mmr: weight of nearness to the question against being unlike the others shown", ge=0, le=1
+    )
     seed: int = key(0, "of random choices", follows="seed", ge=0)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from nopsd.selection.seeded import generator
 from tests.selection.pools import AGREES, contexts_of, shown, signals_of
 
 
@@ -40,12 +41,10 @@ def test_fixed_shows_all_questions_of_a_domain_the_same(make_neurons, alone, tmp
     texts = {uid: "same" if uid in ("q001", "q002") else uid for uid in neurons.uids}
     found = shown(contexts_of(neurons, alone, tmp_path, domains=domains, texts=texts, retriever="fixed")[1])
     for domain in "ab":
-        sets = {uid: [near for near, _ in found[uid]] for uid in found if domains[uid] == domain}
-        common = max(sets.values(), key=list(sets.values()).count)
-        for uid, near in sets.items():
-            assert len(near) == 3 and {domains[other] for other in near} == {domain}
-            barred = {uid} | ({"q001", "q002"} if texts[uid] == "same" else set())
-            assert near[: len([o for o in common if o not in barred])] == [o for o in common if o not in barred]
-            assert not barred & set(near)
+        members = [uid for uid in neurons.uids if domains[uid] == domain]
+        draw = generator(0, "fixed", members[0]).permutation(members).tolist()
+        for uid in found.keys() & set(members):
+            wanted = [other for other in draw if other != uid and texts[other] != texts[uid]]
+            assert [near for near, _ in found[uid]] == wanted[:3]
     other = shown(contexts_of(neurons, alone, tmp_path, domains=domains, retriever="fixed", seed=5)[1])
     assert other != found

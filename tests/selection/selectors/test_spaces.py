@@ -31,7 +31,11 @@ def test_redundancy_drops_what_is_too_much_like_a_better_question():
     found = select(pool(columns), SelectConfig(fraction=1, redundancy=0.9))
     assert found.uids == ["q0", "q2", "q3"] and found.threshold == 4
     assert select(pool(columns), SelectConfig(fraction=0.5, redundancy=0.9)).uids == ["q0", "q2"]
-    assert select(pool(columns), SelectConfig(fraction=1, redundancy=0.95)).uids == UIDS
+    assert select(pool(columns), SelectConfig(fraction=1, redundancy=0.95)).uids == [
+        "q0",
+        "q1",
+        "q3",
+    ]  # 10 degrees apart
     other = SelectConfig(selector="neuron_count_top", fraction=1, redundancy=0.9)
     assert select(pool(columns), other).uids == ["q3", "q2", "q0"]  # of 20 and 30 degrees the better is kept
     everything = SelectConfig(selector="all", redundancy=0.9)
@@ -51,7 +55,7 @@ def test_redundancy_with_neuron_sets(alone):
 
 
 def test_a_similarity_of_exactly_the_limit_is_kept():
-    columns = {"embedding": np.array([[1, 0], [1, 0], [0.6, 0.8], [0, 1.0]])}
+    columns = {"embedding": np.array([[1, 0], [1, 0], [0.6, 0.8], [0, -1.0]])}
     space = space_of(pool(columns), SelectConfig())
     limit = float(space.alike(np.array([0]))[0, 2])
     assert unlike(np.arange(4), space, limit, 4).tolist() == [0, 2, 3]
@@ -68,6 +72,6 @@ def test_distances_of_representations_are_those_of_unit_vectors():
 def test_a_vector_that_is_not_finite_is_refused_by_name():
     columns = {"embedding": np.array([[1, 0], [1, 0], [np.nan, 1], [0, 1]])}
     with pytest.raises(DataError, match="q2 has an embedding that is not finite"):
-        select(pool(columns), SelectConfig(redundancy=0.5))
+        select(pool(columns), SelectConfig(fraction=1, redundancy=0.5))
     with pytest.raises(DataError, match="column embedding"):
-        select(pool(), SelectConfig(redundancy=0.5))
+        select(pool(), SelectConfig(fraction=1, redundancy=0.5))
