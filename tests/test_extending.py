@@ -12,7 +12,8 @@ from torch import nn
 
 from nopsd.config import METHODS, DistillConfig, load_config
 from nopsd.data.answers import extract_answer
-from nopsd.data.reading import AnswerReader
+from nopsd.data.majority import majority
+from nopsd.data.reading import AnswerReader, answer_reader
 from nopsd.data.records import Question
 from nopsd.data.sources import load_answer_key, load_splits
 from nopsd.errors import ConfigError
@@ -152,19 +153,30 @@ def rollout(uid: str, sample: int, text: str) -> Rollout:
 
 
 def test_an_answer_judge():
-    question, mode = Question("q", "d", "s", "How many?"), "my_judge:number"
-    assert load_config("lab", [f"eval.extract={mode}"]).eval.extract == mode
-    said = "<think>500</think>In 2024 it was 1,200.0 of them."
-    reader = AnswerReader(mode=mode)
-    assert reader.read_text(said, question) == reader.gold("1200", question) == "1200"
+    """One judge for votes and evaluation: two ways to write a length win a vote together."""
+    question = Question("q", "d", "s", "How long?")
+    reader = answer_reader(load_config("lab", ["answer.judge=my_judge:length"]))
+    said = "<think>5 m</think>It is 1.2 km long."
+    assert reader.same(question)(reader.read_text(said, question), reader.gold("1,200 m", question))
     assert reader.read_text("None at all", question) is None
+    rollouts = [rollout("q", i, f"{length} of them") for i, length in enumerate(("3 m", "1.2 km", "1200 m"))]
+    assert majority(reader.answers(rollouts, question))[1] == 2
+
+
+def test_a_reader_of_the_evaluations_own(folder):
+    (folder / "my_reader.py").write_text("def last_word(text, question):\n    return text.split()[-1]\n")
+    question, mode = Question("q", "d", "s", "Where?"), "my_reader:last_word"
+    config = load_config("lab", [f"eval.extract={mode}"])
+    assert answer_reader(config, mode).read_text("In Oslo", question) == "Oslo"
+    assert answer_reader(config).read_text("In Oslo", question) is None
 
 
 def test_a_name_that_cannot_be_loaded_is_refused():
-    for key in ("method", "eval.extract", "distill.divergence"):
+    for key in ("method", "eval.extract", "distill.divergence", "answer.judge"):
         with pytest.raises(ConfigError, match="module nowhere can't be imported"):
             config = load_config("lab", [f"{key}=nowhere:thing"])
             extract_answer("x", Question("q", "d", "s", "?"), config.eval.extract)
+            answer_reader(config)
             find_divergence(config.distill.divergence)
 
 
@@ -175,11 +187,11 @@ def test_a_name_without_a_module_is_refused():
 
 def test_edited_code_is_another_input(folder):
     """Breaks if a stage counts as done after its user's own code has changed."""
-    names, groups = {"eval.extract": "my_judge:number"}, {"eval.extract": "nopsd.judges"}
+    names, groups = {"answer.judge": "my_judge:length"}, {"answer.judge": "nopsd.judges"}
     before = source_hashes(names, groups)
     (folder / "my_judge.py").write_text(FILES["my_judge.py"] + "# edited\n")
-    assert list(before) == ["code of eval.extract"] and source_hashes(names, groups) != before
-    assert source_hashes({"eval.extract": "lenient"}, groups) == {}
+    assert list(before) == ["code of answer.judge"] and source_hashes(names, groups) != before
+    assert source_hashes({"answer.judge": "numeric"}, groups) == {}
 
 
 @pytest.mark.soak

@@ -32,6 +32,11 @@ class Method:
     settings: Mapping[str, Any] = field(default_factory=dict)
     prepare: Callable[..., Any] | None = None
 
+    @property
+    def shows_answers(self) -> bool:
+        """Whether the teacher is shown what the answer key says."""
+        return self.reads_labels and self.trainer == "distill"
+
 
 def _chosen_by(selector: str | None, retriever: str) -> dict[str, str]:
     return {**({"select.selector": selector} if selector else {}), "context.retriever": retriever}
@@ -61,6 +66,11 @@ METHODS = Methods(
             "sft",
             "the same on the questions that NAIT's neuron directions choose (arXiv 2603.13201)",
             means={"select.selector": "nait"},
+        ),
+        "sft_given": Method(
+            "sft",
+            "supervised training on given outputs of the selected rows, which are labels (NAIT's experiment)",
+            True,
         ),
         "ttrl": Method(
             "grpo",

@@ -7,6 +7,7 @@ from functools import reduce
 from typing import Any
 
 from nopsd.config.distill_rules import check_distill
+from nopsd.config.layers import chosen_layers
 from nopsd.config.methods import METHODS
 from nopsd.config.schema import Config, DataConfig, Key, all_keys
 from nopsd.errors import ConfigError
@@ -38,6 +39,7 @@ def validate(config: Config) -> None:
         if not _own_code(key, value):
             key.check(value)
     _check_prompt(config)
+    chosen_layers(config.neuron.layers)
     _check_data(config.data)
     _check_samples(config)
     _check_selection(config)
@@ -139,7 +141,8 @@ def _check_method(config: Config) -> None:
             f"method={config.method} shows no demonstrations, and context.retriever={config.context.retriever}: "
             "set context.retriever=none"
         )
-    if method.trainer == "sft" and config.zero_shot.n < 2:
+    _check_labels(config)
+    if method.trainer == "sft" and not config.sft.train_on_labels and config.zero_shot.n < 2:
         raise ConfigError(
             f"method={config.method} votes over several answers of one question, and zero_shot.n="
             f"{config.zero_shot.n}: set zero_shot.n=8, say"
@@ -157,6 +160,21 @@ def _check_method(config: Config) -> None:
     if method.trainer != "distill" and train.keep_best and train.best_by == "reverse_kl":
         raise ConfigError(
             f"train.best_by=reverse_kl: method={config.method} has no teacher to measure it to: set train.best_by=loss"
+        )
+
+
+def _check_labels(config: Config) -> None:
+    """Given outputs are trained on by the method for it alone, and only where the user asks for labels."""
+    method, asked = METHODS[config.method], config.sft.train_on_labels
+    if asked and not method.reads_labels:
+        raise ConfigError(
+            f"sft.train_on_labels=true, and method={config.method} ({method.does}) is label-free: leave it out, or "
+            "name method=sft_given, which is compared with no label-free method"
+        )
+    if config.method == "sft_given" and not asked:
+        raise ConfigError(
+            "method=sft_given trains on the data's given outputs, which are labels: set sft.train_on_labels=true if "
+            "that is what you mean; nait_sft is the label-free one"
         )
 
 

@@ -103,6 +103,12 @@ def write_metrics(folder: Path, results: Mapping[str, Mapping[str, DomainResult]
     return path
 
 
+def read_metrics(folder: Path) -> dict[str, dict[str, float]]:
+    """{domain: metrics} of the one model that a stage's metrics.json holds; empty without tests."""
+    found = read_json(folder / METRICS)
+    return {domain: result["metrics"] for by_domain in found.values() for domain, result in by_domain.items()}
+
+
 def evaluated_domains(folder: Path, model: str) -> list[str]:
     """The domains that metrics.json holds of a model."""
     return list(read_json(folder / METRICS).get(model, {}))

@@ -22,13 +22,24 @@ WARNING = (
     "method=opsd_oracle reads the pool's answers while it trains: an upper reference, not to be compared as a "
     "label-free method."
 )
+GIVEN = (
+    "method={} trains on the outputs that come with the data, which are labels: not to be compared as a label-free "
+    "method."
+)
+
+
+def label_warning(method: str) -> str:
+    """What must be said of a method that reads labels; empty of any other."""
+    if not METHODS[method].reads_labels:
+        return ""
+    return WARNING if METHODS[method].shows_answers else GIVEN.format(method)
 
 
 def pool_key(judge: Judge, pool: Sequence[Question]) -> AnswerKey:
     """The pool's gold answers by uid. ConfigError unless the method is one that reads labels; DataError, naming a
     question, if one has none."""
     method = judge.config.method
-    if not METHODS[method].reads_labels:
+    if not METHODS[method].shows_answers:
         raise ConfigError(f"method={method} must not read the pool's answers: only opsd_oracle may")
     unknown = [q.uid for q in pool if not judge.key.get(q.uid)]
     if unknown:

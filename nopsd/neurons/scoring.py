@@ -48,7 +48,7 @@ class Scorer:
             for sample, first, S_CW, columns in layer_scores(activity, rows, directions_UH, self.sizes.chunk):
                 kept.add(sample, activity.layer, first, S_CW, columns)
 
-        with watch(self.sites, self.value, consume):
+        with watch(self.sites, self.value, consume, self.sizes.scored):
             self._forward(input_ids(rollouts, batch))
         return reduce_sets(kept, self.sizes, len(batch))
 

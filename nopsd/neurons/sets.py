@@ -16,11 +16,15 @@ from itertools import accumulate, combinations
 import torch
 
 from nopsd.config import NeuronConfig
+from nopsd.config.layers import chosen_layers
 
 
 @dataclass(frozen=True)
 class SetSizes:
-    """What the sets are made by, for one model: `per_layer` neurons a layer and chunk, `k` = K, widths."""
+    """What the sets are made by, for one model: `per_layer` neurons a layer and chunk, `k` = K, widths.
+
+    `scored`: the layers whose neurons are scored. Ids, widths and histograms are those of the whole model.
+    """
 
     mode: str
     merge: str
@@ -29,6 +33,7 @@ class SetSizes:
     chunk: int
     positive_only: bool
     widths: tuple[int, ...]
+    scored: tuple[int, ...]
 
     @property
     def layers(self) -> int:
@@ -62,13 +67,18 @@ def set_sizes(config: NeuronConfig, widths: Sequence[int], active: Sequence[int]
         config: Its numbers or, with `scale_with_width`, the paper's ratios to this model's width.
         widths: Neurons of each layer.
         active: Those that one token reaches; None: all.
+
+    Raises:
+        ConfigError: `config.layers` names a layer that the model lacks.
     """
     per_layer, k = config.per_layer, config.k
+    scored = chosen_layers(config.layers, len(widths))
     if config.scale_with_width:
-        reached = sum(active or widths)  # of a mixture, a token meets only the experts it is sent to
-        per_layer, k = max(1, round(0.2056 * reached / len(widths))), max(1, round(0.01428 * reached))
+        met = active or widths  # of a mixture, a token meets only the experts it is sent to
+        reached = sum(met[layer] for layer in scored)
+        per_layer, k = max(1, round(0.2056 * reached / len(scored))), max(1, round(0.01428 * reached))
     return SetSizes(
-        config.count_mode, config.chunk_merge, per_layer, k, config.chunk, config.positive_only, tuple(widths)
+        config.count_mode, config.chunk_merge, per_layer, k, config.chunk, config.positive_only, tuple(widths), scored
     )
 
 

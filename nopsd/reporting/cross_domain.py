@@ -143,6 +143,28 @@ def _summary_entries(cells: Mapping[str, Cell], layout: Layout, decimals: int) -
     return [None if c is None else Entry(c.value, c.delta, decimals) for c in ordered]
 
 
+def transfer(
+    base: Scores,
+    methods: Mapping[str, Grid],
+    targets: Sequence[str],
+    layout: Layout = PAPER,
+    decimals: int = 2,
+    title: str = "",
+    notes: Sequence[str] = (),
+) -> Table:
+    """What training for one source does to every target: a row a model, values with differences from the base."""
+    rows: list[tuple[str | Entry | None, ...]] = [
+        ("Base", "", *(Entry(base[t], None, decimals) if t in base else None for t in targets))
+    ]
+    for label, grid in methods.items():
+        for source, scores in grid.items():
+            cells = {t: _cell([(scores[t], base.get(t))]) for t in targets if t in scores}
+            shown = {t: Entry(cell.value, cell.delta, decimals, t == source) for t, cell in cells.items()}
+            rows.append((label, layout.label(source), *map(shown.get, targets)))
+    header = ("Method", "trained for", *(layout.label(t) for t in targets))
+    return Table("transfer", title, header, tuple(rows), tuple(notes), labels=2)
+
+
 def full_grid(
     base: Scores,
     methods: Mapping[str, Grid],

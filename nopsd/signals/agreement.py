@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from nopsd.data.equivalence import Answers as Given
+from nopsd.data.equivalence import unified
 from nopsd.data.majority import majority
 from nopsd.data.reading import AnswerReader
 from nopsd.data.records import Question
@@ -34,6 +35,18 @@ def answers_of(
             raise DataError(f"{rollout.uid} has rollouts and is not in the pool: run the rollout stage again")
         by_uid.setdefault(rollout.uid, []).append(rollout)
     return {uid: reader.answers(given, questions[uid]) for uid, given in by_uid.items()}
+
+
+def together(
+    one: Answers, other: Answers, questions: Mapping[str, Question], reader: AnswerReader
+) -> tuple[Answers, Answers]:
+    """Two sets of answers to the same questions, equal across both where `reader` takes them for the same."""
+    joined = {uid: unified([*one[uid], *other.get(uid, ())], reader.same(questions[uid])) for uid in one}
+    sizes = {uid: len(given) for uid, given in one.items()}
+    return (
+        {uid: found[: sizes[uid]] for uid, found in joined.items()},
+        {uid: found[sizes[uid] :] for uid, found in joined.items()},
+    )
 
 
 def agreement(answers: Answers) -> dict[str, np.ndarray]:

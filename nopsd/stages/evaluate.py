@@ -11,8 +11,9 @@ from typing import Any, ClassVar
 
 from nopsd.config import ENTRY_POINTS, Config, shaping_keys
 from nopsd.data.records import Question
-from nopsd.evaluation.artefacts import write_holdout, write_pool_correct, write_results
+from nopsd.evaluation.artefacts import read_metrics, write_holdout, write_pool_correct, write_results
 from nopsd.plugins import source_hashes
+from nopsd.reporting.unfinished import of_metrics
 from nopsd.rollout.stage import Lazily, run_rollouts
 from nopsd.run import folder as names
 from nopsd.run.session import Session, eval_sampling
@@ -44,6 +45,11 @@ class _Evaluation(Stage):
         own = source_hashes({"eval.extract": config.eval.extract, "answer.judge": config.answer.judge}, ENTRY_POINTS)
         questions = self.judged(session)
         return {ANSWERS: session.judge.answers_hash(questions), **own} if questions else own
+
+    def finish(self, session: Session) -> str | None:
+        """Whether the length limit, or the form of the answers, cost many of them."""
+        found = read_metrics(session.run.stage_dir(self.name))
+        return of_metrics(found, "eval.max_new", session.config.eval.max_new)
 
     def workload(self, config: Config, counts: Counts | None) -> str:
         """Responses and tokens."""

@@ -13,7 +13,7 @@ from nopsd.config import METHODS, Config, to_plain
 from nopsd.engine.distributed import Ranks
 from nopsd.evaluation.artefacts import read_result
 from nopsd.evaluation.conclusion import conclude, room_to_gain
-from nopsd.evaluation.oracle import WARNING
+from nopsd.evaluation.oracle import label_warning
 from nopsd.evaluation.results import DomainResult
 from nopsd.files import read_json
 from nopsd.reporting.report import write_report
@@ -96,7 +96,7 @@ def notes(session: Session, plan: dict[str, Any] | None = None, record: dict[str
     method = METHODS[session.config.method]
     notes = [f"Method {session.config.method} ({method.does})."]
     if method.reads_labels:
-        notes.append(WARNING)
+        notes.append(label_warning(session.config.method))
     notes += filter(None, (*session.run.data_notes(), *training_notes(session, plan, record)))
     return [*notes, *(() if session.tests else (UNLABELLED,))]
 
@@ -210,7 +210,7 @@ def final_message(session: Session) -> str:
         places.insert(0, ("model", run.export, model))
         places.append(("training", run.tensorboard, f"tensorboard --logdir {run.tensorboard}"))
     lines = [f"{name:9} {path}\n          {how}" for name, path, how in places]
-    notes = [WARNING if METHODS[session.config.method].reads_labels else "", *training_notes(session)]
+    notes = [label_warning(session.config.method), *training_notes(session)]
     return "\n".join(["", table, *filter(None, notes), *lines])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from nopsd.config import Config
+from nopsd.reporting.unfinished import of_rollouts
 from nopsd.rollout.given import given_rollouts
 from nopsd.rollout.stage import run_rollouts
 from nopsd.run import folder as names
@@ -30,6 +31,13 @@ class Rollouts(Stage):
     def workload(self, config: Config, counts: Counts | None) -> str:
         """Responses and tokens."""
         return responses(counts.pool if counts else None, config.zero_shot.n, config.zero_shot.max_new)
+
+    def finish(self, session: Session) -> str | None:
+        """Whether the length limit, or the form of the answers, cost many of them."""
+        if session.run.given_responses() is not None:
+            return None
+        limit = session.config.zero_shot.max_new
+        return of_rollouts(session.rollouts, session.questions, session.reader, "zero_shot.max_new", limit)
 
     def work(self, session: Session, folder: Path, progress: Progress) -> None:
         """Sample, or tokenise what is given."""

@@ -20,7 +20,7 @@ from nopsd.run import folder as names
 from nopsd.run.session import Session
 from nopsd.run.stage import Counts, Progress, Stage
 from nopsd.selection.names import check_names
-from nopsd.signals.agreement import Answers, agreement, answers_of
+from nopsd.signals.agreement import Answers, agreement, answers_of, together
 from nopsd.signals.belief import belief_shift, broadcast_with_heartbeat, sample_demonstrated
 from nopsd.signals.forward_columns import MeasuredModel, forward_columns, write_shared_signals
 from nopsd.signals.needs import DEMONSTRATED, FROM_FORWARD, FROM_TEXT, needed, shaping_keys
@@ -122,7 +122,8 @@ def compute_signals(session: Session, columns: frozenset[str], folder: Path, pro
         prompts = {uid: prompt.ids for uid, prompt in teacher_prompts(session, uids, contexts).items()}
         found[TEACHER] = teacher_shift(model, rollouts, prompts, config.signal, ranks, folder, progress)
     if BELIEF in columns:
-        found[BELIEF] = belief_shift(answers, demonstrated_answers(session, signals, ranks, folder, progress))
+        demonstrated = demonstrated_answers(session, signals, ranks, folder, progress)
+        found[BELIEF] = belief_shift(*together(answers, demonstrated, session.questions, session.reader))
     write_shared_signals(folder, signals, ranks)
 
 

@@ -15,8 +15,8 @@ from nopsd.config import ENTRY_POINTS, METHODS, Config, is_foreign, shaping_keys
 from nopsd.data.prompts import TeacherPrompt
 from nopsd.engine.distributed import Ranks
 from nopsd.engine.stopping import StopRequest
-from nopsd.errors import ConfigError
-from nopsd.evaluation.oracle import WARNING, pool_key
+from nopsd.errors import ConfigError, DataError
+from nopsd.evaluation.oracle import label_warning, pool_key
 from nopsd.files import sha256_json, write_json
 from nopsd.plugins import is_own, source_hashes
 from nopsd.run import folder as names
@@ -61,7 +61,9 @@ class Train(Stage):
     def title(self, config: Config) -> str:
         """What the method trains by."""
         trainer = METHODS[config.method].trainer
-        others = {"sft": "fine-tune on the voted answers", "grpo": "reinforce by label-free rewards"}
+        voted = "fine-tune on the voted answers"
+        learnt = "fine-tune on the given outputs (LABELS)" if config.sft.train_on_labels else voted
+        others = {"sft": learnt, "grpo": "reinforce by label-free rewards"}
         return others.get(trainer or "", self.does)
 
     def keys(self, config: Config) -> tuple[str, ...]:
@@ -78,7 +80,7 @@ class Train(Stage):
             "answer.judge": config.answer.judge,
         }
         code = source_hashes(own, ENTRY_POINTS)
-        if not METHODS[config.method].reads_labels:
+        if not METHODS[config.method].shows_answers:
             return dict(code)
         return {**code, "labels": sha256_json(pool_key(session.judge, session.pool))}
 
@@ -98,9 +100,14 @@ class Train(Stage):
         check_family_head(session.model.path, session.config.model.trust_remote_code)
         if is_own(session.config.distill.divergence, ENTRY_POINTS["distill.divergence"]):
             find_divergence(session.config.distill.divergence)
-        if METHODS[session.config.method].reads_labels:
+        if METHODS[session.config.method].shows_answers:
             pool_key(session.judge, session.splits.pool)
-            print(f"WARNING: {WARNING}", flush=True)
+        if session.config.sft.train_on_labels and session.splits.responses is None:
+            raise DataError(
+                f"data.name={session.config.data.name} brings no outputs that sft.train_on_labels could use"
+            )
+        if warning := label_warning(session.config.method):
+            print(f"WARNING: {warning}", flush=True)
 
     def workload(self, config: Config, counts: Counts | None) -> str:
         """Steps, responses and tokens."""
@@ -174,11 +181,15 @@ def distillation(session: Session) -> Prepared:
 
 
 def finetuning(session: Session) -> Prepared:
-    """The selected questions' voted responses."""
+    """The selected questions' voted responses, or with sft.train_on_labels the outputs given for them."""
     from nopsd.train.algorithms.sft import Finetuning
+    from nopsd.train.given import given_outputs
     from nopsd.train.voting import keep_voted
 
     selected = session.run.selection().uids
+    if session.config.sft.train_on_labels:
+        outputs, dropped = given_outputs(selected, session.rollouts)
+        return list(outputs), Finetuning(responses=outputs), {"given_outputs": len(outputs), "dropped_given": dropped}
     answers = answers_of(session.rollouts, session.questions, session.reader)
     voted = keep_voted(selected, session.rollouts, answers, session.config.sft, session.config.train.seed).checked()
     responses = {uid: [r.response_ids for r in rows] for uid, rows in voted.responses.items()}
@@ -204,7 +215,7 @@ def plan(session: Session, folder: Path, questions: int, facts: dict[str, int] |
 
 def demonstrated(session: Session, selected: list[str], ask: bool = True) -> dict[str, TeacherPrompt]:
     """The teacher's prompts: of method opsd_oracle with a right solution, else with the select stage's contexts."""
-    if not METHODS[session.config.method].reads_labels:
+    if not METHODS[session.config.method].shows_answers:
         return teacher_prompts(session, selected, ask=ask)
     from nopsd.evaluation.oracle import right_solutions
 

@@ -22,8 +22,11 @@ from nopsd.errors import ConfigError
 from nopsd.files import read_json
 from nopsd.run.stage import Counts
 from nopsd.stages.registry import STAGES
+from nopsd.stages.workload import chosen
 from nopsd.tasks.dry_run import Preview, count_questions, find_model
+from nopsd.train.planning import settled
 
+UNUSED = {"distill": (), "grpo": ("teacher",), "sft": ("rollout", "teacher", "sync")}  # phases that a trainer lacks
 SCORING = 1.14  # of a bare forward's time (docs/results.md)
 # Student's and teacher's DeepSpeed JSON, the fastest first.
 CANDIDATES = (
@@ -168,7 +171,7 @@ def costs_of(
         "rollout": lambda: sampled("rollout", shape, machine, ranks, answered, config.zero_shot.max_new, lengths),
         "evaluate_base": lambda: replace(evaluation, stage="evaluate_base"),
         "neurons": lambda: Cost("neurons", each * answered, 0.0, scoring_s),
-        "train": lambda: trained(config, shape, machine, ranks, lengths),
+        "train": lambda: trained(config, shape, machine, ranks, lengths, counts.pool),
         "evaluate": lambda: evaluation,
     }
     return [every[stage.name]() for stage in STAGES.planned(config) if stage.name in every]
@@ -194,7 +197,7 @@ def sampled(
     return Cost(stage, tokens, 0.0, rollout_s(shape, machine, work, ranks))
 
 
-def trained(config: Config, shape: Shape, machine: Machine, ranks: int, lengths: Lengths) -> Cost:
+def trained(config: Config, shape: Shape, machine: Machine, ranks: int, lengths: Lengths, pool: int) -> Cost:
     """The cost of all training steps, in which the phases follow each other on the same GPUs.
 
     Args:
@@ -203,31 +206,29 @@ def trained(config: Config, shape: Shape, machine: Machine, ranks: int, lengths:
         machine: GPUs and networks.
         ranks: GPUs.
         lengths: Of questions in tokens, and the share of a limit that responses take.
-
-    Raises:
-        ConfigError: train.steps isn't set, and epochs depend on the selection.
+        pool: Questions, of which selection leaves some: epochs are over these.
     """
-    train = config.train
+    trainer = METHODS[config.method].trainer
+    train = settled(config.train, chosen(config, pool))
     response = round(lengths.share * train.max_response)
     work = Work(
         sequences=train.batch * train.n,
         question=lengths.question,
-        context=config.context.max_prompt if METHODS[config.method].trainer == "distill" else lengths.question,
+        context=config.context.max_prompt if trainer == "distill" else lengths.question,
         response=response,
         longest=train.max_response,
         micro_tokens=train.micro_tokens or train.micro * (config.context.max_prompt + train.max_response),
         checkpointing=train.gradient_checkpointing,
     )
-    if train.steps is None:
-        raise ConfigError("train.epochs: how many steps they are is known once questions are selected: set train.steps")
-    tokens = work.sequences * (work.context + 2 * work.question + 3 * response)  # sampled, read by teacher and student
-    sent = BF16 * shape.parameters  # to the server
-    return Cost(
-        "train",
-        tokens * train.steps,
-        sent * train.steps,
-        train.steps * sum(step_s(shape, machine, work, ranks, ranks).values()),
+    question, taught = work.question + response, work.context + response
+    # each sequence is sampled, read by the teacher, and read by the student
+    tokens = (
+        work.sequences * {"distill": 2 * question + taught, "grpo": 2 * question, "sft": question}[trainer or "sft"]
     )
+    sent = 0 if trainer == "sft" else BF16 * shape.parameters  # to the server
+    phases = step_s(shape, machine, work, ranks, ranks)
+    seconds = sum(spent for phase, spent in phases.items() if phase not in UNUSED[trainer or "sft"])
+    return Cost("train", tokens * train.steps, sent * train.steps, train.steps * seconds)
 
 
 def memory_text(settings: tuple[str, str], needs: Needs, room: Room) -> str:

@@ -7,7 +7,8 @@ from nopsd.config import METHODS, PRESETS, load_config, to_yaml
 
 
 def more(method):
-    return ["signal.reference=examples.jsonl"] if method == "nait_sft" else []
+    reference = ["signal.reference=examples.jsonl"] if method in ("nait_sft", "sft_given") else []
+    return [*reference, *(["sft.train_on_labels=true"] if method == "sft_given" else [])]
 
 
 @pytest.mark.parametrize("method", list(METHODS))

@@ -17,7 +17,8 @@ HERE = Path(__file__).parent
 BASE = {"per_layer": 12, "k": 20, "chunk": 5, "max_batch_tokens": 40}
 CASES = {
     "even": (12, 1, BASE),
-    "few": (2, 1, {**BASE, "max_batch_tokens": 1}),  # of 4 ranks two have nothing to score
+    # of 4 ranks two have nothing to score, and watch no layer where the others watch two of three
+    "few": (2, 1, {**BASE, "max_batch_tokens": 1, "layers": "every 2"}),
     "several": (5, 3, {**BASE, "chunk_merge": "exact"}),
     "gated": (7, 1, {**BASE, "value": "gated", "align": "self", "count_mode": "token_topk"}),
 }

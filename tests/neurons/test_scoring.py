@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from nopsd.config import NeuronConfig
+from nopsd.config.layers import chosen_layers
 from nopsd.neurons.adapters import find_sites, watch
 from nopsd.neurons.layer_scores import ScoredRow, layer_scores
 from nopsd.neurons.score_pool import ScoredModel, score_pool
@@ -31,7 +32,7 @@ def loops(model, rollout, config):
     last = len(rollout.response_ids) - (1 if config.drop_last_position else 0)
     best = {}
     for start in range(0, last, config.chunk):
-        for layer in range(3):
+        for layer in chosen_layers(config.layers, 3):
             down = model.model.layers[layer].mlp.down_proj.weight.detach().numpy()
             pairs = []
             for t, i in product(range(start, min(start + config.chunk, last)), range(24)):
@@ -52,6 +53,8 @@ def loops(model, rollout, config):
         {"drop_last_position": True},
         {"max_batch_tokens": 1},
         {"chunk": 100, "per_layer": 5, "k": 3},
+        {"layers": "1-2"},
+        {"layers": "every 2"},
     ],
 )
 def test_equals_loops_in_float64(engine, alone, make_rollouts, tmp_path, changed):

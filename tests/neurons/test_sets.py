@@ -145,6 +145,8 @@ def test_sizes_follow_the_papers_ratios_with_the_width():
     assert (sizes.per_layer, sizes.k) == (2000, 5001)  # round(0.2056 F), round(0.01428 L F)
     small = set_sizes(NeuronConfig(scale_with_width=True), [2])
     assert (small.per_layer, small.k) == (1, 1)
+    half = set_sizes(NeuronConfig(scale_with_width=True, layers="every 2"), [9728] * 36)
+    assert (half.per_layer, half.k) == (2000, 2500)  # K of the scored layers' neurons
 
 
 def test_sets_of_a_batch_are_those_of_its_responses_alone():

@@ -7,9 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nopsd.data.judges import AnswerJudge
+from nopsd.data.reading import AnswerReader
+from nopsd.data.records import Question
 from nopsd.errors import DataError
 from nopsd.evaluation.metrics import majority_answer
-from nopsd.signals.agreement import agreement, answers_of, majority
+from nopsd.signals.agreement import agreement, answers_of, majority, together
 
 ANSWERS = st.lists(st.sampled_from(["A", "B", "C", None]), min_size=1, max_size=8)
 
@@ -54,3 +57,11 @@ def test_a_rollout_of_no_question_is_refused(answered, question):
 
 def test_agreement_of_nothing():
     assert np.asarray(agreement({})["agrees"]).shape == (0, 0)
+
+
+def test_two_sets_of_answers_share_their_classes():
+    """Else a question would seem to shift its belief from 0.5 to 1/2."""
+    reader = AnswerReader(AnswerJudge(lambda text, question: text, lambda a, b: {a, b} == {"0.5", "1/2"}))
+    asked = {"q": Question("q", "d", "s", "?")}
+    one, other = together({"q": ["0.5", "0.5"]}, {"q": ["1/2", "3", None]}, asked, reader)
+    assert (one, other) == ({"q": ["0.5", "0.5"]}, {"q": ["0.5", "3", None]})

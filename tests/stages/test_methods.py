@@ -11,23 +11,37 @@ import torch
 
 from nopsd.config import METHODS, load_config
 from nopsd.engine.distributed import Ranks
-from nopsd.errors import ConfigError
+from nopsd.errors import ConfigError, DataError
 from nopsd.files import read_json, sha256_json
 from nopsd.run import runner
 from nopsd.run.session import Session
 from nopsd.run.status import status_of
 from nopsd.stages import signals as glue
+from nopsd.stages.data import prepare_data
 from nopsd.stages.registry import STAGES
+from nopsd.stages.train import finetuning
 from nopsd.tasks.status import text
 from tests.stages.filled import fill, write_questions
 
 SAMPLES, QUESTIONS = 4, 12
-WITHOUT_NEURONS = {"lmsi", "nait_sft", "ttrl", "intuitor", "opsd_random", "opsd_oracle", "sdpo_labelfree", "base"}
+WITHOUT_NEURONS = {
+    "lmsi",
+    "nait_sft",
+    "sft_given",
+    "ttrl",
+    "intuitor",
+    "opsd_random",
+    "opsd_oracle",
+    "sdpo_labelfree",
+    "base",
+}
 
 
 def settings_of(method, tmp_path):
     (tmp_path / "reference.jsonl").write_text('{"prompt": "p", "response": "r"}\n' * 3)
     several = [f"zero_shot.n={SAMPLES}"]
+    if method == "sft_given":
+        several.append("sft.train_on_labels=true")
     return [f"method={method}", "context.m=2", *several, f"signal.reference={tmp_path / 'reference.jsonl'}"]
 
 
@@ -202,6 +216,31 @@ def test_the_oracle_reads_them_and_says_so(hand_over, tmp_path, monkeypatch, cap
     ) as session:
         runner.bring_up(STAGES, session, [STAGES["train"]], None)
     assert "WARNING: method=opsd_oracle reads the pool's answers" in capsys.readouterr().out
+
+
+def test_given_outputs_are_trained_on_by_one_method_which_says_so(hand_over, tmp_path, monkeypatch, capsys):
+    """Labels as targets: only where the data bring outputs, and never without a warning."""
+    (tmp_path / "rows.jsonl").write_text('{"instruction": "say x", "output": "x"}\n' * 4)
+    settings = [*settings_of("sft_given", tmp_path), "zero_shot.n=1", "data.domain=d", f"run_dir={tmp_path / 'g'}"]
+    rows = ["data.name=instructions", f"data.path={tmp_path / 'rows.jsonl'}", "select.selector=all"]
+    monkeypatch.setattr(runner, "run_stage", lambda stages, session, stage: None)
+    monkeypatch.setattr(runner, "check_hosts", lambda *args: None)
+    with Session(load_config("lab", [*settings, *rows])) as session:
+        runner.bring_up(STAGES, session, [STAGES["train"]], None)
+        assert "WARNING: method=sft_given trains on the outputs" in capsys.readouterr().out
+        rollouts = STAGES["rollout"]
+        prepare_data(session.config, session.model, session.renderer, session.splits, session.run.begin("data", {}))
+        session.run.commit("data", {})
+        rollouts.work(session, session.run.begin("rollout", {}), None)
+        session.run.commit("rollout", {})
+        monkeypatch.setattr(session.run, "selection", lambda: SimpleNamespace(uids=["row-1", "row-3"]))
+        uids, algorithm, facts = finetuning(session)
+        assert (uids, facts) == (["row-1", "row-3"], {"given_outputs": 2, "dropped_given": 0})
+        assert algorithm.responses["row-1"] == [session.renderer.response("x")]
+    write_questions(tmp_path / "pool.jsonl", QUESTIONS)
+    with Session(load_config("lab", [*settings, "data.name=file", f"data.path={tmp_path / 'pool.jsonl'}"])) as session:
+        with pytest.raises(DataError, match="brings no outputs"):
+            STAGES["train"].check(session)
 
 
 def test_the_plan_tells_steps_and_what_the_vote_left(hand_over):

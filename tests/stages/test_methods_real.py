@@ -46,6 +46,7 @@ FEWER = {  # so that a few dozen rows are answered once and not eight times wher
 }
 
 
+ON_QUESTIONS = [name for name in METHODS if name != "sft_given"]  # which learns from data that bring outputs
 REAL = {
     "sciknoweval": ("data.domain=Physics", "eval.targets=[Biology]"),
     "mmlu_pro": ("data.domain=mmlu_pro",),
@@ -115,7 +116,16 @@ def check_run(method, run, said):
     if METHODS[method].trainer is None:
         assert made == {"data", "rollout", "evaluate_base", "report"} and "Nothing was trained" in said
         return
-    plain = method in ("lmsi", "nait_sft", "ttrl", "intuitor", "opsd_random", "opsd_oracle", "sdpo_labelfree")
+    plain = method in (
+        "lmsi",
+        "nait_sft",
+        "sft_given",
+        "ttrl",
+        "intuitor",
+        "opsd_random",
+        "opsd_oracle",
+        "sdpo_labelfree",
+    )
     assert ("neurons" in made) != plain
     rows = read_jsonl(run / "train" / "metrics.jsonl")
     assert len(rows) == 2 and all(row["loss"] is not None for row in rows)
@@ -128,7 +138,7 @@ def check_run(method, run, said):
     assert ("reads the pool's answers" in report) == ("reads the pool's answers" in said) == (method == "opsd_oracle")
 
 
-@pytest.mark.parametrize("method", list(METHODS))
+@pytest.mark.parametrize("method", ON_QUESTIONS)
 def test_a_method_goes_through_every_stage(method, tmp_path):
     """A method that some stage can't take would be missing from the paper's tables; a second run must find it done."""
     run, command, said = run_method(method, tmp_path)
@@ -139,7 +149,7 @@ def test_a_method_goes_through_every_stage(method, tmp_path):
         assert "not needed" in nopsd("status", *command[1:]).stdout
 
 
-@pytest.mark.parametrize("method", list(METHODS))
+@pytest.mark.parametrize("method", ON_QUESTIONS)
 @pytest.mark.parametrize("name", list(REAL))
 def test_a_method_takes_real_rows(name, method, tmp_path, shared_data):
     """Real text and options under the lab's model: the accuracy is chance, the path is the point. The model gives no
@@ -149,3 +159,18 @@ def test_a_method_takes_real_rows(name, method, tmp_path, shared_data):
     check_run(method, run, said)
     report = (run / "report" / "report.md").read_text()
     assert ("were split off for the test" in report) == (name == "edu_feedback")
+
+
+def test_given_outputs_are_learnt_from_the_rows_that_nait_selects(tmp_path):
+    """NAIT's own experiment, whole: without a server, with the labels named on the console and in the report."""
+    questions = make_split(DOMAIN_BY_NAME["biology"], "pool").questions[:30]
+    rows = [{"instruction": q.question, "output": f"It is so. <answer>{i}</answer>"} for i, q in enumerate(questions)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = ("data.name=instructions", f"data.path={tmp_path / 'rows.jsonl'}", "sft.train_on_labels=true")
+    more = ("select.fraction=0.5", "train.probe_every=0", f"signal.reference={reference(tmp_path)}")
+    command = ("run", "--preset", "lab", "method=sft_given", f"run_dir={tmp_path / 'run'}", *SMALL, *data, *more)
+    done = nopsd(*command)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    check_run("sft_given", tmp_path / "run", done.stdout)
+    assert "WARNING: method=sft_given trains on the outputs" in done.stdout
+    assert read_json(tmp_path / "run" / "train" / "plan.json")["given_outputs"] == 15

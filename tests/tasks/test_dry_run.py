@@ -197,12 +197,16 @@ def test_paper_presets_state_every_value_of_the_paper(name):
     assert all(re.match(r"  (domain|seed|tensor_parallel|startup_timeout_s)", line) for line in bare), bare
 
 
+REFERENCED = ("nait_sft", "sft_given")  # which need examples of the target ability
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_on_the_papers_preset(method, hub):
     """Else `method=NAME` beside a preset would be refused, or train by the other's settings."""
-    overrides = [f"method={method}", *(["signal.reference=x.jsonl"] if method == "nait_sft" else [])]
+    overrides = [f"method={method}", *(["signal.reference=x.jsonl"] if method in REFERENCED else [])]
+    overrides += ["sft.train_on_labels=true"] if method == "sft_given" else []
     text, code = dry_run(load_config("paper/biology", overrides))
-    if method == "nait_sft":
+    if method in REFERENCED:
         assert code == 1 and "signal.reference" in text  # the reference is the user's
         return
     assert code == 0, text

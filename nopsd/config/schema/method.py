@@ -39,6 +39,11 @@ class NeuronConfig:
         source="authors' code",
         choices=("predict", "self"),
     )
+    layers: str = key(
+        "all",
+        "layers whose neurons are scored, from 0: all, a range such as 8-23, every 4, or several with commas",
+        source="paper, Section 3.3",
+    )
     per_layer: int = key(
         2000, "highest (position, neuron) pairs kept of a layer and chunk", source="paper, Appendix A", ge=1
     )

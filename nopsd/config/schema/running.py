@@ -120,7 +120,7 @@ class AnswerConfig:
         "auto",
         "how an answer to a question without options is read, and which answers are the same; auto: numeric, letter or "
         "text by prompt.answer; `module:attribute` of your own judges questions with options too",
-        choices=("auto", "text", "exact", "letter", "numeric"),
+        choices=("auto", "text", "exact", "letter", "numeric", "math"),
         entry_points="nopsd.judges",
     )
     tolerance: float = key(

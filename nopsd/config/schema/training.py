@@ -211,10 +211,15 @@ class TeacherConfig:
 
 @dataclass
 class SftConfig:
-    """Fine-tuning on the pool's own voted answers: methods lmsi and nait_sft."""
+    """Fine-tuning on the pool's own voted answers: methods lmsi and nait_sft. Of sft_given: on given outputs."""
 
     min_share: float = key(0.0, "least share of the majority answer among a question's rollouts", ge=0, le=1)
     per_question: int = key(1, "responses kept a question, drawn from those that agree with the vote; 0: all", ge=0)
+    train_on_labels: bool = key(
+        False,
+        "READS LABELS: train on the outputs that come with the data, in place of the model's own; of method sft_given, "
+        "which runs only if you set it",
+    )
 
 
 @dataclass

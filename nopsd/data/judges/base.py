@@ -13,6 +13,7 @@ import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from nopsd.config import AnswerConfig
 from nopsd.data.records import Question
 
 Read = Callable[[str, Question], str | None]
@@ -26,7 +27,7 @@ class AnswerStyle:
 
     lenient: bool = True
     format: str = "tag"
-    tolerance: float = 0.0
+    tolerance: float = AnswerConfig.tolerance
 
 
 @dataclass(frozen=True)

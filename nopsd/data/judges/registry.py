@@ -9,6 +9,7 @@ from functools import cache, partial
 from nopsd.config import ENTRY_POINTS
 from nopsd.data.answers import extract_answer, normalize_text_answer
 from nopsd.data.judges.base import AnswerJudge, AnswerStyle
+from nopsd.data.judges.latex import math_judge
 from nopsd.data.judges.numbers import close, last_number, read_number
 from nopsd.data.judges.stated import stated
 from nopsd.data.labels import core
@@ -62,6 +63,7 @@ JUDGES: dict[str, Callable[[AnswerStyle], AnswerJudge]] = {
     "exact": _exact,
     "letter": _letter,
     "numeric": _numeric,
+    "math": math_judge,
 }
 BY_ANSWER = {"number": "numeric", "letter": "letter"}  # what answer.judge=auto means by prompt.answer
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,23 +15,25 @@ from nopsd.neurons.adapters.sites import Consumer, Handle, MlpSite, NeuronSites
 
 
 @contextmanager
-def watch(sites: NeuronSites, value: str, consume: Consumer) -> Iterator[None]:
+def watch(sites: NeuronSites, value: str, consume: Consumer, layers: Collection[int] | None = None) -> Iterator[None]:
     """While open, every forward pass calls `consume` once a layer.
 
     Args:
         sites: The model's neurons (`find_sites`).
         value: `neuron.value`: `act_fn` or `gated`.
         consume: Called in the layers' order, from inside the pass; done with the blocks when it returns.
+        layers: Those that are watched; None: all.
 
     Raises:
         UserError: A layer ran without its neurons being seen (a fused MLP that does not call its projections), or no
             pass went through some layer at all.
     """
     handles: list[Handle] = []
-    watched = [_Watched(index, mlp, width, consume) for index, (mlp, width) in enumerate(zip(sites.mlps, sites.widths))]
+    every = [_Watched(index, mlp, width, consume) for index, (mlp, width) in enumerate(zip(sites.mlps, sites.widths))]
+    watched = [one for one in every if layers is None or one.index in layers]
     try:
-        for layer, one in zip(sites.layers, watched):
-            handles += one.attach(layer, value)
+        for one in watched:
+            handles += one.attach(sites.layers[one.index], value)
         yield
     finally:
         for handle in handles:

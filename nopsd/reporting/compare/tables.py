@@ -21,7 +21,7 @@ from nopsd.reporting.compare.results import (
 )
 from nopsd.reporting.compare.run_tables import cost, each_run, material, quality
 from nopsd.reporting.compare.views import OWN, RowFacts, View, avg_name, each_model
-from nopsd.reporting.cross_domain import full_grid, summary
+from nopsd.reporting.cross_domain import full_grid, summary, transfer
 from nopsd.reporting.table import Cell, Entry, Table, signed
 
 DIRECTION = {"neuron_count": "bottom {b:.0f} % (fewest neurons)", "neuron_count_top": "top {b:.0f} % (most neurons)"}
@@ -38,6 +38,7 @@ def all_tables(view: View) -> list[Table]:
         entropy_gaps(view),
         accuracy_grid(view),
         calibration_grid(view),
+        transfer_matrix(view),
         *intervals(view, "avg"),
         *intervals(view, "ece"),
         *intervals(view, "avg", OWN),
@@ -84,6 +85,21 @@ def accuracy_grid(view: View) -> Table | None:
 def calibration_grid(view: View) -> Table | None:
     """Table 8."""
     return _grid(view, "ece", "table8", "Table 8. ECE of every source's model on every target")
+
+
+def transfer_matrix(view: View) -> Table | None:
+    """Every trained model's change on every target, where there are several sources (as NAIT's capabilities)."""
+
+    def of(results: Results) -> Table | None:
+        found = numbers(results, "avg")
+        if not found.base or len({source for grid in found.methods.values() for source in grid}) < 2:
+            return None
+        targets = [d for d in view.targets.domains if d in found.base]
+        notes = [*_seed_note(results), "Differences from the base on the same target; own domain in bold."]
+        title = f"Transfer: {avg_name(view)} in per cent of every source's model on every target"
+        return transfer(found.base, found.methods, targets, view.targets, METRICS["avg"][1], title, notes)
+
+    return each_model(view, of)
 
 
 def _grid(view: View, metric: str, name: str, title: str) -> Table | None:

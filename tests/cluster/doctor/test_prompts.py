@@ -35,3 +35,13 @@ def test_equal_questions_pass_and_other_endings_do_not(pair: Pair) -> None:
     assert [f.level for f in check_pair(pair, 4)] == [OK]
     assert [f.level for f in check_pair(replace(pair, teacher=pair.teacher[:-1]), 4)] == [ERROR]
     assert "demonstrations fit" in check_pair(replace(pair, kept=3), 4)[0].message
+
+
+def test_demonstrations_as_turns_are_shown_in_the_configured_order() -> None:
+    """What is printed must be what is trained on: as turns, nearest first."""
+    pool = make_split(next(iter(DOMAIN_BY_NAME.values())), "pool").questions
+    renderer = PromptRenderer(load_tokenizer(LAB_MODEL), PromptConfig(enable_thinking=False), "turns")
+    pair = render_pair(renderer, pool, 2, 2048, [0, 1])
+    assert [f.level for f in check_pair(pair, 2)] == [OK] and "Solved examples:" not in pair.teacher_text
+    places = [pair.teacher_text.index(question.question) for question in (pool[1], pool[2], pool[0])]
+    assert places == sorted(places) and pair.teacher_text.count("<|im_start|>assistant") == 3

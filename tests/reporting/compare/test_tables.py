@@ -46,3 +46,15 @@ def test_the_grid_has_every_target_once(view):
     table = next(t for t in all_tables(view) if t.name == "table7")
     assert table.header == ("Model", "biology", "chemistry", "colours")
     assert [row[0] for row in table.rows[:4]] == ["Base", "nopsd_biology", "nopsd_chemistry", "nopsd_Avg"]
+
+
+def test_the_transfer_matrix_has_every_models_change_on_every_target(view):
+    """Breaks if a model's gain on another target than its own is hidden in a mean, or set against another base."""
+    table = next(t for t in all_tables(view) if t.name == "transfer")
+    assert table.header == ("Method", "trained for", "biology", "chemistry", "colours")
+    base, *rows = table.rows
+    assert [row[:2] for row in rows if row[0] == "nopsd"] == [("nopsd", "biology"), ("nopsd", "chemistry")]
+    for row in rows:
+        for cell, before, target in zip(row[2:], base[2:], table.header[2:]):
+            if cell is not None:
+                assert cell.delta == pytest.approx(cell.value - before.value) and cell.bold == (target == row[1])
