@@ -6,8 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from nopsd.config import DistConfig
+from nopsd.engine import distributed
 from nopsd.engine.distributed import init_distributed
 from nopsd.errors import UserError
 
@@ -36,3 +38,22 @@ def test_half_a_launcher_environment_is_refused(monkeypatch):
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     with pytest.raises(UserError, match="start with `deepspeed`"):
         init_distributed(DistConfig())
+
+
+def test_each_rank_takes_its_own_gpu_and_one_too_many_is_refused(monkeypatch):
+    """On a pretended host of two GPUs: two ranks on one would hang in NCCL's first collective."""
+    taken, threads = [], []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    monkeypatch.setattr(torch, "set_num_threads", threads.append)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(12)))
+    monkeypatch.setenv("RANK", "5")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    distributed._bind_device(on_gpu=True)
+    monkeypatch.setenv("LOCAL_SIZE", "3")
+    distributed._bind_device(on_gpu=True)
+    assert taken == [1, 1] and threads == [6, 4]
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(UserError, match="rank 5 has no GPU: the host has 2; lower dist.ranks to 2"):
+        distributed._bind_device(on_gpu=True)

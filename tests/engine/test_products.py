@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from nopsd.engine import cpu_bfloat16, products
+from tests.pretended_gpu import half_precision_products
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -22,6 +23,23 @@ def test_products_equal_float64_of_the_same_weights(dtype, monkeypatch):
     torch.testing.assert_close(out_nV.double(), wide_nH @ wide_VH.T, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(grad_nH.double(), wide_nV @ wide_VH, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(grad_VH.double(), 1 + wide_nV.T @ wide_nH, rtol=1e-5, atol=1e-5)
+
+
+def test_a_gpus_products_are_those_of_the_rounded_factors(monkeypatch):
+    """On a pretended device: a wrong argument would end the first step there, a float32 copy its memory."""
+    monkeypatch.setattr(products, "_tensor_cores", lambda factor, result: factor.dtype != result.dtype)
+    draw = torch.Generator().manual_seed(0)
+    hidden_nH, weight_VH = (torch.randn(n, 16, generator=draw).bfloat16() for n in (5, 21))
+    grad_nV = torch.randn(5, 21, generator=draw)
+    out_nV, grad_nH, grad_VH = torch.empty(5, 21), torch.empty(5, 16), torch.ones(21, 16)
+    with half_precision_products():
+        products.project(hidden_nH, weight_VH, out_nV)
+        products.grad_input(grad_nV, weight_VH, grad_nH)
+        products.add_weight_gradient(grad_nV, hidden_nH, grad_VH)
+    wide_nH, wide_VH, low_nV = hidden_nH.double(), weight_VH.double(), grad_nV.bfloat16().double()
+    torch.testing.assert_close(out_nV.double(), wide_nH @ wide_VH.T, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(grad_nH.double(), low_nV @ wide_VH, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(grad_VH.double(), 1 + low_nV.T @ wide_nH, rtol=1e-5, atol=1e-5)
 
 
 def test_a_gradient_in_bfloat16_is_rounded_once():

@@ -1,11 +1,15 @@
 """A layer's scores are the paper's Eq. 3, and the same bits whatever else is in the batch's chunks."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
+from nopsd.neurons import projection
 from nopsd.neurons.activity import Block, LayerActivity
 from nopsd.neurons.layer_scores import ScoredRow, layer_scores
+from tests.pretended_gpu import half_precision_products
 
 
 def rows_of(lengths, distinct, longest, seed=0):
@@ -106,6 +110,23 @@ def test_a_transposed_bf16_down_projection_is_not_rounded_on_the_way():
     activity = LayerActivity(0, activity.shape, (Block(0, down, None, block.values),), activity.width)
     for found, expected in zip(assembled(activity, rows, directions, chunk), loops(activity, rows, directions)):
         assert np.abs(found - expected).max() < 1e-5 * np.abs(expected).max()
+
+
+def test_a_gpus_projection_is_exact_in_half_precision_or_stays_in_float32():
+    """On a pretended device: directions that the weight's format holds are multiplied in it, others rounded."""
+    weight = SimpleNamespace(device=torch.device("cuda"), dtype=torch.bfloat16)
+    draw = torch.Generator().manual_seed(0)
+    exact = torch.randn(4, 8, generator=draw).bfloat16().float()
+    down = torch.randn(8, 5, generator=draw).bfloat16()
+    half = projection._as_exact(exact, weight)
+    assert half.dtype == torch.bfloat16
+    with half_precision_products():
+        found = projection._product(half, down)
+    torch.testing.assert_close(found.double(), exact.double() @ down.double(), rtol=1e-6, atol=1e-6)
+    other = exact + 1e-4
+    assert projection._as_exact(other, weight) is other
+    weight.dtype = torch.float32
+    assert projection._as_exact(exact, weight) is exact
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -7,6 +7,7 @@ formulas are right and that Triton compiles them for each kind of GPU; not how f
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ import torch
 from nopsd.config import Config, DistillConfig
 from nopsd.config.distill_rules import check_distill
 from nopsd.errors import ConfigError
+from nopsd.train.losses import full_support
 from nopsd.train.losses.full_support import kernel_of
 from tests.programs import run_peer
 
@@ -103,6 +105,19 @@ def test_an_objective_the_kernels_have_no_code_for_is_refused_by_name_and_falls_
         with pytest.raises(ConfigError, match=f"kernel={kernel} has no code for distill.{next(iter(keys))}="):
             check_distill(Config(distill=DistillConfig(kernel=kernel, **keys)))
     assert kernel_of(DistillConfig(**keys), torch.zeros(1), 1 << 40) is None
+
+
+def test_auto_takes_triton_on_a_gpu_that_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a pretended device. numba computes on CPUs alone, and torch's path reads the logits once for each sum."""
+    like: Any = SimpleNamespace(is_cuda=True, device=torch.device("cuda"), dtype=torch.float32)
+    monkeypatch.setattr(full_support, "find_spec", lambda name: object())
+    for keys in KINDS:
+        assert kernel_of(DistillConfig(**keys), like, 1 << 30) == "triton"
+    assert kernel_of(DistillConfig(kernel="triton"), like, 1) == "triton"
+    monkeypatch.setattr(full_support, "find_spec", lambda name: None)
+    assert kernel_of(DistillConfig(), like, 1 << 30) == "torch"
+    with pytest.raises(ConfigError, match="triton needs triton"):
+        kernel_of(DistillConfig(kernel="triton"), like, 1)
 
 
 def test_the_kernel_that_auto_takes(monkeypatch: pytest.MonkeyPatch):
