@@ -148,9 +148,9 @@ class RolloutClient(RolloutService):
             return HeldWeights("a folder that it doesn't name (it runs without nopsd's worker extension)")
         return HeldWeights(**answer["results"][0])
 
-    def weight_sums(self, version: int) -> list[list[WeightSum]]:
+    def weight_sums(self) -> list[list[WeightSum]]:
         """Of what each worker holds, by `weight_sums`; none where the server runs without our plug-in."""
-        body = {"method": "nopsd_weight_sums", "args": [version]}
+        body = {"method": "nopsd_weight_sums"}
         try:
             results = self.request("POST", "/collective_rpc", body, retry=True).get("results", [])
         except FailedError:

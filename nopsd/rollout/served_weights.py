@@ -5,6 +5,7 @@ In: clients, and token ids to score. Out: nothing, or StaleWeightsError naming t
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator, Sequence
 
@@ -17,8 +18,9 @@ from nopsd.rollout.background import all_at_once
 from nopsd.rollout.client import RolloutClient
 from nopsd.rollout.logprob_gap import Gap, GapBound, bound_of, gap_of
 from nopsd.rollout.service import RolloutService
-from nopsd.rollout.weight_sums import BY_COLUMNS, SentSums, compare_sums
+from nopsd.rollout.weight_sums import BY_COLUMNS, Key, SentSums, held_totals, totals_of
 
+log = logging.getLogger(__name__)
 Stream = Iterator[tuple[str, "Tensor | None"]]
 SCORE_S = 600.0
 CHANGE_TOKENS = 48
@@ -35,9 +37,10 @@ def check_same_weights(one: RolloutClient, other: RolloutClient) -> None:
     """
     digests, others = one.weight_digests(), other.weight_digests()
     differing = {name for name in digests.keys() & others.keys() if digests[name] != others[name]}
-    held, others_held = one.weight_sums(0), other.weight_sums(0)
+    held, others_held = one.weight_sums(), other.weight_sums()
     if len(held) == 1:  # else shards, which may lie otherwise at the other
-        differing.update(compare_sums(held[0], others_held)[0])
+        own = totals_of(held[0])
+        differing.update(name for (name, way), t in held_totals(held[0], others_held).items() if t != own[name, way])
     if differing:
         raise StaleWeightsError(
             f"the servers at {one.url} and {other.url} hold other weights ({_listed(sorted(differing))} "
@@ -70,37 +73,54 @@ class SentWeights:
     """Whether servers hold what was sent to them, to the last bit.
 
     A version behind at a small learning rate is less than bfloat16's rounding, so no bound on the gap to the trainer
-    sees it. Checksums do (`weight_sums`). Where a server can't give one of each parameter, it must at least give other
-    log-probs after an update: one server gives one sequence the same bits as long as its weights are the same.
+    sees it. Checksums do (`weight_sums`). A loader may transpose or reorder a parameter: so one that has never been
+    equal isn't expected to be, but it must not stay as it was, or be what was sent before, when it has changed. Where
+    some can't be compared the server must at least give other log-probs after an update: one server gives one sequence
+    the same bits as long as its weights are the same.
     """
 
     def __init__(self) -> None:
-        self._sent, self._before = SentSums(0), SentSums(0)  # of the last update, and of the one before it
+        self._sent, self._before = SentSums(), SentSums()  # of the last update, and of the one before it
+        self._equal: dict[str, set[Key]] = {}  # what has been equal once, by URL
+        self._held: dict[str, dict[Key, int]] = {}  # at the last check, by URL
         self._probes: dict[str, list[float]] = {}  # by URL
 
-    def watched(self, stream: Stream, version: int) -> Stream:
+    def watched(self, stream: Stream) -> Stream:
         """The weights as they pass."""
-        self._before, self._sent = self._sent, SentSums(version)
+        self._before, self._sent = self._sent, SentSums()
         for name, tensor in stream:
             if tensor is not None:
                 self._sent.add(name, tensor)
             yield name, tensor
 
     def check(self, server: RolloutClient) -> None:
-        """StaleWeightsError if a parameter is another than was sent.
-
-        If some can't be compared: also if most parameters have changed since the last update, and the server's
-        log-probs not.
-        """
-        sent = self._sent.sums()
-        differing, compared = compare_sums(sent, server.weight_sums(self._sent.version))
-        if differing:
+        """StaleWeightsError if the server holds another parameter than was sent, or has not taken the update."""
+        if stale := self.compare(server):
             raise StaleWeightsError(
-                f"the server at {server.url} doesn't hold the weights that were sent: {_listed(differing)} "
-                f"{'differs' if len(differing) == 1 else 'differ'}"
+                f"the server at {server.url} doesn't hold the weights that were sent: {_listed(stale)} "
+                f"{'differs' if len(stale) == 1 else 'differ'}"
             )
-        if not compared.issuperset(entry.name for entry in sent):
+        names = {name for name, _ in totals_of(self._sent.sums())}
+        if other := sorted(names - {name for name, _ in self._equal[server.url]}):
+            if server.url not in self._probes:
+                log.warning("no checksum of %s can be compared at %s: log-probs are", _listed(other), server.url)
             self._check_change(server)
+
+    def compare(self, server: RolloutClient) -> list[str]:
+        """The parameters that are wrong at the server, of those of which that can be said; what is right is noted."""
+        sums = self._sent.sums()
+        sent, before = totals_of(sums), totals_of(self._before.sums())
+        held, last = held_totals(sums, server.weight_sums()), self._held.get(server.url, {})
+        equal = self._equal.setdefault(server.url, set())
+        differing = {key for key, total in held.items() if total != sent[key]}
+        changed = {key for key in differing if before.get(key) != sent[key]}
+        behind = {key for key in changed if held[key] == before.get(key)}
+        # Of all numbers of a parameter one has changed, wherever it lies at the server; of some columns others may.
+        unmoved = {key for key in changed if held[key] == last.get(key) and key[1] != BY_COLUMNS}
+        stale = (differing & equal) | behind | unmoved
+        equal |= held.keys() - differing
+        self._held[server.url] = held
+        return sorted({name for name, _ in stale})
 
     def _check_change(self, server: RolloutClient) -> None:
         room = max(2, min(CHANGE_TOKENS, server.max_model_len() - 1))
@@ -114,9 +134,7 @@ class SentWeights:
 
     def _changed_share(self) -> float:
         """Of the parameters, between the last two updates."""
-        before, now = (
-            {e.name: e.total for e in sent.sums() if e.way != BY_COLUMNS} for sent in (self._before, self._sent)
-        )
+        before, now = (totals_of(sent.sums()) for sent in (self._before, self._sent))
         known = now.keys() & before.keys()
         return sum(now[name] != before[name] for name in known) / max(1, len(known))
 

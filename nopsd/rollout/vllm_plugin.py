@@ -117,9 +117,9 @@ class WorkerExtension:
             return held
         return {**held, "hash": hash_of(folder)}
 
-    def nopsd_weight_sums(self, version: int) -> list[list[Any]]:
-        """The fields of a `WeightSum` each, of this worker; `version` chooses the columns of packed matrices."""
-        return [list(entry) for entry in held_sums(self.model_runner.get_model(), version)]
+    def nopsd_weight_sums(self) -> list[list[Any]]:
+        """The fields of a `WeightSum` each, of what this worker holds."""
+        return [list(entry) for entry in held_sums(self.model_runner.get_model())]
 
 
 def local_folder(source: str, revision: str | None) -> Path | None:

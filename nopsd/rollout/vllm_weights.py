@@ -37,8 +37,8 @@ class Part:
     is_copy: bool = False  # of what another worker reports
 
 
-def held_sums(model: nn.Module, version: int) -> list[WeightSum]:
-    """Of everything that can be read. `version`: of the policy, which chooses the columns."""
+def held_sums(model: nn.Module) -> list[WeightSum]:
+    """Of everything that can be read."""
     from vllm.model_executor.layers.linear import LinearBase
     from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmbedding
 
@@ -47,9 +47,9 @@ def held_sums(model: nn.Module, version: int) -> list[WeightSum]:
     with torch.inference_mode():
         for name, layer in model.named_modules():
             if isinstance(layer, LinearBase):
-                entries += _of_linear(name, layer, joined, version)
+                entries += _of_linear(name, layer, joined)
             elif isinstance(layer, VocabParallelEmbedding):
-                entries += _of_vocabulary(name, layer, version)
+                entries += _of_vocabulary(name, layer)
             else:
                 entries += _of_others(name, layer)
         totals = torch.stack([total for _, total in entries]).tolist()
@@ -62,7 +62,7 @@ def _of_others(name: str, layer: nn.Module) -> Iterator[Entry]:
             yield _whole(f"{name}.{leaf}", tensor)
 
 
-def _of_linear(name: str, layer: Any, joined: Any, version: int) -> Iterator[Entry]:
+def _of_linear(name: str, layer: Any, joined: Any) -> Iterator[Entry]:
     from vllm.model_executor.layers.linear import RowParallelLinear, UnquantizedLinearMethod
 
     prefix, _, leaf = name.rpartition(".")
@@ -76,7 +76,7 @@ def _of_linear(name: str, layer: Any, joined: Any, version: int) -> Iterator[Ent
     if not layer.weight.numel():
         width = layer.input_size_per_partition if is_split else layer.input_size
         first = layer.tp_rank * width if is_split else 0
-        columns = [c - first for c in chosen_columns(version, layer.input_size) if 0 <= c - first < width]
+        columns = [c - first for c in chosen_columns(layer.input_size) if 0 <= c - first < width]
         yield from _by_columns(layer, layer.params_dtype, layer.weight.device, (width, columns), parts)
 
 
@@ -100,7 +100,7 @@ def parts_of(layer: Any, names: Sequence[str], prefix: str) -> list[Part] | None
     ]
 
 
-def _of_vocabulary(name: str, layer: Any, version: int) -> Iterator[Entry]:
+def _of_vocabulary(name: str, layer: Any) -> Iterator[Entry]:
     """An embedding or a head without its padding. The CPU build's packed copy is what a head computes with."""
     from vllm.model_executor.layers.vocab_parallel_embedding import UnquantizedEmbeddingMethod
 
@@ -109,7 +109,7 @@ def _of_vocabulary(name: str, layer: Any, version: int) -> Iterator[Entry]:
     part = Part(name, layer.shard_indices.num_org_elements, layer.shard_indices.org_vocab_start_index)
     yield from _wholes(layer.weight[: part.rows], [part], "weight")
     if hasattr(layer, "cpu_linear"):
-        columns = chosen_columns(version, layer.embedding_dim)
+        columns = chosen_columns(layer.embedding_dim)
         at = (layer.embedding_dim, columns)
         yield from _by_columns(layer, layer.weight.dtype, layer.weight.device, at, [part])
 

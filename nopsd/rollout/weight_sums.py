@@ -1,8 +1,8 @@
 """Exact checksums of weights: the trainer's of what it sent against a server's of what it holds.
 
 A layer that is one small step behind is less than bfloat16's rounding, so no comparison of log-probs sees it: the bits
-do. A parameter is summed in one of two ways. "whole": all its bits. "columns": those of COLUMNS input columns, which
-move on with each version; a server that packs a matrix away gives them through its kernel, by one-hot inputs. Rows are
+do. A parameter is summed in one of two ways. "whole": all its bits. "columns": those of COLUMNS input columns, spread
+over all; a server that packs a matrix away gives them through its kernel, by one-hot inputs. Rows are
 weighted by their number, and the sums are integers modulo 2^64: those of a parameter's shards, by rows or by columns,
 add up to the parameter's own.
 """
@@ -18,6 +18,7 @@ from torch import Tensor
 COLUMNS = 8
 WHOLE, BY_COLUMNS = "whole", "columns"
 TIED_HEAD, EMBEDDING = "lm_head.weight", "embed_tokens.weight"  # a tied head isn't sent: its embedding is
+Key = tuple[str, str]  # name, way
 _FACTOR = -7046029254386353131  # 2^64 divided by the golden ratio, as int64
 _WORDS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -32,9 +33,10 @@ class WeightSum(NamedTuple):
     total: int
 
 
-def chosen_columns(version: int, width: int) -> list[int]:
-    """The input columns of a matrix that are summed at a policy version."""
-    return [(version * COLUMNS + i) % width for i in range(min(COLUMNS, width))]
+def chosen_columns(width: int) -> list[int]:
+    """The input columns of a matrix that are summed."""
+    count = min(COLUMNS, width)
+    return [width * i // count for i in range(count)]
 
 
 def weighted_sum(matrix: Tensor, first_row: int = 0, word_bytes: int | None = None) -> Tensor:
@@ -65,10 +67,9 @@ def sum_of_columns(columns_RC: Tensor, first_row: int = 0) -> Tensor:
 
 
 class SentSums:
-    """Sums of the weights that pass to the servers, of one policy version."""
+    """Sums of the weights that pass to the servers in one update."""
 
-    def __init__(self, version: int) -> None:
-        self.version = version
+    def __init__(self) -> None:
         self._keys: list[tuple[str, str, str, int]] = []
         self._totals: list[Tensor] = []
 
@@ -78,7 +79,7 @@ class SentSums:
         way = whole_way(tensor.shape or (1,), tensor.element_size())
         self._add((name, way, dtype, tensor.numel()), weighted_sum(tensor.reshape(tensor.shape or (1,))))
         if tensor.dim() == 2:
-            chosen_RC = tensor.detach()[:, chosen_columns(self.version, tensor.shape[1])]
+            chosen_RC = tensor.detach()[:, chosen_columns(tensor.shape[1])]
             self._add((name, BY_COLUMNS, dtype, chosen_RC.numel()), sum_of_columns(chosen_RC))
 
     def _add(self, key: tuple[str, str, str, int], total: Tensor) -> None:
@@ -86,47 +87,53 @@ class SentSums:
         self._totals.append(total)
 
     def sums(self) -> list[WeightSum]:
+        """Of all that has passed."""
         if not self._totals:
             return []
         totals = torch.stack([total.to(self._totals[0].device) for total in self._totals]).tolist()
         return [WeightSum(*key, total) for key, total in zip(self._keys, totals, strict=True)]
 
 
-def compare_sums(expected: Iterable[WeightSum], workers: Sequence[Iterable[WeightSum]]) -> tuple[list[str], set[str]]:
-    """Which parameters differ, and which could be compared.
+def totals_of(sums: Iterable[WeightSum]) -> dict[Key, int]:
+    """By name and way."""
+    return {(entry.name, entry.way): entry.total for entry in sums}
+
+
+def held_totals(expected: Iterable[WeightSum], workers: Sequence[Iterable[WeightSum]]) -> dict[Key, int]:
+    """What a server holds of each parameter, where it can be compared.
 
     Args:
         expected: Of whole parameters.
-        workers: Of each worker of a server; of shards, or of whole parameters that each of them holds. Those of
-            another number format, size or name are not compared.
+        workers: Of each worker of the server; of shards, or of whole parameters that each of them holds. Those of
+            another number format, size or name are left out.
 
     Returns:
-        Names that differ, and all names that were compared, as in `expected`.
+        Totals by name and way of `expected`; of a tied head and its embedding, the one that differs.
     """
     wanted = {(entry.name, entry.way): entry for entry in expected}
     embedding = next((entry.name for entry in wanted.values() if entry.name.endswith(EMBEDDING)), "")
-    held: dict[tuple[str, str], list[WeightSum]] = {}
+    held: dict[Key, list[WeightSum]] = {}
     for entry in (entry for worker in workers for entry in worker):
         held.setdefault((entry.name, entry.way), []).append(entry)
-    differing, compared = set(), set()
+    totals: dict[Key, int] = {}
     for (name, way), entries in held.items():
         is_tied = name == TIED_HEAD and (name, way) not in wanted
         own = wanted.get((embedding if is_tied else name, way))
-        if own is not None and (equal := _equal(own, entries)) is not None:
-            compared.add(own.name)
-            if not equal:
-                differing.add(own.name)
-    return sorted(differing), compared
+        if own is None or (total := _combined(own, entries)) is None:
+            continue
+        if totals.get((own.name, way), own.total) == own.total:
+            totals[own.name, way] = total
+    return totals
 
 
-def _equal(wanted: WeightSum, held: Sequence[WeightSum]) -> bool | None:
+def _combined(wanted: WeightSum, held: Sequence[WeightSum]) -> int | None:
     """None: they can't be compared."""
     if any(entry.dtype != wanted.dtype for entry in held):
         return None
     if all(entry.size == wanted.size for entry in held):
-        return all(entry.total == wanted.total for entry in held)
+        return next((entry.total for entry in held if entry.total != wanted.total), wanted.total)
     if sum(entry.size for entry in held) == wanted.size:
-        return (sum(entry.total for entry in held) - wanted.total) % 2**64 == 0
+        return (sum(entry.total for entry in held) + 2**63) % 2**64 - 2**63
     return None
 
 

@@ -101,6 +101,19 @@ class WeightSync:
             except Exception as error:  # raised on all ranks
                 failure = error
         self._raise_together(failure, "")
+        self._note_what_is_held()
+
+    def _note_what_is_held(self) -> None:
+        """Where servers hold the trainer's present weights, as at a run's start, this shows what can be compared."""
+        for _ in self._sent.watched(self._source.stream()):
+            pass
+        failure = None
+        if self._rank == 0:
+            try:
+                self._everywhere("checksums", self._sent.compare)
+            except Exception as error:  # raised on all ranks
+                failure = error
+        self._raise_together(failure, "")
 
     def _make_sender(self) -> Sender:
         hosts = [urlsplit(server.url).hostname or "" for server in self._client.servers()]
@@ -122,7 +135,7 @@ class WeightSync:
         Raises ServerError on every rank, rank 0's naming rank, host, phase and URL, if a phase fails at every server
         or exceeds `server.sync_timeout_s` there. A server that failed stays paused: it may hold half an update.
         """
-        stream = self._sent.watched(self._source.stream(), version)
+        stream = self._sent.watched(self._source.stream())
         failure = None
         if self._rank == 0:
             try:

@@ -21,7 +21,7 @@ class Server:
     def weight_digests(self):
         return self.digests
 
-    def weight_sums(self, version):
+    def weight_sums(self):
         return self.sums
 
     def held_weights(self):

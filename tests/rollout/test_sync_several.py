@@ -57,7 +57,7 @@ class Fake(RolloutClient):
     def max_model_len(self) -> int:
         return 64
 
-    def weight_sums(self, version: int) -> list[list[WeightSum]]:
+    def weight_sums(self) -> list[list[WeightSum]]:
         return []
 
     def score_one(self, prompt: list[int], response: list[int]) -> list[float]:
