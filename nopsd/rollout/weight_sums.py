@@ -74,7 +74,12 @@ class SentSums:
         self._totals: list[Tensor] = []
 
     def add(self, name: str, tensor: Tensor) -> None:
-        """Starts the sums on the tensor's device and doesn't wait for them."""
+        """Starts the sums on the tensor's device and doesn't wait for them.
+
+        A vector of one value, as a new norm's or bias is, is left out: in another order it would be equal until trained.
+        """
+        if tensor.dim() == 1 and bool((tensor == tensor[:1]).all()):
+            return
         dtype = dtype_name(tensor.dtype)
         way = whole_way(tensor.shape or (1,), tensor.element_size())
         self._add((name, way, dtype, tensor.numel()), weighted_sum(tensor.reshape(tensor.shape or (1,))))
