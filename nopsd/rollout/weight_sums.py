@@ -76,7 +76,7 @@ class SentSums:
     def add(self, name: str, tensor: Tensor) -> None:
         """Starts the sums on the tensor's device and doesn't wait for them.
 
-        A vector of one value, as a new norm's or bias is, is left out: in another order it would be equal until trained.
+        A vector of one value, as a new norm or bias is, is left out: in another order it is equal until trained.
         """
         if tensor.dim() == 1 and bool((tensor == tensor[:1]).all()):
             return
