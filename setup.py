@@ -75,7 +75,7 @@ setup(
         "math": ["math-verify[antlr4_13_2]==0.9.0"],  # answer.judge=math
         "wandb": ["wandb"],
         "trackio": ["trackio"],
-        "mlflow": ["mlflow-skinny"],
+        "mlflow": ["alembic", "mlflow-skinny", "sqlalchemy"],
         "test": ["hypothesis", "mkdocs-material", "mypy", "playwright", "pytest", "pytest-xdist", "ruff"],
     },
     entry_points={"console_scripts": ["nopsd=nopsd.cli:main"]},

@@ -18,7 +18,7 @@ from nopsd.rollout.stage import Lazily, run_rollouts
 from nopsd.run import folder as names
 from nopsd.run.session import Session, eval_sampling
 from nopsd.run.stage import Counts, Progress, Stage
-from nopsd.stages.holdout import BASE_ANSWERS, base_answers, held_rows
+from nopsd.stages.holdout import BASE_ANSWERS, base_answers, gain, held_rows
 from nopsd.stages.rollout import SERVED_WITH
 from nopsd.stages.workload import responses
 
@@ -80,6 +80,10 @@ class EvaluateBase(_Evaluation):
         if session.tests:
             shares = session.judge.pool_correctness(session.pool, session.rollouts, session.think_open)
             write_pool_correct(folder, shares)
+
+    def finish(self, session: Session) -> str | None:
+        """What the base model could gain from its own votes: before anything is trained."""
+        return "\n      ".join(gain(session)) or None
 
 
 class Evaluate(_Evaluation):

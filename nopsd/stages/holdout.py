@@ -7,14 +7,14 @@ its own, and where the base model's are there, those too.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from nopsd.config import EvalConfig
-from nopsd.evaluation.artefacts import read_holdout
-from nopsd.evaluation.conclusion import Conclusion, conclude
+from nopsd.evaluation.artefacts import read_holdout, read_result
+from nopsd.evaluation.conclusion import Conclusion, conclude, room_to_gain
 from nopsd.evaluation.evaluate import group_by_question
-from nopsd.evaluation.unlabelled import AnswerRow, Comparison, answer_rows, compare
+from nopsd.evaluation.unlabelled import Answered, AnswerRow, Comparison, answer_rows, compare
 from nopsd.rollout.service import RolloutService
 from nopsd.rollout.types import FILE as ROLLOUTS
 from nopsd.rollout.types import Rollout, read_rollouts
@@ -87,3 +87,13 @@ def held_conclusion(session: Session) -> Conclusion | None:
     """Base and trained model compared, in words; None unless both have answered."""
     found = held_answers(session).comparison(session.config.eval)
     return conclude(found) if found else None
+
+
+def gain(session: Session) -> list[str]:
+    """What the base model could gain from its own votes, by its answers to held-out questions, else to the pool's
+    domain's tests, whose labels play no part; nothing where there are neither."""
+    folder, domain = session.run.stage_dir(names.EVALUATE_BASE), session.config.data.domain
+    rows: Sequence[Answered] = read_holdout(folder, "base")
+    if not rows and domain in session.tests:
+        rows = read_result(folder, "base", domain, replace(session.config.eval, bootstrap=0)).rows
+    return room_to_gain(rows) if rows and len(rows[0].answers) > 1 else []

@@ -16,6 +16,7 @@ from nopsd.evaluation.conclusion import conclude, room_to_gain
 from nopsd.evaluation.oracle import label_warning
 from nopsd.evaluation.results import DomainResult
 from nopsd.files import read_json
+from nopsd.reporting.board import write_run_board
 from nopsd.reporting.report import write_report
 from nopsd.reporting.summary import summary_table
 from nopsd.reporting.views import DemoView, HeldOut, PoolView, ReportInputs
@@ -26,6 +27,7 @@ from nopsd.selection.artefacts import Contexts
 from nopsd.selection.names import needs_neurons
 from nopsd.selection.selectors import Selection
 from nopsd.selection.without_neurons import without_neurons
+from nopsd.stages.contexts import teacher_prompts
 from nopsd.stages.examples import Rows, shown_examples
 from nopsd.stages.holdout import Held, held_answers, held_conclusion
 from nopsd.train.artefacts import choice_note, shows_labels, stop_note
@@ -89,6 +91,19 @@ def report(session: Session, folder: Path) -> None:
         **trained,
     )
     write_report(folder, inputs)
+    if trained and "tensorboard" in config.tracking.to:
+        write_run_board(run.tensorboard / names.REPORT, inputs, shown_prompts(session, contexts))
+
+
+def shown_prompts(session: Session, contexts: Contexts) -> dict[str, str]:
+    """The student's prompt of one selected question, and the teacher's with its demonstrations, as text."""
+    uid = next((uid for uid in contexts if uid in session.student_prompts), None)
+    if uid is None:
+        return {}
+    ids = {"student": session.student_prompts[uid]}
+    if METHODS[session.config.method].trainer == "distill":
+        ids["teacher"] = teacher_prompts(session, [uid], contexts)[uid].ids
+    return {name: session.tokenizer.decode(found) for name, found in ids.items()}
 
 
 def notes(session: Session, plan: dict[str, Any] | None = None, record: dict[str, Any] | None = None) -> list[str]:

@@ -12,7 +12,7 @@ from nopsd.rollout.types import Rollout, write_rollouts
 from nopsd.run import runner
 from nopsd.run.session import Session
 from nopsd.stages.evaluate import evaluate_weights
-from nopsd.stages.holdout import held_answers, held_conclusion, nats_a_token
+from nopsd.stages.holdout import gain, held_answers, held_conclusion, nats_a_token
 from nopsd.stages.registry import STAGES
 
 WINDOW = 40
@@ -64,6 +64,13 @@ def test_a_run_without_labels_is_compared_on_what_it_holds_out(session):
     assert found.drift.value == 2.0 and found.figures["nats"].after.value == 3.0
     assert found.figures["vote_share"].change.value == -0.5 and found.figures["base_vote"].change.value == -0.5
     assert held_conclusion(session).direction == -1
+
+
+def test_what_could_be_gained_is_told_before_training_and_never_by_labels(session, capsys):
+    """Broken if a user trains for hours where the base model has nothing to learn from itself."""
+    (warning, shares) = gain(session)
+    assert "next to nothing to gain" in warning and "have 100.0% of its votes" in shares
+    assert warning in STAGES["evaluate_base"].finish(session)
 
 
 def test_the_report_of_a_base_without_labels_tells_what_could_be_gained(session):

@@ -69,7 +69,16 @@ class Shown:
             if value or not silent or name in self.awake:
                 found[tag] = float(value)
                 self.awake.add(name)
-        return found
+        return found | speed(row)
+
+
+def speed(row: Mapping[str, float | None]) -> dict[str, float]:
+    """Response tokens trained on a second of the step, and the share of it spent waiting for rollouts."""
+    seconds = {name: value for name, value in row.items() if name.startswith("time/") and value is not None}
+    total, tokens = sum(seconds.values()), row.get("loss_tokens")
+    if not total or tokens is None:
+        return {}
+    return {"speed/tokens_per_second": tokens / total, "speed/rollout_share": seconds.get("time/rollout", 0.0) / total}
 
 
 def layout() -> dict[str, dict[str, list[Any]]]:

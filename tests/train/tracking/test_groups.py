@@ -42,3 +42,9 @@ def test_the_layout_names_tags_that_there_are_in_the_order_people_look():
     for group in charts.values():
         for kind, tags in group.values():
             assert kind == "Multiline" and all(tag.split("/")[0] in ORDER for tag in tags)
+
+
+def test_the_speed_is_that_of_the_whole_step():
+    row = {"loss_tokens": 300, "time/rollout": 2.0, "time/student": 1.0}
+    assert Shown()(row) | {"speed/tokens_per_second": 100.0, "speed/rollout_share": 2 / 3} == Shown()(row)
+    assert not any("tokens_per" in tag for tag in Shown()({"loss": 1.0, "time/rollout": 0.0, "loss_tokens": 3}))
