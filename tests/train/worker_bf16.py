@@ -14,6 +14,7 @@ from nopsd.engine.products import project
 from nopsd.train import context_states
 from nopsd.train.algorithms.distill import load_engines
 from nopsd.train.batches import Batching, Example, rank_micro_batches
+from nopsd.train.losses.fused_linear import DistillInputs
 from nopsd.train.planning import Limits
 from nopsd.train.teachers import teacher_of
 
@@ -36,10 +37,7 @@ def main(ranks, job):
             result = student(
                 input_ids_BT=batch.student.ids_BT,
                 rows_N=batch.student.rows_N,
-                teacher_hidden_NH=state.hidden_NH,
-                teacher_weight_VH=weight_VH,
-                token_weight_N=batch.weights_N,
-                target_N=batch.targets_N,
+                loss_inputs=DistillInputs(state.hidden_NH, weight_VH, batch.weights_N, batch.targets_N),
                 segments=batch.student.segments,
             )
             logits_NV = torch.empty(len(batch.targets_N), weight_VH.shape[0])
