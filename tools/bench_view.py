@@ -23,7 +23,6 @@ import httpx
 import numpy as np
 
 from nopsd.config import load_config, to_yaml
-from nopsd.data.artefacts import write_data
 from nopsd.data.records import Option, Question
 from nopsd.files import write_json, write_jsonl
 from nopsd.rollout.types import Rollout, write_rollouts
@@ -43,7 +42,8 @@ def make(folder: Path, responses: int, pool: int, tokens: int) -> None:
     words = " ".join(random.Random(0).choice(["gelin", "reads", "the", "three", "is"]) for _ in range(tokens // 2))
     uids = [f"q{i:06d}" for i in range(pool)]
     options = tuple(Option(label, f"option {label}") for label in "ABCD")
-    write_data(folder / "data", [Question(u, "biology", "lab", f"{u} {words}", options) for u in uids], [], None, {})
+    pool_rows = [Question(u, "biology", "lab", f"{u} {words}", options).to_json() for u in uids]
+    write_jsonl(folder / "data" / "pool.jsonl", pool_rows)
     ids = list(range(5, 5 + tokens))
     said = f"{words} <answer>A</answer>"
     write_rollouts(

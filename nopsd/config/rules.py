@@ -40,6 +40,7 @@ def validate(config: Config) -> None:
             key.check(value)
     _check_prompt(config)
     chosen_layers(config.neuron.layers)
+    _check_trace(config.train.trace)
     _check_data(config.data)
     _check_samples(config)
     _check_selection(config)
@@ -70,6 +71,11 @@ def _check_prompt(config: Config) -> None:
         datetime.fromisoformat(config.prompt.date)
     except ValueError as error:
         raise ConfigError(f"prompt.date={config.prompt.date}: write a date as 2026-07-02") from error
+
+
+def _check_trace(trace: str) -> None:
+    if trace not in ("all", "none") and not (trace.isascii() and trace.isdigit() and int(trace) > 0):
+        raise ConfigError(f"train.trace={trace}: use all, none, or N for every N-th step's responses")
 
 
 def _check_data(data: DataConfig) -> None:

@@ -6,7 +6,7 @@ and the export.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,10 +25,15 @@ from nopsd.run.stage import Counts, Progress, Stage
 from nopsd.signals.agreement import answers_of
 from nopsd.stages.contexts import contexts_without_selection, teacher_prompts
 from nopsd.stages.workload import chosen, responses, tokens
+from nopsd.traces.schema import FOLDER as TRACE
+from nopsd.traces.schema import Prompts
+from nopsd.traces.writer import TraceWriter
 from nopsd.train.artefacts import PLAN, stop_note
 from nopsd.train.losses.tile import auxiliaries
 from nopsd.train.metrics_log import MetricsLog
 from nopsd.train.planning import settled, watched
+from nopsd.train.replay import Replay
+from nopsd.train.tracing import trace_every
 from nopsd.train.tracking.base import check_places, open_sinks
 
 if TYPE_CHECKING:
@@ -85,8 +90,8 @@ class Train(Stage):
         return {**code, "labels": sha256_json(pool_key(session.judge, session.pool))}
 
     def asks_server(self, config: Config) -> bool:
-        """Always, but for fine-tuning, which samples for the probe alone."""
-        return METHODS[config.method].trainer != "sft" or watched(config)
+        """Always, but for recorded responses, and for fine-tuning, which samples for the probe alone."""
+        return config.train.replay is None and (METHODS[config.method].trainer != "sft" or watched(config))
 
     def check(self, session: Session) -> None:
         """The model's family can be trained as asked; a divergence of the user's own can be loaded. A method that reads
@@ -95,6 +100,7 @@ class Train(Stage):
         from nopsd.train.losses.head import check_family_head
         from nopsd.train.losses.support import find_divergence
 
+        replay_of(session.config)
         check_training(session.model.path, session.config)
         check_places(session.config)
         check_family_head(session.model.path, session.config.model.trust_remote_code)
@@ -140,6 +146,7 @@ class Train(Stage):
         config = plan(session, folder, len(selected), facts)
         asks = self.asks_server(config) and session.ranks.is_main  # rank 0 may have to start the server
         client = session.client() if asks else None
+        every = trace_every(config.train.trace) if algorithm.on_policy else 0
         inputs = TrainingInputs(
             config=config,
             algorithm=algorithm,
@@ -150,6 +157,9 @@ class Train(Stage):
             ranks=session.ranks,
             folder=folder,
             open_log=lambda step: MetricsLog(folder, step, open_sinks(config, folder, step)),
+            open_trace=trace_opener(session, folder, selected, algorithm) if every else None,
+            trace_every=every,
+            replay=replay_of(config),
             progress=progress,
             probe=watch(session, client, config) if client else None,
             stop=StopRequest.of_this_process(),
@@ -164,6 +174,36 @@ class Train(Stage):
         write_card(session, plan, record)
         note = stop_note(record, plan.get("steps", session.config.train.steps))
         return f"WARNING: {note} `--redo train`, with guard.stop=false, trains on regardless." if note else None
+
+
+def replay_of(config: Config) -> Replay | None:
+    """The recorded responses to train on, if any. ArtefactError if there are none of that run."""
+    replay = config.train.replay
+    return None if replay is None else Replay(Path(replay), names.TRAIN)
+
+
+def trace_opener(
+    session: Session, folder: Path, selected: list[str], algorithm: Algorithm
+) -> Callable[[int], TraceWriter]:
+    """What opens the trace, with the prompts in it."""
+    train = session.config.train
+
+    def opened(step: int) -> TraceWriter:
+        writer = TraceWriter(folder / TRACE, trace_every(train.trace), train.trace_mib << 20, step)
+        writer.write_prompts(traced_prompts(session, selected, getattr(algorithm, "teacher_prompts", {})))
+        return writer
+
+    return opened
+
+
+def traced_prompts(session: Session, selected: list[str], taught: Mapping[str, TeacherPrompt]) -> dict[str, Prompts]:
+    """What both roles read, by uid, and whose responses the teacher is shown: the nearest ones that fitted."""
+    found = {}
+    for uid in selected:
+        prompt, near = taught.get(uid), session.contexts.get(uid, [])
+        shown = tuple(n.uid for n in near[: prompt.kept]) if prompt and prompt.offered == len(near) else ()
+        found[uid] = Prompts(session.student_prompts[uid], prompt.ids if prompt else None, shown)
+    return found
 
 
 def distillation(session: Session) -> Prepared:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,7 +30,9 @@ def view(configs: Sequence[Config], port: int | None = None) -> None:
     print(f"nopsd view: {address}", flush=True)
     print(f"from elsewhere: ssh -L {chosen}:{HOST}:{chosen} {platform.node()}, then the same address")
     print("Ctrl-C ends it; the runs go on", flush=True)
-    app = application(Site.of(configs, STAGES), token)
+    site = Site.of(configs, STAGES)
+    threading.Thread(target=site.warm, name="warm", daemon=True).start()
+    app = application(site, token)
     uvicorn.run(app, host=HOST, port=chosen, log_level="warning", access_log=False, server_header=False)
 
 

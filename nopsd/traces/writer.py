@@ -68,6 +68,10 @@ class TraceWriter:
             self._thread.start()
         self._queue.put(trace)
 
+    def flush(self) -> None:
+        """Wait until all that was handed over is written."""
+        self._queue.join()
+
     def close(self) -> None:
         """Wait until all that was handed over is written."""
         if self._thread is not None:
@@ -84,6 +88,8 @@ class TraceWriter:
             except OSError as error:
                 failed = True
                 log.warning("no more of the trace is kept: %s can't be written (%s)", self.folder, error)
+            finally:
+                self._queue.task_done()
 
     def _write(self, trace: StepTrace) -> None:
         self.sizes[trace.step] = write_table(step_path(self.folder, trace.step), step_table(trace))

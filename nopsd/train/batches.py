@@ -66,7 +66,8 @@ class MicroBatch:
     """`targets_N`: the response ids at the loss rows. `weights_N`: float32, 0 in a dummy.
 
     `served_N`: the server's log-probs of the targets, NaN where unknown. `example_N`: which of the step's examples each
-    row belongs to; 0 in a dummy. Without a teacher's prompt `teacher` is the student's side.
+    row belongs to, `position_N`: which of its response's tokens it is; 0 in a dummy. Without a teacher's prompt
+    `teacher` is the student's side.
     """
 
     student: Side
@@ -76,6 +77,7 @@ class MicroBatch:
     served_N: Tensor
     aux: Mapping[str, Side] = field(default_factory=dict)  # the same response after the auxiliary prompts
     example_N: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
+    position_N: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
 
 
 def batch_uids(selected: Sequence[str], step: int, batch: int, seed: int) -> list[str]:
@@ -176,11 +178,11 @@ def _micro_batch(parts: list[tuple[Example, range, float, int]], batching: Batch
     prompts |= {name: [e.aux_prompts[name] for e in examples] for name in examples[0].aux_prompts}
     sides = {name: _side(read, examples, spans, batching) for name, read in prompts.items()}
     rows = [  # of each loss token; this rank's are every size-th, so that each is computed once
-        (e.response[t], weight, e.served[t] if e.served else math.nan, place)
+        (e.response[t], weight, e.served[t] if e.served else math.nan, place, t)
         for e, span, weight, place in zip(examples, spans, weights, places)
         for t in span
     ][batching.parallel.rank :: batching.parallel.size]
-    targets, token_weights, served, of_example = zip(*rows) if rows else ((),) * 4
+    targets, token_weights, served, of_example, position = zip(*rows) if rows else ((),) * 5
     device = batching.device
     targets_N = torch.tensor(targets, dtype=torch.long, device=device)
     check_alignment(sides, targets_N)
@@ -193,6 +195,7 @@ def _micro_batch(parts: list[tuple[Example, range, float, int]], batching: Batch
         torch.tensor(served, dtype=torch.float32, device=device),
         sides,
         torch.tensor(of_example, dtype=torch.long, device=device),
+        torch.tensor(position, dtype=torch.long, device=device),
     )
 
 

@@ -24,6 +24,7 @@ from nopsd.train.metrics import Clock, StepSums, response_metrics
 from nopsd.train.planning import is_due, lr_at
 from nopsd.train.run import Step, TrainingRun
 from nopsd.train.sampling import Sampler, check_gap, serve
+from nopsd.train.tracing import Recorder, hand_over
 
 
 def train(run: TrainingRun, done: int = 0, skipped: int = 0) -> None:
@@ -55,8 +56,12 @@ def train(run: TrainingRun, done: int = 0, skipped: int = 0) -> None:
             step.examples = algorithm.examples(run, step)
             step.batches = rank_micro_batches(step.examples, group, groups, algorithm.batching(run))
             targets = algorithm.targets(run, step)
+            if run.trace_every and number % run.trace_every == 0:
+                step.recorder = Recorder(step, run.ranks.device)
             with step.clock("student"):
                 sums = learn(run, step, targets.of_batches)
+            if step.recorder is not None:
+                hand_over(run, step, step.recorder)
             if run.student.was_step_applied():
                 skips.in_row = 0
                 algorithm.after_step(run, number)
@@ -94,6 +99,8 @@ def learn(run: TrainingRun, step: Step, targets: Sequence[Any]) -> StepSums:
         run.student.set_gradient_accumulation_boundary(is_last)
         found = run.algorithm.loss(run, batch, target)
         sums.add(batch, found)
+        if step.recorder is not None:
+            step.recorder.add(batch, found)
         loss = found.loss * run.ranks.world  # its weights hold the global mean: undo the averaging over ranks
         if is_last:
             sums.add_up(run.ranks)
@@ -165,6 +172,8 @@ class Bookkeeping:
             run.extras = {"guards": run.guards.state(done), **self.sampler.extras()}
             if self.skips.in_row:
                 run.extras[SKIPPED_IN_ROW] = self.skips.in_row
+            if run.trace is not None:
+                run.trace.flush()  # the steps before a checkpoint are not run again
             score = checkpoint.mean_score(self.rows, config.best_by) if run.guards.healthy else None
             self.rows.clear()
             progress = checkpoint.Progress(done, self.skips.total, run.identity, score, run.extras)

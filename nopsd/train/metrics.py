@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from statistics import fmean
@@ -50,12 +50,13 @@ class Clock:
 
 
 class BatchLoss(NamedTuple):
-    """A micro-batch's loss with its graph, the sampled tokens' log-probs `[N]` (None: unknown), and sums over its
-    tokens, named by the algorithm."""
+    """A micro-batch's loss with its graph, the sampled tokens' log-probs `[N]` (None: unknown), sums over its tokens,
+    named by the algorithm, and what the trace keeps of each `[N]`, by names of `traces.schema.TOKEN_VALUES`."""
 
     loss: Tensor
     logprob_N: Tensor | None
     sums: Tensor
+    by_token: Mapping[str, Tensor] = {}
 
 
 class StepSums:

@@ -15,10 +15,13 @@ from nopsd.engine.sequence_parallel import ALONE, SequenceParallel
 from nopsd.engine.stopping import StopRequest
 from nopsd.rollout.logprob_gap import GapBound, bound_of
 from nopsd.rollout.types import Rollout
+from nopsd.traces.writer import TraceWriter
 from nopsd.train.batches import Batching, Example, MicroBatch
 from nopsd.train.guards import Guards
 from nopsd.train.metrics import BatchLoss, Clock
 from nopsd.train.planning import Limits
+from nopsd.train.replay import Replay
+from nopsd.train.tracing import Recorder
 
 
 class Sync(Protocol):
@@ -43,6 +46,7 @@ class Step:
     clock: Clock
     examples: list[Example] = field(default_factory=list)  # of all ranks
     batches: list[MicroBatch] = field(default_factory=list)  # of this rank, on its device
+    recorder: Recorder | None = None  # of a step that is traced
 
 
 class Targets(NamedTuple):
@@ -108,7 +112,8 @@ class TrainingInputs:
     """What is trained, from what, and where the result goes.
 
     `selected`: the uids trained on. `client`: a `rollout.stage.Generator`, used on rank 0 alone. `open_log(first
-    step)` and `probe(version)` (label-free numbers of the served policy) are called on rank 0 alone.
+    step)`, `open_trace(first step)` and `probe(version)` (label-free numbers of the served policy) are called on rank 0
+    alone. `replay`: recorded responses, in place of a server's.
     """
 
     config: Config
@@ -120,6 +125,9 @@ class TrainingInputs:
     ranks: Ranks
     folder: Path
     open_log: Callable[[int], Log] | None = None
+    open_trace: Callable[[int], TraceWriter] | None = None
+    trace_every: int = 0  # steps between those that are traced; 0: none is
+    replay: Replay | None = None
     progress: Callable[..., None] | None = None
     probe: Callable[[int], dict[str, float]] | None = None
     stop: StopRequest = field(default_factory=StopRequest)
@@ -134,6 +142,7 @@ class TrainingRun(TrainingInputs):
     identity: Mapping[str, Any]
     ema: ShardedEma | None = None
     log: Log | None = None  # on rank 0
+    trace: TraceWriter | None = None  # likewise
     pad: int = 0
     extras: dict[str, Any] = field(default_factory=dict)  # JSON: of the checkpoint loaded, then of those saved
     parallel: SequenceParallel = ALONE  # the ranks that compute one sequence together

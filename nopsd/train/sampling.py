@@ -134,6 +134,9 @@ def ask(run: TrainingRun, step: int, version: int, progress: Callable[..., None]
     """The responses of `step`, checked to be of weights of `version`, as JSON. On rank 0."""
     train = run.config.train
     uids = batch_uids(run.selected, step, train.batch, train.seed)
+    if run.replay is not None:
+        replayed = run.replay.rollouts(step, version, uids, run.student_prompts, train.n)
+        return [asdict(rollout) for rollout in replayed]
     rows = run.client.generate(
         [run.student_prompts[uid] for uid in uids],
         request_names(uids),
@@ -193,8 +196,9 @@ def check_gap(config: Config, bound: GapBound, gap: Gap, version: int) -> None:
 def serve(run: TrainingRun, rollouts: Sequence[Rollout], version: int) -> None:
     """Have the server sample by the present weights; where no step can verify that, compare served and trained
     log-probs of one short response, of `rollouts` the first. Collective."""
-    if run.sync is not None:
-        run.sync.push(version=version)
+    if run.sync is None:  # nothing is served
+        return
+    run.sync.push(version=version)
     if not rollouts or checked_by(run.config, version) != "probe":
         return
     rollout, response = rollouts[0], rollouts[0].response_ids[:PROBE_TOKENS]

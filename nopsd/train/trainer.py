@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from contextlib import closing, nullcontext
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,7 @@ def run_training(inputs: TrainingInputs) -> None:
     parallel = join(ranks, config.dist.sequence_parallel)
     student, ema = inputs.algorithm.load(inputs, parallel)
     sync = None
-    if inputs.algorithm.needs_server(inputs):
+    if inputs.replay is None and inputs.algorithm.needs_server(inputs):
         sync = open_weight_sync(student.module.lm, inputs.client, config.server, ranks.rank, ranks.device)
     try:
         run = TrainingRun(
@@ -61,7 +62,10 @@ def run_training(inputs: TrainingInputs) -> None:
         done, skipped = resume(run)
         if inputs.open_log is not None and ranks.is_main:
             run.log = inputs.open_log(done)
-        train(run, done, skipped)
+        if inputs.open_trace is not None and ranks.is_main:
+            run.trace = inputs.open_trace(done)
+        with closing(run.trace) if run.trace is not None else nullcontext():
+            train(run, done, skipped)
     finally:
         if sync is not None:
             sync.close()

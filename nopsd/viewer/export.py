@@ -21,7 +21,7 @@ from nopsd.viewer.source import Source
 RESPONSES = 16  # of a run
 
 
-def anchor(page: str, **parameters: Any) -> str:
+def anchor(page: str, /, **parameters: Any) -> str:
     """Where a page stands in the file; empty for one that it leaves out."""
     return f"#{page}" if page in NAVIGATION and not any(parameters.values()) else ""
 

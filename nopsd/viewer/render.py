@@ -36,7 +36,7 @@ def visible(text: str) -> str:
     return plain(text).replace("\n", "↵\n")
 
 
-def link(page: str, **parameters: Any) -> str:
+def link(page: str, /, **parameters: Any) -> str:
     """The address of a page; parameters that are None or empty are left out."""
     given = {name: value for name, value in parameters.items() if value not in (None, "")}
     return f"/{'' if page == 'overview' else quote(page)}" + (f"?{urlencode(given)}" if given else "")

@@ -39,6 +39,11 @@ class Site:
         names = titles([Path(config.run_dir) for config in configs])
         return cls([Source(i, name, config) for i, (name, config) in enumerate(zip(names, configs))], stages)
 
+    def warm(self) -> None:
+        """Read what the runs' tables need."""
+        for source in self.sources:
+            source.warm()
+
     def has(self, page: str) -> bool:
         """Whether there is such a page."""
         return page in NAVIGATION or page in WITHIN

@@ -5,7 +5,9 @@ Only reads. A file that a stage has not made yet is empty here, so that a run ca
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +20,7 @@ from nopsd.data import artefacts as data_files
 from nopsd.data.answers import leaves_think_open
 from nopsd.data.reading import AnswerReader, answer_reader
 from nopsd.data.records import Question
+from nopsd.errors import ArtefactError, UserError
 from nopsd.evaluation.artefacts import METRICS, POOL_CORRECT, read_pool_correct, rows_path
 from nopsd.files import read_jsonl
 from nopsd.rollout.types import FILE as ROLLOUTS
@@ -46,6 +49,28 @@ class Said:
     def truncated(self) -> bool:
         """Whether it met the limit."""
         return self.finish == CUT
+
+
+class Questions(Mapping[str, Question]):
+    """A file's questions by uid, in order. Each is made when it is asked for: of a large pool a page shows few."""
+
+    def __init__(self, path: Path) -> None:
+        self._lines: dict[str, str] = {}
+        for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+            if line:
+                try:
+                    self._lines[json.loads(line)["uid"]] = line
+                except (ValueError, KeyError, TypeError) as error:
+                    raise ArtefactError(f"{path} line {number} is damaged: run the data stage again") from error
+
+    def __getitem__(self, uid: str) -> Question:
+        return Question.from_json(json.loads(self._lines[uid]))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._lines)
+
+    def __len__(self) -> int:
+        return len(self._lines)
 
 
 @dataclass
@@ -85,16 +110,16 @@ class Source:
         return self.fresh(path, lambda: read_metrics(path), [])
 
     @property
-    def pool(self) -> dict[str, Question]:
+    def pool(self) -> Mapping[str, Question]:
         """The pool's questions by uid, in order."""
         path = self.file(names.DATA, data_files.POOL)
-        return self.fresh(path, lambda: {q.uid: q for q in self.run.pool()}, {})
+        return self.fresh(path, lambda: Questions(path), {})
 
     @property
-    def tests(self) -> dict[str, Question]:
+    def tests(self) -> Mapping[str, Question]:
         """The test questions by uid."""
         path = self.file(names.DATA, data_files.TESTS)
-        return self.fresh(path, lambda: {q.uid: q for rows in self.run.tests().values() for q in rows}, {})
+        return self.fresh(path, lambda: Questions(path), {})
 
     @property
     def scores(self) -> dict[str, tuple[float | None, bool]]:
@@ -157,6 +182,11 @@ class Source:
             first = next(pq.ParquetFile(path).iter_batches(1, columns=["prompt_ids"]), None)
             prompt = self.pieces.text(first["prompt_ids"][0].as_py()) if first is not None and len(first) else ""
         return answer_reader(self.config, self.config.eval.extract, leaves_think_open(prompt))
+
+    def warm(self) -> None:
+        """Read what the tables need, so that the first of them is there at once. A damaged file is its page's error."""
+        with suppress(UserError):
+            _ = self.pool, self.scores, self.lengths(), self.contexts, self.reader
 
     def answer(self, uid: str, said: Said) -> str | None:
         """A response's answer; None if it can't be read, or the question is not in the pool."""

@@ -7,7 +7,6 @@ import time
 import numpy as np
 
 from nopsd.config import load_config, to_yaml
-from nopsd.data.artefacts import write_data
 from nopsd.data.records import Option, Question
 from nopsd.files import write_json, write_jsonl
 from nopsd.rollout.types import Rollout, write_rollouts
@@ -21,16 +20,17 @@ from nopsd.viewer.site import Site
 STEPS, BATCH, POOL = 6, 4, 20
 
 
-def made_run(folder, text="so it is", steps=STEPS, labelled=True, overrides=(), uid="q"):
+def made_run(folder, text="so it is", steps=STEPS, labelled=True, overrides=(), uid="q", pool=POOL):
     """A run whose stages up to the second evaluation are there; `text` stands in every question and response."""
     config = load_config("lab", [f"run_dir={folder}", f"train.steps={steps}", f"train.batch={BATCH}", *overrides])
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(to_yaml(config))
-    run, uids = RunFolder(folder), [f"{uid}{i:03d}" for i in range(POOL)]
-    pool = [question(name, text) for name in uids]
+    run, uids = RunFolder(folder), [f"{uid}{i:03d}" for i in range(pool)]
+    questions = [question(name, text) for name in uids]
     tests = [question(f"{uid}t{i}", text) for i in range(3)]
     data = run.stage_dir("data")
-    write_data(data, pool, tests, None, {})
+    for name, rows in (("pool", questions), ("tests", tests)):
+        write_jsonl(data / f"{name}.jsonl", [q.to_json() for q in rows])
     rollout = run.stage_dir("rollout")
     samples = [
         Rollout(u, s, [5], [6, 7, 8 + s], f"{text} <answer>{'AB'[s]}</answer>", "stop", 0) for u in uids for s in (0, 1)

@@ -198,6 +198,22 @@ def test_pages_of_a_table_cover_it():
     assert windows[3] == windows[2] and Window.of(Query({}), 0).pages == 1
 
 
+def test_a_table_of_several_pages_leads_from_one_to_the_next(tmp_path):
+    made = site(made_run(tmp_path / "long", pool=2 * PER_PAGE + 3))
+    first = made.page("questions", {"sort": "score"})
+    assert 'rel="next" href="/questions?sort=score&amp;page=2"' in first and 'rel="prev"' not in first
+    last = made.page("questions", {"sort": "score", "page": "3"})
+    assert 'rel="prev" href="/questions?sort=score&amp;page=2"' in last and "101 to 103 of 103" in last
+
+
+def test_a_damaged_pool_is_one_clear_line(tmp_path):
+    config = made_run(tmp_path / "bad")
+    (tmp_path / "bad" / "data" / "pool.jsonl").write_text('{"uid": "a"}\n{"uid":\n')
+    with pytest.raises(UserError, match=r"pool\.jsonl line 2"):
+        site(config).page("questions", {})
+    site(config).sources[0].warm()
+
+
 def test_titles_tell_runs_apart(tmp_path):
     assert titles([tmp_path / "x" / "run", tmp_path / "y" / "run"]) == ["x/run", "y/run"]
     assert titles([tmp_path / "a", tmp_path / "b"]) == ["a", "b"]

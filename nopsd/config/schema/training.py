@@ -85,6 +85,17 @@ class TrainConfig:
         "the step whose number this is",
         source="paper",
     )
+    trace: str = key(
+        "all",
+        "training responses that are kept, token by token, for nopsd view: all, every N-th step's, or none",
+        runtime_only=True,
+    )
+    trace_mib: int = key(
+        2048, "MiB of a trace; over it every second step is deleted, and half as many kept", ge=1, runtime_only=True
+    )
+    replay: Optional[str] = key(
+        None, "run folder whose recorded responses are trained on, in place of a server's; null: none", path=True
+    )
     probe_every: int = key(25, "steps between label-free probes; 0: never", ge=0, runtime_only=True)
     probe_questions: int = key(32, "questions of a probe", ge=1, runtime_only=True)
     probe_samples: int = key(4, "responses a question of a probe", ge=2, runtime_only=True)

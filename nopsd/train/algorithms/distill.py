@@ -41,6 +41,7 @@ from nopsd.engine.sequence_parallel import ALONE, SequenceParallel, split_sequen
 from nopsd.engine.student import load_student
 from nopsd.errors import DataError
 from nopsd.files import sha256_json
+from nopsd.traces.schema import TOKEN_VALUES
 from nopsd.train.batches import Batching, Example, MicroBatch
 from nopsd.train.context_states import SHORTEST
 from nopsd.train.losses.fused_linear import DistillInputs
@@ -168,7 +169,8 @@ class Distillation(Algorithm):
         style_ids = torch.tensor(self.style_ids, dtype=torch.long, device=batch.targets_N.device)
         style_N = (batch.weights_N > 0) & torch.isin(batch.targets_N, style_ids)
         style_kl = result.reverse_kl_N[style_N].double().sum()
-        return BatchLoss(result.loss, result.student_logprob_N, torch.cat([result.sums, style_kl[None]]))
+        sums, by_token = torch.cat([result.sums, style_kl[None]]), dict(zip(TOKEN_VALUES, result.by_token_KN))
+        return BatchLoss(result.loss, result.student_logprob_N, sums, by_token)
 
     def after_step(self, run: TrainingRun, step: int) -> None:
         """Every `teacher.every` steps an averaged teacher takes a part of the student."""

@@ -57,7 +57,8 @@ class TokenAlgorithm(Algorithm):
         counted_N = batch.weights_N > 0
         values = (torch.ones_like(result.logprob_N), result.entropy_N, *target.logged_values(result.logprob_N))
         sums = torch.stack([value_N[counted_N].double().sum() for value_N in values])
-        return BatchLoss(result.loss, result.logprob_N, sums)
+        by_token = {"student_logprob": result.logprob_N, "student_entropy": result.entropy_N}
+        return BatchLoss(result.loss, result.logprob_N, sums, by_token)
 
     def metrics(self, run: TrainingRun, step: Step, sums: Mapping[str, float]) -> dict[str, float]:
         """Means over the step's tokens."""

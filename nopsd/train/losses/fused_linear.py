@@ -13,6 +13,7 @@ Shapes: N response tokens, H hidden, V vocabulary.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from nopsd.config import DistillConfig
 from nopsd.engine.products import GradientsInForward, add_weight_gradient, grad_input, project, tile_rows
+from nopsd.traces.schema import TOKEN_VALUES
 from nopsd.train.losses.full_support import BLOCK_ELEMENTS, GPU_BLOCK_ELEMENTS, full_support_loss, kernel_of
 from nopsd.train.losses.objective import tile_loss
 from nopsd.train.losses.tile import STATISTICS, Tile
@@ -62,6 +64,7 @@ class FusedResult(NamedTuple):
     sums: Tensor | None = None  # float64 [len(STATISTICS)]: sums over tokens, to be added over micro-batches and ranks
     student_logprob_N: Tensor | None = None  # log p of the sampled tokens, detached; None without statistics or targets
     reverse_kl_N: Tensor | None = None  # each token's KL(student ‖ teacher), detached; None without statistics
+    by_token_KN: Tensor | None = None  # rows as TOKEN_VALUES, detached; NaN: not computed. None without statistics
 
 
 def fused_linear_divergence(
@@ -89,12 +92,13 @@ def fused_linear_divergence(
         heads[MIXED] = mixed_NH, weight_VH if mixed_VH is None else mixed_VH
     vocab_size = _checked_vocabulary(heads, inputs, vocab_size)
     heads = {name: (h.detach(), w.detach()[:vocab_size]) for name, (h, w) in heads.items()}
-    loss, sums, logprob_N, reverse_kl_N = _FusedLinearDivergence.apply(
+    loss, sums, by_token_KN = _FusedLinearDivergence.apply(
         hidden_NH, weight_VH, heads, inputs, config, torch.is_grad_enabled()
     )
     if not inputs.with_statistics:
         return FusedResult(loss)
-    return FusedResult(loss, sums, None if inputs.target_N is None else logprob_N, reverse_kl_N)
+    logprob_N = None if inputs.target_N is None else by_token_KN[TOKEN_VALUES.index("student_logprob")]
+    return FusedResult(loss, sums, logprob_N, by_token_KN[TOKEN_VALUES.index("reverse_kl")], by_token_KN)
 
 
 class _FusedLinearDivergence(GradientsInForward):
@@ -107,7 +111,7 @@ class _FusedLinearDivergence(GradientsInForward):
         inputs: DistillInputs,
         config: DistillConfig,
         grad_enabled: bool,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         dtype, student_VH = torch.promote_types(hidden_NH.dtype, torch.float32), heads["student"][1]
         N, vocab_size = len(hidden_NH), len(student_VH)
         chunk = max(1, min(tile_rows(config.logit_chunk, hidden_NH.device), N))
@@ -144,12 +148,12 @@ class _FusedLinearDivergence(GradientsInForward):
             if grad_weight_VH is not None:
                 add_weight_gradient(grad_nV, hidden_NH[rows], grad_weight_VH[:vocab_size])
 
-        sums = logprob_N = reverse_kl_N = loss.new_empty(0)
+        sums = by_token_KN = loss.new_empty(0)
         if inputs.with_statistics:
-            sums, logprob_N, reverse_kl_N = _sum_statistics(found, token_weight_N)
+            sums, by_token_KN = _sum_statistics(found, token_weight_N)
         ctx.gradients, ctx.weight_dtype, ctx.others = (grad_hidden_NH, grad_weight_VH), weight_VH.dtype, 4
-        ctx.mark_non_differentiable(sums, logprob_N, reverse_kl_N)
-        return loss, sums, logprob_N, reverse_kl_N
+        ctx.mark_non_differentiable(sums, by_token_KN)
+        return loss, sums, by_token_KN
 
 
 def _tile_of(
@@ -176,8 +180,8 @@ def _tile_of(
     )
 
 
-def _sum_statistics(found: list[dict[str, Tensor]], token_weight_N: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Sums of the statistics, and the tokens' log-probs and reverse KLs, from those of all blocks in order."""
+def _sum_statistics(found: list[dict[str, Tensor]], token_weight_N: Tensor) -> tuple[Tensor, Tensor]:
+    """Sums of the statistics, and the tokens' own as TOKEN_VALUES lists them, from those of all blocks in order."""
     counted_N = token_weight_N > 0
     sums = token_weight_N.new_zeros(len(STATISTICS), dtype=torch.float64)
     sums[0] = counted_N.sum()
@@ -185,8 +189,8 @@ def _sum_statistics(found: list[dict[str, Tensor]], token_weight_N: Tensor) -> t
     for index, name in enumerate(STATISTICS[1:], start=1):
         if name in whole:
             sums[index] = (whole[name].double() * counted_N).sum()
-    nothing_N = torch.zeros_like(token_weight_N)
-    return sums, whole.get("student_logprob", nothing_N), whole.get("reverse_kl", nothing_N)
+    nothing_N = torch.full_like(token_weight_N, math.nan)
+    return sums, torch.stack([whole.get(name, nothing_N) for name in TOKEN_VALUES])
 
 
 def _checked_vocabulary(heads: Mapping[str, Head], inputs: DistillInputs, vocab_size: int | None) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -154,16 +154,16 @@ def response(source: Source, query: Query) -> dict[str, Any]:
         raise UserError(f"step {step} has {len(found)} responses: there is no row {row}")
     of = {name: values[0] for name, values in found.slice(row, 1).to_pydict().items()}
     kl = mean_kl(found.slice(row, 1))[0]
-    prompts = source.trace.prompts.get(of["uid"])
+    pieces, prompts = source.pieces.split(of["response_ids"]), source.trace.prompts.get(of["uid"])
     return {
         "step": step,
         "row": row,
         "rows": len(found),
         "found": of,
-        "tokens": tokens(source, of),
+        "tokens": tokens(of, pieces),
         "shades": [f"{low:g}" for low in SHADES],
         "kl": None if math.isnan(kl) else float(kl),
-        "worst": worst(of, source),
+        "worst": worst(of, pieces),
         "answer": source.answer(of["uid"], Said(of["text"], of["finish_reason"])),
         "question": source.pool.get(of["uid"]),
         "student_prompt": source.pieces.text(prompts.student_ids) if prompts else None,
@@ -172,16 +172,15 @@ def response(source: Source, query: Query) -> dict[str, Any]:
     }
 
 
-def tokens(source: Source, of: Mapping[str, Any]) -> list[Token]:
-    """The response's tokens with what the trace knows of each."""
-    counted = of[COUNTED] or [True] * len(of["response_ids"])
+def tokens(of: Mapping[str, Any], pieces: Sequence[str]) -> list[Token]:
+    """The response's tokens, of these texts, with what the trace knows of each."""
+    counted = of[COUNTED] or [True] * len(pieces)
     columns = {name: of[name] for name in (*TOKEN_VALUES, "served_logprob") if of[name] is not None}
     made = []
-    for place, (i, text) in enumerate(zip(of["response_ids"], source.pieces.split(of["response_ids"]))):
+    for place, (i, text) in enumerate(zip(of["response_ids"], pieces)):
         values = {name: column[place] for name, column in columns.items() if math.isfinite(column[place])}
-        made.append(
-            Token(text, shade(values.get("reverse_kl")), counted[place], hint(place, i, values, counted[place]))
-        )
+        shown = hint(place, i, values, counted[place])
+        made.append(Token(text, shade(values.get("reverse_kl")), counted[place], shown))
     return made
 
 
@@ -205,10 +204,9 @@ def hint(place: int, token_id: int, values: Mapping[str, float], counted: bool) 
     return "\n".join(lines)
 
 
-def worst(of: Mapping[str, Any], source: Source, most: int = 5) -> list[tuple[int, str, float]]:
+def worst(of: Mapping[str, Any], pieces: Sequence[str], most: int = 5) -> list[tuple[int, str, float]]:
     """The tokens of the largest KL: place, text, KL."""
     if of["reverse_kl"] is None:
         return []
     kl = np.nan_to_num(np.asarray(of["reverse_kl"], dtype=np.float64), nan=-1.0)
-    pieces = source.pieces.split(of["response_ids"])
     return [(int(i) + 1, pieces[i], float(kl[i])) for i in np.argsort(-kl, kind="stable")[:most] if kl[i] > 0]

@@ -29,7 +29,7 @@ def style_kl(style_ids: tuple[int, ...]) -> dict[str, float]:
         targets_N=torch.tensor([7, 8, 7, 7]),
         served_N=torch.full((4,), torch.nan),
     )
-    result = FusedResult(torch.tensor(6.0), sums, torch.zeros(4), kl_N)
+    result = FusedResult(torch.tensor(6.0), sums, torch.zeros(4), kl_N, torch.zeros(5, 4))
     algorithm = Distillation(teacher_prompts={}, style_ids=style_ids)
     algorithm.teacher = SimpleNamespace(weight=nullcontext)  # type: ignore[assignment]
     run: Any = SimpleNamespace(student=lambda **inputs: result)
