@@ -62,6 +62,7 @@ def run_of(ahead: int, server: SlowServer, extras: dict[str, Any] | None = None)
         student_prompts=prompts,
         ranks=ALONE,
         extras=extras or {},
+        replay=None,
     )
 
 
