@@ -117,6 +117,26 @@ METHODS = Methods(
             "another rollout of the question that agrees with the vote as demonstration",
             means=_chosen_by(None, "same_prompt_rollout"),
         ),
+        "nopsd_fkl": Method(
+            "distill",
+            "the paper's with a forward KL whose terms are capped (OPSD v3, arXiv 2601.18734)",
+            means={"distill.divergence": "forward_kl"},
+        ),
+        "opcd": Method(
+            "distill",
+            "30 near questions' solutions as turns, nearest first, a JSD (the first author's earlier public settings)",
+            means={"context.placement": "turns", "distill.divergence": "jsd", "teacher.kind": "frozen"},
+        ),
+        "canon": Method(
+            "distill",
+            "the question's own consensus solution of highest likelihood as demonstration (CANON, arXiv 2607.13643)",
+            means={
+                **_chosen_by(None, "same_prompt_rollout"),
+                "context.pick": "likeliest",
+                "distill.divergence": "jsd",
+                "teacher.kind": "frozen",
+            },
+        ),
         "base": Method(None, "no training"),
     }
 )

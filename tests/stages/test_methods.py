@@ -33,6 +33,7 @@ WITHOUT_NEURONS = {
     "opsd_random",
     "opsd_oracle",
     "sdpo_labelfree",
+    "canon",
     "base",
 }
 

@@ -39,6 +39,7 @@ FEWER = {  # so that a few dozen rows are answered once and not eight times wher
     "ttrl": ("train.n=4",),
     "intuitor": ("train.n=4",),
     "sdpo_labelfree": ("train.n=2", "zero_shot.n=4"),
+    "canon": ("zero_shot.n=4",),
     "lmsi": ("zero_shot.n=4",),
     "nait_sft": ("zero_shot.n=4", "select.fraction=0.5"),
     "opsd_majconf": ("zero_shot.n=4",),
@@ -125,6 +126,7 @@ def check_run(method, run, said):
         "opsd_random",
         "opsd_oracle",
         "sdpo_labelfree",
+        "canon",
     )
     assert ("neurons" in made) != plain
     rows = read_jsonl(run / "train" / "metrics.jsonl")
