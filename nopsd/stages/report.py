@@ -217,6 +217,7 @@ def final_message(session: Session) -> str:
     table = "\n".join(told)
     if session.tests and trained:
         table = summary_table(results(session, "base"), results(session, "final"), session.config.data.domain)
+        table += "".join(f"\n{line}" for line in told) if concluded else ""
     elif session.tests:
         table = base_table(results(session, "base"))
     places = [("report", run.stage_dir(names.REPORT) / "report.html", "open it in a browser")]
