@@ -18,7 +18,7 @@ MAY_BE_0 = MAY_BE_NEGATIVE | set(
     train.keep_best train.probe_every train.sync_check_every train.sync_tolerance distill.beta distill.kl_base_coef
     distill.skip_first_tokens teacher.context_mib sft.min_share sft.per_question grpo.clip grpo.kl_coef grpo.epsilon
     guard.min_length_ratio guard.min_entropy guard.max_repeated guard.max_unparsed guard.max_kl_base eval.bootstrap
-    dist.ranks dist.heartbeat_s data.holdout answer.tolerance select.redundancy context.mmr_lambda""".split()
+    dist.ranks dist.heartbeat_s data.holdout eval.every answer.tolerance select.redundancy context.mmr_lambda""".split()
 )
 AT_MOST_1 = set(
     """data.test_ratio data.first_index

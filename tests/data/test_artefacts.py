@@ -17,7 +17,9 @@ TESTS = [Question("t0", "b", "s", "?"), Question("t1", "a", "s", "?"), Question(
 def test_questions_are_read_back_as_written(tmp_path):
     """Options, levels and line breaks included: they are what prompts are made of."""
     responses = {"p1": "yes", "p0": "no", "other": "?"}
-    write_data(tmp_path, Splits(POOL_QUESTIONS, {}, "", responses, (TESTS[0],)), TESTS, {"note": "other splits"})
+    write_data(
+        tmp_path, Splits(POOL_QUESTIONS, {}, responses=responses, held=(TESTS[0],)), TESTS, {"note": "other splits"}
+    )
     assert read_pool(tmp_path) == POOL_QUESTIONS and read_notes(tmp_path) == ["other splits"]
     assert read_tests(tmp_path) == {"b": [TESTS[0], TESTS[2]], "a": [TESTS[1]]}
     assert read_responses(tmp_path) == {"p0": "no", "p1": "yes"} and read_holdout(tmp_path) == [TESTS[0]]

@@ -19,7 +19,7 @@ class Made(Session):
     def __init__(self, *overrides):
         super().__init__(load_config("lab", overrides))
         self.model = SimpleNamespace(hash="m", tokenizer="t", generation="g")
-        self.run = SimpleNamespace(stage_hash=self.stage_hash, tests=dict)
+        self.run = SimpleNamespace(stage_hash=self.stage_hash, tests=dict, holdout=list)
         self.hashes = {}
 
     def stage_hash(self, name):
