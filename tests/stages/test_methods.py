@@ -173,7 +173,9 @@ def is_data(value):
 
 def columns_of(engine, rollouts, columns, *args, **more):
     uids = sorted({r.uid for r in rollouts})
-    return {name: np.arange(len(uids), dtype=np.float32) for name in columns & {"token_entropy", "nait"}}
+    found = {name: np.arange(len(uids), dtype=np.float32) for name in columns & {"token_entropy", "nait"}}
+    likelihoods = np.linspace(-1, 0, len(uids) * SAMPLES, dtype=np.float32).reshape(len(uids), SAMPLES)
+    return found | ({"mean_logp": likelihoods} if "mean_logp" in columns else {})
 
 
 @pytest.mark.parametrize("method", [name for name, m in METHODS.items() if not m.reads_labels])
