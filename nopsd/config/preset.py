@@ -16,6 +16,7 @@ from nopsd.files import flatten
 
 PRESETS = Path(__file__).parent / "presets"
 RENAMED = {"rollout_zs": "zero_shot"}  # sections that had another name
+FOLDERS = ("", "paper/", "small/", "hosts/", "one_gpu/")  # of presets; method/ holds those of `method=`
 BASE = "base"  # of a preset: the preset that it starts from
 
 
@@ -32,8 +33,8 @@ class Layer(NamedTuple):
 
 
 def preset_names() -> list[str]:
-    """Names for --preset: those of nopsd/config/presets, paper/NAME and small/NAME."""
-    found = [*PRESETS.glob("*.yaml"), *PRESETS.glob("paper/*.yaml"), *PRESETS.glob("small/*.yaml")]
+    """Names for --preset: those of nopsd/config/presets, and FOLDER/NAME."""
+    found = [path for folder in FOLDERS for path in PRESETS.glob(f"{folder}*.yaml")]
     return sorted(path.relative_to(PRESETS).with_suffix("").as_posix() for path in found)
 
 

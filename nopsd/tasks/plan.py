@@ -94,7 +94,8 @@ def plan(config: Config, gpus: Gpus, lengths: Lengths) -> tuple[str, int]:
     costs = costs_of(config, work, machine, gpus.ranks, counts, lengths)
     parts = [
         f"plan of method {config.method} with {config.model.path} on {gpus.hosts} x {gpus.per_host} GPUs of "
-        f"{gpus.memory:g} GiB: {gpus.ranks} ranks, servers on {'the same' if shares_devices(config) else 'other'} GPUs",
+        f"{gpus.memory:g} GiB: {gpus.ranks} ranks, servers on {serving(config, gpus.per_host, gpus.ranks)} "
+        f"{'of the same' if shares_devices(config) else 'other'} GPUs",
         memory_text(settings, needs, room),
         cost_text(costs, gpus.ranks),
         assumptions(machine, lengths),
@@ -164,11 +165,12 @@ def costs_of(
         lengths: Of questions in tokens, and the share of a limit that responses take.
     """
     tested, answered = sum(counts.tests.values()) * config.eval.n, counts.pool * config.zero_shot.n
-    evaluation = sampled("evaluate", shape, machine, ranks, tested, config.eval.max_new, lengths)
+    serve = serving(config, machine.gpus_per_host, ranks)
+    evaluation = sampled("evaluate", shape, machine, serve, tested, config.eval.max_new, lengths)
     each = lengths.question + lengths.share * config.zero_shot.max_new
     scoring_s = SCORING * forward_flops(shape, each) * answered / (ranks * machine.peak * machine.efficiency)
     every = {
-        "rollout": lambda: sampled("rollout", shape, machine, ranks, answered, config.zero_shot.max_new, lengths),
+        "rollout": lambda: sampled("rollout", shape, machine, serve, answered, config.zero_shot.max_new, lengths),
         "evaluate_base": lambda: replace(evaluation, stage="evaluate_base"),
         "neurons": lambda: Cost("neurons", each * answered, 0.0, scoring_s),
         "train": lambda: trained(config, shape, machine, ranks, lengths, counts.pool),
@@ -177,16 +179,24 @@ def costs_of(
     return [every[stage.name]() for stage in STAGES.planned(config) if stage.name in every]
 
 
+def serving(config: Config, per_host: int, ranks: int) -> int:
+    """GPUs that serve rollouts: of rollout.hosts, else of the first host; of running servers, as many as train."""
+    if config.server.url or config.rollout.urls:
+        return ranks
+    wanted = config.rollout.servers_per_host * config.server.tensor_parallel
+    return min(wanted, per_host) * max(1, len(config.rollout.hosts))
+
+
 def sampled(
-    stage: str, shape: Shape, machine: Machine, ranks: int, sequences: int, longest: int, lengths: Lengths
+    stage: str, shape: Shape, machine: Machine, serve: int, sequences: int, longest: int, lengths: Lengths
 ) -> Cost:
-    """The cost of responses to prompts, by servers on all GPUs.
+    """The cost of responses to prompts, by servers on `serve` GPUs.
 
     Args:
         stage: Its name.
         shape: The model's.
         machine: GPUs and networks.
-        ranks: GPUs.
+        serve: GPUs that serve.
         sequences: Responses.
         longest: Tokens of a response, at most.
         lengths: Of questions in tokens, and the share of `longest` that responses take.
@@ -194,11 +204,11 @@ def sampled(
     response = round(lengths.share * longest)
     work = Work(sequences=sequences, question=lengths.question, response=response, longest=longest)
     tokens = sequences * (lengths.question + response)
-    return Cost(stage, tokens, 0.0, rollout_s(shape, machine, work, ranks))
+    return Cost(stage, tokens, 0.0, rollout_s(shape, machine, work, serve))
 
 
 def trained(config: Config, shape: Shape, machine: Machine, ranks: int, lengths: Lengths, pool: int) -> Cost:
-    """The cost of all training steps, in which the phases follow each other on the same GPUs.
+    """The cost of all training steps, in which the phases follow each other.
 
     Args:
         config: The run's.
@@ -219,6 +229,7 @@ def trained(config: Config, shape: Shape, machine: Machine, ranks: int, lengths:
         longest=train.max_response,
         micro_tokens=train.micro_tokens or train.micro * (config.context.max_prompt + train.max_response),
         checkpointing=train.gradient_checkpointing,
+        together=config.dist.sequence_parallel,
     )
     question, taught = work.question + response, work.context + response
     # each sequence is sampled, read by the teacher, and read by the student
@@ -226,7 +237,7 @@ def trained(config: Config, shape: Shape, machine: Machine, ranks: int, lengths:
         work.sequences * {"distill": 2 * question + taught, "grpo": 2 * question, "sft": question}[trainer or "sft"]
     )
     sent = 0 if trainer == "sft" else BF16 * shape.parameters  # to the server
-    phases = step_s(shape, machine, work, ranks, ranks)
+    phases = step_s(shape, machine, work, ranks, serving(config, machine.gpus_per_host, ranks))
     seconds = sum(spent for phase, spent in phases.items() if phase not in UNUSED[trainer or "sft"])
     return Cost("train", tokens * train.steps, sent * train.steps, train.steps * seconds)
 

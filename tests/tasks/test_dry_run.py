@@ -11,8 +11,9 @@ from omegaconf import OmegaConf
 
 from nopsd import cli
 from nopsd.cluster.doctor.fitting import GPUS, room_on
-from nopsd.cluster.doctor.memory import PUBLISHED, needs_of, shape_of
+from nopsd.cluster.doctor.memory import GIB, PUBLISHED, needs_of, shape_of
 from nopsd.config import METHODS, PRESETS, load_config, preset_names
+from nopsd.config.rules import check_groups
 from nopsd.engine.device import with_settled_dtype
 from nopsd.engine.ds_config import role_configs
 from nopsd.errors import ConfigError
@@ -25,7 +26,11 @@ MODELS = PUBLISHED / "Qwen"
 SMALL = [name for name in preset_names() if name.startswith("small/")]
 PAPER = [name for name in preset_names() if name.startswith("paper/")]
 DOMAINS = ["biology", "material", "physics", "chemistry", "edu", "mmlu_pro"]
-STATED = re.compile(r"^# GPUs: (\d+) x ([\w-]+)(?:, host memory (\d+) GB)?$")
+BY_SIZE = [name for name in preset_names() if name.startswith(("hosts/", "one_gpu/"))]
+STATED = re.compile(r"^# GPUs: (?:(\d+) x )?(\d+) x ([\w-]+)(?:, host memory (\d+) GB)?$")
+PLANNED = re.compile(
+    r"^# `nopsd plan.*: a rank needs (\S+) GiB, (\S+) are left, the server holds (\S+) tokens\.$", re.M
+)
 shape = functools.cache(shape_of)
 
 
@@ -46,16 +51,19 @@ def hub(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", preset_names())
 def test_every_preset_passes(name, hub):
     """Else a preset that is shipped can't be run."""
-    text, code = dry_run(with_settled_dtype(load_config(name)))
+    first = stated(name)[1] if name in BY_SIZE else None
+    (hub / "hosts").write_text("".join(f"node{i} slots=8\n" for i in range(int(first or 1))))
+    config = with_settled_dtype(load_config(name, [f"dist.hostfile={hub / 'hosts'}"] if first else []))
+    text, code = dry_run(config)
     assert code == 0, text
     assert "ZeRO-3" in text and "GiB a rank" in text
     stages = re.findall(r"^ ?\d+ (\w+) +\w", text, re.M)
     assert stages == ["data", "rollout", "evaluate_base", "neurons", "signals", "select", "train", "evaluate", "report"]
-    if name.startswith("paper/"):
-        assert "0 errors, 0 warnings" in text
-        model = load_config(name).model.path
-        assert f"model: {model} (tokenizer.json, tokenizer_config.json, *.safetensors)" in text
-        assert "150 steps of 16 questions x 1 responses of at most 8,192 tokens" in text
+    if name in PAPER + BY_SIZE:
+        assert "0 errors, 0 warnings" in text, text
+        assert f"model: {config.model.path} (tokenizer.json, tokenizer_config.json, *.safetensors)" in text
+        longest = "4,096" if name == "one_gpu/qwen3_4b_24gb" else "8,192"
+        assert f"150 steps of 16 questions x 1 responses of at most {longest} tokens" in text
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -69,19 +77,34 @@ def test_small_presets_fit_the_memory_they_state(name):
     assert held < int(stated[1]) * 10**9, needs
 
 
-@pytest.mark.parametrize("name", PAPER)
+def stated(name):
+    """Hosts, GPUs of each, their kind, the host's memory: the preset's first line."""
+    found = STATED.match((PRESETS / f"{name}.yaml").read_text().splitlines()[0])
+    assert found, "the first line states the GPUs"
+    return found
+
+
+@pytest.mark.parametrize("name", [*PAPER, *BY_SIZE])
 def test_presets_fit_the_gpus_they_state(name):
     """Else a user rents what the comment says, and the run dies of memory."""
-    stated = STATED.match((PRESETS / f"{name}.yaml").read_text().splitlines()[0])
-    assert stated, "the first line states the GPUs"
-    count, gpu, host = int(stated[1]), stated[2], stated[3]
-    config = load_config(name)
-    needs = needs_of(config, shape(str(MODELS / config.model.path.split("/")[1])), count, *role_configs(config, "gpu"))
+    found = stated(name)
+    count, gpu, host = int(found[2]), found[3], found[4]
+    config, ranks = load_config(name), int(found[1] or 1) * count
+    model = shape(str(MODELS / config.model.path.split("/")[1]))
+    needs = needs_of(config, model, ranks, *role_configs(config, "gpu", count))
     room = room_on(config, needs, GPUS[gpu])
     assert config.dist.ranks == count == max(count, config.rollout.servers_per_host * config.server.tensor_parallel)
     assert room.fits and room.tokens >= 2 * config.server.max_model_len, (room, needs)
     held = count * sum(needs.host.values())
     assert held < int(host) * 10**9 if host else not held, held
+    if name in BY_SIZE:
+        check_groups(config, ranks, "the preset's GPUs")
+        written = PLANNED.search((PRESETS / f"{name}.yaml").read_text())
+        assert written and written.groups() == (
+            f"{needs.total / GIB:.1f}",
+            f"{room.left / GIB:.1f}",
+            f"{room.tokens:,}",
+        )
 
 
 @pytest.mark.parametrize(
@@ -94,6 +117,7 @@ def test_presets_fit_the_gpus_they_state(name):
         ("Qwen3-14B", 14.8),
         ("Qwen3-32B", 32.8),
         ("Qwen3-30B-A3B", 30.5),
+        ("Qwen3-235B-A22B", 235.1),
     ],
 )
 def test_the_configs_have_the_model_cards_parameters(name, billions):

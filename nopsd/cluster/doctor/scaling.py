@@ -94,6 +94,7 @@ class Work:
     micro_tokens: int = 32768  # of a micro-batch on a GPU
     checkpointing: bool = True
     at_once: int = 256  # sequences that a server decodes together
+    together: int = 1  # ranks that compute one sequence (dist.sequence_parallel)
 
 
 def states_fit(shape: Shape, machine: Machine, train: int) -> bool:
@@ -150,8 +151,8 @@ def forward_flops(shape: Shape, tokens: float, before: float = 0.0) -> float:
 
 
 def sequences_of(work: Work, train: int) -> int:
-    """Of the GPU that has the most; the others wait for it."""
-    return math.ceil(work.sequences / train)
+    """Of the GPU, or of the group that computes them together, that has the most; the others wait for it."""
+    return math.ceil(work.sequences * work.together / train)
 
 
 def compute_s(shape: Shape, machine: Machine, work: Work, train: int) -> tuple[float, float]:
@@ -164,7 +165,7 @@ def compute_s(shape: Shape, machine: Machine, work: Work, train: int) -> tuple[f
         train: GPUs that train.
     """
     forwards = 4 if work.checkpointing else 3  # a backward counts as two
-    rate = machine.peak * machine.efficiency / sequences_of(work, train)
+    rate = work.together * machine.peak * machine.efficiency / sequences_of(work, train)
     teacher = forward_flops(shape, work.context + work.response)
     return teacher / rate, forwards * forward_flops(shape, work.question + work.response) / rate
 
