@@ -185,9 +185,13 @@ def test_ctrl_c_is_one_line_and_130(monkeypatch: pytest.MonkeyPatch, capsys: pyt
 
     for module, name in ((runner, "run_one"), (runner, "run_all"), (tasks_status, "status")):
         monkeypatch.setattr(module, name, interrupted)
-    for command in ("select", "run", "status"):
-        assert cli.main([command, "--preset", "lab"]) == 130
-        assert capsys.readouterr().err == "nopsd: error: stopped; the same command continues where it was\n"
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
+    try:
+        ended = [cli.main([command, "--preset", "lab"]) for command in ("select", "run", "status")]
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert ended == [130] * 3
+    assert capsys.readouterr().err == "nopsd: error: stopped; the same command continues where it was\n" * 3
 
 
 def test_a_closed_pipe_is_no_traceback() -> None:

@@ -46,6 +46,7 @@ def scored(tmp_path_factory):
         "data.name=instructions",
         f"data.path={folder / 'alpaca.jsonl'}",
         f"signal.reference={folder / 'reference.jsonl'}",
+        "data.holdout=0",
         "select.fraction=0.25",
         "select.ties=exact",
         "context.m=2",
