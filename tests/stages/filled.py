@@ -8,6 +8,19 @@ from nopsd.neurons.store import NeuronSets, rank_file, write_neurons
 from nopsd.rollout.types import Rollout, write_rollouts
 from nopsd.stages.data import prepare_data
 
+WITHOUT_NEURONS = {
+    "lmsi",
+    "nait_sft",
+    "sft_given",
+    "ttrl",
+    "intuitor",
+    "opsd_random",
+    "opsd_oracle",
+    "sdpo_labelfree",
+    "canon",
+    "base",
+}
+
 
 def write_questions(path, count, answer="A"):
     """A file of `count` questions with four options, all with the same answer."""

@@ -21,21 +21,9 @@ from nopsd.stages.data import prepare_data
 from nopsd.stages.registry import STAGES
 from nopsd.stages.train import finetuning
 from nopsd.tasks.status import text
-from tests.stages.filled import fill, write_questions
+from tests.stages.filled import WITHOUT_NEURONS, fill, write_questions
 
 SAMPLES, QUESTIONS = 4, 12
-WITHOUT_NEURONS = {
-    "lmsi",
-    "nait_sft",
-    "sft_given",
-    "ttrl",
-    "intuitor",
-    "opsd_random",
-    "opsd_oracle",
-    "sdpo_labelfree",
-    "canon",
-    "base",
-}
 
 
 def settings_of(method, tmp_path):

@@ -14,6 +14,7 @@ from nopsd.rollout.types import read_header, read_rollouts, write_rollouts
 from nopsd.run.session import Session
 from nopsd.stages.registry import STAGES
 from tests import command
+from tests.stages.filled import WITHOUT_NEURONS
 
 pytestmark = [pytest.mark.slow, pytest.mark.soak, pytest.mark.engine]
 SMALL = (
@@ -117,18 +118,7 @@ def check_run(method, run, said):
     if METHODS[method].trainer is None:
         assert made == {"data", "rollout", "evaluate_base", "report"} and "Nothing was trained" in said
         return
-    plain = method in (
-        "lmsi",
-        "nait_sft",
-        "sft_given",
-        "ttrl",
-        "intuitor",
-        "opsd_random",
-        "opsd_oracle",
-        "sdpo_labelfree",
-        "canon",
-    )
-    assert ("neurons" in made) != plain
+    assert ("neurons" in made) != (method in WITHOUT_NEURONS)
     rows = read_jsonl(run / "train" / "metrics.jsonl")
     assert len(rows) == 2 and all(row["loss"] is not None for row in rows)
     if method == "opsd_null":
