@@ -19,7 +19,7 @@ GROUP = "nopsd.methods"  # of entry points
 class Method:
     """One method.
 
-    `trainer` is the algorithm that trains (distill, sft, grpo); None: the base model is evaluated as it is.
+    `trainer` is the algorithm that trains (distill, sft, grpo, opsa); None: the base model is evaluated as it is.
     `means` holds the values of keys without which it would be another method. Of a method of a user's own: `settings`
     are its defaults by dotted key, and `prepare(session)` gives what the train stage trains on and how, in place of
     the trainer's own (`nopsd.stages.train`).
@@ -137,6 +137,9 @@ METHODS = Methods(
                 "teacher.kind": "frozen",
             },
         ),
+        "opsa": Method(
+            "opsa", "no teacher: the least likely fifth of the sampled tokens pushed down (OPSA, arXiv 2608.31046)"
+        ),
         "base": Method(None, "no training"),
     }
 )
@@ -155,12 +158,17 @@ _UNUSED: dict[str | None, tuple[str, ...]] = {
         "train.ahead",
     ),
     "grpo": ("distill.", "teacher.", "sft."),
+    "opsa": ("distill.", "teacher.", "sft.", "grpo."),
     None: (),  # nothing is trained, whatever is set
 }
 _SHARED = ("distill.logit_chunk",)
+_OF_METHOD = {"opsa.": "opsa"}  # sections that one method reads
 
 
 def is_foreign(method: str, key: str) -> bool:
     """Whether the dotted key means nothing to the method."""
-    unused = _UNUSED[METHODS[method].trainer]
+    trainer = METHODS[method].trainer
+    if any(key.startswith(section) and method != owner for section, owner in _OF_METHOD.items()):
+        return trainer is not None
+    unused = _UNUSED[trainer]
     return key not in _SHARED and any(key.startswith(name) if name.endswith(".") else key == name for name in unused)

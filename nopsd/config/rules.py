@@ -142,7 +142,7 @@ def _check_method(config: Config) -> None:
                 f"{key}={value_of(config, key)} is not method={config.method} ({method.does}), which means "
                 f"{key}={value}: leave {key} out, or name another method (nopsd takes any selector and retriever)"
             )
-    if method.trainer in ("sft", "grpo") and config.context.retriever != "none":
+    if method.trainer in ("sft", "grpo", "opsa") and config.context.retriever != "none":
         raise ConfigError(
             f"method={config.method} shows no demonstrations, and context.retriever={config.context.retriever}: "
             "set context.retriever=none"
@@ -158,7 +158,7 @@ def _check_method(config: Config) -> None:
             f"method={config.method} compares several responses to one question, and train.n={train.n}: "
             "set train.n=8, say"
         )
-    if method.trainer == "grpo" and train.temperature != 1:
+    if method.trainer in ("grpo", "opsa") and train.temperature != 1:
         raise ConfigError(
             f"method={config.method} compares log-probs with the server's, which have temperature 1, and "
             f"train.temperature={train.temperature:g}: set train.temperature=1"

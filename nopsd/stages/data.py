@@ -23,7 +23,7 @@ from nopsd.run.session import Session
 from nopsd.run.stage import Counts, Progress, Stage
 from nopsd.selection.retrievers import find_retriever
 
-ON_POLICY = ("distill", "grpo")  # trainers that sample while they train
+ON_POLICY = ("distill", "grpo", "opsa")  # trainers that sample while they train
 
 
 class Data(Stage):

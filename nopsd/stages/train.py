@@ -55,6 +55,7 @@ class Train(Stage):
         *shaping_keys("teacher"),
         *shaping_keys("sft"),
         *shaping_keys("grpo"),
+        *shaping_keys("opsa"),
         "context",
         "prompt",
         "answer",
@@ -68,7 +69,7 @@ class Train(Stage):
         trainer = METHODS[config.method].trainer
         voted = "fine-tune on the voted answers"
         learnt = "fine-tune on the given outputs (LABELS)" if config.sft.train_on_labels else voted
-        others = {"sft": learnt, "grpo": "reinforce by label-free rewards"}
+        others = {"sft": learnt, "grpo": "reinforce by label-free rewards", "opsa": "push unlikely tokens down"}
         return others.get(trainer or "", self.does)
 
     def keys(self, config: Config) -> tuple[str, ...]:
@@ -141,7 +142,7 @@ class Train(Stage):
         if method.trainer is None:
             raise ConfigError(f"method={session.config.method} trains nothing: name another method")
         assert session.ranks is not None
-        prepare = method.prepare or {"distill": distillation, "sft": finetuning, "grpo": grpo}[method.trainer]
+        prepare = method.prepare or PREPARE[method.trainer]
         selected, algorithm, facts = prepare(session)
         config = plan(session, folder, len(selected), facts)
         asks = self.asks_server(config) and session.ranks.is_main  # rank 0 may have to start the server
@@ -241,6 +242,16 @@ def grpo(session: Session) -> Prepared:
     from nopsd.train.algorithms.grpo import Grpo
 
     return session.run.selection().uids, Grpo(questions=session.questions, reader=session.reader), {}
+
+
+def opsa(session: Session) -> Prepared:
+    """The selected questions alone."""
+    from nopsd.train.algorithms.opsa import Opsa
+
+    return session.run.selection().uids, Opsa(), {}
+
+
+PREPARE = {"distill": distillation, "sft": finetuning, "grpo": grpo, "opsa": opsa}  # by trainer
 
 
 def plan(session: Session, folder: Path, questions: int, facts: dict[str, int] | None = None) -> Config:

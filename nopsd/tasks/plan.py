@@ -26,7 +26,12 @@ from nopsd.stages.workload import chosen
 from nopsd.tasks.dry_run import Preview, count_questions, find_model
 from nopsd.train.planning import settled
 
-UNUSED = {"distill": (), "grpo": ("teacher",), "sft": ("rollout", "teacher", "sync")}  # phases that a trainer lacks
+UNUSED = {
+    "distill": (),
+    "grpo": ("teacher",),
+    "opsa": ("teacher",),
+    "sft": ("rollout", "teacher", "sync"),
+}  # phases that a trainer lacks
 SCORING = 1.14  # of a bare forward's time (docs/results.md)
 # Student's and teacher's DeepSpeed JSON, the fastest first.
 CANDIDATES = (
@@ -234,7 +239,10 @@ def trained(config: Config, shape: Shape, machine: Machine, ranks: int, lengths:
     question, taught = work.question + response, work.context + response
     # each sequence is sampled, read by the teacher, and read by the student
     tokens = (
-        work.sequences * {"distill": 2 * question + taught, "grpo": 2 * question, "sft": question}[trainer or "sft"]
+        work.sequences
+        * {"distill": 2 * question + taught, "grpo": 2 * question, "opsa": 3 * question, "sft": question}[
+            trainer or "sft"
+        ]
     )
     sent = 0 if trainer == "sft" else BF16 * shape.parameters  # to the server
     phases = step_s(shape, machine, work, ranks, serving(config, machine.gpus_per_host, ranks))

@@ -8,7 +8,7 @@ from nopsd.config import all_keys, load_config
 from nopsd.errors import ConfigError
 
 NUMBERS = {key.name: key for key in all_keys() if key.is_number}
-MAY_BE_NEGATIVE = {f"{section}.top_k" for section in ("zero_shot", "train", "eval")}
+MAY_BE_NEGATIVE = {f"{section}.top_k" for section in ("zero_shot", "train", "eval")} | {"opsa.high", "opsa.low"}
 # Each 0 means something: off, greedy, never, no limit, a free port, a seed, as many as GPUs.
 MAY_BE_0 = MAY_BE_NEGATIVE | set(
     """seed data.seed data.first_index
@@ -25,7 +25,7 @@ AT_MOST_1 = set(
     zero_shot.top_p train.top_p eval.top_p server.gpu_memory_utilization select.fraction select.tau
     train.ahead train.warmup_ratio train.betas train.lora.dropout distill.beta distill.barycenter_alpha teacher.rate
     teacher.mix sft.min_share guard.max_repeated guard.max_unparsed answer.tolerance select.redundancy
-    context.mmr_lambda""".split()
+    context.mmr_lambda opsa.fraction""".split()
 )
 
 

@@ -18,6 +18,7 @@ WITHOUT_NEURONS = {
     "opsd_oracle",
     "sdpo_labelfree",
     "canon",
+    "opsa",
     "base",
 }
 

@@ -27,6 +27,7 @@ from nopsd.config.schema.training import (
     GrpoConfig,
     GuardConfig,
     LoraConfig,
+    OpsaConfig,
     SftConfig,
     TeacherConfig,
     TrackingConfig,
@@ -56,6 +57,7 @@ class Config:
     distill: DistillConfig = field(default_factory=DistillConfig)
     sft: SftConfig = field(default_factory=SftConfig)
     grpo: GrpoConfig = field(default_factory=GrpoConfig)
+    opsa: OpsaConfig = field(default_factory=OpsaConfig)
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     guard: GuardConfig = field(default_factory=GuardConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
@@ -88,6 +90,7 @@ __all__ = [
     "LoraConfig",
     "ModelConfig",
     "NeuronConfig",
+    "OpsaConfig",
     "PromptConfig",
     "RUNTIME_ONLY",
     "RolloutConfig",

@@ -256,6 +256,23 @@ class GrpoConfig:
 
 
 @dataclass
+class OpsaConfig:
+    """Self-adaptation without a teacher: method opsa (arXiv 2608.31046)."""
+
+    fraction: float = key(
+        0.2, "share of the tokens that are pushed down: the least likely ones", source="OPSA", gt=0, le=1
+    )
+    high: float = key(-0.5, "advantage of the surest of them, by entropy", source="OPSA", ge=-10, le=10)
+    low: float = key(-1.0, "advantage of the least sure of them", source="OPSA", ge=-10, le=10)
+    scope: str = key(
+        "response",
+        "what the share is of, and what is surest: the tokens of each response, or of the whole step",
+        source="chosen: OPSA's code takes those of one rank, which would make results depend on ranks",
+        choices=("response", "step"),
+    )
+
+
+@dataclass
 class GuardConfig:
     """Signs of collapse, measured on each step's own rollouts without labels (`nopsd.train.guards`).
 

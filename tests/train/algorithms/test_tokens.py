@@ -1,4 +1,4 @@
-"""SFT and GRPO on real ZeRO-3 engines, 1 and 2 ranks, canned responses: splits, brute force, resume, SIGTERM."""
+"""SFT, GRPO and OPSA on real ZeRO-3 engines, 1 and 2 ranks, canned responses: splits, brute force, resume, SIGTERM."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.train.algorithms import worker_tokens as worker
 
 pytestmark = [pytest.mark.slow, pytest.mark.engine]
 HERE = Path(__file__).parent
-CASES = ("sft", "majority", "certainty", "lora", "grpo_resume", "sft_resume", "ulysses")
+CASES = ("sft", "majority", "certainty", "opsa", "lora", "grpo_resume", "sft_resume", "ulysses")
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def runs(model: Path, tmp_path_factory: pytest.TempPathFactory, run_ranks: Any) 
     }
 
 
-@pytest.mark.parametrize("case", ["sft", "majority", "certainty", "lora", "ulysses"])
+@pytest.mark.parametrize("case", ["sft", "majority", "certainty", "opsa", "lora", "ulysses"])
 def test_losses_gradients_and_log_do_not_depend_on_ranks_and_micro_batches(runs, case):
     """An advantage of another response, or a mean over a micro-batch's tokens alone, shows here; with `ulysses`, where
     two ranks compute each sequence of `certainty` together, a row that is counted twice."""
@@ -76,6 +76,8 @@ def first_loss(case: str, lm: Any) -> torch.Tensor:
         return -sum(log_probs(lm, p, y)[t, token] for p, y in pairs for t, token in enumerate(y)) / tokens
     rollouts = rollouts_of_first_step()
     rows = [log_probs(lm, r.prompt_ids, r.response_ids) if r.response_ids else None for r in rollouts]
+    if case == "opsa":
+        return opsa_loss(rollouts, rows)
     if case == "majority":
         rewards = votes([r.text for r in rollouts])
     else:
@@ -89,6 +91,22 @@ def first_loss(case: str, lm: Any) -> torch.Tensor:
             ratio = (own - old).exp()
             total = total - torch.min(ratio * advantage, ratio.clamp(0.8, 1.2) * advantage)  # KL to itself: no gradient
     return total / sum(len(r.response_ids) for r in rollouts)
+
+
+def opsa_loss(rollouts: list[Any], rows: list[Any]) -> torch.Tensor:
+    """The half of each response's tokens of the lowest log-prob, weighed from −½ to −1 by their entropies."""
+    losses = []
+    for rollout, logp in zip(rollouts, rows):
+        if logp is None:
+            continue
+        own = [logp[t, token] for t, token in enumerate(rollout.response_ids)]
+        entropy = [float(-(z.exp() * z).sum()) for z in logp.detach()]
+        chosen = sorted(range(len(own)), key=lambda t: own[t].item())[: max(1, len(own) // 2)]
+        least, most = min(entropy[t] for t in chosen), max(entropy[t] for t in chosen)
+        weights = [-1.0 if most == least else -0.5 - 0.5 * (entropy[t] - least) / (most - least) for t in chosen]
+        ratios = [(own[t] - own[t].detach()).exp() for t in chosen]
+        losses.append(-sum(weight * ratio for weight, ratio in zip(weights, ratios)) / len(chosen))
+    return torch.stack(losses).mean()
 
 
 def votes(texts: list[str]) -> list[float]:
@@ -107,7 +125,7 @@ def choose(uid: str) -> list[int]:
     return worker.RESPONSES[uid][random.Random(f"0/0/{uid}").randrange(len(worker.RESPONSES[uid]))]
 
 
-@pytest.mark.parametrize("case", ["sft", "majority", "certainty"])
+@pytest.mark.parametrize("case", ["sft", "majority", "certainty", "opsa"])
 def test_the_engines_first_gradient_is_the_definitions(runs, model: Path, case: str):
     """What the engines do together, against one plain model: rows, rewards, advantages, ratios, weights."""
     from transformers import AutoModelForCausalLM

@@ -1,4 +1,5 @@
-"""SFT and GRPO loops on real ZeRO-3 engines with canned responses; run by tests/engine/worker_ranks.py, no server.
+"""SFT, GRPO and OPSA loops on real ZeRO-3 engines with canned responses and no server; run by
+tests/engine/worker_ranks.py.
 
 job: model (folder), out (folder), cases. Each case leaves OUT/CASE-WORLD.pt, written by rank 0.
 The canned client's real twin is in test_tokens_real.py.
@@ -8,12 +9,13 @@ from __future__ import annotations
 
 import random
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from nopsd.config import Config, GrpoConfig, GuardConfig, LoraConfig, SamplingConfig, TrainConfig
+from nopsd.config import Config, GrpoConfig, GuardConfig, LoraConfig, OpsaConfig, SamplingConfig, TrainConfig
 from nopsd.data.records import Option, Question
 from nopsd.engine.distributed import Ranks
 from nopsd.engine.sequence_parallel import join
@@ -21,6 +23,7 @@ from nopsd.engine.stopping import StopRequest
 from nopsd.errors import Stopped
 from nopsd.rollout.types import Rollout
 from nopsd.train.algorithms.grpo import Grpo, load_reference
+from nopsd.train.algorithms.opsa import Opsa
 from nopsd.train.algorithms.sft import Finetuning
 from nopsd.train.algorithms.tokens import load_token_engine
 from nopsd.train.loop import train
@@ -131,6 +134,11 @@ def sft_run(config: Config, model: Path, folder: Path, ranks: Ranks) -> Training
     )
 
 
+def opsa_run(config: Config, model: Path, folder: Path, ranks: Ranks) -> TrainingRun:
+    config.opsa = OpsaConfig(fraction=0.5)
+    return replace(grpo_run(config, model, folder, ranks), algorithm=Opsa())
+
+
 def whole(run: Any, state: str | None = None) -> dict[str, torch.Tensor]:
     """Every trained parameter, or the optimizer's state of that name, gathered."""
     from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
@@ -199,6 +207,7 @@ def main(ranks: Ranks, job: dict[str, Any]) -> None:
         "majority": lambda: invariance(grpo("majority")),
         "certainty": lambda: invariance(grpo("certainty", **certainty)),
         "ulysses": lambda: invariance(grpo("ulysses", shared=world, **certainty)),
+        "opsa": lambda: invariance(opsa_run(config_of(world), model, out / f"opsa{world}", ranks)),
         "lora": lambda: invariance(grpo("lora", lora=2, kl_coef=0.5)),
         "grpo_resume": lambda: resumed(lambda name: grpo(f"r{name}", 4, ahead=1, kl_coef=0.5), ranks),
         "sft_resume": lambda: resumed(lambda name: sft(f"s{name}", 4), ranks),
