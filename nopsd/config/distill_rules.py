@@ -25,6 +25,11 @@ def check_distill(config: Config) -> None:
             "distill.contrast compares two prompts of one model, and teacher.kind=trust_region mixes two models: "
             "set another teacher.kind, or distill.contrast=null"
         )
+    if distill.position_weight == "drift" and config.teacher.kind == "trust_region":
+        raise ConfigError(
+            "distill.position_weight=drift reads one teacher's log-probs, and teacher.kind=trust_region mixes two "
+            "models: set another teacher.kind, or distill.position_weight=null"
+        )
     _check_loss_tokens(config)
     _check_support(distill)
     if distill.kernel in ("numba", "triton") and (others := beyond_kernels(distill)):

@@ -11,7 +11,7 @@ import torch
 
 pytestmark = pytest.mark.slow
 WORKER = Path(__file__).with_name("worker_objectives.py")
-CASES = ("pmi", "contrast", "base_alone")
+CASES = ("pmi", "contrast", "drift", "base_alone")
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def runs(
     return found
 
 
-@pytest.mark.parametrize("case", CASES[:2])
+@pytest.mark.parametrize("case", CASES[:3])
 def test_losses_gradients_and_log_do_not_depend_on_ranks_and_micro_batches(runs, case):
     """An auxiliary prompt paired with another rollout, or a mask that looks at its micro-batch alone, shows here."""
     one, two = runs[1][case], runs[2][case]
@@ -46,6 +46,12 @@ def test_every_part_took_part(runs):
     assert abs(pmi[0]["base_kl"]) < 1e-6 < 1e-4 < pmi[-1]["base_kl"]  # the student starts as the base, and leaves it
     assert all(0 < row["is_ratio"] < 1.5 for row in pmi)
     assert any(0 < row["clip_frac"] < 1 for row in contrast) and any(0 < row["mask_frac"] < 1 for row in contrast)
+
+
+def test_a_response_that_drifts_counts_less(runs):
+    """Canned log-probs of −5 to −7 against a random teacher's −5.7: some tokens lose weight, and none gains any."""
+    assert all(0.1 < row["drift_weight"] < 1 for row in runs[2]["drift"]["rows"])
+    assert runs[1]["drift"]["rows"][0]["drift_weight"] == pytest.approx(runs[2]["drift"]["rows"][0]["drift_weight"])
 
 
 def test_with_the_base_on_top_there_is_still_nothing_to_learn(runs):

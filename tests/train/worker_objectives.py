@@ -33,6 +33,7 @@ CASES = {
     "contrast": DistillConfig(
         divergence="jsd", contrast="random_ctx", token_clip=0.3, mask_high_entropy=5.0, logit_chunk=5
     ),
+    "drift": DistillConfig(position_weight="drift", drift_scale=5.0, logit_chunk=5),
     "base_alone": DistillConfig(kl_base_coef=1.0),
 }
 AUX_PROMPTS = {name: {uid: ids(f"{name}{uid}", 4, 20) for uid in UIDS} for name in ("ctx_only", "random_ctx")}

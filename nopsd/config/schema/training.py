@@ -185,6 +185,16 @@ class DistillConfig:
         source="chosen: verl's and SDPO's default",
         choices=("token_mean", "seq_mean_token_mean", "seq_mean_token_sum"),
     )
+    position_weight: Optional[str] = key(
+        None,
+        "weights of a response's tokens: rising with the position, or falling with how far the response has drifted "
+        "from the teacher; null: all alike",
+        source="chosen; after arXiv 2605.21606 and 2606.22600",
+        choices=(None, "rising", "drift"),
+    )
+    drift_scale: float = key(
+        10.0, "of position_weight=drift: nats of log p − log q, added up, at which a weight is 1/e", gt=0
+    )
     temperature: float = key(1.0, "of both softmaxes", source="paper", gt=0)
     skip_first_tokens: int = key(0, "tokens at a response's start without loss", source="paper", ge=0)
     max_loss_tokens: Optional[int] = key(None, "first tokens of a response with loss; null: all", source="paper", ge=1)

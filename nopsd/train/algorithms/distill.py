@@ -14,6 +14,7 @@ Logged besides the loop's own (`nopsd.train.metrics`):
     style_token_share             of the reverse KL, how much is on style tokens (train.style_words)
     demos_kept_mean, demos_offered_mean, teacher_prompt_length
     ema_distance                  ‖θ − θ̄‖
+    drift_weight                  mean weight of a token, with distill.position_weight=drift
     context/fills|hits|mib        the teacher's prompts: computed, found computed already, MiB held by the fullest rank;
                                   of this start alone, so not the same after a resume
 """
@@ -21,8 +22,10 @@ Logged besides the loop's own (`nopsd.train.metrics`):
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -42,10 +45,12 @@ from nopsd.engine.student import load_student
 from nopsd.errors import DataError
 from nopsd.files import sha256_json
 from nopsd.traces.schema import TOKEN_VALUES
+from nopsd.train.algorithms.by_response import by_response
+from nopsd.train.algorithms.position_weights import drifts, falling, rising
 from nopsd.train.batches import Batching, Example, MicroBatch
 from nopsd.train.context_states import SHORTEST
 from nopsd.train.losses.fused_linear import DistillInputs
-from nopsd.train.losses.head import DistillModel
+from nopsd.train.losses.head import DistillModel, gathered_weight
 from nopsd.train.losses.tile import BASE, OTHER_PROMPTS, STATISTICS, auxiliaries
 from nopsd.train.metrics import BatchLoss
 from nopsd.train.planning import Limits, check_budget
@@ -58,6 +63,7 @@ class Target(NamedTuple):
 
     teacher: TeacherStates
     aux_hidden: dict[str, Tensor]
+    factor_N: Tensor | None = None  # what its tokens' weights are multiplied by
 
 
 @dataclass(kw_only=True)
@@ -148,7 +154,32 @@ class Distillation(Algorithm):
                 sides = own if name == BASE else [batch.aux[name] for batch in batches]
                 for other, found in zip(others, teacher.hidden(sides, own), strict=True):
                     other[name] = found.hidden_NH
-        return Targets([Target(*pair) for pair in zip(states, others, strict=True)])
+            factors: Sequence[Tensor | None] = [None] * len(batches)
+            metrics: dict[str, float] = {}
+            if run.config.distill.position_weight is not None:
+                factors, metrics = self.position_factors(run, step, states)
+        return Targets([Target(*parts) for parts in zip(states, others, factors, strict=True)], metrics)
+
+    def position_factors(
+        self, run: TrainingRun, step: Step, states: Sequence[TeacherStates]
+    ) -> tuple[list[Tensor], dict[str, float]]:
+        """By `distill.position_weight`: what each micro-batch's weights are multiplied by, and what to log of it."""
+        config = run.config.distill
+        if config.position_weight == "rising":
+            return rising(step.examples, step.batches, config), {}
+        found = drifts(step.batches, [s.hidden_NH for s in states], partial(self.head, run), config.logit_chunk)
+        (drift_ST,) = by_response(step.examples, step.batches, found, run.ranks)
+        weight_ST = falling(drift_ST, config.drift_scale)
+        places = [weight_ST[batch.example_N, batch.position_N].float() for batch in step.batches]
+        counted_ST = ~drift_ST.isnan()
+        return places, {"drift_weight": float(weight_ST[counted_ST].sum() / counted_ST.sum().clamp(min=1))}
+
+    @contextmanager
+    def head(self, run: TrainingRun) -> Iterator[Tensor]:
+        """The teacher's whole output weight, its own or the student's, while the block lasts. Collective."""
+        with self.teacher.weight() as own_VH:
+            with nullcontext(own_VH) if own_VH is not None else gathered_weight(run.student.module.lm) as weight_VH:
+                yield weight_VH
 
     def loss(self, run: TrainingRun, batch: MicroBatch, target: Target) -> BatchLoss:
         """The fused divergence of student and teacher at the response's tokens."""
@@ -156,7 +187,7 @@ class Distillation(Algorithm):
             inputs = DistillInputs(
                 target.teacher.hidden_NH,
                 teacher_weight_VH,
-                batch.weights_N,
+                batch.weights_N if target.factor_N is None else batch.weights_N * target.factor_N,
                 batch.targets_N,
                 batch.served_N,
                 target.aux_hidden,
