@@ -54,7 +54,7 @@ class Run:
 
     @property
     def folder(self) -> Path:
-        """Where everything of the run lies."""
+        """The folder of everything that the run writes."""
         return self._session.run.root
 
     def bring_up(self, stage: str) -> Session:

@@ -1,7 +1,7 @@
 """A GGUF file as a Hugging Face folder, which is made once and found again by the file's content.
 
 In: `model.path` as a file that ends in `.gguf`. Out: a folder with config, weights and tokenizer as Transformers reads
-them from the file: weights dequantised to float32, so the folder takes several times the file's space. It lies in
+them from the file: weights dequantised to float32, so the folder takes several times the file's space. It is in
 Hugging Face's cache (`HF_HOME`), which a cluster shares.
 """
 

@@ -31,7 +31,7 @@ IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
 class Tensor(NamedTuple):
-    """Where a tensor lies in its file."""
+    """A tensor's place in its file."""
 
     name: str
     dtype: str

@@ -1,4 +1,4 @@
-"""What a launching command hands to its ranks besides the configuration: an environment, secrets, its own address.
+"""What a launching command passes to its ranks besides the configuration: an environment, secrets, its own address.
 
     RUN/launch/launch.json   mode 600: the ranks' environment, secrets included, and the coordinator's address and key
     RUN/launch/env           what DeepSpeed itself must export (DS_ENV_FILE): where launch.json is, and little else
@@ -72,7 +72,7 @@ def write_env_file(path: Path, launch_file: Path, launcher: str, environment: Ma
 
     Args:
         path: Where to.
-        launch_file: Which the ranks are told to read.
+        launch_file: The file that the ranks read.
         launcher: Its name; ranks find their number by it.
         environment: Of which Python's variables and `EXPORTED` go along.
 

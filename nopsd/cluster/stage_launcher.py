@@ -62,7 +62,7 @@ def launch_stage(
         dist: The launcher's settings.
         log: The ranks' output goes to its end.
         environment: What the ranks need beyond this process's own.
-        progress: Told how far they are; None: nobody.
+        progress: Called with how far they are; None: no report.
         finishes_step: SIGTERM asks them to finish and save what they are at.
 
     Raises:

@@ -87,7 +87,7 @@ def _tiled(whole: Callable[[Any, Tensor], Tensor], tile: int) -> Callable[[Any, 
 
         rows_NH = hidden_BTH.flatten(0, -2)
         tiles = _same_on_all_ranks(tiles_of(rows_NH.shape[0], tile), hidden_BTH.device)
-        # torch.chunk may give fewer pieces than asked for, and TiledMLP then never hands its gradient to ZeRO.
+        # torch.chunk may give fewer pieces than asked for, and TiledMLP then never passes its gradient to ZeRO.
         missing = -rows_NH.shape[0] % tiles
         padded_NH = nn.functional.pad(rows_NH, (0, 0, 0, missing))
         out_NH = TiledMLP.apply(whole, mlp, padded_NH, tiles, list(mlp.parameters()))

@@ -55,7 +55,7 @@ def _broken_form(found: Comparison) -> str:
 def _by_base_vote(found: Comparison) -> tuple[int, str]:
     figure = found.figures.get("base_vote")
     if figure is None:
-        return UNKNOWN, "No direction can be told from one answer a question: set eval.n to 8, say."
+        return UNKNOWN, "No direction can be seen from one answer a question: set eval.n to 8, say."
     change = figure.change
     said = (
         f"{figure.after.value:.1%} of the trained model's answers are what the base model mostly answered, "
@@ -65,28 +65,28 @@ def _by_base_vote(found: Comparison) -> tuple[int, str]:
         return BETTER, f"Likely better: it moved towards the base model's majority answers. {said}."
     if change.high is not None and change.high < 0:
         return WORSE, f"Likely worse: it moved away from the base model's majority answers. {said}."
-    return UNKNOWN, f"No direction can be told: {said}."
+    return UNKNOWN, f"No direction can be seen: {said}."
 
 
 def _seen(found: Comparison) -> list[str]:
     share = found.figures["vote_share"]
-    told = [
+    sentences = [
         f"The majority answer changed for {1 - found.same_majority.value:.1%} of the questions; its share of the votes "
         f"went from {share.before.value:.1%} to {share.after.value:.1%} ({points(share.change)} points)."
     ]
     before, after = found.commonest
     if after - before > COLLAPSE:
-        told.append(
+        sentences.append(
             f"Collapse: one answer is the majority of {after:.1%} of the questions, {before:.1%} before: the model may "
             "have stopped reading them."
         )
     if found.drift is not None:
         low_high = "" if found.drift.low is None else f" [{found.drift.low:.3f}, {found.drift.high:.3f}]"
-        told.append(
+        sentences.append(
             f"The base's own answers are less likely to the trained model by {found.drift.value:.3f}{low_high} nats a "
             "token (an estimate of KL(base ‖ trained) on sampled answers)."
         )
-    return told
+    return sentences
 
 
 def points(change: Interval) -> str:
@@ -101,18 +101,18 @@ def room_to_gain(rows: Sequence[Answered]) -> list[str]:
     share = sum(row.share for row in rows) / count
     unread = sum(a is None for row in rows for a in row.answers) / sum(len(row.answers) for row in rows)
     levels = ", ".join(f"{name}: {n}" for name, n in zip(LEVELS, share_levels(rows), strict=True) if n)
-    told = [
+    sentences = [
         f"The base model's majority answers have {share:.1%} of its votes (questions by that share: {levels}). The "
         f"other {1 - share:.1%} are what agreeing with itself could change."
     ]
     if unread > 0.5:
-        told.insert(
+        sentences.insert(
             0, f"WARNING: {unread:.0%} of the base model's answers can't be read: see eval.extract and max_new."
         )
     elif 1 - share < LITTLE:
-        told.insert(
+        sentences.insert(
             0,
             "WARNING: the base model answers nearly every question the same way each time: there is next to nothing to "
             "gain from its own answers here. Take harder questions, or another model.",
         )
-    return told
+    return sentences

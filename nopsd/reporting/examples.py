@@ -51,7 +51,7 @@ class Answers:
 def examples(questions: Mapping[str, Question], found: Answers, each: int = EACH) -> list[Example]:
     """At most `each` of every kind; a question is shown once."""
     shown: set[str] = set()
-    told = []
+    shown_examples = []
     pairs = list(zip(found.before, found.after, strict=True))
     for kind, rank in _RANKS.items():
         ranked = sorted(
@@ -59,8 +59,8 @@ def examples(questions: Mapping[str, Question], found: Answers, each: int = EACH
         )
         for _, i in [(v, i) for v, i in ranked if pairs[i][0].uid not in shown][:each]:
             shown.add(pairs[i][0].uid)
-            told.append(_example(kind, questions[pairs[i][0].uid], *pairs[i], found))
-    return told
+            shown_examples.append(_example(kind, questions[pairs[i][0].uid], *pairs[i], found))
+    return shown_examples
 
 
 def _judged(row: Answered) -> bool | None:

@@ -169,16 +169,16 @@ def _shown(value: Any) -> str:
 
 def amplified_errors(inputs: CardInputs) -> list[str]:
     """Sentences of this run's own figures on what self-distillation made worse or surer; none if nothing is known."""
-    told = []
+    lines = []
     if inputs.shown_right is not None:
-        told.append(
+        lines.append(
             f"Of the answers shown to the teacher as demonstrations, {1 - inputs.shown_right:.0%} were wrong by the "
             "pool's answers, which training never saw."
         )
     for domain in inputs.after:
         if domain in inputs.before:
-            told += _of_domain(domain, inputs.before[domain], inputs.after[domain])
-    return told
+            lines += _of_domain(domain, inputs.before[domain], inputs.after[domain])
+    return lines
 
 
 def _of_domain(domain: str, before: DomainResult, after: DomainResult) -> list[str]:

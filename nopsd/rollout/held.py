@@ -1,4 +1,4 @@
-"""What a rollout server says of the weights that it read: told by the plug-in, asked for by the client."""
+"""What a rollout server says of the weights that it read: answered by the plug-in, asked for by the client."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ class GapHistogram:
         self.counts += torch.bincount(bin_N, minlength=len(self.counts))
 
     def high(self) -> float:
-        """The upper end of the bin that the quantile lies in; 0 of no tokens, infinite in the last bin."""
+        """The upper end of the bin that holds the quantile; 0 of no tokens, infinite in the last bin."""
         total = int(self.counts.sum())
         if not total:
             return 0.0

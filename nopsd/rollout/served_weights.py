@@ -115,7 +115,7 @@ class SentWeights:
         differing = {key for key, total in held.items() if total != sent[key]}
         changed = {key for key in differing if before.get(key) != sent[key]}
         behind = {key for key in changed if held[key] == before.get(key)}
-        # Of all numbers of a parameter one has changed, wherever it lies at the server; of some columns others may.
+        # Of all numbers of a parameter one has changed, wherever the server holds it; of some columns others may.
         unmoved = {key for key in changed if held[key] == last.get(key) and key[1] != BY_COLUMNS}
         stale = (differing & equal) | behind | unmoved
         equal |= held.keys() - differing

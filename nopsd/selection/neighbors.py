@@ -1,4 +1,4 @@
-"""The pool questions nearest to each query by neuron overlap: what a retriever hands back.
+"""The pool questions nearest to each query by neuron overlap: what a retriever returns.
 
 In: a `Table` of all questions (the same on every rank), queries, neuron sets. Out: for each query its m nearest
 allowed pool questions, nearest first, ties by uid; the same on every rank and for every sharding. The query itself

@@ -40,7 +40,7 @@ def write_card(
 ) -> None:
     """RUN/train/export/README.md, if there is an export (`record`); without `evaluated` only where there is none yet.
 
-    It lies outside the stage's manifest, for it is rewritten.
+    It is outside the stage's manifest, for it is rewritten.
     """
     run, path = session.run, session.run.export / CARD
     if not record or (evaluated is None and path.exists()):

@@ -63,8 +63,8 @@ def report(session: Session, folder: Path) -> None:
     config, run = session.config, session.run
     trained: dict[str, Any] = {}
     before, plan, record = results(session, "base"), run.training_plan(), run.export_record()
-    told, held = notes(session, plan, record), held_answers(session)
-    told += room_to_gain(held.base) if held.base else []
+    warnings, held = notes(session, plan, record), held_answers(session)
+    warnings += room_to_gain(held.base) if held.base else []
     if METHODS[config.method].trainer is not None:
         from nopsd.stages.card import Evaluated, write_card
 
@@ -78,14 +78,14 @@ def report(session: Session, folder: Path) -> None:
             "examples": shown_examples(session, *example_rows(config.data.domain, before, after, held)),
             "held": held_view(session, held, before, after),
         }
-        write_card(session, plan, record, Evaluated(selected, before, after, contexts, correct, told))
+        write_card(session, plan, record, Evaluated(selected, before, after, contexts, correct, warnings))
     inputs = ReportInputs(
         title=f"{config.data.domain}, from {len(session.pool)} unlabeled questions",
         pool_domain=config.data.domain,
         before=before,
         config=to_plain(config),
         provenance=read_json(run.root / "environment.json"),
-        notes=told,
+        notes=warnings,
         done=what_was_done(session, plan, record),
         command=f"nopsd run --preset {shlex.quote(str(run.root / 'config.yaml'))} run_dir=ANOTHER",
         **trained,
@@ -119,17 +119,17 @@ def notes(session: Session, plan: dict[str, Any] | None = None, record: dict[str
 def what_was_done(session: Session, plan: dict[str, Any], record: dict[str, Any]) -> list[str]:
     """The run in two sentences."""
     config, held = session.config, len(session.holdout)
-    told = [
+    sentences = [
         f"{len(session.pool)} questions of {config.data.domain} were answered by {config.model.path}"
         + (f"; {held} more were held out." if held else ".")
     ]
     if METHODS[config.method].trainer is not None:
         steps = record.get("steps", plan.get("steps", config.train.steps))
-        told.append(
+        sentences.append(
             f"{plan.get('questions', 0)} of them were chosen ({config.select.selector}), and the model was trained for "
             f"{steps} steps of {config.train.batch} questions by method {config.method}."
         )
-    return [*told, "The same again, elsewhere:"]
+    return [*sentences, "The same again, elsewhere:"]
 
 
 def example_rows(domain: str, before: Results, after: Results, held: Held) -> tuple[Rows, Rows]:
@@ -213,11 +213,11 @@ def final_message(session: Session) -> str:
     """What `nopsd run` ends with: the table, and where everything is and how to open it."""
     run, trained = session.run, METHODS[session.config.method].trainer is not None
     concluded = held_conclusion(session) if trained else None
-    told = concluded.sentences if concluded else [f"No comparison without labels: {NO_HOLDOUT}"]
-    table = "\n".join(told)
+    conclusion = concluded.sentences if concluded else [f"No comparison without labels: {NO_HOLDOUT}"]
+    table = "\n".join(conclusion)
     if session.tests and trained:
         table = summary_table(results(session, "base"), results(session, "final"), session.config.data.domain)
-        table += "".join(f"\n{line}" for line in told) if concluded else ""
+        table += "".join(f"\n{line}" for line in conclusion) if concluded else ""
     elif session.tests:
         table = base_table(results(session, "base"))
     places = [("report", run.stage_dir(names.REPORT) / "report.html", "open it in a browser")]

@@ -72,7 +72,7 @@ def write_selected_rows(session: Session) -> str:
     other data, the questions. Unless it is there; returns a line that says how many and where.
 
     Rows are copied whole, so a labelled file's rows hold their labels: that is why the copy is made after the stage is
-    sealed, lies outside its manifest, and is read by no stage. ArtefactError if the file has lost a row.
+    sealed, is outside its manifest, and is read by no stage. ArtefactError if the file has lost a row.
     """
     path = session.run.stage_dir(names.SELECT) / SELECTED_ROWS
     selected = set(session.run.selection().uids)

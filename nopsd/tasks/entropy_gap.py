@@ -111,7 +111,7 @@ def sample_teacher(
         uids: The questions.
         folder: Where the answers lie.
         sign: Called on the way, so that the other ranks wait on.
-        progress: Told how far it is.
+        progress: Called with how far it is.
     """
     config, questions = session.config, session.questions
 
@@ -144,7 +144,7 @@ def entropies(
         rollouts: Prompts and responses, shared over the ranks.
         session: The run's.
         folder: Where finished parts lie.
-        progress: Told how far it is.
+        progress: Called with how far it is.
 
     Returns:
         On every rank, in nats, in the order of `rollouts`.

@@ -45,7 +45,7 @@ Tests = Mapping[str, Sequence[Question]]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One model's evaluation and where it lies."""
+    """One model's evaluation and its folder."""
 
     folder: Path
     results: dict[str, DomainResult]

@@ -1,7 +1,7 @@
 """`nopsd push`: the exported model and its card into a repository of the hub.
 
 In: a run whose training is done, `owner/name`, the user's own token (HF_TOKEN, or `hf auth login`). Out: the
-repository's address. The token is never printed: errors of the hub's client are told without it.
+repository's address. The token is never printed: errors of the hub's client are printed without it.
 """
 
 from __future__ import annotations

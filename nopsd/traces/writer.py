@@ -1,4 +1,4 @@
-"""Writes a trace beside the training: a thread makes and writes the files, the training only hands over arrays.
+"""Writes a trace beside the training: a thread makes and writes the files, the training only passes arrays to it.
 
 In: `add(StepTrace)`, on rank 0. Out: a file a step. A trace is bounded: over its budget every second step is deleted,
 and from then on half as many are kept, so that what is left is spread over the whole run. A disk that fails ends the

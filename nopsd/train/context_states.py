@@ -132,6 +132,6 @@ def suffixes(side: Side, found: Prefixes, contexts: Mapping[bytes, Context]) -> 
 
 
 def _sequence_of(rows_N: Tensor, side: Side) -> Tensor:
-    """Which sequence each row lies in."""
+    """The sequence of each row."""
     ends = torch.tensor(side.lengths, device=rows_N.device).cumsum(0)
     return torch.searchsorted(ends, rows_N, right=True)

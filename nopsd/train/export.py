@@ -46,7 +46,7 @@ def export_model(
 ) -> float:
     """Write the trained model as a Hugging Face folder, and verify it by reloading.
 
-    With adapters the weights are merged, and the adapter itself lies in `folder`/adapter as PEFT reads it.
+    With adapters the weights are merged, and the adapter itself is in `folder`/adapter as PEFT reads it.
 
     Args:
         model: The Hugging Face model inside a ZeRO-3 engine.

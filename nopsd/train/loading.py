@@ -1,6 +1,6 @@
 """Reading of DeepSpeed's checkpoint files without running anything that is in them.
 
-DeepSpeed reads them by `torch.load(weights_only=False)`, which runs any code that a pickle names: whoever hands on a
+DeepSpeed reads them by `torch.load(weights_only=False)`, which runs any code that a pickle names: whoever passes on a
 run folder could have his own run on resume. Here tensors and plain values are read, and of classes those few that
 DeepSpeed itself writes.
 """

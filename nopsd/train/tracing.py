@@ -1,7 +1,7 @@
 """A step's part of the trace: what student and teacher thought of each token, gathered over micro-batches and ranks.
 
 The numbers are those that the loss computes for the log anyway. Every rank fills in its own tokens of the step; one sum
-over ranks makes the whole, and rank 0 hands it to the writer's thread.
+over ranks makes the whole, and rank 0 passes it to the writer's thread.
 """
 
 from __future__ import annotations

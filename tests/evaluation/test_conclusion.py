@@ -23,7 +23,7 @@ def policy(rate, questions=150, right="A", seed=0, unread=0.0, k=8):
     [
         (policy(0.9, seed=1), BETTER, "Likely better: it moved towards"),
         (policy(0.3, seed=2), WORSE, "Likely worse: it moved away"),
-        (policy(0.6, seed=3), UNKNOWN, "No direction can be told"),
+        (policy(0.6, seed=3), UNKNOWN, "No direction can be seen"),
         (policy(0.9, seed=4, unread=0.2), WORSE, "Likely worse: answers that can't be read rose from 0.0%"),
     ],
 )

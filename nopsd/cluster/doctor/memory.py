@@ -114,7 +114,7 @@ def needs_of(
         "teacher contexts": config.teacher.context_mib * MIB if kind in ("frozen", "trust_region") else 0,
     }
     host = {name: device.pop(name) for name in _offloaded(student, teacher, "cpu") if name in device}
-    if _zero(student).get("offload_optimizer", {}).get("device") in ("cpu", "nvme"):  # it lies where the master does
+    if _zero(student).get("offload_optimizer", {}).get("device") in ("cpu", "nvme"):  # beside the master weights
         host["EMA master"] = device.pop("EMA master")
     for name in _offloaded(student, teacher, "nvme"):
         device.pop(name, None)

@@ -64,7 +64,7 @@ def binned(axis: Axes, x: np.ndarray, y: np.ndarray, label: str, title: str, sha
         y: [N].
         label: Of y.
         title: Of the panel.
-        share: y lies in [0, 1].
+        share: y is in [0, 1].
     """
     axis.scatter(x, y + jitter(y), s=7, alpha=0.15, color=BLUE, linewidths=0, rasterized=True)
     order = np.argsort(x, kind="stable")

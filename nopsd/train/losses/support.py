@@ -6,7 +6,7 @@
            renorm    both sides normalised over the k ids
            stopgrad  Σ_topk p·sg(log p − log q), reverse KL alone: a value that may be negative, an unbiased zero
            none      the k terms as they are. Refused for the reverse KL: its gradient at p = q is ∇Σ_topk p, not 0.
-                     Forward KL (verl's form): the minimum lies at the target renormalised to the k ids, and not at it
+                     Forward KL (verl's form): the minimum is at the target renormalised to the k ids, and not at it
 
 With s = ∂ℓ/∂ log p of the classes and Σs their sum, the gradient by the logits is s − p Σs on the top-k; outside
 it p (s_tail/p_tail − Σs) for the bucket, 0 for renorm and −p Σs for the others. A tile holds the whole vocabulary,

@@ -30,7 +30,7 @@ OTHER_PROMPTS = (CTX_ONLY, RANDOM_CTX)  # auxiliaries with prompts of their own:
 OVERLAP_K = 16
 MEMBERS = 128  # of a group in `largest`: every V // MEMBERS-th id
 LOG_RATIO_BOUND = 20.0  # before exp, so that no ratio overflows
-NEGATIVE = -1e-6  # losses below count in neg_frac; nearer to 0 lies float32's rounding
+NEGATIVE = -1e-6  # losses below count in neg_frac; nearer to 0 is float32's rounding
 # What the training log sums over tokens, in the order of FusedResult.sums.
 STATISTICS = (
     "tokens",  # rows with a weight above 0
