@@ -34,7 +34,22 @@ def check_named(config: DataConfig, rows: Sequence[Row], keys: Sequence[str] = K
             hint = f"; did you mean {near[0]}?" if near else ""
             where = rows[0].place.rpartition(":")[0]
             raise DataError(f"{where}: data.{key}={name} names no column; there are: {_listed(names)}{hint}")
+    _check_one_role(config, names)
     return names
+
+
+def _check_one_role(config: DataConfig, names: Sequence[str]) -> None:
+    """DataError for a column that two keys name: an answer would be asked, or options asked as the question."""
+    keys_of: dict[str, list[str]] = {}
+    for key in KEYS[1:]:  # a question's text may be its id
+        if (name := getattr(config, key)) in names:
+            keys_of.setdefault(name, []).append(key)
+    for name in set(config.option_columns):
+        keys_of.setdefault(name, []).append("option_columns")
+    for name, keys in keys_of.items():
+        if len(keys) > 1:
+            both = " and ".join(f"data.{key}" for key in keys)
+            raise DataError(f"column {name} is named by {both}: name another column by one of them, or null")
 
 
 def check_columns(config: DataConfig, rows: Sequence[Row]) -> None:

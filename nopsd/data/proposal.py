@@ -6,6 +6,7 @@ In: rows as dictionaries (answers included: a person is shown the proposal, noth
 from __future__ import annotations
 
 import json
+import string
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,13 +24,22 @@ BUILT_IN = {
     "sciknoweval": {"question", "choices", "answerKey", "type", "domain", "details"},
     "edu_feedback": {"id", "input", "label"},
 }
-QUESTION = "question query problem prompt input instruction text sentence comment review title claim".split()
-BEFORE = "context passage body article paragraph story premise background".split()  # what a question is about
-OPTIONS = "options choices candidates alternatives answers".split()
-ANSWER = (
-    "answer answerkey correctanswer rightanswer goldanswer correctoption correct gold target label solution key"
+# Names of columns, the likeliest first; of some other languages too.
+QUESTION = (
+    "question query problem prompt input instruction text sentence comment review title claim "
+    "frage aufgabe fragestellung pregunta pergunta questão domanda enunciado vraag pytanie soru вопрос "
+    "问题 题目 質問 問題 질문"
 ).split()
-ID = "id uid questionid qid guid uuid idx index no number".split()
+BEFORE = "context passage body article paragraph story premise background kontext".split()  # what is asked about
+OPTIONS = (
+    "options choices candidates alternatives answers optionen antworten auswahl choix opciones opções opzioni варианты "
+    "选项 選択肢 선택지"
+).split()
+ANSWER = (
+    "answer answerkey correctanswer rightanswer goldanswer correctoption correct gold target label solution key "
+    "antwort lösung réponse respuesta resposta risposta ответ 答案 正解 答え 정답"
+).split()
+ID = "id uid questionid qid guid uuid idx index no nr number".split()
 MOST_CLASSES, ROWS_A_CLASS = 10, 5  # labels are taken for classes, and shown as choices, up to here
 LONG_ANSWER = 60  # characters, on average: no model gives such a text word for word
 
@@ -92,7 +102,9 @@ def _question(found: Proposal, rows: Rows, columns: Sequence[str]) -> set[str]:
     named = _by_name(texts, QUESTION)
     if not texts:
         raise DataError(f"no column holds text (columns: {', '.join(columns) or 'none'}): a question column is needed")
-    longest = max(texts, key=lambda c: sum(len(str(r.get(c) or "")) for r in rows))
+    other = {*_by_name(texts, ANSWER), *_by_name(texts, OPTIONS), *(c for c in texts if _holds_options(rows, c))}
+    free = [c for c in texts if c not in other] or texts
+    longest = max(free, key=lambda c: sum(len(str(r.get(c) or "")) for r in rows))
     asked = named[0] if named else longest
     before = [c for c in _by_name(texts, BEFORE) if c != asked][:1]
     found.set("question_column", asked, "by its name" if named else "the column with the longest texts")
@@ -111,8 +123,8 @@ def _id(found: Proposal, rows: Rows, columns: Sequence[str]) -> set[str]:
 
 
 def _options(found: Proposal, rows: Rows, columns: Sequence[str]) -> set[str]:
-    for column in _by_name(columns, OPTIONS):
-        if any(_is_collection(row.get(column)) for row in rows):
+    for column in [*_by_name(columns, OPTIONS), *(c for c in columns if _holds_options(rows, c))]:
+        if column != found.settings["question_column"] and any(_is_collection(row.get(column)) for row in rows):
             found.set("options_column", column, "a list or mapping in every row")
             return {column}
     several = [column for column in columns if ONE_OPTION.fullmatch(column)]
@@ -121,6 +133,20 @@ def _options(found: Proposal, rows: Rows, columns: Sequence[str]) -> set[str]:
         return set(several)
     found.set("options_column", None, "no column holds options: open questions")
     return set()
+
+
+def _holds_options(rows: Rows, column: str) -> bool:
+    """Whether a column of any name holds options: lists of texts, of which the answers name one by text or place."""
+    answers = [c for c in _by_name(list(rows[0]), ANSWER) if c != column] if rows else []
+    return bool(answers) and all(_is_one_of(row.get(answers[0]), row.get(column)) for row in rows)
+
+
+def _is_one_of(answer: Any, options: Any) -> bool:
+    texts = json.loads(options) if isinstance(options, str) and _is_collection(options) else options
+    if not isinstance(texts, list) or len(texts) < 2 or not all(isinstance(text, str) for text in texts):
+        return False
+    places = {*map(str, range(len(texts) + 1)), *string.ascii_uppercase[: len(texts)]}
+    return answer in (None, "") or str(answer) in texts or str(answer).strip().upper() in places
 
 
 def _is_collection(value: Any) -> bool:

@@ -4,61 +4,26 @@ A case is a file's text, the settings a user would give, and what has to come of
 tests; `options`: those of the first question; `gold`: the answers of the first questions, in file order.
 """
 
-import codecs
-import csv
 import gzip
-import io
 import json
 
-TEXTS = ["Merc", "Ven", "Ear", "Mar"]
-ABCD = list(zip("ABCD", TEXTS, strict=True))
+from tests.data.file_texts import (
+    ABCD,
+    ANSWER_FIRST,
+    ARC,
+    BOM,
+    COLUMNS,
+    MARKS,
+    PLANETS,
+    ROWS,
+    TEXTS,
+    arc,
+    csv_text,
+    jsonl,
+    labelled,
+    nested,
+)
 
-
-def asked(number, **columns):
-    return {"id": f"q{number}", "question": f"Which planet {number}?", "options": TEXTS, **columns}
-
-
-def labelled(**columns):
-    """Eight rows, their answers A, B, C, D, A, ...; columns given as functions of the number replace those."""
-    return [
-        {"answer": "ABCD"[i % 4], **asked(i), **{k: v(i) if callable(v) else v for k, v in columns.items()}}
-        for i in range(8)
-    ]
-
-
-def jsonl(rows, end="\n"):
-    return "".join((row if isinstance(row, str) else json.dumps(row)) + end for row in rows)
-
-
-def csv_text(rows, separator=",", end="\r\n", header=None):
-    out = io.StringIO(newline="")
-    writer = csv.writer(out, delimiter=separator, lineterminator=end)
-    writer.writerow(header or list(rows[0]))
-    writer.writerows([[json.dumps(v) if isinstance(v, list | dict) else v for v in row.values()] for row in rows])
-    return out.getvalue()
-
-
-ROWS = labelled()
-PLANETS = {"rows": 8, "options": ABCD, "gold": ["A", "B", "C", "D"]}
-ANSWER_FIRST = [{"answer": r["answer"], "question": r["question"], "options": r["options"]} for r in ROWS]
-COLUMNS = [
-    {"id": i, "prompt": f"Which {i}?", **dict(zip("ABCDE", [*TEXTS, "Jup"], strict=True)), "answer": "ABCDE"[i % 5]}
-    for i in range(8)
-]
-MARKS = {"utf-8": codecs.BOM_UTF8, "utf-16-le": codecs.BOM_UTF16_LE, "utf-16-be": codecs.BOM_UTF16_BE}
-BOM = codecs.BOM_UTF8
-ARC = ["data.options_column=choices", "data.answer_column=answerKey"]
-
-
-def nested(i):
-    return {"text": TEXTS, "label": list("ABCD")}
-
-
-def arc(choices):
-    return [{"id": r["id"], "question": r["question"], "choices": choices, "answerKey": r["answer"]} for r in ROWS]
-
-
-# name -> (file name, its bytes or text, settings, what comes of it)
 READ = {
     "csv with a mark, answer first": ("q.csv", BOM + csv_text(ANSWER_FIRST).encode(), [], PLANETS),
     "csv with a mark, id first": ("q.csv", BOM + csv_text(ROWS).encode(), [], {**PLANETS, "ids": "q0"}),
@@ -273,183 +238,5 @@ READ = {
         jsonl(labelled(question=lambda i: f"\U0001f600 {i}")),
         [],
         {**PLANETS, "question": "\U0001f600 0"},
-    ),
-}
-
-OPEN = [{"id": f"q{i}", "question": f"Which {i}?"} for i in range(8)]
-# name -> (file name, its bytes or text, settings, part of the message)
-REFUSED = {
-    "NaN as a question": ("q.jsonl", jsonl([*ROWS[:2], '{"question": NaN}']), [], r"q.jsonl:3: no text in column"),
-    "null as a question": ("q.jsonl", jsonl(labelled(question=None)), [], r"q.jsonl:1: no text in column"),
-    "null as an option": ("q.jsonl", jsonl([*ROWS, asked(9, options=["x", None])]), [], r"q.jsonl:9: an option holds"),
-    "NaN as an option": ("q.jsonl", jsonl([*ROWS, asked(9, options=["x", float("nan")])]), [], r"q.jsonl:9: an option"),
-    "a list as an option": (
-        "q.jsonl",
-        jsonl([*ROWS, asked(9, options=["x", ["y"]])]),
-        [],
-        r"q.jsonl:9: an option holds",
-    ),
-    "one option": ("q.jsonl", jsonl([*ROWS, asked(9, options=["x"])]), [], r"q.jsonl:9: one option alone"),
-    "27 options": ("q.jsonl", jsonl([asked(1, options=["x"] * 27)]), [], r"q.jsonl:1: 27 options"),
-    "labels alike": (
-        "q.jsonl",
-        jsonl([asked(1, options={"A": "x", "a)": "y"})]),
-        [],
-        r"q.jsonl:1: an answer can't distinguish the labels 'A' and",
-    ),
-    "fewer labels than texts": (
-        "q.jsonl",
-        jsonl(arc({"text": TEXTS, "label": ["A", "B"]})),
-        ARC,
-        r"q.jsonl:1: 4 option texts for 2 labels",
-    ),
-    "half a surrogate": (
-        "q.jsonl",
-        jsonl([*OPEN[:2], '{"question": "x \\ud83d"}']),
-        [],
-        r"q.jsonl:3: half a surrogate",
-    ),
-    "half a surrogate in a list": ("q.json", '[{"question": "x"},\n{"question": "\\udc00"}]', [], r"q.json:2: half a"),
-    "not gzip": ("q.jsonl.gz", jsonl(ROWS), [], r"q.jsonl.gz: is not gzip.*rename it without .gz"),
-    "cut gzip": ("q.jsonl.gz", gzip.compress(jsonl(ROWS).encode())[:60], [], r"q.jsonl.gz: its gzip ends too early"),
-    "damaged gzip": (
-        "q.jsonl.gz",
-        (lambda z: z[:30] + b"\xff\xff\xff" + z[33:])(gzip.compress(jsonl(ROWS).encode())),
-        [],
-        r"q.jsonl.gz: its gzip (is damaged|ends)",
-    ),
-    "gzip without its suffix": ("q.jsonl", gzip.compress(jsonl(ROWS).encode()), [], r"name it q.jsonl.gz"),
-    "an open quote": (
-        "q.csv",
-        'id,question\nq0,a\nq1,"b\nq2,c\nq3,d\n',
-        [],
-        r"q.csv:3: a quote that opens in this row",
-    ),
-    "an open quote, closed by another": (
-        "q.csv",
-        'id,question\nq0,a\nq1,"b\nq2,c\nq3,"d"\nq4,e\n',
-        [],
-        r"q.csv:3: a quote that opens in this row",
-    ),
-    "two stray quotes that close each other": (
-        "q.csv",
-        'question,answer\nWhich?,A\n"Who is it?,B\nWhat is 5?",5\nWhy?,C\n',
-        [],
-        r"q.csv:3: a quote joins this row to the 1 behind it",
-    ),
-    "two stray quotes around three rows of four columns": (
-        "q.csv",
-        'sep=;\nquestion;a;b;answer\nWhich?;x;y;A\nWho?;"x;y;B\nWhy?;x;y;A\nWhen?;x";y;A\nHow?;x;y;B\n',
-        ["data.option_columns=[a,b]"],
-        r"q.csv:4: a quote joins this row to the 2 behind it",
-    ),
-    "text behind a quote": ("q.csv", 'id,question\nq0,"a"b\n', [], r"q.csv:2: "),
-    "a row too short": ("q.csv", "id,question,answer\nq0,a\n", [], r"q.csv:2: 2 fields, and the header names 3"),
-    "a row too long": ("q.csv", "id,question\nq0,a,b\n", [], r"q.csv:2: more fields"),
-    "two columns of one name": (
-        "q.csv",
-        "id,question,answer,question\nq0,a,A,b\n",
-        [],
-        r"q.csv:1: two columns named question",
-    ),
-    "two keys of one name": (
-        "q.jsonl",
-        '{"question": "a"}\n{"question": "a", "question": "b"}\n',
-        [],
-        r"q.jsonl:2: the key `question` is given twice",
-    ),
-    "a misspelt options column": (
-        "q.jsonl",
-        jsonl(ROWS),
-        ["data.options_column=option"],
-        r"names no column; there are: id, question, options, answer; did you mean options",
-    ),
-    "a misspelt answer column": (
-        "q.jsonl",
-        jsonl(ROWS),
-        ["data.answer_column=gold"],
-        r"data.answer_column=gold names no column",
-    ),
-    "a misspelt id column": ("q.jsonl", jsonl(ROWS), ["data.id_column=uid"], r"data.id_column=uid names no column"),
-    "a misspelt question column": (
-        "q.jsonl",
-        jsonl(ROWS),
-        ["data.question_column=ask"],
-        r"data.question_column=ask names no column",
-    ),
-    "a misspelt option among columns": (
-        "q.csv",
-        csv_text(COLUMNS),
-        ["data.question_column=prompt", "data.option_columns=[A,F]"],
-        r"data.option_columns=F names no column",
-    ),
-    "options that nobody named": (
-        "q.csv",
-        csv_text(COLUMNS),
-        ["data.question_column=prompt"],
-        r"A, B, C, D, E looks like options.*data.option_columns=\[A,B,C,D,E\]",
-    ),
-    "choices that nobody named": (
-        "q.jsonl",
-        jsonl(arc(nested(0))),
-        [],
-        r"choices looks like options.*data.options_column=choices",
-    ),
-    "a chat with its answer": (
-        "q.jsonl",
-        jsonl(labelled(question=[{"role": "user", "content": "x"}, {"role": "assistant", "content": "A"}])),
-        [],
-        r"q.jsonl:1: column `question` must be text or a chat of one user turn",
-    ),
-    "a mapping as a question": (
-        "q.jsonl",
-        jsonl(labelled(question={"stem": "x"})),
-        [],
-        r"q.jsonl:1: column `question` holds a dict",
-    ),
-    "latin-1": ("q.csv", "id,question\nq0,a\nq1,für\n".encode("latin-1"), [], r"q.csv:3: not UTF-8"),
-    "UTF-16 without a mark": ("q.csv", csv_text(ROWS).encode("utf-16-le"), [], r"q.csv:1: a NUL byte"),
-    "nesting without end": (
-        "q.jsonl",
-        '{"question": ' + "[" * 100_000 + "\n",
-        [],
-        r"q.jsonl:1: (nested too deeply|not JSON)",
-    ),
-    "two objects in a line": ("q.jsonl", '{"question": "a"} {"question": "b"}\n', [], r"q.jsonl:1: not JSON"),
-    "a number of 5,000 digits": (
-        "q.jsonl",
-        '{"question": "a", "n": ' + "9" * 5000 + "}\n",
-        [],
-        r"q.jsonl:1: a number of 5000 digits",
-    ),
-    "a cut list": ("q.json", '[{"question": "a"},\n{"question": "b"', [], r"q.json:2: not JSON"),
-    "a config of a local file": ("q.jsonl", jsonl(ROWS), ["data.config=main"], r"data.config=main is of hub data sets"),
-}
-# Those that only a look at the answers can tell.
-REFUSED_ANSWERS = {
-    "an index without its start": (
-        "q.jsonl",
-        jsonl(labelled(answer=2)),
-        [],
-        r"q.jsonl:1: the answer 2 is the index .*data.first_index",
-    ),
-    "several answers": ("q.jsonl", jsonl(labelled(answer=["A", "B"])), [], r"q.jsonl:1: 2 answers to question q0"),
-    "an answer that is a mapping": (
-        "q.jsonl",
-        jsonl(labelled(answer={"text": "x"})),
-        [],
-        r"q.jsonl:1: the answer is a dict",
-    ),
-    "a letter beyond the options": (
-        "q.jsonl",
-        jsonl(labelled(answer="E")),
-        [],
-        r"its answer 'E' is not among its options",
-    ),
-    "NaN as an answer": (
-        "q.jsonl",
-        jsonl(labelled(answer=lambda i: float("nan") if i else "A")),
-        [],
-        r"has options but no answer",
     ),
 }

@@ -77,6 +77,30 @@ def test_options_of_every_shape_get_their_right_letter(kind: str, suffix: str, t
         assert texts[key[question.uid]] == other
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("Nr", "Frage", "Choices", "Solution"),
+        ("编号", "题目", "选项", "答案"),
+        ("n", "what is asked", "offered", "key"),
+    ],
+)
+def test_options_longer_than_the_question_are_not_taken_for_it(names: tuple[str, ...]) -> None:
+    """A file with headers of another language would be asked about its options."""
+    number, question, options, answer = names
+    long = json.dumps(["an option that goes on and on", "another one that does", "a third"])
+    rows = [{number: i, question: t, options: long, answer: "B"} for i, t in enumerate(TEXTS)]
+    settings = propose(rows, "mine").settings
+    assert (settings["question_column"], settings["options_column"]) == (question, options)
+    assert settings["answer_column"] == answer
+
+
+def test_a_list_that_no_answer_comes_from_is_not_taken_for_options() -> None:
+    """A column of tags would be shown as the options of its question."""
+    rows = [{"question": t, "tags": ["old", "hard"], "answer": "blue"} for t in TEXTS]
+    assert propose(rows, "mine").settings["options_column"] is None
+
+
 def test_classes_become_choices_of_every_question(tmp_path: Path) -> None:
     """Else a model is asked for labels that it has never seen."""
     rows = [{"text": f"comment {i}", "label": "spam" if i % 3 else "not spam"} for i in range(30)]

@@ -7,19 +7,9 @@ import pytest
 from nopsd.data.sources import load_answer_key, load_splits
 from nopsd.errors import DataError
 from nopsd.evaluation.evaluate import check_answers
-from tests.data.question_files import (
-    ARC,
-    READ,
-    REFUSED,
-    REFUSED_ANSWERS,
-    ROWS,
-    TEXTS,
-    arc,
-    asked,
-    jsonl,
-    labelled,
-    nested,
-)
+from tests.data.file_texts import ARC, ROWS, TEXTS, arc, asked, jsonl, labelled, nested
+from tests.data.question_files import READ
+from tests.data.refused_files import REFUSED, REFUSED_ANSWERS
 from tests.data.settings import data
 
 CASES = Path(__file__).resolve().parents[3] / "shared" / "cases"
