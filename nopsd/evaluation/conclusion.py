@@ -7,8 +7,9 @@ better. How often that held on lab runs whose labels were hidden stands in docs/
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from nopsd.evaluation.bootstrap import Interval
 from nopsd.evaluation.unlabelled import LEVELS, Answered, Comparison, share_levels
@@ -16,6 +17,7 @@ from nopsd.evaluation.unlabelled import LEVELS, Answered, Comparison, share_leve
 FORM = 0.02  # least rise of unread or cut answers that is reported
 COLLAPSE = 0.2  # a rise of the commonest majority answer's share of the questions
 LITTLE = 0.02  # votes against the majority: below, there is next to nothing to agree on
+ROUNDING = 1e-3  # nats a token: about what bfloat16 alone makes of equal distributions (docs/training.md)
 BETTER, WORSE, UNKNOWN = 1, -1, 0
 LIMITS = (
     "More agreement is not more accuracy: a model that learns its own errors gets surer of them. The direction "
@@ -114,5 +116,28 @@ def room_to_gain(rows: Sequence[Answered]) -> list[str]:
             0,
             "WARNING: the base model answers nearly every question the same way each time: there is next to nothing to "
             "gain from its own answers here. Take harder questions, or another model.",
+        )
+    return sentences
+
+
+def teacher_gain(gain: Mapping[str, Any]) -> list[str]:
+    """What the teacher can tell the student before the first step: a sentence, and a warning where it is nothing.
+
+    Args:
+        gain: `teacher_kl`, and `by_question` that it is the mean of, nats a token.
+    """
+    if not gain:
+        return []
+    each, mean = gain["by_question"].values(), gain["teacher_kl"]
+    sentences = [
+        f"Before training, demonstrations moved the base model by {mean:.4f} nats a token on its own answers to "
+        f"{len(each)} of the questions ({min(each):.4f} to {max(each):.4f}): KL(student ‖ teacher), what there was to "
+        "distil."
+    ]
+    if mean < ROUNDING:
+        sentences.insert(
+            0,
+            "WARNING: the teacher says the same as the student, up to rounding: there is next to nothing to distil. "
+            "See that demonstrations are there and fit (context.m, context.max_prompt; demos_kept_mean in the log).",
         )
     return sentences

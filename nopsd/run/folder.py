@@ -29,7 +29,7 @@ from nopsd.rollout.types import Rollout, read_rollouts
 from nopsd.selection.artefacts import Contexts, read_contexts, read_selected
 from nopsd.selection.selectors import Selection
 from nopsd.signals.store import Signals, read_signals
-from nopsd.train.artefacts import CARD, EXPORT, METRICS, PLAN, RECORD, TENSORBOARD
+from nopsd.train.artefacts import CARD, EXPORT, GAIN, METRICS, PLAN, RECORD, TENSORBOARD
 from nopsd.train.metrics_log import read_metrics
 
 # Names of the stages, which are those of their folders.
@@ -109,6 +109,10 @@ class RunFolder:
     def training_plan(self) -> dict[str, Any]:
         """How many questions and steps the training was to have; empty if it has not begun."""
         return read_json_if_there(self.stage_dir(TRAIN) / PLAN)
+
+    def training_gain(self) -> dict[str, Any]:
+        """How far demonstrations moved the base model before the first step; empty if that was not measured."""
+        return read_json_if_there(self.stage_dir(TRAIN) / GAIN)
 
     @property
     def tensorboard(self) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from nopsd.evaluation.results import DomainResult
@@ -36,13 +37,17 @@ class Evaluated:
 
 
 def write_card(
-    session: Session, plan: dict[str, Any], record: dict[str, Any], evaluated: Evaluated | None = None
+    session: Session,
+    plan: dict[str, Any],
+    record: dict[str, Any],
+    evaluated: Evaluated | None = None,
+    folder: Path | None = None,
 ) -> None:
-    """RUN/train/export/README.md, if there is an export (`record`); without `evaluated` only where there is none yet.
+    """README.md of an export, if there is one (`record`); without `evaluated` only where there is none yet.
 
-    It is outside the stage's manifest, for it is rewritten.
+    It is outside the stage's manifest, for it is rewritten. `folder`: None: RUN/train/export.
     """
-    run, path = session.run, session.run.export / CARD
+    run, path = session.run, (folder or session.run.export) / CARD
     if not record or (evaluated is None and path.exists()):
         return
     results: dict[str, Any] = {}

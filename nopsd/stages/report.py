@@ -12,7 +12,7 @@ import torch
 from nopsd.config import METHODS, Config, to_plain
 from nopsd.engine.distributed import Ranks
 from nopsd.evaluation.artefacts import read_result
-from nopsd.evaluation.conclusion import conclude, room_to_gain
+from nopsd.evaluation.conclusion import conclude, room_to_gain, teacher_gain
 from nopsd.evaluation.oracle import label_warning
 from nopsd.evaluation.results import DomainResult
 from nopsd.files import read_json
@@ -30,7 +30,7 @@ from nopsd.selection.without_neurons import without_neurons
 from nopsd.stages.contexts import teacher_prompts
 from nopsd.stages.examples import Rows, shown_examples
 from nopsd.stages.holdout import Held, held_answers, held_conclusion
-from nopsd.train.artefacts import choice_note, shows_labels, stop_note
+from nopsd.train.artefacts import EXPORTS, RECORD, choice_note, shows_labels, stop_note
 
 UNLABELLED = "The questions have no answers: what follows compares the models without labels, and is no accuracy."
 NO_HOLDOUT = (
@@ -65,6 +65,7 @@ def report(session: Session, folder: Path) -> None:
     before, plan, record = results(session, "base"), run.training_plan(), run.export_record()
     warnings, held = notes(session, plan, record), held_answers(session)
     warnings += room_to_gain(held.base) if held.base else []
+    warnings += teacher_gain(run.training_gain())
     if METHODS[config.method].trainer is not None:
         from nopsd.stages.card import Evaluated, write_card
 
@@ -85,7 +86,7 @@ def report(session: Session, folder: Path) -> None:
         before=before,
         config=to_plain(config),
         provenance=read_json(run.root / "environment.json"),
-        notes=warnings,
+        notes=[*warnings, *other_exports(session)],
         done=what_was_done(session, plan, record),
         command=f"nopsd run --preset {shlex.quote(str(run.root / 'config.yaml'))} run_dir=ANOTHER",
         **trained,
@@ -162,6 +163,17 @@ def training_notes(
     record = session.run.export_record() if record is None else record
     chosen = choice_note(record, shows_labels(session.run.training_metrics())) if "chosen" in record else ""
     return vote_note(plan), stop_note(record, plan.get("steps", session.config.train.steps)), chosen
+
+
+def other_exports(session: Session) -> list[str]:
+    """Of each step that `nopsd export` exported besides: where it is, and whether labels may have chosen it."""
+    found = sorted((session.run.root / EXPORTS).glob(f"step-*/{RECORD}"), key=lambda path: path.stat().st_mtime)
+    sentences = []
+    for path in found:
+        record = read_json(path)
+        place = f"{EXPORTS}/{path.parent.name}"
+        sentences.append(f"Exported besides: step {record['steps']}, {place}. {choice_note(record, False)}".strip())
+    return sentences
 
 
 def vote_note(facts: dict[str, Any]) -> str:

@@ -16,6 +16,7 @@ from nopsd.data.prompts import TeacherPrompt
 from nopsd.engine.distributed import Ranks
 from nopsd.engine.stopping import StopRequest
 from nopsd.errors import ConfigError, DataError
+from nopsd.evaluation.conclusion import teacher_gain
 from nopsd.evaluation.oracle import label_warning, pool_key
 from nopsd.files import sha256_json, write_json
 from nopsd.plugins import is_own, source_hashes
@@ -37,7 +38,7 @@ from nopsd.train.tracing import trace_every
 from nopsd.train.tracking.base import check_places, open_sinks
 
 if TYPE_CHECKING:
-    from nopsd.train.run import Algorithm
+    from nopsd.train.run import Algorithm, TrainingInputs
 
     Prepared = tuple[list[str], Algorithm, dict[str, int]]  # what is trained on, how, and facts for the plan
 
@@ -135,46 +136,75 @@ class Train(Stage):
     def work(self, session: Session, folder: Path, progress: Progress) -> None:
         """Train by the method's own algorithm. ConfigError for a method that trains nothing."""
         from nopsd.stages.watching import watch
-        from nopsd.train.run import TrainingInputs
         from nopsd.train.trainer import run_training
 
-        method = METHODS[session.config.method]
-        if method.trainer is None:
-            raise ConfigError(f"method={session.config.method} trains nothing: name another method")
-        assert session.ranks is not None
-        prepare = method.prepare or PREPARE[method.trainer]
-        selected, algorithm, facts = prepare(session)
+        selected, algorithm, facts = prepared(session)
         config = plan(session, folder, len(selected), facts)
+        assert session.ranks is not None
         asks = self.asks_server(config) and session.ranks.is_main  # rank 0 may have to start the server
         client = session.client() if asks else None
         every = trace_every(config.train.trace) if algorithm.on_policy else 0
-        inputs = TrainingInputs(
-            config=config,
-            algorithm=algorithm,
-            selected=selected,
-            student_prompts={uid: session.student_prompts[uid] for uid in selected},
-            model_path=session.model.path,
-            client=client,
-            ranks=session.ranks,
-            folder=folder,
-            open_log=lambda step: MetricsLog(folder, step, open_sinks(config, folder, step)),
-            open_trace=trace_opener(session, folder, selected, algorithm) if every else None,
-            trace_every=every,
-            replay=replay_of(config),
-            progress=progress,
-            probe=watch(session, client, config) if client else None,
-            stop=StopRequest.of_this_process(),
+        run_training(
+            replace(
+                training_inputs(session, config, selected, algorithm, folder),
+                client=client,
+                open_log=lambda step: MetricsLog(folder, step, open_sinks(config, folder, step)),
+                open_trace=trace_opener(session, folder, selected, algorithm) if every else None,
+                trace_every=every,
+                replay=replay_of(config),
+                progress=progress,
+                probe=watch(session, client, config) if client else None,
+                stop=StopRequest.of_this_process(),
+            )
         )
-        run_training(inputs)
 
     def finish(self, session: Session) -> str | None:
-        """The export's model card; if a guard stopped the training, that it did."""
+        """The export's model card; that a guard stopped the training, or that there was nothing to distil."""
         from nopsd.stages.card import write_card  # which reads what the report does
 
         plan, record = session.run.training_plan(), session.run.export_record()
         write_card(session, plan, record)
-        note = stop_note(record, plan.get("steps", session.config.train.steps))
-        return f"WARNING: {note} `--redo train`, with guard.stop=false, trains on regardless." if note else None
+        lines = [line for line in teacher_gain(session.run.training_gain()) if line.startswith("WARNING")]
+        if note := stop_note(record, plan.get("steps", session.config.train.steps)):
+            lines.append(f"WARNING: {note} `--redo train`, with guard.stop=false, trains on regardless.")
+        return "\n      ".join(lines) or None
+
+
+def prepared(session: Session) -> Prepared:
+    """What the method trains on, and how, on all ranks. ConfigError for a method that trains nothing."""
+    method = METHODS[session.config.method]
+    if method.trainer is None:
+        raise ConfigError(f"method={session.config.method} trains nothing: name another method")
+    return (method.prepare or PREPARE[method.trainer])(session)
+
+
+def training_inputs(
+    session: Session, config: Config, selected: list[str], algorithm: Algorithm, folder: Path
+) -> TrainingInputs:
+    """What any use of a training's engines needs; `config`: with its steps settled."""
+    from nopsd.train.run import TrainingInputs
+
+    assert session.ranks is not None
+    return TrainingInputs(
+        config=config,
+        algorithm=algorithm,
+        selected=selected,
+        student_prompts={uid: session.student_prompts[uid] for uid in selected},
+        model_path=session.model.path,
+        client=None,
+        ranks=session.ranks,
+        folder=folder,
+    )
+
+
+def export_kept(session: Session, step: int, folder: Path) -> None:
+    """Export a step's kept checkpoint into `folder`, on all ranks. UserError if there is none, or another run's."""
+    from nopsd.train.trainer import export_checkpoint
+
+    selected, algorithm, _ = prepared(session)
+    config = replace(session.config, train=settled(session.config.train, len(selected)))
+    inputs = training_inputs(session, config, selected, algorithm, session.run.stage_dir(names.TRAIN))
+    export_checkpoint(inputs, step, folder)
 
 
 def replay_of(config: Config) -> Replay | None:
@@ -210,12 +240,14 @@ def traced_prompts(session: Session, selected: list[str], taught: Mapping[str, T
 def distillation(session: Session) -> Prepared:
     """Prompts of the teacher for the selected questions, and of the objective's other distributions."""
     from nopsd.train.algorithms.distill import Distillation
+    from nopsd.train.gain import sample_of
 
     assert session.ranks is not None
     selected = session.run.selection().uids
     algorithm = Distillation(
         teacher_prompts=demonstrated(session, selected),
         aux_prompts=auxiliary_prompts(session, session.ranks, selected),
+        stored=sample_of(selected, session.rollouts),
         style_ids=tuple(single_token_ids(session.tokenizer, session.config.train.style_words)),
     )
     return selected, algorithm, {}

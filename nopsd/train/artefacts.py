@@ -7,8 +7,11 @@ from typing import Any
 
 PLAN = "plan.json"  # how many questions and steps it was to be, before it began
 EXPORT = "export"  # the trained model, a Hugging Face folder
+EXPORTS = "exports"  # of the run: kept checkpoints of other steps (`nopsd export`), a folder each
 RECORD = "nopsd_export.json"  # in EXPORT: which weights these are, and why training stopped
+LABELS_SHOWN = "labels_shown"  # in RECORD, of `nopsd export`: whether judged figures were there when it was chosen
 CARD = "README.md"  # in EXPORT: its model card, rewritten when there are results
+GAIN = "gain.json"  # how far the teacher's demonstrations move the base model, before the first step
 METRICS = "metrics.jsonl"  # the training log, a row a step
 TENSORBOARD = "tb"
 
@@ -34,11 +37,12 @@ def choice_note(record: Mapping[str, Any], labels_shown: bool) -> str:
         record: RECORD's content.
         labels_shown: Whether the training log has judged figures (`eval.every`).
     """
-    if not labels_shown or not str(record.get("chosen", "")).isdecimal():
+    if not str(record.get("chosen", "")).isdecimal() or not record.get(LABELS_SHOWN, labels_shown):
         return ""
     return (
-        f"Step {record['steps']} was chosen for the export (train.export) while judged test questions were shown "
-        "during training (eval.every): it was possibly chosen by labels, and its results on these are no fair test."
+        f"Step {record['steps']} was chosen by hand (train.export, nopsd export) while judged test questions were "
+        "shown (eval.every, or the report): it was possibly chosen by labels, and its results on these are no fair "
+        "test."
     )
 
 

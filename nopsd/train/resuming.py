@@ -87,7 +87,7 @@ def of_step(folder: Path, identity: Mapping[str, Any], step: int, ranks: Ranks) 
     """The whole checkpoint of a step. ArtefactError if there is none. Collective."""
     chosen = _first_whole(folder, identity, ranks, lambda found: [m for m in found if m["step"] == step])
     if chosen is None:
-        raise ArtefactError(f"no whole checkpoint of step {step} in {folder}: train.export names a step that was saved")
+        raise ArtefactError(f"no whole checkpoint of step {step} in {folder}: name a step that was saved")
     return chosen
 
 

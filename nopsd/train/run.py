@@ -81,6 +81,9 @@ class Algorithm(ABC):
     def bind(self, run: TrainingRun) -> None:  # noqa: B027 - most have nothing to do
         """Once the engines are there, before any checkpoint is loaded into them."""
 
+    def before(self, run: TrainingRun) -> None:  # noqa: B027 - most have nothing to do
+        """Before the first step of a training that begins, with the engines loaded. Nothing trained may change."""
+
     @abstractmethod
     def examples(self, run: TrainingRun, step: Step) -> list[Example]:
         """The step's prompts and responses, equal on all ranks."""

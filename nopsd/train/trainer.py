@@ -60,6 +60,8 @@ def run_training(inputs: TrainingInputs) -> None:
             parallel=parallel,
         )
         done, skipped = resume(run)
+        if done == 0:
+            run.algorithm.before(run)
         if inputs.open_log is not None and ranks.is_main:
             run.log = inputs.open_log(done)
         if inputs.open_trace is not None and ranks.is_main:
@@ -94,21 +96,45 @@ def resume(run: TrainingRun) -> tuple[int, int]:
 
 def export(run: TrainingRun) -> None:
     """Export what the run made, with the base model's own files beside it. Collective. UserError: `load_best`."""
-    stopped, config = run.guards.stopped, run.config
+    stopped = run.guards.stopped
     facts = {
-        "identity": sha256_json(run.identity),
         "steps": load_best(run),
-        "base_model": str(run.model_path),
-        "chosen": config.train.export,
+        "chosen": run.config.train.export,
         "stopped": asdict(stopped) if stopped else None,
     }
+    write_export(run, run.student, run.identity, run.folder / EXPORT, facts)
+
+
+def export_checkpoint(inputs: TrainingInputs, step: int, folder: Path) -> None:
+    """Export a kept checkpoint; nothing is trained, and nothing is served. Collective.
+
+    Args:
+        inputs: The training's, whose checkpoints lie in its folder.
+        step: Which one.
+        folder: Where to; it appears whole or not at all.
+
+    Raises:
+        ArtefactError: There is none of that step, or it is another run's.
+    """
+    inputs.algorithm.check(inputs)
+    identity, ranks = identity_of(inputs), inputs.ranks
+    student, ema = inputs.algorithm.load(inputs, join(ranks, inputs.config.dist.sequence_parallel))
+    resuming.load(student, ema, resuming.of_step(inputs.folder / FOLDER, identity, step, ranks), ranks)
+    write_export(inputs, student, identity, folder, {"steps": step, "chosen": str(step), "stopped": None})
+
+
+def write_export(
+    inputs: TrainingInputs, student: Any, identity: Mapping[str, Any], folder: Path, facts: Mapping[str, Any]
+) -> None:
+    """The student's weights as a folder, with the record of what they are. Collective."""
+    config = inputs.config
     export_model(
-        run.student.module.lm,
-        run.model_path,
-        run.folder / EXPORT,
-        min(run.student_prompts.values(), key=lambda ids: (len(ids), ids))[:PROBE_TOKENS],
-        run.ranks,
-        facts=facts,
+        student.module.lm,
+        inputs.model_path,
+        folder,
+        min(inputs.student_prompts.values(), key=lambda ids: (len(ids), ids))[:PROBE_TOKENS],
+        inputs.ranks,
+        facts={"identity": sha256_json(dict(identity)), "base_model": str(inputs.model_path), **facts},
         trust_remote_code=config.model.trust_remote_code,
         lora=config.train.lora,
     )

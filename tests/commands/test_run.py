@@ -81,6 +81,26 @@ def test_a_second_run_is_a_no_op(lab_run):
     assert {p: p.stat().st_mtime_ns for p in folder.rglob("manifest.json")} == before
 
 
+def test_kept_checkpoints_are_exported_beside_the_run(lab_run):
+    """The last step's must be the run's own export, bit by bit, an earlier one other weights; no stage is touched."""
+    from safetensors.torch import load_file
+
+    folder, _, _ = lab_run
+    before = {p: p.stat().st_mtime_ns for p in folder.rglob("manifest.json")}
+    listed = nopsd("export", str(folder))
+    assert listed.stdout.startswith("step 2") and "step 3" in listed.stdout, listed.stderr
+    weights = {"own": load_file(folder / "train" / "export" / "model.safetensors")}
+    for step in (2, 3):
+        done = nopsd("export", str(folder), "--step", str(step))
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "nopsd eval" in done.stdout and "possibly chosen by labels" in done.stdout
+        weights[step] = load_file(folder / "exports" / f"step-{step}" / "model.safetensors")
+        assert read_json(folder / "exports" / f"step-{step}" / "nopsd_export.json")["steps"] == step
+    same = {step: all(bool((weights[step][n] == t).all()) for n, t in weights["own"].items()) for step in (2, 3)}
+    assert same == {2: False, 3: True}
+    assert {p: p.stat().st_mtime_ns for p in folder.rglob("manifest.json")} == before
+
+
 def test_another_setting_is_refused_by_name(lab_run):
     folder, command, _ = lab_run
     done = nopsd(*command, "neuron.k=77")

@@ -3,9 +3,19 @@
 import numpy as np
 import pytest
 
-from nopsd.evaluation.conclusion import BETTER, LIMITS, UNKNOWN, WORSE, conclude, room_to_gain
+from nopsd.evaluation.conclusion import BETTER, LIMITS, UNKNOWN, WORSE, conclude, room_to_gain, teacher_gain
 from nopsd.evaluation.unlabelled import compare
 from tests.evaluation.test_unlabelled import row
+
+
+def test_a_teacher_without_anything_to_say_is_warned_of():
+    """Broken if a run whose demonstrations were cut away trains on nothing without a word."""
+    far, same = ({"teacher_kl": kl, "by_question": {"a": kl, "b": kl}} for kl in (0.2, 2e-4))
+    assert len(teacher_gain(far)) == 1 and "0.2000 nats a token on its own answers to 2" in teacher_gain(far)[0]
+    warned = teacher_gain(same)[0]
+    assert "nothing to distil" in warned and "WARNING" in warned and teacher_gain({}) == []
+        "nothing to distil" in teacher_gain(same)[0] and "WARNING" in teacher_gain(same)[0] and teacher_gain({}) == []
+    )
 
 
 def policy(rate, questions=150, right="A", seed=0, unread=0.0, k=8):

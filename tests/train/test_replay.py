@@ -57,6 +57,29 @@ def test_values_stand_at_their_own_tokens(runs):
     assert len({round(v, 6) for row in one["student_logprob"] for v in row}) > 10
 
 
+@pytest.mark.parametrize("size", [1, 2])
+def test_what_the_teacher_has_to_say_is_plain_torchs_kl_and_moves_nothing(runs, size, tiny_models):
+    """The losses of the run that measured it first equal the recorded run's, which did not (above)."""
+    from transformers import AutoModelForCausalLM
+
+    from tests.train.worker_engines import TEACHER_PROMPTS
+
+    lm = AutoModelForCausalLM.from_pretrained(tiny_models / "tied", dtype=torch.float64).eval()
+    gain = runs[size]["gain"]
+
+    def logp(prompt, response):
+        with torch.no_grad():
+            logits = lm(input_ids=torch.tensor([prompt + response])).logits[0, len(prompt) - 1 : -1]
+        return logits.log_softmax(-1)
+
+    for rollout in runs[size]["stored"]:
+        p = logp(rollout.prompt_ids, rollout.response_ids)
+        q = logp(TEACHER_PROMPTS[rollout.uid].ids, rollout.response_ids)
+        expected = float((p.exp() * (p - q)).sum(-1).mean())
+        assert gain["by_question"][rollout.uid] == pytest.approx(expected, rel=1e-3)
+    assert gain["teacher_kl"] == pytest.approx(np.mean(list(gain["by_question"].values()))) and gain["teacher_kl"] > 0
+
+
 def recorded(folder, rollouts):
     writer = TraceWriter(folder / "train" / "trace", 1, 1 << 30)
     writer.write_prompts({"a": Prompts([1, 2]), "b": Prompts([3])})

@@ -1,6 +1,7 @@
-"""A training that is traced, and the same again from its trace without a server; run by tests/engine/worker_ranks.py.
+"""A training that is traced, and the same again from its trace without a server, after `measure_gain`.
 
-job: {models, out}. Rank 0 leaves OUT/SIZE.pt: the rows of both runs, and the tables of the trace.
+Run by tests/engine/worker_ranks.py. job: {models, out}. Rank 0 leaves OUT/SIZE.pt: the rows of both runs, and the
+tables of the trace.
 """
 
 from __future__ import annotations
@@ -15,11 +16,15 @@ import torch._inductor.compile_fx
 import transformers.models.qwen3.modeling_qwen3  # noqa: F401
 
 sys.path.insert(0, str(Path(__file__).parent))
-from worker_engines import STUDENT_PROMPTS, TEACHER_PROMPTS, build, config_of
+from worker_engines import STUDENT_PROMPTS, TEACHER_PROMPTS, UIDS, build, config_of
 
 from nopsd.engine.distributed import Ranks
+from nopsd.files import read_json
+from nopsd.rollout.types import Rollout
 from nopsd.traces.schema import Prompts
 from nopsd.traces.writer import TraceWriter
+from nopsd.train.artefacts import GAIN
+from nopsd.train.gain import measure_gain
 from nopsd.train.loop import train
 from nopsd.train.replay import Replay
 
@@ -32,10 +37,13 @@ def main(ranks: Ranks, job: dict[str, Any]) -> None:
     recorded = traced(ranks, job, out, folder)
     again = build(config_of(2, STEPS), Path(job["models"]) / "tied", out / "again", ranks)
     again.client, again.sync, again.replay = None, None, Replay(out, "train")
+    stored = [Rollout(uid, 0, STUDENT_PROMPTS[uid], [5 + i, 9, 3, 7], "", "stop", 0) for i, uid in enumerate(UIDS[:3])]
+    measure_gain(again, stored, {uid: TEACHER_PROMPTS[uid].ids for uid in UIDS})
     train(again)
     if ranks.is_main:
         tables = {step: again.replay.trace.table(step).to_pydict() for step in again.replay.trace.steps}
-        rows = {"recorded": list(recorded.log), "again": list(again.log), "tables": tables}
+        rows = {"recorded": list(recorded.log), "again": list(again.log), "tables": tables, "stored": stored}
+        rows["gain"] = read_json(again.folder / GAIN)
         torch.save(rows, Path(job["out"]) / f"{ranks.world}.pt")
     ranks.barrier()
 

@@ -44,11 +44,13 @@ from nopsd.engine.sequence_parallel import ALONE, SequenceParallel, split_sequen
 from nopsd.engine.student import load_student
 from nopsd.errors import DataError
 from nopsd.files import sha256_json
+from nopsd.rollout.types import Rollout
 from nopsd.traces.schema import TOKEN_VALUES
 from nopsd.train.algorithms.by_response import by_response
 from nopsd.train.algorithms.position_weights import drifts, falling, rising
 from nopsd.train.batches import Batching, Example, MicroBatch
 from nopsd.train.context_states import SHORTEST
+from nopsd.train.gain import measure_gain
 from nopsd.train.losses.fused_linear import DistillInputs
 from nopsd.train.losses.head import DistillModel, gathered_weight
 from nopsd.train.losses.tile import BASE, OTHER_PROMPTS, STATISTICS, auxiliaries
@@ -71,13 +73,15 @@ class Distillation(Algorithm):
     """`teacher_engine`: a second ZeRO-3 engine, or None where the student's engine teaches too (`load` sets it).
 
     `aux_prompts`: of the objective's further distributions (`targets.OTHER_PROMPTS`), name -> uid -> token ids.
-    `style_ids`: tokens of style rather than substance, for the log.
+    `style_ids`: tokens of style rather than substance, for the log. `stored`: the base model's own answers to some of
+    the questions, one each, on which teacher and student are compared before the first step.
     """
 
     logged = (*STATISTICS, "style_kl")
     teacher_prompts: Mapping[str, TeacherPrompt]
     aux_prompts: Mapping[str, Mapping[str, list[int]]] = field(default_factory=dict)
     style_ids: tuple[int, ...] = ()
+    stored: Sequence[Rollout] = ()
     teacher_engine: Any = None
     teacher: Teacher = field(init=False)
 
@@ -118,6 +122,10 @@ class Distillation(Algorithm):
         prompts = [r[uid] for uid in sorted(run.selected) for r in readings if r[uid] != asked[uid]]
         groups = run.ranks.world // run.parallel.size
         self.teacher = teacher_of(run.config, run.student, self.teacher_engine, run.ranks, prompts, groups)
+
+    def before(self, run: TrainingRun) -> None:
+        """How far the demonstrations move the model on stored answers."""
+        measure_gain(run, self.stored, {uid: prompt.ids for uid, prompt in self.teacher_prompts.items()})
 
     def examples(self, run: TrainingRun, step: Step) -> list[Example]:
         """Each rollout with both of its prompts; the response's ids go through untouched."""
