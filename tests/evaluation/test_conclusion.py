@@ -14,8 +14,6 @@ def test_a_teacher_without_anything_to_say_is_warned_of():
     assert len(teacher_gain(far)) == 1 and "0.2000 nats a token on its own answers to 2" in teacher_gain(far)[0]
     warned = teacher_gain(same)[0]
     assert "nothing to distil" in warned and "WARNING" in warned and teacher_gain({}) == []
-        "nothing to distil" in teacher_gain(same)[0] and "WARNING" in teacher_gain(same)[0] and teacher_gain({}) == []
-    )
 
 
 def policy(rate, questions=150, right="A", seed=0, unread=0.0, k=8):
