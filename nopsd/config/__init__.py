@@ -35,6 +35,8 @@ from nopsd.config.schema import (
     SignalConfig,
     TeacherConfig,
     TrainConfig,
+    TtpoConfig,
+    UopsdConfig,
     all_keys,
 )
 
@@ -68,6 +70,8 @@ __all__ = [
     "SignalConfig",
     "TeacherConfig",
     "TrainConfig",
+    "TtpoConfig",
+    "UopsdConfig",
     "all_keys",
     "is_foreign",
     "load_config",

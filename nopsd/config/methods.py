@@ -137,6 +137,16 @@ METHODS = Methods(
                 "teacher.kind": "frozen",
             },
         ),
+        "u_opsd": Method(
+            "distill",
+            "the shortest rollout that agrees with the vote teaches the longest that doesn't (arXiv 2608.06296)",
+            means={"context.retriever": "none", "distill.divergence": "forward_kl"},
+        ),
+        "ttpo": Method(
+            "distill",
+            "rollouts that agree with the vote distilled, the others pushed down (TTPO, arXiv 2608.27448)",
+            means={"context.retriever": "none", "distill.divergence": "forward_kl"},
+        ),
         "opsa": Method(
             "opsa", "no teacher: the least likely fifth of the sampled tokens pushed down (OPSA, arXiv 2608.31046)"
         ),
@@ -162,7 +172,7 @@ _UNUSED: dict[str | None, tuple[str, ...]] = {
     None: (),  # nothing is trained, whatever is set
 }
 _SHARED = ("distill.logit_chunk",)
-_OF_METHOD = {"opsa.": "opsa"}  # sections that one method reads
+_OF_METHOD = {"opsa.": "opsa", "uopsd.": "u_opsd", "ttpo.": "ttpo"}  # sections that one method reads
 
 
 def is_foreign(method: str, key: str) -> bool:

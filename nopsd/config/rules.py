@@ -158,6 +158,16 @@ def _check_method(config: Config) -> None:
             f"method={config.method} compares several responses to one question, and train.n={train.n}: "
             "set train.n=8, say"
         )
+    if config.method in ("u_opsd", "ttpo") and train.n < 2:
+        raise ConfigError(
+            f"method={config.method} votes over several responses to one question, and train.n={train.n}: set "
+            "train.n=8, say"
+        )
+    if config.method == "ttpo" and config.ttpo.train_n > train.n:
+        raise ConfigError(
+            f"ttpo.train_n={config.ttpo.train_n} responses can't be taken of train.n={train.n}: lower it, or "
+            "raise train.n"
+        )
     if method.trainer in ("grpo", "opsa") and train.temperature != 1:
         raise ConfigError(
             f"method={config.method} compares log-probs with the server's, which have temperature 1, and "

@@ -57,6 +57,8 @@ class Train(Stage):
         *shaping_keys("sft"),
         *shaping_keys("grpo"),
         *shaping_keys("opsa"),
+        *shaping_keys("uopsd"),
+        *shaping_keys("ttpo"),
         "context",
         "prompt",
         "answer",
@@ -175,7 +177,7 @@ def prepared(session: Session) -> Prepared:
     method = METHODS[session.config.method]
     if method.trainer is None:
         raise ConfigError(f"method={session.config.method} trains nothing: name another method")
-    return (method.prepare or PREPARE[method.trainer])(session)
+    return (method.prepare or PREPARE.get(session.config.method) or PREPARE[method.trainer])(session)
 
 
 def training_inputs(
@@ -283,7 +285,33 @@ def opsa(session: Session) -> Prepared:
     return session.run.selection().uids, Opsa(), {}
 
 
-PREPARE = {"distill": distillation, "sft": finetuning, "grpo": grpo, "opsa": opsa}  # by trainer
+def u_opsd(session: Session) -> Prepared:
+    """The selected questions, whose rollouts teach each other."""
+    from nopsd.train.algorithms.voted import Uopsd
+
+    return session.run.selection().uids, Uopsd(**voting(session)), {}
+
+
+def ttpo(session: Session) -> Prepared:
+    """The same."""
+    from nopsd.train.algorithms.voted import Ttpo
+
+    return session.run.selection().uids, Ttpo(**voting(session)), {}
+
+
+def voting(session: Session) -> dict[str, Any]:
+    """What votes over a step's rollouts need."""
+    style_ids = tuple(single_token_ids(session.tokenizer, session.config.train.style_words))
+    return {
+        "questions": session.questions,
+        "renderer": session.renderer,
+        "reader": session.reader,
+        "style_ids": style_ids,
+    }
+
+
+# By trainer; those of a method of its own come before.
+PREPARE = {"distill": distillation, "sft": finetuning, "grpo": grpo, "opsa": opsa, "u_opsd": u_opsd, "ttpo": ttpo}
 
 
 def plan(session: Session, folder: Path, questions: int, facts: dict[str, int] | None = None) -> Config:

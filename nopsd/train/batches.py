@@ -42,6 +42,8 @@ class Example:
     response: list[int]
     served: list[float] | None = None
     aux_prompts: Mapping[str, list[int]] = field(default_factory=dict)  # further prompts the teacher reads, by name
+    place: int | None = None  # among the step's rollouts; None: the example's own among the examples
+    teaches: bool = True  # False: carries no loss
 
 
 @dataclass(frozen=True)
@@ -147,7 +149,7 @@ def rank_micro_batches(examples: Sequence[Example], group: int, groups: int, bat
         groups: How many there are.
         batching: The limits of a micro-batch, and which tokens carry loss.
     """
-    spans = [range(len(e.response))[batching.skip_first : batching.max_tokens] for e in examples]
+    spans = [range(len(e.response) * e.teaches)[batching.skip_first : batching.max_tokens] for e in examples]
     weights = sequence_weights([len(s) for s in spans], batching.aggregation)
     carrying = [i for i, span in enumerate(spans) if span]
     items = []

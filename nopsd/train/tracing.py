@@ -60,5 +60,6 @@ def hand_over(run: TrainingRun, step: Step, recorder: Recorder) -> None:
     """Give a recorded step to the writer, which rank 0 has. Collective."""
     values = recorder.whole(run)
     if run.trace is not None:
-        named = [replace(r, uid=e.uid) for r, e in zip(step.rollouts, step.examples, strict=True)]
+        places = [i if e.place is None else e.place for i, e in enumerate(step.examples)]
+        named = [replace(step.rollouts[i], uid=e.uid) for i, e in zip(places, step.examples, strict=True)]
         run.trace.add(StepTrace(step.number, named, values))

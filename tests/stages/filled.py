@@ -18,6 +18,8 @@ WITHOUT_NEURONS = {
     "opsd_oracle",
     "sdpo_labelfree",
     "canon",
+    "u_opsd",
+    "ttpo",
     "opsa",
     "base",
 }

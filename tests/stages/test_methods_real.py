@@ -40,6 +40,8 @@ FEWER = {  # so that a few dozen rows are answered once and not eight times wher
     "ttrl": ("train.n=4",),
     "intuitor": ("train.n=4",),
     "sdpo_labelfree": ("train.n=2", "zero_shot.n=4"),
+    "u_opsd": ("train.n=4", "uopsd.tau=0"),
+    "ttpo": ("train.n=4", "ttpo.train_n=2"),
     "canon": ("zero_shot.n=4",),
     "lmsi": ("zero_shot.n=4",),
     "nait_sft": ("zero_shot.n=4", "select.fraction=0.5"),

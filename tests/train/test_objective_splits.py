@@ -11,7 +11,7 @@ import torch
 
 pytestmark = pytest.mark.slow
 WORKER = Path(__file__).with_name("worker_objectives.py")
-CASES = ("pmi", "contrast", "drift", "base_alone")
+CASES = ("pmi", "contrast", "drift", "ttpo", "base_alone")
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def runs(
     return found
 
 
-@pytest.mark.parametrize("case", CASES[:3])
+@pytest.mark.parametrize("case", CASES[:4])
 def test_losses_gradients_and_log_do_not_depend_on_ranks_and_micro_batches(runs, case):
     """An auxiliary prompt paired with another rollout, or a mask that looks at its micro-batch alone, shows here."""
     one, two = runs[1][case], runs[2][case]
@@ -52,6 +52,13 @@ def test_a_response_that_drifts_counts_less(runs):
     """Canned log-probs of −5 to −7 against a random teacher's −5.7: some tokens lose weight, and none gains any."""
     assert all(0.1 < row["drift_weight"] < 1 for row in runs[2]["drift"]["rows"])
     assert runs[1]["drift"]["rows"][0]["drift_weight"] == pytest.approx(runs[2]["drift"]["rows"][0]["drift_weight"])
+
+
+def test_rollouts_that_agree_are_distilled_and_others_pushed_down(runs):
+    """Votes of four rollouts a question, three of them trained on: of each step's questions some have both sides."""
+    for row in runs[2]["ttpo"]["rows"]:
+        assert row["trained_responses"] == 12 and row["skipped_share"] == 0 and 0.25 <= row["majority_share"] <= 0.5
+    assert runs[1]["ttpo"]["rows"][0]["loss_tokens"] == runs[2]["ttpo"]["rows"][0]["loss_tokens"]
 
 
 def test_with_the_base_on_top_there_is_still_nothing_to_learn(runs):

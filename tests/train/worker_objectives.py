@@ -22,9 +22,14 @@ from worker_engines import (
     keep_first_gradient,
 )
 
-from nopsd.config import DistConfig, DistillConfig
+from nopsd.config import Config, DistConfig, DistillConfig
+from nopsd.data.prompts import TeacherPrompt
+from nopsd.data.records import Option, Question
 from nopsd.engine.distributed import Ranks, init_distributed, shutdown_distributed
+from nopsd.rollout.types import Rollout
+from nopsd.train.algorithms.voted import Ttpo
 from nopsd.train.loop import train
+from nopsd.train.run import TrainingRun
 
 CASES = {
     "pmi": DistillConfig(
@@ -34,6 +39,13 @@ CASES = {
         divergence="jsd", contrast="random_ctx", token_clip=0.3, mask_high_entropy=5.0, logit_chunk=5
     ),
     "drift": DistillConfig(position_weight="drift", drift_scale=5.0, logit_chunk=5),
+    "ttpo": DistillConfig(
+        divergence="forward_kl",
+        pointwise_clip=0.05,
+        aggregation="seq_mean_token_mean",
+        max_loss_tokens=9,
+        logit_chunk=5,
+    ),
     "base_alone": DistillConfig(kl_base_coef=1.0),
 }
 AUX_PROMPTS = {name: {uid: ids(f"{name}{uid}", 4, 20) for uid in UIDS} for name in ("ctx_only", "random_ctx")}
@@ -47,6 +59,34 @@ class ClientWithLogprobs(CannedClient):
         return [[replace(r, logprobs=[-5.0 - (i % 3) for i in r.response_ids]) for r in row] for row in rows]
 
 
+class Answering(ClientWithLogprobs):
+    """Four responses a question, each with an answer; none is empty."""
+
+    def generate(self, prompts, uids, sampling, seed, **more: Any) -> Any:
+        rows = []
+        for prompt, uid in zip(prompts, uids):
+            of_sample = [ids(f"{uid}/{seed}/{sample}", 2, 12) for sample in range(sampling.n)]
+            texts = [f"<answer>{'AAB?'[(sample + len(uid) + of_sample[0][0]) % 4]}</answer>" for sample in range(4)]
+            pairs = enumerate(zip(of_sample, texts))
+            rows.append([Rollout(uid, i, prompt, y, text, "stop", 0, seed, [-5.0] * len(y)) for i, (y, text) in pairs])
+        return [[replace(r, policy_version=more.get("expected_version") or 0) for r in row] for row in rows]
+
+
+class Shown:
+    """A teacher's prompt of the answer's letter."""
+
+    def teacher(self, question: Question, shown: Any, max_tokens: int) -> TeacherPrompt:
+        return TeacherPrompt([ord(shown[0].solution[8]), *STUDENT_PROMPTS[question.uid]], 1, 1)
+
+
+def voted(config: Config, d: TrainingRun) -> TrainingRun:
+    """The same engines under TTPO."""
+    config.train.n, config.ttpo.train_n = 4, 3
+    questions = {uid: Question(uid, "d", "s", "Which?", (Option("A", "one"), Option("B", "two"))) for uid in UIDS}
+    algorithm = Ttpo(questions=questions, renderer=Shown(), teacher_engine=d.algorithm.teacher_engine)
+    return replace(d, algorithm=algorithm, client=Answering())
+
+
 def run(case: str, model: Path, out: Path, ranks: Ranks, micro: int) -> dict[str, Any]:
     """Rows of the log, and the gradient of the first step."""
     config = config_of(micro)
@@ -57,6 +97,8 @@ def run(case: str, model: Path, out: Path, ranks: Ranks, micro: int) -> dict[str
         teacher = {uid: replace(p, ids=STUDENT_PROMPTS[uid]) for uid, p in TEACHER_PROMPTS.items()}
     d = build(config, model, out / f"work_{case}", ranks, teacher, aux_prompts=AUX_PROMPTS)
     d.client = ClientWithLogprobs()
+    if case == "ttpo":
+        d = voted(config, d)
     found = keep_first_gradient(d)
     train(d)
     return {"rows": list(d.log or ()), **found}

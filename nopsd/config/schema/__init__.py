@@ -32,6 +32,8 @@ from nopsd.config.schema.training import (
     TeacherConfig,
     TrackingConfig,
     TrainConfig,
+    TtpoConfig,
+    UopsdConfig,
 )
 
 
@@ -58,6 +60,8 @@ class Config:
     sft: SftConfig = field(default_factory=SftConfig)
     grpo: GrpoConfig = field(default_factory=GrpoConfig)
     opsa: OpsaConfig = field(default_factory=OpsaConfig)
+    uopsd: UopsdConfig = field(default_factory=UopsdConfig)
+    ttpo: TtpoConfig = field(default_factory=TtpoConfig)
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     guard: GuardConfig = field(default_factory=GuardConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
@@ -102,5 +106,7 @@ __all__ = [
     "TeacherConfig",
     "TrackingConfig",
     "TrainConfig",
+    "TtpoConfig",
+    "UopsdConfig",
     "all_keys",
 ]

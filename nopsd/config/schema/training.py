@@ -283,6 +283,29 @@ class OpsaConfig:
 
 
 @dataclass
+class UopsdConfig:
+    """A short response that agrees with the vote teaches long ones that don't: method u_opsd (arXiv 2608.06296)."""
+
+    tau: float = key(0.5, "least share of the vote among a question's rollouts", source="U-OPSD", ge=0, le=1)
+    k: int = key(1, "responses trained on a question: the longest that disagree", source="U-OPSD", ge=1)
+    reference: str = key(
+        "shortest",
+        "which response that agrees the teacher is shown",
+        source="U-OPSD",
+        choices=("shortest", "longest", "random"),
+    )
+
+
+@dataclass
+class TtpoConfig:
+    """Rollouts that agree with the vote distilled, the others pushed down: method ttpo (arXiv 2608.27448)."""
+
+    train_n: int = key(8, "responses trained on of train.n sampled, half of either side", source="TTPO", ge=2)
+    coef: float = key(0.1, "weight of what is pushed down", source="TTPO", ge=0)
+    quantile: float = key(0.98, "of a response's entropies and KLs that counts as 1", source="TTPO", gt=0, le=1)
+
+
+@dataclass
 class GuardConfig:
     """Signs of collapse, measured on each step's own rollouts without labels (`nopsd.train.guards`).
 

@@ -66,6 +66,7 @@ class Target(NamedTuple):
     teacher: TeacherStates
     aux_hidden: dict[str, Tensor]
     factor_N: Tensor | None = None  # what its tokens' weights are multiplied by
+    policy_N: Tensor | None = None  # as `DistillInputs.policy_N`
 
 
 @dataclass(kw_only=True)
@@ -200,6 +201,7 @@ class Distillation(Algorithm):
                 batch.served_N,
                 target.aux_hidden,
                 target.teacher.mix,
+                policy_N=target.policy_N,
             )
             side = batch.student
             result = run.student(

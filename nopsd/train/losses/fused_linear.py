@@ -45,6 +45,7 @@ class DistillInputs:
         aux_hidden: Hidden states of each distribution that `tile.auxiliaries` names, by the teacher's weight.
         teacher_mix: (hidden, weight, c): the teacher's logits become (1−c) of its own and c of these.
         with_statistics: Give what the training log sums, too.
+        policy_N: c of rows whose loss is c log p(y) in place of the divergence; NaN: the divergence.
     """
 
     teacher_hidden_NH: Tensor
@@ -55,6 +56,7 @@ class DistillInputs:
     aux_hidden: Mapping[str, Tensor] = field(default_factory=dict)
     teacher_mix: tuple[Tensor, Tensor | None, float] | None = None
     with_statistics: bool = True
+    policy_N: Tensor | None = None
 
 
 class FusedResult(NamedTuple):
@@ -65,6 +67,7 @@ class FusedResult(NamedTuple):
     student_logprob_N: Tensor | None = None  # log p of the sampled tokens, detached; None without statistics or targets
     reverse_kl_N: Tensor | None = None  # each token's KL(student ‖ teacher), detached; None without statistics
     by_token_KN: Tensor | None = None  # rows as TOKEN_VALUES, detached; NaN: not computed. None without statistics
+    forward_kl_N: Tensor | None = None  # each token's KL(teacher ‖ student), likewise
 
 
 def fused_linear_divergence(
@@ -98,7 +101,8 @@ def fused_linear_divergence(
     if not inputs.with_statistics:
         return FusedResult(loss)
     logprob_N = None if inputs.target_N is None else by_token_KN[TOKEN_VALUES.index("student_logprob")]
-    return FusedResult(loss, sums, logprob_N, by_token_KN[TOKEN_VALUES.index("reverse_kl")], by_token_KN)
+    reverse_N = by_token_KN[TOKEN_VALUES.index("reverse_kl")]
+    return FusedResult(loss, sums, logprob_N, reverse_N, by_token_KN[:-1], by_token_KN[-1])
 
 
 class _FusedLinearDivergence(GradientsInForward):
@@ -116,7 +120,7 @@ class _FusedLinearDivergence(GradientsInForward):
         N, vocab_size = len(hidden_NH), len(student_VH)
         chunk = max(1, min(tile_rows(config.logit_chunk, hidden_NH.device), N))
         buffers = {name: hidden_NH.new_empty(chunk, vocab_size, dtype=dtype) for name in heads}  # for every tile anew
-        kernel = kernel_of(config, buffers["student"], N * vocab_size)
+        kernel = kernel_of(config, buffers["student"], N * vocab_size) if inputs.policy_N is None else None
         block = chunk
         if kernel != "triton":
             elements = BLOCK_ELEMENTS[kernel or "torch"] if hidden_NH.device.type == "cpu" else GPU_BLOCK_ELEMENTS
@@ -177,11 +181,12 @@ def _tile_of(
         None if inputs.target_N is None else inputs.target_N[block],
         None if inputs.served_N is None else inputs.served_N[block],
         inputs.with_statistics,
+        None if inputs.policy_N is None else inputs.policy_N[block],
     )
 
 
 def _sum_statistics(found: list[dict[str, Tensor]], token_weight_N: Tensor) -> tuple[Tensor, Tensor]:
-    """Sums of the statistics, and the tokens' own as TOKEN_VALUES lists them, from those of all blocks in order."""
+    """From those of all blocks in order: sums, and the tokens' own as TOKEN_VALUES lists them, then the forward KL."""
     counted_N = token_weight_N > 0
     sums = token_weight_N.new_zeros(len(STATISTICS), dtype=torch.float64)
     sums[0] = counted_N.sum()
@@ -190,7 +195,7 @@ def _sum_statistics(found: list[dict[str, Tensor]], token_weight_N: Tensor) -> t
         if name in whole:
             sums[index] = (whole[name].double() * counted_N).sum()
     nothing_N = torch.full_like(token_weight_N, math.nan)
-    return sums, torch.stack([whole.get(name, nothing_N) for name in TOKEN_VALUES])
+    return sums, torch.stack([whole.get(name, nothing_N) for name in (*TOKEN_VALUES, "forward_kl")])
 
 
 def _checked_vocabulary(heads: Mapping[str, Head], inputs: DistillInputs, vocab_size: int | None) -> int:

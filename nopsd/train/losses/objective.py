@@ -53,9 +53,13 @@ def tile_loss(tile: Tile, config: DistillConfig) -> TileLoss:
         entropy_n = -dot(torch.exp(tile.student, out=tile.scratch), tile.student)
     if config.is_clip is not None and tile.target is not None:
         logprob_n = tile.student.gather(-1, tile.target[:, None])[:, 0]
+    policy = None if tile.policy is None else _policy_gradient(tile, tile.policy)
     form_target(tile, config)
     base = _pull_to_base(tile, tile.aux[BASE]) if config.kl_base_coef else None
     values = token_loss(tile, config)
+    if policy is not None:
+        rows_n, loss_r, grad_rV = policy
+        values.loss[rows_n], values.grad[rows_n] = loss_r, grad_rV
     clipped = clip_tokens(values, tile, config, entropy_n, logprob_n)
     scale_n = tile.token_weight / config.temperature
     loss, grad = tile.token_weight.dot(clipped.loss), values.grad.mul_((scale_n * clipped.factor)[:, None])
@@ -69,6 +73,16 @@ def tile_loss(tile: Tile, config: DistillConfig) -> TileLoss:
     if grad.data_ptr() != tile.student.data_ptr():
         tile.student.copy_(grad)
     return TileLoss(loss, found)
+
+
+def _policy_gradient(tile: Tile, slope_n: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Which rows have the loss c log p(y), their losses, and gradients c (1[y] − p)."""
+    assert tile.target is not None
+    rows_n = ~slope_n.isnan()
+    slope_r1, ids_r1 = slope_n[rows_n, None].to(tile.student.dtype), tile.target[rows_n, None]
+    log_p_rV = tile.student[rows_n]
+    loss_r = (slope_r1 * log_p_rV.gather(-1, ids_r1))[:, 0]
+    return rows_n, loss_r, log_p_rV.exp().mul_(-slope_r1).scatter_add_(-1, ids_r1, slope_r1)
 
 
 def _pull_to_base(tile: Tile, base_nV: Tensor) -> tuple[Tensor, Tensor]:

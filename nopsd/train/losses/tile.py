@@ -66,6 +66,7 @@ class Tile:
     target: Tensor | None = None
     served: Tensor | None = None
     with_statistics: bool = False
+    policy: Tensor | None = None  # [n], as `DistillInputs.policy_N`
 
     def normalise(self, temperature: float, others: Iterable[Tensor] = ()) -> None:
         """In place, logits to log-probabilities; also those of `others`. Uses the scratch."""
