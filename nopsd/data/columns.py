@@ -18,7 +18,8 @@ KEYS = ("id_column", "question_column", "context_column", "options_column", "ans
 # Columns that hold all options of a question, and columns that hold one each.
 ALL_OPTIONS = re.compile(r"(answer[ _-]?)?(options?|choices?|alternatives|candidates|endings)", re.IGNORECASE)
 ONE_OPTION = re.compile(
-    r"(option|opt|op|choice|alternative|ending|answer|ans|distractor|incorrect[ _-]?answer)[ _-]?(\d|[a-j])"
+    r"(option|opt|op|choice|sol|solution|alternative|ending|answer|ans|distractor|incorrect[ _-]?answer)"
+    r"[ _-]?(\d|[a-j])"
     r"|[A-J1-9]",
     re.IGNORECASE,
 )

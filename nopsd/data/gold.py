@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from nopsd.data.answer_marks import boxed
 from nopsd.data.answers import normalize_text_answer
 from nopsd.data.labels import core
 from nopsd.data.records import AnswerKey, Question
@@ -69,7 +70,10 @@ def _single(one: Given) -> Given:
 def _open_answer(one: Given) -> str:
     whole = isinstance(one.value, float) and one.value.is_integer()
     text = str(int(one.value) if whole else one.value)  # 51.0 is what parsers make of a 51
-    return text.rpartition(GSM8K)[2].strip() if GSM8K in text else text
+    if GSM8K in text:
+        return text.rpartition(GSM8K)[2].strip()
+    in_box = boxed(text)  # worked solutions as MATH has them
+    return text if in_box is None else in_box
 
 
 def _by_label(one: Given) -> str | None:

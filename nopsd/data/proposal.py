@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from nopsd.data.answer_marks import boxed
 from nopsd.data.columns import ONE_OPTION
 from nopsd.data.gold import GSM8K
 from nopsd.data.sources.edu_feedback import PHRASES
@@ -30,13 +31,16 @@ QUESTION = (
     "frage aufgabe fragestellung pregunta pergunta questão domanda enunciado vraag pytanie soru вопрос "
     "问题 题目 質問 問題 질문"
 ).split()
-BEFORE = "context passage body article paragraph story premise background kontext".split()  # what is asked about
+BEFORE = (
+    "instruction context passage body article paragraph story premise background kontext".split()
+)  # what is asked about
 OPTIONS = (
     "options choices candidates alternatives answers optionen antworten auswahl choix opciones opções opzioni варианты "
     "选项 選択肢 선택지"
 ).split()
 ANSWER = (
-    "answer answerkey correctanswer rightanswer goldanswer correctoption correct gold target label solution key "
+    "answer answerkey answerindex answeridx correctanswer rightanswer goldanswer groundtruth referenceanswer "
+    "expectedanswer finalanswer bestanswer correctoption cop correct gold reference target label solution key "
     "antwort lösung réponse respuesta resposta risposta ответ 答案 正解 答え 정답"
 ).split()
 ID = "id uid questionid qid guid uuid idx index no nr number".split()
@@ -98,19 +102,32 @@ def _by_name(columns: Sequence[str], names: Sequence[str]) -> list[str]:
 
 
 def _question(found: Proposal, rows: Rows, columns: Sequence[str]) -> set[str]:
-    texts = [c for c in columns if sum(isinstance(r.get(c), str) and bool(r[c].strip()) for r in rows) > len(rows) / 2]
-    named = _by_name(texts, QUESTION)
+    texts = [c for c in columns if sum(_is_question(row.get(c)) for row in rows) > len(rows) / 2]
     if not texts:
-        raise DataError(f"no column holds text (columns: {', '.join(columns) or 'none'}): a question column is needed")
+        raise DataError(
+            f"no column holds text, or a chat of one user turn (columns: {', '.join(columns) or 'none'}): a question "
+            "column is needed, without the answer"
+        )
+    named = _by_name(texts, QUESTION)
+    if "instruction" in map(str.casefold, named[:-1]):  # what to do, and with what
+        named = [c for c in named if c.casefold() != "instruction"]
     other = {*_by_name(texts, ANSWER), *_by_name(texts, OPTIONS), *(c for c in texts if _holds_options(rows, c))}
     free = [c for c in texts if c not in other] or texts
-    longest = max(free, key=lambda c: sum(len(str(r.get(c) or "")) for r in rows))
+    chats = [c for c in free if any(isinstance(row.get(c), list) for row in rows)]
+    longest = max(chats or free, key=lambda c: sum(len(str(r.get(c) or "")) for r in rows))
     asked = named[0] if named else longest
     before = [c for c in _by_name(texts, BEFORE) if c != asked][:1]
     found.set("question_column", asked, "by its name" if named else "the column with the longest texts")
     if before:
         found.set("context_column", before[0], "by its name: stands before the question")
     return {asked, *before}
+
+
+def _is_question(value: Any) -> bool:
+    if isinstance(value, list):  # a chat, as trainers by reinforcement learning have them
+        roles = [turn.get("role") if isinstance(turn, Mapping) else None for turn in value]
+        return roles in (["user"], ["system", "user"])
+    return isinstance(value, str) and bool(value.strip())
 
 
 def _id(found: Proposal, rows: Rows, columns: Sequence[str]) -> set[str]:
@@ -150,12 +167,16 @@ def _is_one_of(answer: Any, options: Any) -> bool:
 
 
 def _is_collection(value: Any) -> bool:
+    """A list or mapping of several texts or numbers; labels and texts may be two lists."""
     if isinstance(value, str) and value[:1] in ("[", "{"):
         try:
             value = json.loads(value)
         except json.JSONDecodeError:
             return False
-    return isinstance(value, list | dict) and len(value) > 1
+    if isinstance(value, dict) and {"text", "label"} <= set(value):
+        return True
+    members = list(value.values()) if isinstance(value, dict) else value
+    return isinstance(members, list) and len(members) > 1 and not any(isinstance(m, list) for m in members)
 
 
 def _topic(found: Proposal, rows: Rows, columns: Sequence[str]) -> None:
@@ -171,7 +192,13 @@ def _listed(values: Counter[str]) -> str:
 
 
 def _answer(found: Proposal, rows: Rows, columns: Sequence[str]) -> None:
-    named = [c for c in _by_name(columns, ANSWER) if any(row.get(c) not in (None, "") for row in rows)]
+    filled = [c for c in _by_name(columns, ANSWER) if any(row.get(c) not in (None, "") for row in rows)]
+    named = [c for c in filled if not any(isinstance(row.get(c), Mapping) for row in rows)]
+    inside = [c for c in columns if any(isinstance(row.get(c), Mapping) for row in rows)]
+    if not named and inside:
+        found.warnings.append(
+            f"an answer inside a mapping isn't read (column {', '.join(inside)}): write it into a column of its own"
+        )
     if not named:
         found.warnings.append(
             "no column is named as answers are (answer, label, correct answer, ...), so every question goes into the "
@@ -205,11 +232,19 @@ def _free(found: Proposal, values: Sequence[Any]) -> None:
     if all(GSM8K in text for text in texts):
         found.reasons["answer_column"] += "; worked solutions: the answer is what follows ####"
         return
+    if all(boxed(text) is not None for text in texts):
+        found.reasons["answer_column"] += "; worked solutions: the answer is what stands in the last \\boxed{}"
+        return
     classes = Counter(texts)
     worded = all(len(name) > 1 and not name.replace(".", "").isdigit() for name in classes)
     if 1 < len(classes) <= MOST_CLASSES and len(texts) >= ROWS_A_CLASS * len(classes) and worded:
         found.set("choices", sorted(classes), f"the {len(classes)} answers there are, shown with every question")
         found.set("instruction", "Which of the phrases below fits this text?", "say here what is asked")
+    elif 1 < len(classes) <= MOST_CLASSES and len(texts) >= 2 * ROWS_A_CLASS * len(classes):
+        found.warnings.append(
+            f"the answers are only {', '.join(sorted(classes))}: if these are the numbers of classes, write the names "
+            "of the classes into the file, or say what each number means in data.instruction"
+        )
     elif sum(map(len, texts)) > LONG_ANSWER * len(texts):
         found.warnings.append(
             "the answers are long texts: a response counts as right only if it gives one word by word"

@@ -41,6 +41,9 @@ def shape(kind: str) -> list[dict[str, Any]]:
         "columns": [
             {"Prompt": t, "A": o[0], "B": o[1], "C": o[2], "Correct Answer": "B"} for t, o in zip(TEXTS, options)
         ],
+        "two solutions": [
+            {"goal": t, "sol1": o[0], "sol2": o[1], "sol3": o[2], "label": 1} for t, o in zip(TEXTS, options)
+        ],
         "named columns": [
             {"id": i, "question": t, "option_1": o[0], "option_2": o[1], "option_3": o[2], "answer": "2"}
             for i, (t, o) in enumerate(zip(TEXTS, options))
@@ -48,13 +51,15 @@ def shape(kind: str) -> list[dict[str, Any]]:
     }
     if kind == "from 0":
         rows[kind][0]["answer"] = 0
+    if kind == "two solutions":
+        rows[kind][0]["label"] = 0
     if kind == "from 1":
         rows[kind][0]["label"] = "3"
     return rows[kind]
 
 
 @pytest.mark.parametrize(
-    "kind", ["letters", "from 0", "from 1", "text", "mapping", "labelled", "columns", "named columns"]
+    "kind", ["letters", "from 0", "from 1", "text", "mapping", "labelled", "columns", "named columns", "two solutions"]
 )
 @pytest.mark.parametrize("suffix", ["jsonl", "json", "csv"])
 def test_options_of_every_shape_get_their_right_letter(kind: str, suffix: str, tmp_path: Path) -> None:
@@ -73,7 +78,11 @@ def test_options_of_every_shape_get_their_right_letter(kind: str, suffix: str, t
     for question in questions:
         texts = {option.label: option.text for option in question.options}
         assert list(texts.values()) == ["a0", "b0", "c0"]
-        other = {"from 0": "a0", "from 1": "c0"}.get(kind, "b0") if question.question == TEXTS[0] else "b0"
+        other = (
+            {"from 0": "a0", "two solutions": "a0", "from 1": "c0"}.get(kind, "b0")
+            if question.question == TEXTS[0]
+            else "b0"
+        )
         assert texts[key[question.uid]] == other
 
 
@@ -93,6 +102,41 @@ def test_options_longer_than_the_question_are_not_taken_for_it(names: tuple[str,
     settings = propose(rows, "mine").settings
     assert (settings["question_column"], settings["options_column"]) == (question, options)
     assert settings["answer_column"] == answer
+
+
+def test_a_chat_of_one_turn_is_the_question_and_what_stands_beside_it_the_answer(tmp_path: Path) -> None:
+    """Files made for reinforcement learning: the answer was asked as the question."""
+    rows = [{"prompt": [{"role": "user", "content": t}], "ground_truth": f"{i}"} for i, t in enumerate(TEXTS)]
+    path = tmp_path / "q.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    questions, key, _ = loaded(path, rows)
+    assert {question.question: key[question.uid] for question in questions} == {t: f"{i}" for i, t in enumerate(TEXTS)}
+
+
+def test_of_a_worked_solution_the_last_box_is_the_answer(tmp_path: Path) -> None:
+    """MATH's form: no model would repeat the whole solution."""
+    rows = [
+        {"problem": t, "solution": f"First \\boxed{{0}}, so $\\boxed{{\\frac{{1}}{{{i}}}}}$."}
+        for i, t in enumerate(TEXTS)
+    ]
+    path = tmp_path / "q.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    questions, key, _ = loaded(path, rows)
+    assert {key[question.uid] for question in questions} == {f"\\frac{{1}}{{{i}}}" for i in range(len(TEXTS))}
+
+
+def test_an_instruction_stands_before_its_input() -> None:
+    """The task would be missing from the question."""
+    settings = propose([{"instruction": "Translate.", "input": t, "output": "x"} for t in TEXTS], "mine").settings
+    assert (settings["context_column"], settings["question_column"]) == ("instruction", "input")
+
+
+@pytest.mark.parametrize("column", ["answer", "reward_model"])
+def test_an_answer_inside_a_mapping_is_named(column: str) -> None:
+    """It was an error at the first row, or nothing."""
+    found = propose([{"question": t, column: {"ground_truth": "x", "style": "rule"}} for t in TEXTS], "mine")
+    assert found.settings.get("answer_column") is None
+    assert any(f"inside a mapping isn't read (column {column})" in warning for warning in found.warnings)
 
 
 def test_a_list_that_no_answer_comes_from_is_not_taken_for_options() -> None:
