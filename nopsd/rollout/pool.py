@@ -21,7 +21,7 @@ from nopsd.keys import server_key
 from nopsd.rollout.background import Background, all_at_once
 from nopsd.rollout.client import DeadlineError, FailedError, RolloutClient, UnansweredError
 from nopsd.rollout.served_weights import check_same_weights
-from nopsd.rollout.service import SEQUENCES_IN_FLIGHT, Progress, RolloutService
+from nopsd.rollout.service import SEQUENCES_IN_FLIGHT, Finished, Progress, RolloutService
 from nopsd.rollout.types import Rollout
 from nopsd.rollout.watch import PROBE_TIMEOUT_S, Watch
 
@@ -174,11 +174,12 @@ class RolloutPool(RolloutService):
         expected_version: int | None = None,
         logprobs: bool = False,
         progress: Progress | None = None,
+        finished: Finished | None = None,
     ) -> list[list[Rollout]]:
         """As RolloutService.generate; servers that hang are noticed meanwhile, and sleep afterwards if they can."""
         self._readmit()
         with self._watch():
-            rows = super().generate(prompts, uids, sampling, seed, expected_version, logprobs, progress)  # type: ignore[arg-type]
+            rows = super().generate(prompts, uids, sampling, seed, expected_version, logprobs, progress, finished)  # type: ignore[arg-type]
         for server, error in all_at_once(lambda c: c.sleep(), self.servers(), self._stall_timeout_s or VERSION_S)[1]:
             self.drop(server, error)
         return rows

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 SEQUENCES_IN_FLIGHT = 256  # a server; it queues what exceeds its --max-num-seqs
 REQUESTS_IN_FLIGHT = 64  # a server; each is a thread of ours
 Progress = Callable[..., None]
+Finished = Callable[[int, list[Rollout]], None]
 T = TypeVar("T")
 
 
@@ -109,6 +110,7 @@ class RolloutService:
         expected_version: int | None = None,
         logprobs: bool = False,
         progress: Progress | None = None,
+        finished: Finished | None = None,
     ) -> list[list[Rollout]]:
         """Sample responses, reproducibly: seeds derive from (seed, uid, sample).
 
@@ -120,6 +122,7 @@ class RolloutService:
             expected_version: Policy version that must be served; None: any.
             logprobs: Give the log-probs too, under the served model itself (before temperature and truncation).
             progress: Called with the prompts done and their total.
+            finished: Called with a prompt's place and its responses as soon as it is answered, in this thread.
 
         Returns:
             The responses to each prompt, in the order of the prompts.
@@ -137,7 +140,7 @@ class RolloutService:
                 lambda server: server.sample(prompts[i], uids[i], sampling, seed, before, logprobs), sampling.n
             )
 
-        rows = self._concurrently(one, len(prompts), sampling.n, progress)
+        rows = self._concurrently(one, len(prompts), sampling.n, progress, finished)
         self._expect_version(before)
         return rows
 
@@ -176,15 +179,22 @@ class RolloutService:
                 )
 
     def _concurrently(
-        self, one: Callable[[int], T], total: int, sequences: int, progress: Progress | None = None
+        self,
+        one: Callable[[int], T],
+        total: int,
+        sequences: int,
+        progress: Progress | None = None,
+        finished: Callable[[int, T], None] | None = None,
     ) -> list[T]:
         """[one(0), ..., one(total - 1)], as many at a time as the servers take; the first failure ends the rest."""
         room = min(SEQUENCES_IN_FLIGHT // sequences, REQUESTS_IN_FLIGHT) * len(self.servers())
         pool = ThreadPoolExecutor(max(1, min(room, total)), thread_name_prefix="rollout")
         try:
-            futures = [pool.submit(one, i) for i in range(total)]
+            futures = {pool.submit(one, i): i for i in range(total)}
             for done, future in enumerate(as_completed(futures), 1):
-                future.result()
+                result = future.result()
+                if finished is not None:
+                    finished(futures[future], result)
                 if progress is not None:
                     progress(done, total)
             return [f.result() for f in futures]

@@ -9,7 +9,8 @@
    the start alone and then reads rows of plain weights as packed ones.
 4. Reloads and transfers that leave a parameter unset are errors, not log lines.
 5. The CPU build's processes sleep soon after their last message.
-6. A server reports which folder's weights it read, with their hash, and checksums of what it holds.
+6. The CPU build sorts what top-k keeps, not the vocabulary (`cpu_sampling`).
+7. A server reports which folder's weights it read, with their hash, and checksums of what it holds.
 
 Written for vLLM 0.32; everything that knows its inside is here and in `vllm_weights`. Without vLLM
 the module imports and is empty of engines.
@@ -30,6 +31,7 @@ import torch
 from nopsd.engine.store import join_store
 from nopsd.models import hash_of
 from nopsd.network import address_towards
+from nopsd.rollout.cpu_sampling import sort_only_the_top
 from nopsd.rollout.held import SHAPE
 from nopsd.rollout.shared_buffer import IPC_BACKEND, opened
 from nopsd.rollout.transport import finish, gloo_group, nbytes, places, plan_buckets, start_broadcast
@@ -283,4 +285,5 @@ if importlib.util.find_spec("vllm") is not None:
 
     if current_platform.is_cpu():
         shorten_polling()
+        sort_only_the_top()
         pack_reloaded_experts()

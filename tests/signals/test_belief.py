@@ -53,7 +53,7 @@ class Demonstrated:
     def __init__(self, lives=99):
         self.lives, self.asked = lives, []
 
-    def generate(self, prompts, uids, sampling, seed, expected_version=None, logprobs=False, progress=None):
+    def generate(self, prompts, uids, sampling, seed, expected_version=None, logprobs=False, progress=None, **more):
         if not self.lives:
             raise ServerError("killed")
         self.lives -= 1

@@ -123,7 +123,7 @@ class Served:
     def __init__(self):
         self.prompts = {}
 
-    def generate(self, prompts, uids, sampling, seed, expected_version=None, logprobs=False, progress=None):
+    def generate(self, prompts, uids, sampling, seed, expected_version=None, logprobs=False, progress=None, **more):
         self.prompts |= dict(zip(uids, prompts))
         progress(len(uids), len(uids))
         return [

@@ -27,16 +27,19 @@ class Answers:
     def __init__(self, calls=99):
         self.calls, self.asked = calls, 0
 
-    def generate(self, prompts, uids, sampling, seed, expected_version=None, logprobs=False, progress=None):
+    def generate(self, prompts, uids, sampling, seed, progress, finished, **more):
         if self.calls == 0:
             raise ServerError("the server is gone")
         self.calls, self.asked = self.calls - 1, self.asked + len(uids)
         if progress:
             progress(len(uids), len(uids))
-        return [
+        rows = [
             [Rollout(u, i, list(p), [5, 6], "<answer>red</answer>", "stop", 0) for i in range(sampling.n)]
             for u, p in zip(uids, prompts)
         ]
+        for i, row in enumerate(rows):
+            finished(i, row)
+        return rows
 
 
 @pytest.fixture
@@ -64,7 +67,7 @@ def test_results_in_both_formats(config, served, tmp_path):
 
 def test_what_was_sampled_is_not_sampled_again(config, served, monkeypatch, tmp_path):
     """Breaks if a killed evaluation begins anew, or a finished one asks for a server."""
-    monkeypatch.setattr(rollout_stage, "PART_PROMPTS", 4)
+    monkeypatch.setattr(rollout_stage, "CALL_PROMPTS", 4)
     served.calls = 1
     with pytest.raises(ServerError):
         evaluate(config)

@@ -39,7 +39,7 @@ class SlowServer:
     def __init__(self) -> None:
         self.let, self.version, self.asked, self.error = threading.Event(), 0, [], None
 
-    def generate(self, prompts, uids, sampling, seed, expected_version=None, logprobs=False, progress=None):
+    def generate(self, prompts, uids, sampling, seed, expected_version=None, logprobs=False, progress=None, **more):
         self.asked.append((seed, expected_version))
         for done in range(len(uids)):
             while not self.let.wait(0.01):
