@@ -133,4 +133,5 @@ def test_every_metric_is_described():
     logged = {*STATISTICS} - {"tokens", "student_logprob", "teacher_logprob"} | {
         *response_metrics([Rollout("q", 0, [1], [2], "x", "stop", 0)])
     }
-    assert (evaluated | probed | logged) <= described
+    used = set(re.findall(r"found(?: =)?\W+\"(\w+/\w+)\"", (ROOT / "nopsd/train/usage.py").read_text()))
+    assert used and (evaluated | probed | logged | used) <= described

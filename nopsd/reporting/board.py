@@ -20,6 +20,7 @@ from nopsd.reporting.escaping import code_block
 from nopsd.reporting.figures import pool as pool_figures
 from nopsd.reporting.figures import style
 from nopsd.reporting.figures.evaluation import accuracy_figure, calibration_figure
+from nopsd.reporting.inspect.figures import layers_figure
 from nopsd.reporting.inspect.tensorboard import pixels
 from nopsd.reporting.views import ReportInputs
 
@@ -77,13 +78,16 @@ def histograms(inputs: ReportInputs) -> dict[str, np.ndarray]:
 
 
 def figures(inputs: ReportInputs) -> dict[str, Figure]:
-    """Reliability, accuracy and selection, where there is what they are drawn from."""
+    """Reliability, accuracy, selection and layers, where there is what they are drawn from."""
     before, after, domain = inputs.before, inputs.after, inputs.pool_domain
     drawn = {
         "reliability": calibration_figure(before.get(domain), after.get(domain)),
         "accuracy": accuracy_figure(before, after, domain),
         "selection": pool_figures.selection_figure(inputs.pool),
     }
+    pool = inputs.pool
+    if pool is not None and pool.members is not None:
+        drawn["layers"] = layers_figure(pool.members, pool.widths, np.asarray(pool.selected, dtype=bool))
     return {name: figure for name, figure in drawn.items() if figure is not None}
 
 

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from nopsd.data.records import Question
 from nopsd.evaluation.results import DomainResult
 from nopsd.evaluation.unlabelled import Comparison
@@ -28,6 +30,8 @@ class PoolView:
     agreement: Sequence[float] | None = None  # share of the majority answer, label-free; needs several samples
     threshold: float | None = None  # the selector's; drawn if it bounds the selected neuron counts
     selector: str = "neuron_count"
+    members: np.ndarray | None = None  # [N, L] neurons of each question's set in each layer
+    widths: Sequence[int] = ()  # neurons that each layer has
 
 
 @dataclass(frozen=True)

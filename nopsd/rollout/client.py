@@ -25,6 +25,7 @@ RETRY_DELAYS_S = (0.5, 1.0, 2.0, 4.0)
 CONNECT_TIMEOUT_S = 10.0
 FINISH_REASONS = ("stop", "length", "abort")
 # Counters that move while a server works, whatever it works at.
+QUEUE = "vllm:request_queue_time_seconds"
 WORK_COUNTERS = ("vllm:prompt_tokens_total", "vllm:generation_tokens_total")
 # What a sleeping server can't do: it is woken first.
 NEEDS_MEMORY = (
@@ -162,6 +163,16 @@ class RolloutClient(RolloutService):
         text = self._send("GET", "/metrics", None, timeout_s, ()).text
         lines = [line for line in text.splitlines() if line.startswith(WORK_COUNTERS)]
         return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
+
+    def queue_time(self, timeout_s: float) -> tuple[float, float]:
+        """Seconds that requests waited before they were computed, and how many, since the server's start."""
+        text = self._send("GET", "/metrics", None, timeout_s, ()).text
+        lines = [line.rsplit(" ", 1) for line in text.splitlines() if line.startswith(QUEUE)]
+        seconds, requests = (
+            sum(float(value) for name, value in lines if name.startswith(f"{QUEUE}_{part}"))
+            for part in ("sum", "count")
+        )
+        return seconds, requests
 
     def pause(self, timeout_s: float | None = None) -> None:
         """Let running requests end and queue new ones."""

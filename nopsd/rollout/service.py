@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 
 from nopsd.config import SamplingConfig
 from nopsd.errors import StaleWeightsError, UserError
+from nopsd.rollout.background import all_at_once
 from nopsd.rollout.types import Rollout
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 SEQUENCES_IN_FLIGHT = 256  # a server; it queues what exceeds its --max-num-seqs
 REQUESTS_IN_FLIGHT = 64  # a server; each is a thread of ours
+COUNTERS_S = 5.0  # for a server to give its counters
 Progress = Callable[..., None]
 Finished = Callable[[int, list[Rollout]], None]
 T = TypeVar("T")
@@ -83,6 +85,12 @@ class RolloutService:
     def max_model_len(self) -> int:
         """Longest prompt plus response, in tokens, that every server takes."""
         return min(server.max_model_len() for server in self.servers())
+
+    def queue_times(self) -> dict[str, tuple[float, float]]:
+        """URL -> seconds that requests waited there before they were computed, and how many, since the server's start.
+        One that gives no counters is left out: no run ends for them."""
+        found, _ = all_at_once(lambda server: server.queue_time(COUNTERS_S), self.servers(), 2 * COUNTERS_S)
+        return {server.url: waited for server, waited in found}
 
     def policy_version(self) -> int:
         """The version that all servers hold; StaleWeightsError naming those of another one."""

@@ -218,6 +218,8 @@ def pool_view(session: Session, selected: Selection, correct: dict[str, float]) 
         correct=[correct.get(uid) for uid in neurons.uids],
         threshold=selected.threshold,
         selector=session.config.select.selector,
+        members=neurons.histogram if scored else None,
+        widths=neurons.header["widths"] if scored else (),
     )
 
 

@@ -156,6 +156,7 @@ class Train(Stage):
                 replay=replay_of(config),
                 progress=progress,
                 probe=watch(session, client, config) if client else None,
+                queue=client.queue_times if client else None,
                 stop=StopRequest.of_this_process(),
             )
         )

@@ -11,7 +11,7 @@ import io
 import logging
 import queue
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pyarrow as pa
@@ -41,6 +41,7 @@ class TraceWriter:
         gaps = [later - earlier for earlier, later in zip(list(self.sizes), list(self.sizes)[1:])]
         while gaps and min(gaps) > self.every:  # thinned by the run that is resumed
             self.every *= 2
+        self.also: Callable[[StepTrace], None] | None = None  # is given each step too, in the writer's thread
         self._queue: queue.Queue[StepTrace | None] = queue.Queue(WAITING)
         self._thread: threading.Thread | None = None
 
@@ -85,6 +86,8 @@ class TraceWriter:
             try:
                 if not failed and self.wants(trace.step):
                     self._write(trace)
+                if self.also is not None:
+                    self.also(trace)
             except OSError as error:
                 failed = True
                 log.warning("no more of the trace is kept: %s can't be written (%s)", self.folder, error)

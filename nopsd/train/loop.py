@@ -25,6 +25,7 @@ from nopsd.train.planning import is_due, lr_at
 from nopsd.train.run import Step, TrainingRun
 from nopsd.train.sampling import Sampler, check_gap, serve
 from nopsd.train.tracing import Recorder, hand_over
+from nopsd.train.usage import Usage
 
 
 def train(run: TrainingRun, done: int = 0, skipped: int = 0) -> None:
@@ -48,7 +49,9 @@ def train(run: TrainingRun, done: int = 0, skipped: int = 0) -> None:
         books = Bookkeeping(run, sampler, skips)
         if algorithm.on_policy:
             serve(run, sampler.pending, done)  # no step's gap covers this sync
+        usage = Usage(run.student.module.lm, run.config.model.dtype, run.ranks, run.queue)
         for number in range(done, config.steps):
+            usage.begin()
             step = Step(number, batch_uids(run.selected, number, config.batch, config.seed), [], Clock())
             sampler.sample(step)
             if config.ahead:
@@ -75,7 +78,9 @@ def train(run: TrainingRun, done: int = 0, skipped: int = 0) -> None:
             if algorithm.on_policy or probe_due:
                 with step.clock("sync"):
                     serve(run, step.rollouts, done)
-            if not books.end_step(number, step_metrics(run, step, sums, skips) | dict(targets.metrics), probe_due):
+            row = step_metrics(run, step, sums, skips) | dict(targets.metrics)
+            row |= usage.numbers(step.examples, step.clock.seconds["student"])
+            if not books.end_step(number, row, probe_due):
                 return
 
 

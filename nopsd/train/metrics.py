@@ -9,6 +9,7 @@ distinct_4grams               different 4-grams of the step's responses over all
 grad_norm, lr, skipped_fraction, policy_version, time/PHASE
 staleness                     versions between the weights that sampled and those that train: 0, or with
                               train.ahead 1 (time/rollout is then what the step had to wait for them)
+memory/peak_gib, speed/mfu, speed/queue_s    see `nopsd.train.usage`
 guard/KEY                     steps (probes) in a row beyond the limit guard.KEY (`nopsd.train.guards`)
 probe/…                       after every train.probe_every-th step
 """

@@ -16,6 +16,7 @@ from typing import Any
 
 from nopsd.errors import ArtefactError
 from nopsd.files import write_atomic
+from nopsd.traces.schema import StepTrace
 from nopsd.train.artefacts import METRICS
 from nopsd.train.tracking.base import Sink
 from nopsd.train.tracking.groups import Shown
@@ -80,12 +81,18 @@ class MetricsLog:
         for sink in list(self._sinks):
             self._told(sink, partial(sink.scalars, int(step), shown))
 
+    def responses(self, trace: StepTrace) -> None:
+        """What a step's responses look like, to the places that show it. From any thread."""
+        for sink in list(self._sinks):
+            if show := getattr(sink, "responses", None):
+                self._told(sink, partial(show, trace))
+
     def _told(self, sink: Sink, tell: Callable[[], None]) -> None:
         try:
             tell()
         except Exception as error:  # whatever a tracker's own client raises must not end a training
             log.warning("%s is left out from here on: %s", type(sink).__name__, error)
-            self._sinks.remove(sink)
+            self._sinks = [other for other in self._sinks if other is not sink]
 
     def close(self) -> None:
         self._file.close()

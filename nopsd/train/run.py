@@ -15,6 +15,7 @@ from nopsd.engine.sequence_parallel import ALONE, SequenceParallel
 from nopsd.engine.stopping import StopRequest
 from nopsd.rollout.logprob_gap import GapBound, bound_of
 from nopsd.rollout.types import Rollout
+from nopsd.traces.schema import StepTrace
 from nopsd.traces.writer import TraceWriter
 from nopsd.train.batches import Batching, Example, MicroBatch
 from nopsd.train.guards import Guards
@@ -34,6 +35,8 @@ class Log(Protocol):
     """What the loop asks of `nopsd.train.metrics_log.MetricsLog`."""
 
     def log(self, step: int, values: Mapping[str, float]) -> None: ...
+
+    def responses(self, trace: StepTrace) -> None: ...
 
 
 @dataclass
@@ -116,7 +119,8 @@ class TrainingInputs:
 
     `selected`: the uids trained on. `client`: a `rollout.stage.Generator`, used on rank 0 alone. `open_log(first
     step)`, `open_trace(first step)` and `probe(version)` (label-free numbers of the served policy) are called on rank 0
-    alone. `replay`: recorded responses, in place of a server's.
+    alone, and so is `queue()` (by server: seconds that requests waited, and how many). `replay`: recorded responses, in
+    place of a server's.
     """
 
     config: Config
@@ -133,6 +137,7 @@ class TrainingInputs:
     replay: Replay | None = None
     progress: Callable[..., None] | None = None
     probe: Callable[[int], dict[str, float]] | None = None
+    queue: Callable[[], dict[str, tuple[float, float]]] | None = None
     stop: StopRequest = field(default_factory=StopRequest)
 
 

@@ -66,6 +66,7 @@ def run_training(inputs: TrainingInputs) -> None:
             run.log = inputs.open_log(done)
         if inputs.open_trace is not None and ranks.is_main:
             run.trace = inputs.open_trace(done)
+            run.trace.also = run.log.responses if run.log is not None else None
         with closing(run.trace) if run.trace is not None else nullcontext():
             train(run, done, skipped)
     finally:

@@ -190,3 +190,11 @@ def test_an_overloaded_server_is_asked_again(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_server_without_development_mode_is_told_what_it_lacks() -> None:
     with pytest.raises(ServerError, match="VLLM_SERVER_DEV_MODE=1"):
         scripted({"/weight_info": lambda b: httpx.Response(404)}).check()
+
+
+def test_the_wait_in_the_queue_is_counted(client: RolloutClient, prompts: list[list[int]]) -> None:
+    """Broken if vLLM's counters go by other names: a step's wait would be shown as none."""
+    ((seconds, requests),) = client.queue_times().values()
+    client.generate(prompts, UIDS, WARM, seed=5)
+    ((after, more),) = client.queue_times().values()
+    assert more - requests == len(prompts) * WARM.n and 0 < after - seconds < 60

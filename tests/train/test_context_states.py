@@ -364,7 +364,9 @@ def test_a_resumed_run_has_the_unbroken_ones_losses(found: dict[str, Any]) -> No
 
 
 def without(row: dict[str, float]) -> dict[str, float]:
-    return {name: value for name, value in row.items() if not name.startswith(("time/", "context/"))}
+    return {
+        name: value for name, value in row.items() if not name.startswith(("time/", "context/", "memory/", "speed/"))
+    }
 
 
 @pytest.mark.engine

@@ -113,7 +113,7 @@ def check_asked(starts: list[dict[str, Any]]) -> None:
 
 
 def without_times(row: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in row.items() if not name.startswith("time/")}
+    return {name: value for name, value in row.items() if not name.startswith(("time/", "memory/", "speed/"))}
 
 
 def test_three_kills_later_the_losses_and_the_export_are_the_unbroken_runs(tiny_models: Path, tmp_path: Path):

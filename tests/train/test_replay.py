@@ -24,7 +24,9 @@ def runs(run_ranks, tiny_models, tmp_path_factory):
 
 
 def learnt(row):
-    return {name: value for name, value in row.items() if not name.startswith(("time/", "context/"))}
+    return {
+        name: value for name, value in row.items() if not name.startswith(("time/", "context/", "memory/", "speed/"))
+    }
 
 
 @pytest.mark.parametrize("size", [1, 2])

@@ -242,15 +242,21 @@ def map_figure(view: InspectView) -> Figure | None:
     return figure
 
 
-def layers_figure(view: InspectView) -> Figure:
-    """Members of N_K in each layer: mean and 5-95 % of questions, selected against others, and chance."""
+def layers_figure(members_NL: np.ndarray, widths: Sequence[int], selected: np.ndarray | None) -> Figure:
+    """Members of N_K in each layer: mean and 5-95 % of questions, selected against others, and chance.
+
+    Args:
+        members_NL: Neurons of each question's set in each layer.
+        widths: Neurons that each layer has.
+        selected: Which questions were selected; None: there is no selection.
+    """
     figure, (axis,) = panels(1, width=7.2)
-    layers = np.arange(view.members.shape[1])
-    masks: Mapping[str, tuple[np.ndarray, str]] = {"questions": (np.ones(len(view), bool), BLUE)}
-    if view.selected is not None and view.selected.any() and not view.selected.all():
-        masks = {"not selected": (~view.selected, BLUE), "selected": (view.selected, ORANGE)}
+    layers = np.arange(members_NL.shape[1])
+    masks: Mapping[str, tuple[np.ndarray, str]] = {"questions": (np.ones(len(members_NL), bool), BLUE)}
+    if selected is not None and selected.any() and not selected.all():
+        masks = {"not selected": (~selected, BLUE), "selected": (selected, ORANGE)}
     for name, (mask, colour) in masks.items():
-        members = view.members[mask].astype(float)
+        members = members_NL[mask].astype(float)
         low, high = np.quantile(members, [0.05, 0.95], axis=0)
         axis.fill_between(layers, low, high, color=colour, alpha=0.2, linewidth=0)
         axis.plot(
@@ -261,8 +267,8 @@ def layers_figure(view: InspectView) -> Figure:
             markersize=4,
             label=f"{name} ({mask.sum()}): mean, 5–95 %",
         )
-    share = np.asarray(view.widths, dtype=float) / sum(view.widths)
-    axis.plot(layers, view.members.sum(1).mean() * share, color=GREY, linestyle="--", label="spread evenly")
+    share = np.asarray(widths, dtype=float) / sum(widths)
+    axis.plot(layers, members_NL.sum(1).mean() * share, color=GREY, linestyle="--", label="spread evenly")
     axis.set(
         xlabel="layer (first is 0)", ylabel="neurons of the set", title="Where the compared neurons lie", ylim=(0, None)
     )

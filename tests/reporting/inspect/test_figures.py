@@ -91,13 +91,13 @@ def test_the_map_shows_each_question_once_by_domain_and_by_selection(view, make_
 
 def test_layers_are_means_of_selected_and_others(view, make_view):
     """The per-layer histogram must be the artefact's, split by selection."""
-    axis = drawn.layers_figure(view).axes[0]
+    axis = drawn.layers_figure(view.members, view.widths, view.selected).axes[0]
     others, selected, even = (line.get_ydata() for line in axis.lines)
     np.testing.assert_allclose(others, view.members[~view.selected].mean(0))
     np.testing.assert_allclose(selected, view.members[view.selected].mean(0))
     np.testing.assert_allclose(even, view.members.sum(1).mean() * np.array([40, 20, 60]) / 120)
     assert axis.lines[1].get_color() == ORANGE
-    assert len(drawn.layers_figure(make_view(selected=None)).axes[0].lines) == 2
+    assert len(drawn.layers_figure(view.members, view.widths, None).axes[0].lines) == 2
 
 
 def test_many_domains_share_a_colour_beyond_the_sixth():
