@@ -65,12 +65,17 @@ def read_result(folder: Path, model: str, target: str, config: EvalConfig) -> Do
 
 def write_holdout(folder: Path, model: str, rows: Sequence[AnswerRow]) -> None:
     """One model's answers to the held-out questions."""
-    write_jsonl(folder / f"holdout_{model}.jsonl", [asdict(row) for row in rows])
+    write_jsonl(holdout_path(folder, model), [asdict(row) for row in rows])
+
+
+def holdout_path(folder: Path, model: str) -> Path:
+    """The file of a model's answers to the questions held out."""
+    return folder / f"holdout_{model}.jsonl"
 
 
 def read_holdout(folder: Path, model: str) -> list[AnswerRow]:
     """What `write_holdout` wrote; none where nothing was. ArtefactError if it is damaged."""
-    path = folder / f"holdout_{model}.jsonl"
+    path = holdout_path(folder, model)
     if not path.exists():
         return []
     try:

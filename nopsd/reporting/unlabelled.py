@@ -35,7 +35,11 @@ ROWS = {
 def figures_table(found: Comparison) -> Markup:
     """Every figure before, after, and its change with a 95 % interval."""
     rows = [
-        [label, *(_shown(side, scale, places) for side in (figure.before, figure.after)), _change(figure.change, *how)]
+        [
+            label,
+            *(_shown(side, scale, places) for side in (figure.before, figure.after)),
+            change_text(figure.change, *how),
+        ]
         for name, (label, scale, places) in ROWS.items()
         if (figure := found.figures.get(name)) is not None
         for how in [(scale, places)]
@@ -47,7 +51,8 @@ def _shown(value: Interval, scale: float, places: int) -> str:
     return f"{value.value * scale:.{places}f}"
 
 
-def _change(value: Interval, scale: float, places: int) -> str:
+def change_text(value: Interval, scale: float, places: int) -> str:
+    """A change with its interval, scaled."""
     ends = [signed(end * scale, places) for end in (value.low, value.high) if end is not None]
     return f"{signed(value.value * scale, places)}{f' [{ends[0]}, {ends[1]}]' if ends else ''}"
 

@@ -21,7 +21,8 @@ from nopsd.data.answers import leaves_think_open
 from nopsd.data.reading import AnswerReader, answer_reader
 from nopsd.data.records import Question
 from nopsd.errors import ArtefactError, UserError
-from nopsd.evaluation.artefacts import METRICS, POOL_CORRECT, read_pool_correct, rows_path
+from nopsd.evaluation.artefacts import METRICS, POOL_CORRECT, holdout_path, read_holdout, read_pool_correct, rows_path
+from nopsd.evaluation.unlabelled import AnswerRow, Comparison, compare
 from nopsd.files import read_jsonl
 from nopsd.rollout.types import FILE as ROLLOUTS
 from nopsd.run import folder as names
@@ -81,6 +82,7 @@ class Source:
     title: str
     config: Config
     _kept: dict[Path, tuple[tuple[int, int], Any]] = field(default_factory=dict)
+    _compared: tuple[list[AnswerRow], list[AnswerRow], Comparison] | None = None
 
     @cached_property
     def run(self) -> RunFolder:
@@ -148,6 +150,21 @@ class Source:
         """An evaluation's rows (`evaluation.results.QuestionRow`) by uid."""
         path = rows_path(self.run.stage_dir(STAGE_OF[model]), model, domain)
         return self.fresh(path, lambda: {row["uid"]: row for row in read_jsonl(path)}, {})
+
+    def held(self, model: str) -> list[AnswerRow]:
+        """A model's answers to the questions held out; none where there are none."""
+        folder = self.run.stage_dir(STAGE_OF[model])
+        return self.fresh(holdout_path(folder, model), lambda: read_holdout(folder, model), [])
+
+    @property
+    def comparison(self) -> Comparison | None:
+        """Base and trained model without labels; None unless both have answered the questions held out."""
+        base, trained, config = self.held("base"), self.held("final"), self.config.eval
+        if not (base and trained):
+            return None
+        if (kept := self._compared) is None or kept[0] is not base or kept[1] is not trained:
+            kept = self._compared = base, trained, compare(base, trained, config.bootstrap, config.seed)
+        return kept[2]
 
     def lengths(self) -> dict[str, int]:
         """Mean tokens of a pool question's zero-shot responses, by uid."""

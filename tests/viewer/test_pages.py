@@ -8,13 +8,14 @@ import pytest
 
 from nopsd.config import load_config
 from nopsd.errors import UserError
+from nopsd.files import write_json, write_jsonl
 from nopsd.run.status import RunStatus
 from nopsd.traces.schema import COUNTED
 from nopsd.viewer.advice import URGENT, WARNING, advice
 from nopsd.viewer.pages import compare, overview, questions, rollouts, training
 from nopsd.viewer.query import PER_PAGE, Query, Window
 from nopsd.viewer.render import link
-from nopsd.viewer.source import titles
+from nopsd.viewer.source import STAGE_OF, titles
 from tests.viewer.made import BATCH, STEPS, made_run, metrics_row, site
 
 PAGES = ("overview", "training", "rollouts", "response", "questions", "question", "compare")
@@ -44,6 +45,35 @@ def test_a_run_that_has_just_begun_can_be_looked_at(tmp_path, page):
             early.page(page, QUERIES[page])
     else:
         assert "<main" in early.page(page, {})
+
+
+def held_row(number, answers):
+    share = max(answers.count(a) for a in answers) / len(answers)
+    return {
+        "uid": f"h{number}",
+        "answers": answers,
+        "majority": answers[0],
+        "share": share,
+        "finish_reasons": ["stop"] * len(answers),
+        "lengths": [9] * len(answers),
+        "repeated": 0.0,
+    }
+
+
+def test_the_overview_of_a_run_without_labels_has_its_figures_and_conclusion(tmp_path):
+    """Broken if who has no labels, the central user, finds an empty page, or yesterday's figures."""
+    config = made_run(tmp_path / "unlabelled", labelled=False)
+    shown, folders = site(config), {m: tmp_path / "unlabelled" / s for m, s in STAGE_OF.items()}
+    write_jsonl(folders["base"] / "holdout_base.jsonl", [held_row(i, ["A", "A", "B", "A"]) for i in range(5)])
+    before = shown.page("overview", {})
+    assert "75.0% of its votes" in before and "on questions held out" not in before
+    write_json(folders["base"].parent / "train" / "gain.json", {"teacher_kl": 0.25, "by_question": {"a": 0.25}})
+    assert "moved the base model by 0.2500 nats" in shown.page("overview", {})
+    write_jsonl(folders["final"] / "holdout_final.jsonl", [held_row(i, ["A"] * 4) for i in range(5)])
+    after = shown.page("overview", {})
+    assert "on questions held out" in after and "More agreement is not more accuracy" in after
+    (share,) = [line for line in overview.held_headlines(shown.sources[0]) if line.name.startswith("majority")]
+    assert (share.before, share.after, share.change[:5]) == ("75.0", "100.0", "+25.0")
 
 
 def test_new_steps_appear_while_the_run_goes_on(tmp_path):

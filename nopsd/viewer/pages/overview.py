@@ -10,6 +10,8 @@ from typing import Any
 
 from markupsafe import Markup
 
+from nopsd.evaluation.conclusion import conclude, room_to_gain, teacher_gain
+from nopsd.reporting.unlabelled import ROWS, change_text
 from nopsd.run.progress import duration
 from nopsd.run.stage import Stages
 from nopsd.run.status import DONE, RUNNING, RunStatus, StageStatus, status_of
@@ -44,6 +46,7 @@ class Card:
     parts: Markup | None  # who waits for whom in a training step
     legend: list[tuple[int, str, str]]
     headlines: list[Headline]
+    held: list[Headline]  # without labels, of questions held out
     advice: list[Advice]
     conclusion: list[str]
 
@@ -66,11 +69,31 @@ def card(source: Source, status: RunStatus) -> Card:
         bar(times) if times else None,
         [(place, name, f"{share:.0%}, {seconds}") for place, (name, share, seconds) in enumerate(times)],
         headlines(before, after),
+        held_headlines(source),
         advice(status, rows, before, after),
-        []
-        if before or status.state != DONE
-        else ["The questions have no answers: nothing here says whether answers are right."],
+        sentences(source, no_answers=not before and status.state == DONE),
     )
+
+
+def sentences(source: Source, no_answers: bool) -> list[str]:
+    """What the figures without labels say, and before there are any what could be gained."""
+    found = ["The questions have no answers: nothing here says whether answers are right."] if no_answers else []
+    if (compared := source.comparison) is not None:
+        return [*found, *conclude(compared).sentences]
+    base = source.held("base")
+    return [*found, *(room_to_gain(base) if base else []), *teacher_gain(source.run.training_gain())]
+
+
+def held_headlines(source: Source) -> list[Headline]:
+    """The figures without labels before and after; which way is better is for the conclusion to say."""
+    compared, found = source.comparison, []
+    if compared is None:
+        return []
+    for name, (label, scale, places) in ROWS.items():
+        if figure := compared.figures.get(name):
+            before, after = (f"{side.value * scale:.{places}f}" for side in (figure.before, figure.after))
+            found.append(Headline("held out", label, before, after, change_text(figure.change, scale, places), "even"))
+    return found
 
 
 def stage_text(stage: StageStatus) -> str:

@@ -50,6 +50,15 @@ FIRST = (
         },
         "share near 1 with few answers: collapse to one answer",
     ),
+    Chart(
+        "Without labels, on questions held out",
+        {
+            "eval/held_out/base_vote": "answers equal to the base's majority",
+            "eval/held_out/vote_share": "majority's share of the votes",
+            "eval/held_out/same_majority": "majority answers that stayed",
+        },
+        "the first rising: towards what the base mostly says; the second alone: only surer",
+    ),
     Chart("Gradient", {"grad_norm": "norm before clipping"}),
     Chart(
         "Agreement on the next token",
@@ -75,6 +84,8 @@ GROUPS = {
     "eval": "Evaluation",
     "probe": "Probe",
     "time": "Time",
+    "speed": "Time",
+    "memory": "Memory",
     "context": "Teacher's cache",
 }
 
