@@ -33,7 +33,6 @@ COMMAND = Command(
     run,
     """\
   nopsd export runs/lab                  steps whose checkpoints are kept, with their scores
-  nopsd export runs/lab --step 100       into runs/lab/exports/step-100, checked by reloading
-  nopsd eval --config runs/lab/config.yaml model.path=runs/lab/exports/step-100""",
+  nopsd export runs/lab --step 100       into runs/lab/exports/step-100, checked by reloading""",
     shows_progress=True,
 )
