@@ -7,6 +7,7 @@ on standard error. Called in-process, `main` leaves signal handlers, signal mask
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import select
 import signal
@@ -27,6 +28,13 @@ from nopsd.terminal import painted
 # The launcher ends all ranks when the first ends: rank 0's message comes first.
 OTHER_RANKS_WAIT_S = 3.0
 CRASHED = 1
+# Of a file that the system refuses, whoever asked for it.
+REMEDIES = {
+    errno.ENAMETOOLONG: "shorten it",
+    errno.ENOSPC: "free some space; the same command continues",
+    errno.EDQUOT: "free some space; the same command continues",
+    errno.EROFS: "name a place that can be written",
+}
 # Must be set before torch and deepspeed are imported; what the user set stays.
 QUIET = {"TOKENIZERS_PARALLELISM": "false", "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 
@@ -65,6 +73,9 @@ def run(arguments: argparse.Namespace) -> int:
             raise
         return 141  # as of a program that SIGPIPE ends
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in REMEDIES:
+            name = " ".join(str(error.filename or "a file").split())
+            return _fail(f"{name[:80]}: {error.strerror}: {REMEDIES[error.errno]}")
         if "RANK" not in os.environ:
             return _fail(crash_report(error, command.last_run_dir()), CRASHED)
         traceback.print_exc()  # an orderly exit might wait for the other ranks, which wait for this one

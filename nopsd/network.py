@@ -12,7 +12,8 @@ import psutil
 from nopsd.errors import UserError
 
 LOOPBACK = "127.0.0.1"
-NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")  # of a host
+LABEL = r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+NAME = re.compile(rf"(?=.{{1,253}}$)(?!_){LABEL}(\.{LABEL})*(?<!_)")  # of a host; longer ones no resolver takes
 DISCARD_PORT = 9  # nothing is sent: only the route to an address is asked for
 
 
@@ -57,16 +58,16 @@ def address_towards(host: str) -> str:
         with socket.socket(family, kind, protocol) as probe:
             probe.connect(target)
             return str(probe.getsockname()[0])
-    except OSError as error:
-        here = socket.gethostname()
-        raise UserError(f"{here} can't reach {host} ({error.strerror}): check its name and routes") from error
+    except (OSError, UnicodeError) as error:
+        here, why = socket.gethostname(), getattr(error, "strerror", None) or "no name of a host"
+        raise UserError(f"{here} can't reach {host} ({why}): check its name and routes") from error
 
 
 def resolve(name: str) -> list[str]:
     """The addresses of a name as this host sees them; empty if it does not resolve."""
     try:
         return sorted({str(info[4][0]) for info in socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)})
-    except socket.gaierror:
+    except (socket.gaierror, UnicodeError):  # UnicodeError: a label of more than 63 characters
         return []
 
 
@@ -107,7 +108,7 @@ def is_wildcard(host: str) -> bool:
     except ValueError:
         try:
             return not any(socket.inet_aton(plain))  # the C library's forms: 0, 0x0, 0.0
-        except OSError:
+        except (OSError, ValueError):  # ValueError: a NUL
             return False
     mapped = getattr(address, "ipv4_mapped", None)
     return bool(address.is_unspecified or (mapped is not None and mapped.is_unspecified))
@@ -142,6 +143,12 @@ def why_no_url(url: str) -> str | None:
         return str(error)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         return "it must be http://HOST:PORT"
+    if is_wildcard(parts.hostname):
+        return (
+            f"{parts.hostname} means every interface: write an address that reaches the server, {LOOPBACK} on its host"
+        )
+    if not is_address(parts.hostname) and not NAME.fullmatch(parts.hostname):
+        return f"{parts.hostname!r} is no host: letters, digits, dots, hyphens and underscores make a name"
     return "port 0 is none" if port == 0 else None
 
 

@@ -30,6 +30,9 @@ def test_the_address_towards_a_host_is_this_hosts_own():
     assert address_towards("127.0.0.1") == "127.0.0.1"
     with pytest.raises(UserError, match=r"can't reach nowhere\.invalid"):
         address_towards("nowhere.invalid")
+    with pytest.raises(UserError, match="no name of a host"):
+        address_towards("a" * 300)
+    assert resolve("a..b") == [], "Python's own error there is no OSError"
     assert resolve("nowhere.invalid") == [] and "127.0.0.1" in resolve("127.0.0.1")
 
 

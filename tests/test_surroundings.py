@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -91,6 +92,25 @@ def test_the_unforeseen_is_one_line_and_a_file_with_the_traceback(
     assert said.count("\n") == 1 and "nopsd: error: unexpected KeyError in " in said
     (log,) = (tmp_path / "logs").glob("crash-*.log")
     assert str(log) in said and "second line" in log.read_text() and "Traceback" in log.read_text()
+
+
+@pytest.mark.parametrize(
+    "words", [("status", "x" * 300), ("init", "x" * 300), ("data", "eval.targets=[%s]" % ("x" * 300))]
+)
+def test_a_name_that_is_too_long_is_no_bug(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    extra = ["--preset", "lab", "--dry-run"] if words[0] == "data" else []
+    assert cli.main([*words, *extra]) == 1
+    said = capsys.readouterr().err
+    assert "File name too long: shorten it" in said and "unexpected" not in said
+
+
+def test_a_full_disk_is_said_as_such(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def full(*arguments: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "runs/x/pool.jsonl")
+
+    monkeypatch.setattr(cli, "parse", lambda argv: parsed(argv, COMMANDS["config"], full))
+    assert cli.main(["config"]) == 1
+    assert "runs/x/pool.jsonl: No space left on device: free some space" in capsys.readouterr().err
 
 
 def test_where_no_run_folder_is_it_lies_among_temporary_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from nopsd.errors import ConfigError
 from nopsd.network import why_no_host_name
 
-LINE = re.compile(r"(\S+)\s+slots=(\d+)\s*(#.*)?")
+LINE = re.compile(r"(\S+)\s+slots=([0-9]+)\s*(#.*)?")
 MOST_SLOTS = 4096  # of one host
 
 

@@ -128,7 +128,7 @@ def _with_method(layers: list[Layer]) -> tuple[str, list[Layer]]:
     names = [layer.method for layer in layers]
     method = next((name for name in reversed(names) if name is not None), Config.method)
     path = PRESETS / "method" / f"{method}.yaml"
-    if path.is_file():
+    if path in PRESETS.glob("method/*.yaml"):  # a name may be no file's
         own = read_layer(path)
     elif method in METHODS:
         own = _settings_of(method)

@@ -233,6 +233,10 @@ def _check_servers(config: Config) -> None:
     for host in rollout.hosts:
         if why := why_no_host_name(host):
             raise ConfigError(f"rollout.hosts: {why}")
+        if rollout.hosts.count(host) > 1:
+            raise ConfigError(
+                f"rollout.hosts: {host} is there twice: see rollout.servers_per_host for several servers of it"
+            )
     _check_addresses(config)
 
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import difflib
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from nopsd.config import DataConfig
-from nopsd.data.options import options_of_columns, read_options
-from nopsd.data.records import Option, Question
-from nopsd.data.rows import Row, blank
+from nopsd.data.options import options_of_choices, options_of_columns, parsed, read_options
+from nopsd.data.records import Question
+from nopsd.data.rows import Row, blank, text_of
 from nopsd.errors import DataError
 
 KEYS = ("id_column", "question_column", "context_column", "options_column", "answer_column")
@@ -45,8 +44,10 @@ def _check_one_role(config: DataConfig, names: Sequence[str]) -> None:
     for key in KEYS[1:]:  # a question's text may be its id
         if (name := getattr(config, key)) in names:
             keys_of.setdefault(name, []).append(key)
-    for name in set(config.option_columns):
+    for name in config.option_columns:
         keys_of.setdefault(name, []).append("option_columns")
+    if config.id_column == config.answer_column in keys_of:
+        keys_of[config.id_column].append("id_column")
     for name, keys in keys_of.items():
         if len(keys) > 1:
             both = " and ".join(f"data.{key}" for key in keys)
@@ -90,27 +91,30 @@ def question_of(config: DataConfig, uid: str, row: Row) -> Question:
         domain=config.domain if blank(domain) else str(domain),
         source="file",
         question=_text(config, row),
-        options=options or tuple(Option(choice, choice) for choice in config.choices or ()),
+        options=options or options_of_choices(config.choices or ()),
     )
 
 
 def _text(config: DataConfig, row: Row) -> str:
     value = row.values.get(config.question_column)
-    if isinstance(value, list):
-        value = _asked(row, config.question_column, value)
-    if isinstance(value, Mapping | list | bool):
-        raise DataError(
-            f"{row.place}: column `{config.question_column}` holds a {type(value).__name__}: a question is text, or a "
-            "chat of one user turn"
-        )
-    if value is None or (isinstance(value, float) and math.isnan(value)) or not str(value).strip():
+    turns = value if isinstance(value, list) else _written_chat(value)
+    text = text_of(row, config.question_column) if turns is None else _asked(row, config.question_column, turns)
+    if not any(character.isprintable() and not character.isspace() for character in text):
         raise DataError(
             f"{row.place}: no text in column `{config.question_column}` (columns: {_listed(row.values)}); "
             "fill it in, or set data.question_column"
         )
-    context = row.values.get(config.context_column) if config.context_column else None
-    before = [str(text) for text in (config.instruction, context) if not blank(text)]
-    return "\n\n".join([*before, str(value)])
+    before = [config.instruction, text_of(row, config.context_column) if config.context_column else None]
+    return "\n\n".join([*filter(None, before), text])
+
+
+def _written_chat(value: Any) -> list[Any] | None:
+    """A chat in a CSV's cell, as JSON or as Python writes it; None for other text."""
+    if not isinstance(value, str) or not value.lstrip().startswith("[") or "role" not in value:
+        return None
+    turns = parsed(value)
+    chat = isinstance(turns, list) and all(isinstance(turn, Mapping) and "role" in turn for turn in turns)
+    return turns if chat and turns else None
 
 
 def _asked(row: Row, column: str, turns: Sequence[Any]) -> str:

@@ -21,6 +21,7 @@ from nopsd.errors import DataError
 
 SEPARATORS = ",;\t|"
 _CUT = re.compile(r"[(\[{][^)\]}]*$|^[^(\[{]*[)\]}]")  # a bracket that isn't closed, or wasn't opened
+_QUOTED_LATE = re.compile(r'[ \t]+"[^"]*"\s*')
 _STATED = re.compile(r'"?sep=(.)"?\r?\n')  # Excel's own first line
 
 
@@ -108,4 +109,6 @@ def _values(place: str, header: list[str], fields: list[str]) -> dict[str, Any]:
             f"{place}: {len(fields)} fields, and the header names {len(header)}: quote line breaks inside of fields, "
             "or fill the row up"
         )
+    if any(_QUOTED_LATE.fullmatch(field) for field in fields):
+        raise DataError(f"{place}: a blank stands before a quote, which then is text: remove the blank")
     return {name: field for name, field in zip(header, fields, strict=True) if name}

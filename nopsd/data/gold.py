@@ -9,6 +9,8 @@ where neither is seen, `data.first_index` has to say it.
 from __future__ import annotations
 
 import logging
+import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,16 +24,17 @@ from nopsd.errors import DataError
 
 log = logging.getLogger(__name__)
 GSM8K = "\n#### "  # what stands between a worked solution and its result
+_LABELLED = re.compile(r"\s*[(\[]?(\w+)[)\].:]+\s+(\S.*)", re.DOTALL)  # "B) its text"
 
 
 @dataclass(frozen=True)
 class Given:
-    """A row's answer. `names`: column -> label, where each option has a column."""
+    """A row's answer. `names`: column -> label, where each option has a column; None for one that is empty there."""
 
     place: str
     question: Question
     value: Any
-    names: Mapping[str, str]
+    names: Mapping[str, str | None]
 
 
 def answer_key(given: Sequence[Given], first_index: int | None = None) -> AnswerKey:
@@ -79,7 +82,12 @@ def _open_answer(one: Given) -> str:
 def _by_label(one: Given) -> str | None:
     text = str(one.value).strip()
     labels = {core(option.label).casefold(): option.label for option in one.question.options}
-    return one.names.get(text) or labels.get(core(text).casefold())
+    label = one.names.get(text) or labels.get(core(text).casefold())
+    found = _LABELLED.fullmatch(text) if label is None else None
+    if found and (label := labels.get(found[1].casefold())):
+        own = next(option.text for option in one.question.options if option.label == label)
+        return label if normalize_text_answer(found[2]) == normalize_text_answer(own) else None
+    return label
 
 
 def _by_text(one: Given) -> str | None:
@@ -97,7 +105,7 @@ def _index(one: Given) -> int | None:
     if isinstance(value, bool):
         return None
     if isinstance(value, int | float):
-        return int(value) if value == int(value) else None
+        return int(value) if math.isfinite(value) and value == int(value) else None
     return int(value) if isinstance(value, str) and value.strip().isascii() and value.strip().isdigit() else None
 
 
@@ -105,7 +113,7 @@ def _by_index(given: Sequence[Given], first: int | None) -> Callable[[Given], st
     """Reads indices from `first`; found out where it is None."""
     indices = [_index(one) for one in given]
     from_0 = any(index == 0 for index in indices)
-    from_1 = any(index == len(one.question.options) for index, one in zip(indices, given, strict=True))
+    from_1 = any(index == len(_places(one)) for index, one in zip(indices, given, strict=True))
     start = first if first is not None else 0 if from_0 else 1 if from_1 else None
 
     def read(one: Given) -> str | None:
@@ -117,10 +125,15 @@ def _by_index(given: Sequence[Given], first: int | None) -> Callable[[Given], st
                 f"{one.place}: the answer {one.value} is the index of an option, from 0 or from 1? No row says it: set "
                 "data.first_index=0 or 1"
             )
-        options = one.question.options
-        return options[index - start].label if 0 <= index - start < len(options) else None
+        places = _places(one)
+        return places[index - start] if 0 <= index - start < len(places) else None
 
     return read
+
+
+def _places(one: Given) -> Sequence[str | None]:
+    """The labels in the order in which an index counts them: columns that are empty in this row count too."""
+    return list(one.names.values()) or [option.label for option in one.question.options]
 
 
 def _report_contradictions(given: Sequence[Given], key: AnswerKey) -> None:

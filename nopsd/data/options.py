@@ -1,7 +1,7 @@
 """A question's options from a cell, in the forms that data sets have them.
 
     ["x", "y"]                                  labels A, B, … to Z
-    {"A": "x", "B": "y"}                        labels of their own; one that is null is no option
+    {"A": "x", "B": "y"}                        labels of their own; one that is null or empty is no option
     {"text": ["x", "y"], "label": ["A", "B"]}   ARC's and CommonsenseQA's
     [{"label": "A", "text": "x"}, …]            the same by option
     x | y in columns of their own               data.option_columns; an empty cell is no option
@@ -32,48 +32,63 @@ def read_options(place: str, cell: Any) -> tuple[Option, ...]:
     """The options of a cell; none if it is empty. DataError for another form, by place."""
     if blank(cell) or cell in ([], {}):
         return ()
-    value = _parsed(place, cell) if isinstance(cell, str) else cell
+    value = parsed(cell) if isinstance(cell, str) else cell
     if isinstance(value, list) and value and all(isinstance(item, tuple) and len(item) == 2 for item in value):
         value = dict(value)  # a map column of parquet
     if isinstance(value, Mapping):
-        return _checked(place, _of_mapping(place, value))
+        return check_options(place, _of_mapping(place, value))
     if isinstance(value, list | tuple):
-        return _checked(place, _of_list(place, value))
+        return check_options(place, _of_list(place, value))
     raise DataError(f"{place}: {FORMS}; got {str(cell)[:40]!r}")
 
 
-def options_of_columns(place: str, columns: Sequence[str], values: Mapping[str, Any]) -> tuple[Option, ...]:
-    """One option a column: its name is the label where all names are single characters, else A, B, …"""
+def labels_of_columns(columns: Sequence[str]) -> dict[str, str]:
+    """Column -> label: its name where all names are single characters, else A, B, …"""
     own = all(len(core(name)) == 1 for name in columns)
-    labels = list(columns) if own else LETTERS[: len(columns)]
-    pairs = [(label, values.get(name)) for label, name in zip(labels, columns, strict=True)]
-    return _checked(place, [Option(label, as_text(place, value)) for label, value in pairs if not blank(value)])
+    return {name: name if own else letter for name, letter in zip(columns, LETTERS, strict=False)}
+
+
+def options_of_columns(place: str, columns: Sequence[str], values: Mapping[str, Any]) -> tuple[Option, ...]:
+    """One option a column."""
+    pairs = [(label, values.get(name)) for name, label in labels_of_columns(columns).items()]
+    return check_options(place, [Option(label, as_text(place, value)) for label, value in pairs if not empty(value)])
+
+
+def options_of_choices(choices: Sequence[str]) -> tuple[Option, ...]:
+    """The phrases of `data.choices`, each its own label."""
+    return check_options("data.choices", [Option(choice, choice) for choice in choices])
+
+
+def empty(value: Any) -> bool:
+    """Whether a cell holds nothing, or blanks alone."""
+    return blank(value) or (isinstance(value, str) and not value.strip())
 
 
 def as_text(place: str, value: Any) -> str:
     """An option's text as it is written. DataError for what is none."""
-    if isinstance(value, str | bool | int):
+    if isinstance(value, str | bool | int) and not empty(value):
         return str(value)
     if isinstance(value, float) and math.isfinite(value):
         return str(value)
-    what = "nothing" if blank(value) else f"a {type(value).__name__}"
+    what = "nothing" if empty(value) else f"a {type(value).__name__}"
     raise DataError(f"{place}: an option holds {what}: give its text, or leave the option out")
 
 
-def _parsed(place: str, cell: str) -> Any:
+def parsed(cell: str) -> Any:
+    """What a cell's text writes as JSON, or as Python does; the text itself if it is neither."""
     for read in (json.loads, ast.literal_eval):
         try:
             return read(cell)
         except (ValueError, SyntaxError, RecursionError, MemoryError):
             continue
-    raise DataError(f"{place}: {FORMS}; got {cell[:40]!r}")
+    return cell
 
 
 def _of_mapping(place: str, value: Mapping[Any, Any]) -> list[Option]:
     texts = next((value[name] for name in TEXTS if isinstance(value.get(name), list)), None)
     labels = next((value[name] for name in LABELS if isinstance(value.get(name), list)), None)
     if texts is None or labels is None:
-        return [Option(str(label), as_text(place, text)) for label, text in value.items() if text is not None]
+        return [Option(str(label), as_text(place, text)) for label, text in value.items() if not empty(text)]
     if len(texts) != len(labels):
         raise DataError(f"{place}: {len(texts)} option texts for {len(labels)} labels: give one label a text")
     return [Option(as_text(place, label), as_text(place, text)) for label, text in zip(labels, texts, strict=True)]
@@ -92,9 +107,9 @@ def _of_list(place: str, value: Sequence[Any]) -> list[Option]:
     return options
 
 
-def _checked(place: str, options: Sequence[Option]) -> tuple[Option, ...]:
-    """Two options at least, whose labels an answer can distinguish."""
-    if len(options) == 1:
+def check_options(place: str, options: Sequence[Option], fewest: int = 2) -> tuple[Option, ...]:
+    """Two options at least, or none, whose labels an answer can distinguish."""
+    if 0 < len(options) < fewest:
         raise DataError(f"{place}: one option alone ({options[0].text[:40]!r}): give two or more, or none")
     seen: dict[str, str] = {}
     for option in options:

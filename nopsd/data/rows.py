@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ def read_rows(path: Path, drop: Collection[str] = ()) -> list[Row]:
 def files_of(path: Path) -> list[Path]:
     """The file itself, or a folder's files that hold rows, in order of name."""
     if path.is_dir():
-        files = sorted(p for p in path.iterdir() if kind_of(p) in IN_FOLDERS)
+        files = sorted(p for p in path.iterdir() if kind_of(p) in IN_FOLDERS and p.is_file() and p.name[0] != ".")
         if not files:
             raise DataError(f"{path}: no {', '.join(IN_FOLDERS)} file in this folder")
         return files
@@ -90,6 +91,16 @@ def read_hub(name: str, split: str, drop: Collection[str] = (), config: str | No
 def blank(value: Any) -> bool:
     """Whether a cell holds nothing: null, NaN (a null of pandas), or empty text."""
     return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
+
+
+def text_of(row: Row, name: str) -> str:
+    """A cell's text, empty if it holds nothing. DataError if it holds something else than text or a number."""
+    value = row.values.get(name)
+    if blank(value):
+        return ""
+    if not isinstance(value, str | int | float | date) or isinstance(value, bool) or value in (math.inf, -math.inf):
+        raise DataError(f"{row.place}: column `{name}` holds a {type(value).__name__}: text is needed")
+    return str(value)
 
 
 def _without(row: Row, drop: Collection[str]) -> Row:

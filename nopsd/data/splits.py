@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import dataclass, field, replace
 
@@ -90,5 +91,9 @@ def _train_test(n: int, test_ratio: float, seed: int, name: str) -> tuple[list[i
 
     if n < 2:
         raise DataError(f"domain {name} has {n} question: at least 2 are needed to split off a test set")
+    if math.ceil(test_ratio * n) >= n:
+        raise DataError(
+            f"data.test_ratio={test_ratio:g} of the {n} questions of {name} leaves none for the pool: lower it"
+        )
     parts = datasets.Dataset.from_dict({"i": list(range(n))}).train_test_split(test_size=test_ratio, seed=seed)
     return list(parts["train"]["i"]), list(parts["test"]["i"])

@@ -24,7 +24,9 @@ Messages = list[dict[str, str]]
 THINK = ("<think>", "</think>")  # tokens of their own that some tokenizers don't call special
 SECONDS = 5.0  # of computing for one prompt, which takes milliseconds
 MOST_ADDED = 1_000_000  # characters beside the messages' own
-_SYSTEM, _USER = "nopsd system probe", "nopsd user probe"
+_SYSTEM, _USER = "nopsd system probe", "nopsd user <probe> & 'more'\nof  it"
+_DRAWS = re.compile(r"\|\s*random\b")
+_HALF = re.compile("[\ud800-\udfff]")
 _MARK = "\ue000"  # of the private use area; stands for a special token in text while the template is rendered
 
 
@@ -39,6 +41,8 @@ class ChatTemplate:
                 f"the tokenizer of {self.name} has no chat template: "
                 "use an instruction-tuned model, or set `chat_template` in its tokenizer_config.json"
             )
+        if _DRAWS.search(str(tokenizer.chat_template)):
+            raise UserError(f"the chat template of {self.name} draws at random, so no two prompts agree: correct it")
         self._settings: dict[str, Any] = {}
         if config.enable_thinking is not None:
             self._settings["enable_thinking"] = config.enable_thinking
@@ -58,15 +62,19 @@ class ChatTemplate:
 
     @cached_property
     def takes_system(self) -> bool:
-        """Whether a system turn's text comes out. UserError if a user's turn alone can't be rendered either."""
+        """Whether a system turn's text comes out. UserError if a user's turn alone doesn't either, word by word."""
         user = [{"role": "user", "content": _USER}]
         try:
-            if _SYSTEM in self._apply([{"role": "system", "content": _SYSTEM}, *user]):
+            both = self._apply([{"role": "system", "content": _SYSTEM}, *user])
+            if _SYSTEM in both and _USER in both:
                 return True
         except UserError:
             pass  # the user's turn alone is tried next
         if _USER not in self._apply(user):
-            raise UserError(f"the chat template of {self.name} leaves the user's turn out: correct its chat_template")
+            raise UserError(
+                f"the chat template of {self.name} leaves the user's turn out, or writes it otherwise: correct its "
+                "chat_template"
+            )
         return False
 
     def _foldable(self, messages: Messages) -> Messages:
@@ -91,6 +99,10 @@ class ChatTemplate:
                 f"the chat template of {self.name} can't render a question ({type(error).__name__}: "
                 f"{' '.join(str(error).split())[:160]}): {remedy}"
             ) from error
+        if _HALF.search(text):
+            raise UserError(
+                f"the chat template of {self.name} writes half a surrogate pair, which is no text: {remedy}"
+            )
         if len(text) > MOST_ADDED + 10 * sum(len(message["content"]) for message in messages):
             raise UserError(f"the chat template of {self.name} writes {len(text):,} characters a question: {remedy}")
         return text

@@ -10,6 +10,7 @@ from pathlib import Path
 from nopsd.errors import DataError
 
 GZIP = b"\x1f\x8b"
+LFS = "version https://git-lfs.github.com/"
 # UTF-32's little-endian mark begins with UTF-16's.
 MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
@@ -37,6 +38,9 @@ def read_text(path: Path) -> str:
         raise DataError(
             f"{path}:{line}: not {encoding.upper()} ({error.reason} at byte {error.start}): re-encode the file"
         ) from error
+    text = text.lstrip("\ufeff")  # a mark written twice
+    if text.startswith(LFS):
+        raise DataError(f"{path}: is a pointer of Git LFS, not the file itself: run `git lfs pull`")
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
         raise DataError(f"{path}:{line}: a NUL byte, which is no text: re-encode the file as UTF-8")

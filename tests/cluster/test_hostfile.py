@@ -33,6 +33,10 @@ def test_the_hosts_are_those_that_deepspeed_reads(tmp_path):
         ("fd00::11 slots=2\n", 1, "IPv6 address.*HostName ADDRESS"),
         ("[fd00::11] slots=2\n", 1, "IPv6 address"),
         ("a;reboot slots=2\n", 1, "no host name"),
+        ("a\0b slots=2\n", 1, "no host name"),
+        ("a slots=1\na..b slots=2\n", 2, "no host name"),
+        (f"{'a' * 64} slots=2\n", 1, "no host name"),
+        ("a slots=\u0663\n", 1, "HOST slots=N"),
     ],
 )
 def test_mistakes_name_their_line(tmp_path, text, line, message):

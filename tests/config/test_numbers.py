@@ -79,6 +79,10 @@ def test_what_is_no_number_is_refused_by_its_key(text):
         ("train.steps=3.7", "must be a whole number"),
         ("train.steps=null", "must be a whole number"),
         ("server.port=65536", "at most 65535"),
+        ("dist.threads=1e9", "at most 4096"),
+        ("server.startup_timeout_s=1e12", "at most 1000000000"),
+        ("eval.ece_bins=1e9", "at most 10000"),
+        ("eval.bootstrap=1e9", "at most 1000000"),
     ],
 )
 def test_a_setting_that_was_accepted_is_refused(setting, words):

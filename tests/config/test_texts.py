@@ -75,6 +75,13 @@ def test_what_is_no_text_is_refused_in_one_line(setting, words):
     assert len(str(found.value).splitlines()) == 1
 
 
+@pytest.mark.parametrize("setting", ["data.path", "run_dir", "dist.hostfile", "method", "train.replay"])
+def test_a_name_that_no_file_can_have_is_refused_by_its_key(setting):
+    """Each look at such a path raises; of 256 bytes, which are 86 Chinese characters."""
+    with pytest.raises(ConfigError, match=setting):
+        load_config("lab", [f"{setting}={chr(0x65E5) * 86}"])
+
+
 def test_a_key_given_twice_in_a_file_is_refused(tmp_path):
     Path(tmp_path / "m.yaml").write_text("train:\n  lr: 1.0e-5\n  lr: 1.0e-6\n")
     with pytest.raises(ConfigError, match="lr is given twice"):

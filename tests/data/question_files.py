@@ -232,6 +232,23 @@ READ = {
         [],
         {"rows": 8, "options": [], "question": 'Is 5" more than 0"?', "gold": ["A"]},
     ),
+    "a chat in a CSV's cell": (
+        "q.csv",
+        csv_text(labelled(question=lambda i: [{"role": "user", "content": f"Which {i}?"}])),
+        [],
+        {**PLANETS, "question": "Which 0?"},
+    ),
+    "indices by columns, one of them empty": (
+        "q.csv",
+        csv_text(
+            [
+                {"question": f"Q{i}", "opa": "x", "opb": "", "opc": "y", "opd": "z", "answer": i % 2 * 2}
+                for i in range(8)
+            ]
+        ),
+        ["data.option_columns=[opa,opb,opc,opd]"],
+        {"rows": 8, "options": [("A", "x"), ("C", "y"), ("D", "z")], "gold": ["A", "C"]},
+    ),
     "U+2028 in a line": ("q.jsonl", jsonl(ROWS).replace("Which", "Which\u2028"), [], PLANETS),
     "an emoji as two escapes": (
         "q.jsonl",

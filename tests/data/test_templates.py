@@ -66,6 +66,11 @@ def test_a_templates_date_is_the_runs(lab_model_dir):
         ("{{ 1 // 0 }}", r"can't render a question \(ZeroDivisionError"),
         ("hello", "leaves the user's turn out"),
         (None, "has no chat template"),
+        ("{% for m in messages %}{% if m.role != 'user' %}{{ m.content }}{% endif %}{% endfor %}", "leaves the user's"),
+        ("{% for m in messages %}{{ m.content | e }}{% endfor %}", "or writes it otherwise"),
+        ("{% for m in messages %}{{ m.content | replace('\\n', ' ') }}{% endfor %}", "or writes it otherwise"),
+        ("{{ ['Hello', 'Hi'] | random }}" + TURNS, "draws at random"),
+        ("{{ '\\ud800' }}" + TURNS, "half a surrogate pair"),
         ("{% for i in range(10**12) %}x{% endfor %}", r"can't render a question \(OverflowError"),
         ("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}", r"may never end"),
         ("{% for m in messages %}{{ 7**(9**9) }}{% endfor %}", "may never end"),  # while it is compiled

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import os
 import types
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from typing import Any, TypedDict, Union, Unpack, get_args, get_origin, get_type
 from nopsd.errors import ConfigError
 
 _METADATA = "nopsd"
+LONGEST_NAME, LONGEST_PATH = 255, 4095  # bytes, of Linux
+LONGEST_WAIT_S = 1e9  # Python's own timeouts end at 9.2e9
 LARGEST = 2**53  # of any number: whole numbers above are not exact in JSON, and no key means so much
 
 
@@ -88,6 +91,8 @@ class Key:
             return
         if self.path and not self.optional and not value.strip():
             raise ConfigError(f"{self.name} is empty: give a path")
+        if self.path and (len(os.fsencode(value)) > LONGEST_PATH or any(map(_too_long, value.split("/")))):
+            raise ConfigError(f"{self.name}={value[:40]}...: is longer than a file's name can be: shorten it")
         if self.choices and value not in self.choices:
             known = [str(choice) for choice in self.choices if choice is not None]
             near = difflib.get_close_matches(str(value), known, n=1)
@@ -108,6 +113,10 @@ class Key:
     @property
     def _or_null(self) -> str:
         return ", or null" if self.optional else ""
+
+
+def _too_long(name: str) -> bool:
+    return len(os.fsencode(name)) > LONGEST_NAME
 
 
 @cache

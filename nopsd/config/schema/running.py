@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Optional
 
-from nopsd.config.schema.key import key
+from nopsd.config.schema.key import LONGEST_WAIT_S, key
 
 PUBLISHED_SIZES = "computed from published sizes"  # those that the paper prints of its pools and test sets
 
@@ -177,9 +177,11 @@ class ServerConfig:
     tensor_parallel: int = key(1, "devices of one server", ge=1)
     seed: int = key(0, "vLLM's own; each request carries another, made from the run's seed", ge=0, le=2**32 - 1)
     args: list[str] = key([], "further options of vLLM's, as its command line takes them: [--quantization, fp8]")
-    startup_timeout_s: float = key(600.0, "seconds until a server must answer", gt=0)
-    request_timeout_s: float = key(600.0, "seconds until a request must be answered", gt=0)
-    stall_timeout_s: float = key(120.0, "seconds without a token after which a server counts as lost; 0: never", ge=0)
+    startup_timeout_s: float = key(600.0, "seconds until a server must answer", gt=0, le=LONGEST_WAIT_S)
+    request_timeout_s: float = key(600.0, "seconds until a request must be answered", gt=0, le=LONGEST_WAIT_S)
+    stall_timeout_s: float = key(
+        120.0, "seconds without a token after which a server counts as lost; 0: never", ge=0, le=LONGEST_WAIT_S
+    )
     weight_sync: str = key(
         "auto",
         "how new weights reach the server; auto: nccl to a GPU server on another host, else gloo; ipc: through the "
@@ -190,7 +192,7 @@ class ServerConfig:
     sync_folder: Optional[str] = key(
         None, "of weight_sync=disk: a folder that servers on other hosts see too", path=True
     )
-    sync_timeout_s: float = key(300.0, "seconds until a weight update must be done", gt=0)
+    sync_timeout_s: float = key(300.0, "seconds until a weight update must be done", gt=0, le=LONGEST_WAIT_S)
 
 
 @dataclass
@@ -201,7 +203,7 @@ class RolloutConfig:
     servers_per_host: int = key(1, "data-parallel servers on each host, each of server.tensor_parallel devices", ge=1)
     urls: list[str] = key([], "servers already running, all with one API key; instead of rollout.hosts")
     hedge_s: Optional[float] = key(
-        None, "seconds until an unanswered request goes to a second server too; null: never", gt=0
+        None, "seconds until an unanswered request goes to a second server too; null: never", gt=0, le=LONGEST_WAIT_S
     )
 
 
@@ -214,7 +216,9 @@ class EvalConfig:
     top_p: float = key(0.95, "nucleus sampling; 1: off", source="chosen: Qwen's recommendation", gt=0, le=1)
     top_k: int = key(20, "-1 or 0: off", source="chosen: Qwen's recommendation", ge=-1)
     max_new: int = key(16384, "response tokens at most", ge=1)
-    ece_bins: int = key(15, "equal-width bins of the expected calibration error", source="paper, Section 5.1", ge=1)
+    ece_bins: int = key(
+        15, "equal-width bins of the expected calibration error", source="paper, Section 5.1", ge=1, le=10_000
+    )
     extract: str = key(
         "lenient",
         "how an answer is read from a response; lenient: also from prose, as MMLU-Pro's script does",
@@ -234,7 +238,7 @@ class EvalConfig:
     )
     every_questions: int = key(64, "first questions of a domain that eval.every asks", ge=1, runtime_only=True)
     limit: Optional[int] = key(None, "first N test questions of a domain; null: all", ge=1)
-    bootstrap: int = key(1000, "resamples of the questions for the intervals; 0: no intervals", ge=0)
+    bootstrap: int = key(1000, "resamples of the questions for the intervals; 0: no intervals", ge=0, le=1_000_000)
     seed: int = key(0, "of the responses and the resamples", follows="seed", ge=0)
 
 
@@ -247,7 +251,7 @@ class DistConfig:
         "training processes on this host; 0: one a visible GPU, two on a CPU; with a hostfile its slots count instead",
         ge=0,
     )
-    threads: int = key(1, "torch threads of a rank on a CPU", ge=1)
+    threads: int = key(1, "torch threads of a rank on a CPU", ge=1, le=4096)
     hostfile: Optional[str] = key(None, "DeepSpeed's hostfile; null: this host alone", path=True)
     launcher: str = key(
         "pdsh",
@@ -255,8 +259,10 @@ class DistConfig:
         choices=("pdsh", "openmpi", "mpich", "slurm", "no_ssh"),
     )
     master_addr: Optional[str] = key(None, "null: the first host's address as the others see it")
-    heartbeat_s: float = key(20.0, "a rank silent for so many seconds ends the run; 0: no watchdog", ge=0)
-    timeout_s: float = key(900.0, "of a collective operation, in seconds", gt=0)
+    heartbeat_s: float = key(
+        20.0, "a rank silent for so many seconds ends the run; 0: no watchdog", ge=0, le=LONGEST_WAIT_S
+    )
+    timeout_s: float = key(900.0, "of a collective operation, in seconds", gt=0, le=LONGEST_WAIT_S)
     student_config: Optional[str] = key(
         None, "DeepSpeed JSON of the student; null: that of ds_configs for this device", path=True
     )

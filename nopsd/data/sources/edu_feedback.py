@@ -12,7 +12,7 @@ from pathlib import Path
 
 from nopsd.config import DataConfig
 from nopsd.data.records import AnswerKey, Option, Question
-from nopsd.data.rows import Row, read_rows
+from nopsd.data.rows import Row, read_rows, text_of
 from nopsd.data.splits import Splits, check_unique, split_by_domain
 from nopsd.errors import DataError
 
@@ -50,7 +50,7 @@ def _uid(row: Row, test: bool) -> str:
 def _question(row: Row, test: bool = False) -> Question:
     if "id" not in row.values or "input" not in row.values:
         raise DataError(f"{row.place}: columns `id` and `input` are needed")
-    comment = str(row.values["input"] or "").strip()
+    comment = text_of(row, "input").strip()
     return Question(
         uid=_uid(row, test),
         domain=DOMAIN,

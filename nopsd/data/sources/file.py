@@ -14,6 +14,7 @@ from pathlib import Path
 from nopsd.config import DataConfig
 from nopsd.data.columns import check_columns, question_of
 from nopsd.data.gold import Given, answer_key
+from nopsd.data.options import labels_of_columns
 from nopsd.data.raw_rows import read_raw_rows
 from nopsd.data.records import AnswerKey, Question
 from nopsd.data.rows import Row, blank, files_of, read_file, read_hub, read_rows
@@ -105,13 +106,12 @@ def load_answers(config: DataConfig) -> AnswerKey:
     return answer_key(given, config.first_index)
 
 
-def _names(config: DataConfig, question: Question) -> dict[str, str]:
-    """Option column -> label."""
-    if not config.option_columns:
-        return {}
-    places = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+def _names(config: DataConfig, question: Question) -> dict[str, str | None]:
+    """Option column -> label, None where the row has no such option."""
     labels = {option.label for option in question.options}
-    return {n: label for n, label in zip(config.option_columns, places, strict=False) if label in labels}
+    return {
+        name: label if label in labels else None for name, label in labels_of_columns(config.option_columns).items()
+    }
 
 
 def load_lines(config: DataConfig) -> dict[str, str]:

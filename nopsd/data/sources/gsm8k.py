@@ -11,7 +11,7 @@ from pathlib import Path
 from nopsd.config import DataConfig
 from nopsd.data.gold import Given, answer_key
 from nopsd.data.records import AnswerKey, Question
-from nopsd.data.rows import Row, read_hub, read_rows
+from nopsd.data.rows import Row, read_hub, read_rows, text_of
 from nopsd.data.splits import Splits, check_unique, split_by_domain
 from nopsd.errors import DataError
 
@@ -37,7 +37,7 @@ def _rows(config: DataConfig, drop: tuple[str, ...]) -> dict[str, list[Row]]:
 def _questions(rows: dict[str, list[Row]]) -> dict[str, list[Question]]:
     return {
         split: [
-            Question(f"gsm8k-{split}-{number}", DOMAIN, "gsm8k", str(row.values.get("question") or ""))
+            Question(f"gsm8k-{split}-{number}", DOMAIN, "gsm8k", text_of(row, "question"))
             for number, row in enumerate(found)
         ]
         for split, found in rows.items()

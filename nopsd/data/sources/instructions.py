@@ -18,7 +18,7 @@ from nopsd.config import DataConfig
 from nopsd.data.columns import check_named
 from nopsd.data.raw_rows import read_raw_rows
 from nopsd.data.records import AnswerKey, Question
-from nopsd.data.rows import Row, blank
+from nopsd.data.rows import Row, blank, text_of
 from nopsd.data.splits import Splits, check_unique
 from nopsd.errors import DataError
 
@@ -56,7 +56,7 @@ def _turns(config: DataConfig, row: Row) -> tuple[str, str]:
             f"{row.place}: no text in column `{config.response_column}` (columns: {columns}); "
             "fill it in, or set data.response_column"
         )
-    further = str(row.values.get(INPUT) or "")
+    further = text_of(row, INPUT)
     return (f"{instruction}\n\n{further}" if further.strip() else instruction), response or ""
 
 

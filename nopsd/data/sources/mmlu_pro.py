@@ -6,8 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from nopsd.config import DataConfig
+from nopsd.data.options import as_text, check_options
 from nopsd.data.records import AnswerKey, Option, Question
-from nopsd.data.rows import Row, read_hub, read_rows
+from nopsd.data.rows import Row, read_hub, read_rows, text_of
 from nopsd.data.splits import Splits, check_unique, split_by_domain
 from nopsd.errors import DataError
 
@@ -28,16 +29,21 @@ def _rows(config: DataConfig, drop: tuple[str, ...]) -> list[Row]:
 
 def _question(row: Row) -> Question:
     values = row.values
-    if "question_id" not in values or not values.get("options"):
-        raise DataError(f"{row.place}: an MMLU-Pro row has `question_id` and `options`; this one has not")
+    texts = values.get("options")
+    if "question_id" not in values or not isinstance(texts, list) or not 0 < len(texts) <= len(LETTERS):
+        raise DataError(
+            f"{row.place}: an MMLU-Pro row has `question_id` and `options` (1 to 10 texts); this one has not"
+        )
     # Letters stay those of the full list, so that the gold letter keeps its meaning.
-    options = tuple(Option(LETTERS[i], t) for i, t in enumerate(values["options"]) if t != "N/A")
+    options = [Option(LETTERS[i], as_text(row.place, t)) for i, t in enumerate(texts) if t != "N/A"]
+    if not options:
+        raise DataError(f"{row.place}: all of its options are N/A: remove the row")
     return Question(
         uid=f"mmlu_pro-{values['question_id']}",
         domain=DOMAIN,
         source="mmlu_pro",
-        question=str(values.get("question") or ""),
-        options=options,
+        question=text_of(row, "question"),
+        options=check_options(row.place, options, fewest=1),  # 5 of the hub's rows have one
         category=values.get("category"),
     )
 

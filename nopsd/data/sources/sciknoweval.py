@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from nopsd.config import DataConfig
+from nopsd.data.options import as_text, check_options
 from nopsd.data.records import AnswerKey, Option, Question
-from nopsd.data.rows import Row, read_hub, read_rows
+from nopsd.data.rows import Row, read_hub, read_rows, text_of
 from nopsd.data.splits import Splits, check_unique, split_by_domain
 from nopsd.errors import DataError
 
@@ -29,8 +30,8 @@ def _rows(config: DataConfig, drop: tuple[str, ...]) -> list[tuple[str, Row]]:
     chosen = []
     for row in rows:
         domain = row.values.get("domain")
-        if not domain:
-            raise DataError(f"{row.place}: no column `domain`: this is not a SciKnowEval row")
+        if not isinstance(domain, str) or not domain or not isinstance(row.values.get("details") or {}, dict):
+            raise DataError(f"{row.place}: no `domain`, or `details` of another form: this is not a SciKnowEval row")
         number = counts[domain] = counts.get(domain, -1) + 1
         level = (row.values.get("details") or {}).get("level")
         if row.values.get("type") in config.types and (not config.levels or level in config.levels):
@@ -41,18 +42,23 @@ def _rows(config: DataConfig, drop: tuple[str, ...]) -> list[tuple[str, Row]]:
 def _question(uid: str, row: Row) -> Question:
     values = row.values
     choices = values.get("choices") or {}
-    texts, labels = choices.get("text") or [], choices.get("label") or []
+    if not isinstance(choices, dict):
+        raise DataError(
+            f"{row.place}: `choices` holds a {type(choices).__name__}: {{text: [...], label: [...]}} is needed"
+        )
+    texts, labels = (list(choices.get(name) or ()) for name in ("text", "label"))
     if min(len(texts), len(labels)) < 2:
         raise DataError(f"{row.place}: {len(texts)} option texts for {len(labels)} labels; at least two are needed")
     # 20 of the hub's 18,470 rows have more texts than labels, or fewer: the labelled ones are the options.
-    options = tuple(Option(label, text) for label, text in zip(labels, texts, strict=False))
+    place = row.place
+    options = [Option(as_text(place, label), as_text(place, text)) for label, text in zip(labels, texts, strict=False)]
     details = values.get("details") or {}
     return Question(
         uid=uid,
         domain=values["domain"],
         source="sciknoweval",
-        question=str(values.get("question") or ""),
-        options=options,
+        question=text_of(row, "question"),
+        options=check_options(place, options),
         level=details.get("level"),
         category=details.get("subtask"),
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 from nopsd.config import DataConfig
 from nopsd.data.gold import Given, answer_key
 from nopsd.data.records import AnswerKey, Question
-from nopsd.data.rows import Row, read_hub, read_rows
+from nopsd.data.rows import Row, read_hub, read_rows, text_of
 from nopsd.data.splits import Splits, check_unique, split_by_domain
 from nopsd.errors import DataError
 
@@ -42,7 +42,7 @@ def _number(row: Row) -> int:
 
 
 def _question(row: Row) -> Question:
-    body, asked = (str(row.values.get(name) or "").strip() for name in ("Body", "Question"))
+    body, asked = (text_of(row, name).strip() for name in ("Body", "Question"))
     between = " " if body.endswith((".", "!", "?", ",")) else ", "
     return Question(
         uid=f"svamp-{_number(row)}",

@@ -83,6 +83,14 @@ OWN = [{"key": f"k{i}", "ask": f"Pick {i}", "which": ["yes", "no"], "gold": "A",
 MAPPED = ["data.id_column=key", "data.question_column=ask", "data.options_column=which", "data.answer_column=gold"]
 
 
+def test_a_folders_hidden_files_and_folders_are_passed_over(tmp_path):
+    """Those that macOS puts beside each file hold no rows."""
+    (tmp_path / "q.csv").write_text("question\na\nb\n")
+    (tmp_path / "._q.csv").write_bytes(b"\0\5\x16")
+    (tmp_path / "old.csv").mkdir()
+    assert len(load_splits(data("data.name=file", "data.domain=d", f"data.path={tmp_path}")).pool) == 2
+
+
 @pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet", "hub"])
 def test_a_users_columns_are_mapped_in_every_kind_of_file(kind, tmp_path, monkeypatch):
     """A user's own rows keep their names; the answer column stays evaluation's alone."""
