@@ -63,9 +63,12 @@ def test_every_command_has_help_and_an_example_that_parses(name: str, capsys: py
     with pytest.raises(SystemExit):
         cli.main([name, "--help"])
     assert COMMANDS[name].help in capsys.readouterr().out
+    shown = []
     for line in COMMANDS[name].examples.splitlines():
         words = line.split("   ")[0].strip().split() if "   " in line.strip() else line.split()
-        assert words[0] == "nopsd" and cli.parse(words[1:]).command == name, line
+        assert words[0] == "nopsd", line
+        shown.append(cli.parse(words[1:]).command)
+    assert name in shown
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from huggingface_hub import HfApi
 
+from nopsd import cli
 from nopsd.config import load_config, to_yaml
 from nopsd.files import write_json, write_jsonl
 
@@ -64,6 +66,8 @@ def test_the_export_arrives_whole_and_private(hub: Hub, run: Path) -> None:
     assert (
         files["README.md"].decode().startswith("---\n") and "library_name: transformers" in files["README.md"].decode()
     )
+    assert all(TOKEN not in json.dumps(request) for request in hub.requests)
+    assert TOKEN not in (export / "README.md").read_text()
     assert "me/lab-biology" in done.stdout and TOKEN not in done.stdout + done.stderr
     public = push(hub, str(run), "--to", "me/shown", "--public", "--revision", "v1")
     assert public.returncode == 0, public.stderr
@@ -88,20 +92,31 @@ def test_a_refused_token_is_told_and_not_shown(hub: Hub, run: Path) -> None:
     ],
 )
 def test_what_is_missing_is_said_before_anything_is_sent(
-    hub: Hub, run: Path, words: list[str], token: str | None, said: str
+    run: Path,
+    words: list[str],
+    token: str | None,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    done = push(hub, str(run), *words, token=token)
-    assert done.returncode == 1 and said in done.stderr, done.stderr
-    assert not hub.requests
+    monkeypatch.setenv("HF_HOME", str(run.parent / "hf"))
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    if token:
+        monkeypatch.setenv("HF_TOKEN", token)
+    monkeypatch.setattr(HfApi, "create_repo", _never)
+    assert cli.main(["push", str(run), *words]) == 1
+    assert said in capsys.readouterr().err
 
 
-def test_a_run_without_an_export_is_refused(hub: Hub, run: Path) -> None:
+def test_a_run_without_an_export_is_refused(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     (run / "train" / "export" / "nopsd_export.json").unlink()
-    done = push(hub, str(run), "me/x")
-    assert done.returncode == 1 and "has no exported model" in done.stderr and not hub.requests
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    monkeypatch.setattr(HfApi, "create_repo", _never)
+    assert cli.main(["push", str(run), "me/x"]) == 1
+    assert "has no exported model" in capsys.readouterr().err
 
 
-def test_the_token_is_no_part_of_what_is_written(hub: Hub, run: Path) -> None:
-    push(hub, str(run), "me/lab-biology")
-    assert all(TOKEN not in json.dumps(request) for request in hub.requests)
-    assert TOKEN not in (run / "train" / "export" / "README.md").read_text()
+def _never(*_: object, **__: object) -> None:
+    raise AssertionError("the hub was asked")
