@@ -52,13 +52,13 @@ def both(c, dtype=torch.float64, **shape):
 
 @pytest.mark.parametrize("temperature", [1.0, 1.7])
 @pytest.mark.parametrize("kind, beta", KINDS)
-def test_T_KL_fused_equals_autograd(kind, beta, temperature):
+def test_fused_equals_autograd(kind, beta, temperature):
     fused, reference = both(config(kind, beta, temperature))
     torch.testing.assert_close(fused, reference, rtol=1e-12, atol=1e-13)
 
 
 @pytest.mark.parametrize("kind, beta", KINDS)
-def test_T_KL_fused_against_finite_differences(kind, beta):
+def test_fused_against_finite_differences(kind, beta):
     """Central differences of the fused loss itself, so a fault shared with the reference would show too."""
     hidden, weight, *rest, token_weight, _ = inputs(n=3, v=6)
     leaves = hidden.requires_grad_(), weight.requires_grad_()
@@ -77,7 +77,7 @@ def test_T_KL_fused_against_finite_differences(kind, beta):
 
 @pytest.mark.parametrize("kind, beta", KINDS)
 @pytest.mark.parametrize("scale", [1e-4, 1.0, 20.0])
-def test_T_KL_fused_not_negative_in_float32(kind, beta, scale):
+def test_fused_not_negative_in_float32(kind, beta, scale):
     """Nearly equal up to wildly different distributions: float32's rounding must not make a divergence negative."""
     hidden, weight, _, _, token_weight, _ = inputs(torch.float32, v=5000, h=64)
     other = hidden + scale * torch.randn(hidden.shape, generator=torch.Generator().manual_seed(9))
@@ -89,7 +89,7 @@ def test_T_KL_fused_not_negative_in_float32(kind, beta, scale):
 
 
 @pytest.mark.parametrize("kind, beta", KINDS)
-def test_T_KL_fused_is_zero_at_equality(kind, beta):
+def test_fused_is_zero_at_equality(kind, beta):
     """Equal student and teacher give a loss under 1e-6 and no gradient, in float32."""
     hidden, weight, *_ = inputs(torch.float32, v=5000, h=64)
     leaves = hidden.requires_grad_(), weight.requires_grad_()
@@ -100,7 +100,7 @@ def test_T_KL_fused_is_zero_at_equality(kind, beta):
     assert all(gradient.abs().max() < 1e-6 for gradient in gradients)
 
 
-def test_T_KL_tied_weight_gets_no_gradient_through_the_teacher():
+def test_tied_weight_gets_no_gradient_through_the_teacher():
     """Student and teacher may share one weight (a live teacher); only the student's use of it counts."""
     hidden, weight, teacher_hidden, _, token_weight, _ = inputs()
     leaves = hidden.requires_grad_(), weight.requires_grad_()
@@ -109,7 +109,7 @@ def test_T_KL_tied_weight_gets_no_gradient_through_the_teacher():
     torch.testing.assert_close(loss_and_gradients(fused, *leaves), loss_and_gradients(reference, *leaves))
 
 
-def test_T_KL_tied_embedding_gets_both_gradients():
+def test_tied_embedding_gets_both_gradients():
     """A weight that is embedding and head at once receives the sum of its two uses."""
     _, weight, teacher_hidden, teacher_weight, token_weight, ids = inputs()
     weight.requires_grad_()

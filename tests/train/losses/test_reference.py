@@ -17,7 +17,7 @@ def log_probs(seed: int, n: int = 6, v: int = 9) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("kind, beta", KINDS)
-def test_T_KL_not_negative_and_zero_at_equality(kind, beta):
+def test_not_negative_and_zero_at_equality(kind, beta):
     p, q = log_probs(0), log_probs(1)
     assert (divergence(kind, p, q, beta) > 0).all()
     # Of 9 classes Σ p |log p| is at most log 9; up to four roundings of 2**-53 each, of the log and of terms up to 1.
@@ -28,7 +28,7 @@ def test_T_KL_not_negative_and_zero_at_equality(kind, beta):
 
 
 @pytest.mark.parametrize("kind, beta", KINDS)
-def test_T_KL_gradients_against_finite_differences(kind, beta):
+def test_gradients_against_finite_differences(kind, beta):
     logits, q = log_probs(0).requires_grad_(), log_probs(1).requires_grad_()
 
     def of_logits(z, t):
@@ -38,7 +38,7 @@ def test_T_KL_gradients_against_finite_differences(kind, beta):
 
 
 @pytest.mark.parametrize("kind, beta", KINDS)
-def test_T_KL_gradient_is_nil_at_equality(kind, beta):
+def test_gradient_is_nil_at_equality(kind, beta):
     logits = log_probs(0).requires_grad_()
     divergence(kind, logits.log_softmax(-1), log_probs(0), beta).sum().backward()
     assert logits.grad.abs().max() < 1e-14
