@@ -18,7 +18,7 @@ PRIVATE = (
     r"|looked at before|\blanes?\b|\bmend(s|ed|ing)?\b|\bsays so\b|closing_words|forget_from|\bnought\b"
 )
 # Codes of papers of ours: the method is described in docs/method.md.
-CODES = r"\bSPEC\b|§|\bissue \d+\b|\bT-[A-Z]{2,}\b|\b[FG]\d{1,2}\b(?!\d)|test_[tT]_[a-zA-Z]+"
+CODES = r"\bSPEC\b|§|\b[Ii]ssue \d+\b|\bT-[A-Z]{2,}\b|\b[FG]\d{1,2}\b(?!\d)|test_[tT]_[a-zA-Z]+"
 
 
 def tracked() -> list[Path]:
