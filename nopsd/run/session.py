@@ -35,6 +35,7 @@ from nopsd.rollout.service import RolloutService
 from nopsd.rollout.types import Rollout
 from nopsd.rollout.weight_sync import load_folder, serve_base
 from nopsd.run.folder import RunFolder
+from nopsd.run.progress import WaitsFor, duration, unsaid
 from nopsd.selection.artefacts import Contexts
 
 
@@ -57,6 +58,7 @@ class Session:
         self.config = config
         self.run = RunFolder(config.run_dir)
         self.ranks: Ranks | None = None  # in a rank process
+        self.waits_for: WaitsFor = unsaid  # of the stage's progress
         self._servers: list[VllmServer] = []
         self._remote: RemoteServers | None = None
         self._client: RolloutService | None = None
@@ -139,14 +141,20 @@ class Session:
             config = self.config.server
             urls = server_urls(self.config)
             if not urls and self.config.rollout.hosts:
-                self._remote = self._start_remote_servers()
+                with self.waits_for(self._server_start(f"on {', '.join(self.config.rollout.hosts)}")):
+                    self._remote = self._start_remote_servers()
                 urls, config = self._remote.urls, replace(config, api_key=self._remote.key)
             if not urls:
-                self._servers = self._start_servers()
+                with self.waits_for(self._server_start(f"here; its log: {self.log_path('server').parent}")):
+                    self._servers = self._start_servers()
                 urls = [server.url for server in self._servers]
                 config = replace(config, api_key=self._servers[0].api_key)
             self._client = connect(config, urls, self.config.rollout.hedge_s)
         return self._client
+
+    def _server_start(self, where: str) -> str:
+        limit = duration(self.config.server.startup_timeout_s)
+        return f"the rollout server to start and load the model (at most {limit}; {where})"
 
     def _start_remote_servers(self) -> RemoteServers:
         """On rollout.hosts; what they are to serve with stands in a file that they see too."""

@@ -13,14 +13,15 @@ from typing import Any
 
 from nopsd.config import Config
 from nopsd.run import folder as names
+from nopsd.run.expected import expected_seconds
 from nopsd.run.folder import RunFolder
 from nopsd.run.journal import is_alive, read_journal, read_progress
+from nopsd.run.progress import duration
 from nopsd.run.stage import Stages
 from nopsd.train.artefacts import stop_note
 
 DONE, RUNNING, INTERRUPTED, FAILED, KILLED = "done", "running", "interrupted", "failed", "killed"
 BEGUN, NOT_YET, NOT_NEEDED = "begun", "not yet", "not needed"
-SIMILAR = {names.EVALUATE: names.EVALUATE_BASE}  # a stage that takes about as long as one that may be done already
 QUICK = (names.SIGNALS, names.SELECT, names.REPORT)  # seconds, as a rule: left out of estimates
 TIMES = "time/"  # of the training log: seconds of a step by part
 
@@ -68,7 +69,7 @@ def status_of(stages: Stages, config: Config, now: float | None = None) -> RunSt
     for stage in stages:
         needed = stage.needed(config)
         found.append(_stage(run, stage.name, events.get(stage.name, []), needed, now))
-    left, unknown = _left(found)
+    left, unknown = _left(found, expected_seconds(run, config, {s.name: s.seconds for s in found if s.state == DONE}))
     failed = _last_failure(found, events)
     state = _state(found)
     plan = run.training_plan()
@@ -142,17 +143,26 @@ def _training_parts(run: RunFolder) -> dict[str, float]:
     return parts
 
 
-def _left(stages: Sequence[StageStatus]) -> tuple[float | None, list[str]]:
-    """Seconds until the run ends, as far as they can be estimated, and the stages that can't be."""
-    by_name = {stage.name: stage for stage in stages}
+def left_in_all(stages: Stages, config: Config) -> str:
+    """What `nopsd run` says beside a stage's own progress; empty while nothing can be estimated."""
+    found = status_of(stages, config)
+    if found.left_s is None:
+        return ""
+    rest = f" without {', '.join(found.not_estimated)}" if found.not_estimated else ""
+    return f"run: {duration(found.left_s)} left{rest}"
+
+
+def _left(stages: Sequence[StageStatus], expected: Mapping[str, float]) -> tuple[float | None, list[str]]:
+    """Seconds until the run ends, as far as they can be estimated, and the stages that can't be. What a stage is
+    expected to take counts until it has a pace of its own."""
     left, unknown, estimated = 0.0, [], False
     for stage in stages:
         if stage.state in (DONE, NOT_NEEDED) or (stage.name in QUICK and stage.state != RUNNING):
             continue
-        similar = by_name.get(SIMILAR.get(stage.name, ""))
         seconds = stage.left_s
-        if seconds is None and stage.state != RUNNING and similar is not None and similar.state == DONE:
-            seconds = similar.seconds
+        if seconds is None and stage.name in expected:
+            spent = (stage.seconds or 0.0) if stage.state == RUNNING else 0.0
+            seconds = max(0.0, expected[stage.name] - spent)
         if seconds is None:
             unknown.append(stage.name)
         else:

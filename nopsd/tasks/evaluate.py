@@ -107,6 +107,7 @@ def evaluate_model(
     made = made_from(session, tests)
     folder = run.stage_dir(stage)
     with StageProgress(f"evaluate: {config.model.path}", *place) as progress:
+        session.waits_for = progress.waits_for
         if run.is_current(stage, made, (ANSWERS,)):
             progress.up_to_date()
             return Evaluation(folder, {d: read_result(folder, NAME, d, config.eval) for d in tests})

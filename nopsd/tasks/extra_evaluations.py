@@ -104,7 +104,7 @@ def on_groups(
 
 def client_with_weights(servers: ServerCache, served: Config, session: Session) -> RolloutService:
     """A client of the kept servers once they hold the session's own model."""
-    client = servers.client(served)
+    client = servers.client(served, session.waits_for)
     load_folder(client, session.model.path, VERSION)
     return client
 

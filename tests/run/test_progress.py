@@ -90,3 +90,48 @@ def test_on_a_terminal_there_is_a_bar_with_the_time_left_and_a_green_end(monkeyp
 )
 def test_durations(seconds, text):
     assert duration(seconds) == text
+
+
+def test_what_a_stage_waits_for_is_said_with_how_long_ever_more_rarely():
+    """Breaks if a user sees nothing while the rollout server starts, or a line every second."""
+    clock, stream = Clock(), io.StringIO()
+    with StageProgress("rollout: answer", 2, 9, stream, clock) as stage:
+        with stage.waits_for("the server (its log: a.log)"):
+            for _ in range(60):
+                clock.now += 2.0
+                stage.tick()
+        clock.now += 100.0
+        stage.tick()
+        stage(0, 10)
+    lines = [line.strip() for line in stream.getvalue().splitlines()]
+    assert lines[0] == "[2/9] rollout: answer ..."
+    assert lines[1] == "rollout: waiting for the server (its log: a.log): 10 s so far"
+    assert [line.split(": ")[-1] for line in lines[2:-1]] == [
+        f"{waited} so far" for waited in ("20 s", "30 s", "40 s", "50 s", "1 min 04 s", "1 min 20 s", "1 min 40 s")
+    ]
+
+
+def test_a_report_ends_the_waiting():
+    clock, stream = Clock(), io.StringIO()
+    with StageProgress("train", 7, 9, stream, clock) as stage, stage.waits_for("the ranks"):
+        stage(0, 10)
+        clock.now += 100.0
+        stage.tick()
+    assert "waiting" not in stream.getvalue()
+
+
+def test_a_line_says_what_is_left_of_the_whole_run_and_asks_for_it_rarely():
+    clock, stream, asked = Clock(), io.StringIO(), []
+
+    def overall():
+        asked.append(clock.now)
+        return f"run: {len(asked)} h left"
+
+    with StageProgress("train", 7, 9, stream, clock, overall) as stage:
+        for done in range(11):
+            stage(done, 10)
+            clock.now += 4.0
+    lines = [line.strip() for line in stream.getvalue().splitlines()][1:-1]
+    assert lines[0] == "train: 1/10 (10 %), 36 s left; run: 1 h left"
+    assert [line.split("run: ")[1] for line in lines][:5] == [f"{n} h left" for n in (1, 1, 1, 2, 2)]
+    assert len(asked) == 4
