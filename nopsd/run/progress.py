@@ -30,7 +30,7 @@ from nopsd.terminal import painted
 PLAIN_SECONDS = 10.0  # without a new line for longer than this, print one
 PLAIN_SHARE = 0.1  # and one each tenth of the way,
 PLAIN_LEAST_SECONDS = 2.0  # but never faster than this
-WAIT_SHARE = 0.25  # of a wait passes before it is told of again,
+WAIT_SHARE = 0.25  # of a wait passes before its next line,
 WAIT_MOST_SECONDS = 60.0  # but never more than this
 
 WaitsFor = Callable[[str], AbstractContextManager[None]]  # around a wait, given what for
@@ -60,7 +60,7 @@ class StageProgress:
         overall: Callable[[], str] | None = None,
     ) -> None:
         self._overall = _Rarely(overall, clock) if overall is not None else None
-        self._awaited: tuple[str, float, float] | None = None  # what, since when, when it is told next
+        self._awaited: tuple[str, float, float] | None = None  # what, since when, when its next line comes
         self._lock, self._ended = threading.RLock(), threading.Event()
         self._head = f"[{index}/{total_stages}] {name} ..."
         self._margin = " " * (len(f"[{index}/{total_stages}]") + 1)

@@ -22,7 +22,7 @@ class ServerCache:
 
     def client(self, config: Config, waits_for: WaitsFor = unsaid) -> RolloutService:
         """A client of servers of this base model and these server settings. They may hold any run's weights.
-        `waits_for` is told that they start."""
+        `waits_for`: around their start."""
         tree = to_plain(config)
         wanted = [tree["model"], tree["server"], tree["rollout"]]
         if self._session is None or self._serves != wanted:
