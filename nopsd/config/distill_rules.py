@@ -30,6 +30,7 @@ def check_distill(config: Config) -> None:
             "distill.position_weight=drift reads one teacher's log-probs, and teacher.kind=trust_region mixes two "
             "models: set another teacher.kind, or distill.position_weight=null"
         )
+    _check_retain(config)
     _check_loss_tokens(config)
     _check_support(distill)
     if distill.kernel in ("numba", "triton") and (others := beyond_kernels(distill)):
@@ -46,6 +47,34 @@ def check_distill(config: Config) -> None:
         raise ConfigError(
             f"{wants_base} reads the frozen base model, which teacher.kind={config.teacher.kind} doesn't hold: "
             "set teacher.kind=frozen, or leave the key at its default"
+        )
+
+
+def _check_retain(config: Config) -> None:
+    """Questions from elsewhere are learned from the base model itself, by what the teacher says of them."""
+    retain, distill = config.train.retain, config.distill
+    if not retain.share:
+        return
+    if not retain.data:
+        raise ConfigError(
+            f"train.retain.share={retain.share:g} needs train.retain.data: another domain, a preset, a file or a hub id"
+        )
+    if config.train.batch < 2:
+        raise ConfigError(f"train.retain.share={retain.share:g} needs a batch of two: raise train.batch")
+    if config.method in ("u_opsd", "ttpo"):
+        raise ConfigError(
+            f"train.retain.share={retain.share:g}: method={config.method} makes its teacher's prompts of each step's "
+            "votes: leave it out"
+        )
+    if config.teacher.kind != "frozen":
+        raise ConfigError(
+            f"train.retain.share={retain.share:g} holds the student to the base model, which teacher.kind="
+            f"{config.teacher.kind} is not: set teacher.kind=frozen"
+        )
+    if distill.target != "teacher" or distill.contrast:
+        raise ConfigError(
+            f"train.retain.share={retain.share:g} takes the teacher's own distribution as target: set "
+            "distill.target=teacher and distill.contrast=null"
         )
 
 

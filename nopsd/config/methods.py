@@ -166,9 +166,10 @@ _UNUSED: dict[str | None, tuple[str, ...]] = {
         "train.top_p",
         "train.top_k",
         "train.ahead",
+        "train.retain.",
     ),
-    "grpo": ("distill.", "teacher.", "sft."),
-    "opsa": ("distill.", "teacher.", "sft.", "grpo."),
+    "grpo": ("distill.", "teacher.", "sft.", "train.retain."),
+    "opsa": ("distill.", "teacher.", "sft.", "grpo.", "train.retain."),
     None: (),  # nothing is trained, whatever is set
 }
 _SHARED = ("distill.logit_chunk",)

@@ -45,6 +45,7 @@ def validate(config: Config) -> None:
     _check_samples(config)
     _check_selection(config)
     _check_checkpoints(config)
+    _check_neurons(config)
     check_distill(config)
     _check_method(config)
     if config.dist.hostfile is None:  # with one its slots count: nopsd.cluster.planning
@@ -130,6 +131,27 @@ def _check_checkpoints(config: Config) -> None:
         raise ConfigError(
             f"train.best_by={train.best_by} needs a probe before each checkpoint: set train.probe_every (now "
             f"{train.probe_every}) to at most train.checkpoint_every={train.checkpoint_every}"
+        )
+
+
+def _check_neurons(config: Config) -> None:
+    """ConfigError for what would move a neuron that is held, or a mask of nothing."""
+    train, mask = config.train, config.train.neurons
+    if mask.learn is None:
+        return
+    for key, value, off in (
+        ("train.lora.r", train.lora.r, 0),
+        ("train.weight_decay", train.weight_decay, 0.0),
+        ("train.mlp_tile", train.mlp_tile, 0),
+    ):
+        if value != off:
+            raise ConfigError(
+                f"train.neurons.learn={mask.learn} holds weights as they are, and {key}={value}: set {key}=0"
+            )
+    if (mask.learn == "protect") != (mask.run is not None):
+        raise ConfigError(
+            f"train.neurons.learn={mask.learn} and train.neurons.run={mask.run}: protect keeps another run's neurons, "
+            "and needs its folder; the others need none"
         )
 
 

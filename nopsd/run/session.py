@@ -22,7 +22,7 @@ from nopsd.data.answers import leaves_think_open
 from nopsd.data.prompts import PromptRenderer, load_tokenizer
 from nopsd.data.reading import AnswerReader, answer_reader
 from nopsd.data.records import Question
-from nopsd.data.sources.others import load_run_splits
+from nopsd.data.sources.others import load_retained, load_run_splits
 from nopsd.data.splits import Splits
 from nopsd.engine.device import device
 from nopsd.engine.distributed import Ranks
@@ -124,6 +124,11 @@ class Session:
     def eval_reader(self) -> AnswerReader:
         """Reads answers as the evaluation does."""
         return answer_reader(self.config, self.config.eval.extract, self.think_open)
+
+    @cached_property
+    def retained(self) -> list[Question]:
+        """The questions from elsewhere of `train.retain`, as the source gives them now; none where it is off."""
+        return load_retained(self.config) if self.config.train.retain.share else []
 
     @cached_property
     def holdout(self) -> list[Question]:

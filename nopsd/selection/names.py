@@ -20,7 +20,7 @@ def check_names(config: Config) -> None:
 
 
 def needs_neurons(config: Config) -> bool:
-    """Whether selection goes by neuron counts or sets at all. Users' own code does unless it says `neurons=False`."""
+    """Whether selection or training goes by neuron counts or sets; users' own code does unless `neurons=False`."""
     select = config.select
     weighted = (selectors.SELECTORS[select.quality],) if select.quality else ()
     return (
@@ -28,6 +28,7 @@ def needs_neurons(config: Config) -> bool:
         or (select.space == "jaccard" and compares(select))
         or retrievers.find_retriever(config.context).neurons
         or config.context.filter == "s_below_median"
+        or config.train.neurons.learn in ("selected", "score", "random")
     )
 
 

@@ -11,20 +11,25 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from nopsd.config import ENTRY_POINTS, METHODS, Config, is_foreign, shaping_keys
 from nopsd.data.prompts import TeacherPrompt
+from nopsd.data.records import questions_hash
 from nopsd.engine.distributed import Ranks
 from nopsd.engine.stopping import StopRequest
-from nopsd.errors import ConfigError, DataError
+from nopsd.errors import ArtefactError, ConfigError, DataError
 from nopsd.evaluation.conclusion import teacher_gain
 from nopsd.evaluation.oracle import label_warning, pool_key
 from nopsd.files import sha256_json, write_json
+from nopsd.neurons.rank_share import load_rank_neurons
 from nopsd.plugins import is_own, source_hashes
 from nopsd.run import folder as names
 from nopsd.run.session import Session
 from nopsd.run.stage import Counts, Progress, Stage
 from nopsd.signals.agreement import answers_of
 from nopsd.stages.contexts import contexts_without_selection, teacher_prompts
+from nopsd.stages.data import check_prompts
 from nopsd.stages.workload import chosen, responses, tokens
 from nopsd.traces.schema import FOLDER as TRACE
 from nopsd.traces.schema import Prompts
@@ -88,10 +93,17 @@ class Train(Stage):
             "distill.divergence": config.distill.divergence,
             "answer.judge": config.answer.judge,
         }
-        code = source_hashes(own, ENTRY_POINTS)
+        code: dict[str, Any] = dict(source_hashes(own, ENTRY_POINTS))
+        if config.train.retain.share:
+            code["retained"] = questions_hash(session.retained)
         if not METHODS[config.method].shows_answers:
-            return dict(code)
+            return code
         return {**code, "labels": sha256_json(pool_key(session.judge, session.pool))}
+
+    def reads(self, config: Config) -> tuple[str, ...]:
+        """The neuron sets too, where they say what is learned."""
+        by_sets = config.train.neurons.learn in ("selected", "score", "random")
+        return (*self.inputs, names.NEURONS) if by_sets else self.inputs
 
     def asks_server(self, config: Config) -> bool:
         """Always, but for recorded responses, and for fine-tuning, which samples for the probe alone."""
@@ -105,6 +117,7 @@ class Train(Stage):
         from nopsd.train.losses.support import find_divergence
 
         replay_of(session.config)
+        retained_prompts(session)
         check_training(session.model.path, session.config)
         check_places(session.config)
         check_family_head(session.model.path, session.config.model.trust_remote_code)
@@ -188,16 +201,35 @@ def training_inputs(
     from nopsd.train.run import TrainingInputs
 
     assert session.ranks is not None
+    retained = getattr(algorithm, "retained", {})
     return TrainingInputs(
         config=config,
         algorithm=algorithm,
         selected=selected,
-        student_prompts={uid: session.student_prompts[uid] for uid in selected},
+        retained=list(retained),
+        neurons=learned_neurons(session, selected),
+        student_prompts={**{uid: session.student_prompts[uid] for uid in selected}, **retained},
         model_path=session.model.path,
         client=None,
         ranks=session.ranks,
         folder=folder,
     )
+
+
+def learned_neurons(session: Session, selected: list[str]) -> np.ndarray | None:
+    """The mask of `train.neurons`; None: all are learned. Collective. ArtefactError for another model's sets."""
+    from nopsd.train.neuron_mask import neuron_mask
+
+    config, ranks = session.config.train.neurons, session.ranks
+    if config.learn is None:
+        return None
+    assert ranks is not None
+    protect = config.run is not None
+    folder = Path(config.run or "") / names.NEURONS if protect else session.run.stage_dir(names.NEURONS)
+    sets = load_rank_neurons(folder, ranks)
+    if sets.header["model"] != session.model.hash:
+        raise ArtefactError(f"{folder} is of another model than this run's: name a run of {session.model.path}")
+    return neuron_mask(sets, None if protect else selected, config, ranks)
 
 
 def export_kept(session: Session, step: int, folder: Path) -> None:
@@ -224,15 +256,16 @@ def trace_opener(
 
     def opened(step: int) -> TraceWriter:
         writer = TraceWriter(folder / TRACE, trace_every(train.trace), train.trace_mib << 20, step)
-        writer.write_prompts(traced_prompts(session, selected, getattr(algorithm, "teacher_prompts", {})))
+        writer.write_prompts(traced_prompts(session, selected, algorithm))
         return writer
 
     return opened
 
 
-def traced_prompts(session: Session, selected: list[str], taught: Mapping[str, TeacherPrompt]) -> dict[str, Prompts]:
+def traced_prompts(session: Session, selected: list[str], algorithm: Algorithm) -> dict[str, Prompts]:
     """What both roles read, by uid, and whose responses the teacher is shown: the nearest ones that fitted."""
-    found = {}
+    taught: Mapping[str, TeacherPrompt] = getattr(algorithm, "teacher_prompts", {})
+    found = {uid: Prompts(ids, ids) for uid, ids in getattr(algorithm, "retained", {}).items()}
     for uid in selected:
         prompt, near = taught.get(uid), session.contexts.get(uid, [])
         shown = tuple(n.uid for n in near[: prompt.kept]) if prompt and prompt.offered == len(near) else ()
@@ -252,8 +285,17 @@ def distillation(session: Session) -> Prepared:
         aux_prompts=auxiliary_prompts(session, session.ranks, selected),
         stored=sample_of(selected, session.rollouts),
         style_ids=tuple(single_token_ids(session.tokenizer, session.config.train.style_words)),
+        retained=retained_prompts(session),
     )
-    return selected, algorithm, {}
+    return selected, algorithm, {"retained": len(algorithm.retained)} if algorithm.retained else {}
+
+
+def retained_prompts(session: Session) -> dict[str, list[int]]:
+    """What student and teacher read of the questions from elsewhere, by uid. DataError if one is too long."""
+    check_prompts(
+        session.config, session.renderer, session.retained, session.config.train.max_response, "train.max_response"
+    )
+    return {question.uid: session.renderer.student(question) for question in session.retained}
 
 
 def finetuning(session: Session) -> Prepared:

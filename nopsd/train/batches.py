@@ -25,7 +25,7 @@ from torch import Tensor
 
 from nopsd.engine.packed_attention import Segments
 from nopsd.engine.sequence_parallel import ALONE, SequenceParallel
-from nopsd.train.planning import Item, Limits, plan
+from nopsd.train.planning import Item, Limits, plan, retained_of
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,9 @@ class MicroBatch:
     position_N: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
 
 
-def batch_uids(selected: Sequence[str], step: int, batch: int, seed: int) -> list[str]:
+def batch_uids(
+    selected: Sequence[str], step: int, batch: int, seed: int, others: Sequence[str] = (), share: float = 0.0
+) -> list[str]:
     """The questions of a step: the selection shuffled anew each epoch, without replacement, wrapping around.
 
     A pure function of its arguments, so resuming needs no state. A uid can come twice in one step only where an epoch
@@ -93,7 +95,12 @@ def batch_uids(selected: Sequence[str], step: int, batch: int, seed: int) -> lis
         step: From 0.
         batch: Questions of a step.
         seed: Of the shuffles.
+        others: Questions from elsewhere, drawn likewise; none: there are none.
+        share: Of the batch that is from there (`retained_of`); they come last.
     """
+    if others:
+        kept = retained_of(batch, share)
+        return [*batch_uids(selected, step, batch - kept, seed), *batch_uids(others, step, kept, seed)]
     ordered = sorted(selected)
     places = [divmod(place, len(ordered)) for place in range(step * batch, (step + 1) * batch)]
     orders = {epoch: random.Random(f"{seed}/{epoch}").sample(ordered, len(ordered)) for epoch, _ in places}

@@ -52,7 +52,8 @@ def train(run: TrainingRun, done: int = 0, skipped: int = 0) -> None:
         usage = Usage(run.student.module.lm, run.config.model.dtype, run.ranks, run.queue)
         for number in range(done, config.steps):
             usage.begin()
-            step = Step(number, batch_uids(run.selected, number, config.batch, config.seed), [], Clock())
+            uids = batch_uids(run.selected, number, config.batch, config.seed, run.retained, config.retain.share)
+            step = Step(number, uids, [], Clock())
             sampler.sample(step)
             if config.ahead:
                 sampler.begin(number + 1)

@@ -208,12 +208,18 @@ def _by_uid(items: Sequence[Item], positions: Sequence[int]) -> list[list[int]]:
     return [sorted(q, key=lambda i: (-items[i].response, i)) for q in questions.values()]
 
 
+def retained_of(batch: int, share: float) -> int:
+    """How many of a batch's questions are from elsewhere: the share, rounded, one of either kind at least; 0: none."""
+    return min(batch - 1, max(1, math.floor(share * batch + 0.5))) if share else 0
+
+
 def settled(train: TrainConfig, questions: int) -> TrainConfig:
     """`steps` of `epochs`, every question so often at least; `warmup` of `warmup_ratio`, rounded up as transformers'
     trainer does. What is null leaves `steps` or `warmup` as it is."""
     steps, warmup = train.steps, train.warmup
     if train.epochs is not None:
-        steps = max(1, math.ceil(Fraction(str(train.epochs)) * questions / train.batch))
+        own = train.batch - retained_of(train.batch, train.retain.share)  # of the questions that are selected
+        steps = max(1, math.ceil(Fraction(str(train.epochs)) * questions / own))
     if train.warmup_ratio is not None:
         warmup = math.ceil(Fraction(str(train.warmup_ratio)) * steps)
     return replace(train, steps=steps, warmup=warmup)

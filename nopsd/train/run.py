@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol
 
+import numpy as np
+
 from nopsd.config import Config
 from nopsd.engine.distributed import Ranks
 from nopsd.engine.ema import ShardedEma
@@ -117,10 +119,10 @@ class Algorithm(ABC):
 class TrainingInputs:
     """What is trained, from what, and where the result goes.
 
-    `selected`: the uids trained on. `client`: a `rollout.stage.Generator`, used on rank 0 alone. `open_log(first
-    step)`, `open_trace(first step)` and `probe(version)` (label-free numbers of the served policy) are called on rank 0
-    alone, and so is `queue()` (by server: seconds that requests waited, and how many). `replay`: recorded responses, in
-    place of a server's.
+    `selected`: the uids trained on, `retained`: those from elsewhere that are learned from the base model. `client`: a
+    `rollout.stage.Generator`, used on rank 0 alone. `open_log(first step)`, `open_trace(first step)` and
+    `probe(version)` (label-free numbers of the served policy) are called on rank 0 alone, and so is `queue()` (by
+    server: seconds that requests waited, and how many). `replay`: recorded responses, in place of a server's.
     """
 
     config: Config
@@ -138,6 +140,8 @@ class TrainingInputs:
     progress: Callable[..., None] | None = None
     probe: Callable[[int], dict[str, float]] | None = None
     queue: Callable[[], dict[str, tuple[float, float]]] | None = None
+    retained: list[str] = field(default_factory=list)
+    neurons: np.ndarray | None = None  # bool [M]: those learned (`nopsd.train.neuron_mask`); None: all weights
     stop: StopRequest = field(default_factory=StopRequest)
 
 

@@ -133,7 +133,7 @@ def request_names(uids: Sequence[str]) -> list[str]:
 def ask(run: TrainingRun, step: int, version: int, progress: Callable[..., None] | None = None) -> list[dict[str, Any]]:
     """The responses of `step`, checked to be of weights of `version`, as JSON. On rank 0."""
     train = run.config.train
-    uids = batch_uids(run.selected, step, train.batch, train.seed)
+    uids = batch_uids(run.selected, step, train.batch, train.seed, run.retained, train.retain.share)
     if run.replay is not None:
         replayed = run.replay.rollouts(step, version, uids, run.student_prompts, train.n)
         return [asdict(rollout) for rollout in replayed]

@@ -7,6 +7,7 @@ training is done once export/ is there. Run by every rank.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Mapping
 from contextlib import closing, nullcontext
@@ -27,6 +28,7 @@ from nopsd.train.artefacts import EXPORT, RECORD
 from nopsd.train.checkpoint import FOLDER, keep_of
 from nopsd.train.export import export_model
 from nopsd.train.loop import train
+from nopsd.train.neuron_mask import hold
 from nopsd.train.run import TrainingInputs, TrainingRun
 
 PROBE_TOKENS = 64
@@ -46,6 +48,9 @@ def run_training(inputs: TrainingInputs) -> None:
         return
     parallel = join(ranks, config.dist.sequence_parallel)
     student, ema = inputs.algorithm.load(inputs, parallel)
+    if inputs.neurons is not None:
+        others = config.train.neurons.learn == "protect"
+        hold(student.module.lm, inputs.neurons, others, config.model.mlp_adapter)
     sync = None
     if inputs.replay is None and inputs.algorithm.needs_server(inputs):
         sync = open_weight_sync(student.module.lm, inputs.client, config.server, ranks.rank, ranks.device)
@@ -81,6 +86,7 @@ def identity_of(inputs: TrainingInputs) -> dict[str, Any]:
         "train": shaping(inputs.config, "train"),
         "seed": inputs.config.seed,
         "dtype": inputs.config.model.dtype,
+        **({} if inputs.neurons is None else {"neurons": hashlib.sha256(inputs.neurons.tobytes()).hexdigest()}),
         **inputs.algorithm.identity(inputs),
     }
 

@@ -19,14 +19,16 @@ MAY_BE_0 = MAY_BE_NEGATIVE | set(
     distill.skip_first_tokens teacher.context_mib sft.min_share sft.per_question grpo.clip grpo.kl_coef grpo.epsilon
     guard.min_length_ratio guard.min_entropy guard.max_repeated guard.max_unparsed guard.max_kl_base eval.bootstrap
     dist.ranks dist.heartbeat_s data.holdout eval.every answer.tolerance select.redundancy context.mmr_lambda
-    uopsd.tau ttpo.coef""".split()
+    uopsd.tau ttpo.coef train.retain.share
+    train.neurons.share train.neurons.seed""".split()
 )
 AT_MOST_1 = set(
     """data.test_ratio data.first_index
     zero_shot.top_p train.top_p eval.top_p server.gpu_memory_utilization select.fraction select.tau
     train.ahead train.warmup_ratio train.betas train.lora.dropout distill.beta distill.barycenter_alpha teacher.rate
     teacher.mix sft.min_share guard.max_repeated guard.max_unparsed answer.tolerance select.redundancy
-    context.mmr_lambda opsa.fraction uopsd.tau ttpo.quantile""".split()
+    context.mmr_lambda opsa.fraction uopsd.tau ttpo.quantile train.retain.share
+    train.neurons.share""".split()
 )
 
 

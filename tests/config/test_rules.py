@@ -30,6 +30,11 @@ def test_settings_that_keep_no_best_are_refused_at_the_start(changes: dict[str, 
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
+        (["train.retain.share=0.2"], ["train.retain.data"]),
+        (["train.retain.share=0.2", "train.retain.data=x", "teacher.kind=ema"], ["teacher.kind=frozen"]),
+        (["train.retain.share=0.2", "train.retain.data=x", "distill.target=pmi"], ["distill.target=teacher"]),
+        (["train.retain.share=0.2", "train.retain.data=x", "method=u_opsd"], ["leave it out"]),
+        (["train.retain.share=0.2", "method=ttrl"], ["no meaning for method=ttrl"]),
         (["method=ttrl", "train.n=1"], ["train.n=1", "train.n=8"]),
         (["method=ttrl", "train.temperature=0.6"], ["train.temperature=1"]),
         (["method=lmsi", "zero_shot.n=1"], ["zero_shot.n=1", "zero_shot.n=8"]),

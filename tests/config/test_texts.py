@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from nopsd.config import all_keys, load_config, to_yaml
+from nopsd.config.rules import value_of
 from nopsd.errors import ConfigError
 
 TEXTS = ["no", "0123", "12:30", "1e3", "true", "a #b", "[x].jsonl", "{a: b}", "@q", "${USER}", "${", "${oc.env:HOME}"]
@@ -34,13 +35,11 @@ def test_a_path_begins_at_the_users_home_wherever_a_path_is_meant(monkeypatch, t
     for key in all_keys():
         if key.path:
             config = load_config(None, ["data.name=file", f"{key.name}=~/a b"])
-            *sections, last = key.name.split(".")
-            section = getattr(config, sections[0]) if sections else config
-            assert getattr(section, last) == "/home/me/a b", key.name
+            assert value_of(config, key.name) == "/home/me/a b", key.name
     assert load_config(None, ["data.domain=~x"]).data.domain == "~x", "a name is no path"
     assert {key.name for key in all_keys() if key.path} == set(
         "run_dir model.path data.path data.test_path signal.reference server.sync_folder dist.hostfile "
-        "dist.student_config dist.teacher_config dist.nvme_path train.replay".split()
+        "dist.student_config dist.teacher_config dist.nvme_path train.replay train.neurons.run".split()
     )
 
 

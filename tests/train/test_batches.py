@@ -18,7 +18,17 @@ from nopsd.train.batches import (
     rank_micro_batches,
     sequence_weights,
 )
-from nopsd.train.planning import Limits
+from nopsd.train.planning import Limits, retained_of
+
+
+def test_questions_from_elsewhere_have_a_share_and_an_order_of_their_own():
+    """A quarter of eight; the others pass once over the pool before any comes again, as they do without."""
+    own, others = [f"q{i}" for i in range(6)], [f"e{i}" for i in range(4)]
+    steps = [batch_uids(own, step, 8, 0, others, 0.25) for step in range(2)]
+    assert all(step[:6] == batch_uids(own, number, 6, 0) for number, step in enumerate(steps))
+    assert sorted(steps[0][6:] + steps[1][6:]) == others
+    assert batch_uids(own, 3, 8, 0, (), 0.25) == batch_uids(own, 3, 8, 0)
+    assert [retained_of(8, share) for share in (0, 0.01, 0.3, 0.99)] == [0, 1, 2, 7]
 
 
 def examples(count: int, seed: int = 0) -> list[Example]:

@@ -11,7 +11,7 @@ import torch
 
 pytestmark = pytest.mark.slow
 WORKER = Path(__file__).with_name("worker_objectives.py")
-CASES = ("pmi", "contrast", "drift", "ttpo", "base_alone")
+CASES = ("pmi", "contrast", "drift", "ttpo", "retain", "learn", "protect", "base_alone")
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def runs(
     return found
 
 
-@pytest.mark.parametrize("case", CASES[:4])
+@pytest.mark.parametrize("case", CASES[:5])
 def test_losses_gradients_and_log_do_not_depend_on_ranks_and_micro_batches(runs, case):
     """An auxiliary prompt paired with another rollout, or a mask that looks at its micro-batch alone, shows here."""
     one, two = runs[1][case], runs[2][case]
@@ -59,6 +59,33 @@ def test_rollouts_that_agree_are_distilled_and_others_pushed_down(runs):
     for row in runs[2]["ttpo"]["rows"]:
         assert row["trained_responses"] == 12 and row["skipped_share"] == 0 and 0.25 <= row["majority_share"] <= 0.5
     assert runs[1]["ttpo"]["rows"][0]["loss_tokens"] == runs[2]["ttpo"]["rows"][0]["loss_tokens"]
+
+
+def test_questions_from_elsewhere_hold_the_student_to_the_base_model(runs):
+    """Half of each batch: at first the student is the base and nothing is lost on them; then it is measured."""
+    first, *later = runs[2]["retain"]["rows"]
+    assert abs(first["retain_kl"]) < 1e-6 < 1e-3 < first["loss"] and all(row["retain_kl"] > 1e-6 for row in later)
+    assert first["demos_kept_mean"] == 1, "two of four show demonstrations, two of three each"
+    assert [row["retain_kl"] for row in runs[1]["retain"]["rows"]] == pytest.approx(
+        [row["retain_kl"] for row in runs[2]["retain"]["rows"]], abs=1e-5
+    )
+
+
+@pytest.mark.parametrize("case", ["learn", "protect"])
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_neurons_that_are_held_stay_what_they_are_to_the_bit(runs, case, ranks):
+    """In the float32 master and in the weights computed with (bfloat16 of `protect`); what is learned moves."""
+    run, learned = runs[ranks][case], (torch.arange(2 * 96) % 3 == 0).view(2, -1)
+    for name, before in run["before"].items():
+        after = run["after"][name]
+        if ".mlp." not in name:
+            assert torch.equal(before, after) == (case == "learn"), name
+            continue
+        rows = learned[int(name.split("layers.")[1].split(".")[0])]
+        sides = (before, after) if "down" not in name else (before.T, after.T)
+        assert torch.equal(sides[0][~rows], sides[1][~rows]), name
+        assert all(not torch.equal(a, b) for a, b in zip(sides[0][rows], sides[1][rows])), name
+        assert torch.equal(run["seen"][name], after.to(run["seen"][name].dtype)), name
 
 
 def test_with_the_base_on_top_there_is_still_nothing_to_learn(runs):

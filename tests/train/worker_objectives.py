@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import deepspeed
 import torch
 from worker_engines import (
     STUDENT_PROMPTS,
@@ -20,6 +21,7 @@ from worker_engines import (
     config_of,
     ids,
     keep_first_gradient,
+    whole,
 )
 
 from nopsd.config import Config, DistConfig, DistillConfig
@@ -29,6 +31,7 @@ from nopsd.engine.distributed import Ranks, init_distributed, shutdown_distribut
 from nopsd.rollout.types import Rollout
 from nopsd.train.algorithms.voted import Ttpo
 from nopsd.train.loop import train
+from nopsd.train.neuron_mask import hold
 from nopsd.train.run import TrainingRun
 
 CASES = {
@@ -46,9 +49,16 @@ CASES = {
         max_loss_tokens=9,
         logit_chunk=5,
     ),
+    "retain": DistillConfig(logit_chunk=5),
+    "learn": DistillConfig(),
+    "protect": DistillConfig(),
     "base_alone": DistillConfig(kl_base_coef=1.0),
 }
 AUX_PROMPTS = {name: {uid: ids(f"{name}{uid}", 4, 20) for uid in UIDS} for name in ("ctx_only", "random_ctx")}
+
+
+LEARNED = torch.arange(2 * 96) % 3 == 0  # neurons of two layers
+ELSEWHERE = {f"retain/e{i}": ids(f"e{i}", 4, 20) for i in range(3)}
 
 
 class ClientWithLogprobs(CannedClient):
@@ -89,7 +99,7 @@ def voted(config: Config, d: TrainingRun) -> TrainingRun:
 
 def run(case: str, model: Path, out: Path, ranks: Ranks, micro: int) -> dict[str, Any]:
     """Rows of the log, and the gradient of the first step."""
-    config = config_of(micro)
+    config = config_of(micro, dtype="bfloat16" if case == "protect" else "float32")
     config.distill = CASES[case]
     # without demonstrations the teacher is the base: at the first step nothing but rounding may be left to learn
     teacher = TEACHER_PROMPTS
@@ -99,9 +109,27 @@ def run(case: str, model: Path, out: Path, ranks: Ranks, micro: int) -> dict[str
     d.client = ClientWithLogprobs()
     if case == "ttpo":
         d = voted(config, d)
-    found = keep_first_gradient(d)
+    if case == "retain":
+        config.train.retain.share = 0.5
+        algorithm = replace(d.algorithm, retained=ELSEWHERE, aux_prompts={})
+        prompts = {**STUDENT_PROMPTS, **ELSEWHERE}
+        d = replace(d, algorithm=algorithm, retained=list(ELSEWHERE), student_prompts=prompts)
+    found, before = keep_first_gradient(d), {}
+    if case in ("learn", "protect"):
+        hold(d.student.module.lm, LEARNED.numpy(), others=case == "protect")
+        before = {"before": whole(d)}
     train(d)
-    return {"rows": list(d.log or ()), **found}
+    after = {"after": whole(d), "seen": seen(d)} if before else {}
+    return {"rows": list(d.log or ()), **found, **before, **after}
+
+
+def seen(d: TrainingRun) -> dict[str, torch.Tensor]:
+    """The weights that are computed with, whole."""
+    found = {}
+    for name, parameter in d.student.module.lm.named_parameters():
+        with deepspeed.zero.GatheredParameters([parameter]):
+            found[name] = parameter.detach().clone()
+    return found
 
 
 def main() -> None:

@@ -22,6 +22,33 @@ class LoraConfig:
 
 
 @dataclass
+class RetainConfig:
+    """Questions from elsewhere in each batch, learned with the frozen base model as it answers them without
+    demonstrations: what keeps the model where it was on them. No label is read."""
+
+    share: float = key(0.0, "share of a batch's questions that are from elsewhere; 0: none", ge=0, lt=1)
+    data: Optional[str] = key(
+        None, "where they are from: another domain of the same data, a preset, a file, or a hub id"
+    )
+    limit: int = key(1000, "questions taken from there, drawn at random", ge=1)
+
+
+@dataclass
+class NeuronMaskConfig:
+    """Which MLP neurons are learned, by the neuron sets that are stored; all of them by default."""
+
+    learn: Optional[str] = key(
+        None,
+        "selected: those of the selected questions' sets alone; score, random: as many, of the largest contributions "
+        "or drawn; protect: all but those of train.neurons.run's sets; null: all weights are learned",
+        choices=(None, "selected", "score", "random", "protect"),
+    )
+    share: float = key(0.1, "least share of the questions' sets that a neuron is in, to be of them", ge=0, le=1)
+    run: Optional[str] = key(None, "of protect: run folder whose pool's neuron sets are kept as they are", path=True)
+    seed: int = key(0, "of random", follows="seed", ge=0)
+
+
+@dataclass
 class TrainConfig:
     """The training loop of every method."""
 
@@ -53,6 +80,8 @@ class TrainConfig:
     betas: list[float] = key([0.9, 0.999], "AdamW's two", ge=0, lt=1, size=2)
     clip: float = key(1.0, "largest norm of the gradient; larger ones are scaled down", ge=0)
     lora: LoraConfig = field(default_factory=LoraConfig)
+    neurons: NeuronMaskConfig = field(default_factory=NeuronMaskConfig)
+    retain: RetainConfig = field(default_factory=RetainConfig)
     gradient_checkpointing: bool = key(
         False, "keep each layer's input alone and compute the layer again in the backward pass", runtime_only=True
     )

@@ -6,19 +6,20 @@ answers. Their uids begin with the domain, so that no two sets' are the same.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nopsd.config import Config, DataConfig, load_config
 from nopsd.config.preset import preset_names
-from nopsd.data.overlap import decontaminated
+from nopsd.data.overlap import decontaminated, identity
 from nopsd.data.proposal import propose
 from nopsd.data.raw_rows import read_raw_rows
 from nopsd.data.records import AnswerKey, Question
 from nopsd.data.sources import load_answer_key, load_splits
 from nopsd.data.splits import Splits
-from nopsd.errors import ConfigError
+from nopsd.errors import ConfigError, DataError
 
 HUB_SPLIT = "test"  # of a hub data set that a target names
 
@@ -91,6 +92,33 @@ def _target(name: str) -> Target:
     if data.name == "file":  # all of its rows are the test
         data = replace(data, test_path=name) if path.exists() else replace(data, split=HUB_SPLIT, test_split=HUB_SPLIT)
     return Target(name, data, label)
+
+
+def load_retained(config: Config) -> list[Question]:
+    """The questions from elsewhere that `train.retain` names, without answers: a domain's or a preset's pool, all of a
+    file's rows. Their uids begin with `retain/`.
+
+    Raises:
+        DataError: The data set can't be read, or is empty.
+        ConfigError: The evaluation tests on the same file.
+    """
+    retain, name = config.train.retain, config.train.retain.data
+    assert name is not None
+    whole = is_other(name) and not is_preset(name)
+    if whole and name in config.eval.targets:
+        raise ConfigError(f"train.retain.data={name} is in eval.targets too: its test questions would be trained on")
+    data = _target(name).data if is_other(name) else replace(config.data, domain=name)
+    data = replace(data, holdout=0, pool_limit=None)
+    if whole:
+        data = replace(data, test_path=None, test_split=None, split=HUB_SPLIT if data.test_split else data.split)
+    splits = load_splits(data)
+    found = [*splits.pool, *(q for tests in splits.tests.values() for q in tests if whole)]
+    shown = {identity(q) for q in load_splits(config.data).pool}
+    found = sorted((q for q in found if identity(q) not in shown), key=lambda q: q.uid)
+    if not found:
+        raise DataError(f"train.retain.data={name} has no question that isn't in the pool: name another data set")
+    drawn = random.Random(f"{config.train.seed}/retain").sample(found, min(retain.limit, len(found)))
+    return [replace(q, uid=f"retain/{q.uid}") for q in drawn]
 
 
 def load_run_splits(config: Config) -> Splits:

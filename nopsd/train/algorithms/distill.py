@@ -14,6 +14,7 @@ Logged besides the loop's own (`nopsd.train.metrics`):
     style_token_share             of the reverse KL, how much is on style tokens (train.style_words)
     demos_kept_mean, demos_offered_mean, teacher_prompt_length
     ema_distance                  ‖θ − θ̄‖
+    retain_kl                     KL(student ‖ base) of a token of the questions from elsewhere (train.retain)
     drift_weight                  mean weight of a token, with distill.position_weight=drift
     context/fills|hits|mib        the teacher's prompts: computed, found computed already, MiB held by the fullest rank;
                                   of this start alone, so not the same after a resume
@@ -78,11 +79,13 @@ class Distillation(Algorithm):
     the questions, one each, on which teacher and student are compared before the first step.
     """
 
-    logged = (*STATISTICS, "style_kl")
+    logged: Any = (*STATISTICS, "style_kl")
     teacher_prompts: Mapping[str, TeacherPrompt]
     aux_prompts: Mapping[str, Mapping[str, list[int]]] = field(default_factory=dict)
     style_ids: tuple[int, ...] = ()
     stored: Sequence[Rollout] = ()
+    retained: Mapping[str, list[int]] = field(default_factory=dict)
+    retained_E: Tensor = field(init=False)  # of the step's examples, which are
     teacher_engine: Any = None
     teacher: Teacher = field(init=False)
 
@@ -105,10 +108,12 @@ class Distillation(Algorithm):
             [uid, inputs.student_prompts[uid], self.teacher_prompts[uid].ids, *(other[uid] for other in others)]
             for uid in sorted(inputs.selected)
         ]
+        kept = {"retained": sha256_json(sorted(self.retained.items()))} if self.retained else {}
         return {
             "distill": shaping(inputs.config, "distill"),
             "teacher": shaping(inputs.config, "teacher"),
             "prompts": sha256_json(prompts),
+            **kept,
         }
 
     def load(self, inputs: TrainingInputs, parallel: SequenceParallel) -> tuple[Any, ShardedEma | None]:
@@ -117,7 +122,10 @@ class Distillation(Algorithm):
         return student, ema
 
     def bind(self, run: TrainingRun) -> None:
-        """The configured teacher, whatever it computes with."""
+        """The configured teacher, whatever it computes with; it reads retained questions as the student does."""
+        if self.retained:
+            own = {uid: TeacherPrompt(ids, 0, 0) for uid, ids in self.retained.items()}
+            self.teacher_prompts, self.logged = {**self.teacher_prompts, **own}, (*type(self).logged, *RETAINED)
         readings = [{uid: prompt.ids for uid, prompt in self.teacher_prompts.items()}, *self.aux_prompts.values()]
         asked = run.student_prompts  # what the student reads itself is read whole
         prompts = [r[uid] for uid in sorted(run.selected) for r in readings if r[uid] != asked[uid]]
@@ -131,6 +139,8 @@ class Distillation(Algorithm):
     def examples(self, run: TrainingRun, step: Step) -> list[Example]:
         """Each rollout with both of its prompts; the response's ids go through untouched."""
         asked = [uid for uid in step.uids for _ in range(run.config.train.n)]
+        if self.retained:
+            self.retained_E = torch.tensor([uid in self.retained for uid in asked], device=run.ranks.device)
         return [
             Example(
                 uid,
@@ -211,6 +221,10 @@ class Distillation(Algorithm):
         style_N = (batch.weights_N > 0) & torch.isin(batch.targets_N, style_ids)
         style_kl = result.reverse_kl_N[style_N].double().sum()
         sums, by_token = torch.cat([result.sums, style_kl[None]]), dict(zip(TOKEN_VALUES, result.by_token_KN))
+        if self.retained:
+            kept_N = (batch.weights_N > 0) & self.retained_E[batch.example_N]
+            kept = torch.stack([result.reverse_kl_N[kept_N].double().sum(), kept_N.sum().double()])
+            sums = torch.cat([sums, kept])
         return BatchLoss(result.loss, result.student_logprob_N, sums, by_token)
 
     def after_step(self, run: TrainingRun, step: int) -> None:
@@ -227,6 +241,8 @@ class Distillation(Algorithm):
         whole_kl = row["reverse_kl"] * sums["tokens"]
         if self.style_ids and whole_kl > 0:
             row["style_token_share"] = sums["style_kl"] / whole_kl
+        if self.retained:
+            row["retain_kl"] = sums["retain_kl"] / max(sums["retain_tokens"], 1.0)
         prompts = [self.teacher_prompts[uid] for uid in step.uids]
         distance = torch.tensor([teacher.squared_distance(run.ranks.rank)], dtype=torch.float64)
         return {
@@ -239,6 +255,7 @@ class Distillation(Algorithm):
         }
 
 
+RETAINED = ("retain_kl", "retain_tokens")
 NOT_LOGGED = ("tokens", "student_logprob", "teacher_logprob")
 
 

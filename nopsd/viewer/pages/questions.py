@@ -125,8 +125,10 @@ def _sample(rows: Sequence[Mapping[str, Any]], sample: int) -> str | None:
 def steps_of(source: Source, uid: str) -> list[int]:
     """Traced steps that trained on the question: which ones do is a function of the settings."""
     from nopsd.train.batches import batch_uids
+    from nopsd.train.planning import retained_of
 
     if not source.scores.get(uid, (None, False))[1]:
         return []
     selected, train = [name for name, (_, kept) in source.scores.items() if kept], source.config.train
-    return [step for step in source.trace.steps if uid in batch_uids(selected, step, train.batch, train.seed)][:100]
+    own = train.batch - retained_of(train.batch, train.retain.share)
+    return [step for step in source.trace.steps if uid in batch_uids(selected, step, own, train.seed)][:100]

@@ -6,7 +6,7 @@ import pytest
 
 from nopsd.config import load_config
 from nopsd.data.sources import load_splits
-from nopsd.data.sources.others import load_run_answers, load_run_splits, other_targets
+from nopsd.data.sources.others import load_retained, load_run_answers, load_run_splits, other_targets
 from nopsd.errors import ConfigError, DataError
 from nopsd.evaluation.judge import Judge
 from nopsd.stages.data import chosen_tests
@@ -81,3 +81,29 @@ def test_a_pool_is_cleaned_of_what_other_targets_ask(tmp_path, own):
     config = config_of(own, copy)
     config.data.decontaminate, config.data.holdout = True, 0
     assert len(load_run_splits(config).pool) == 29
+
+
+def retaining(data, *more):
+    return load_config("lab", ["train.retain.share=0.25", f"train.retain.data={data}", *more])
+
+
+def test_questions_from_elsewhere_are_another_domains_pool_or_a_whole_file(tmp_path, monkeypatch):
+    """No answer is read, no question of the pool or of another domain's test is among them."""
+    monkeypatch.setattr("nopsd.data.sources.load_answer_key", lambda config: pytest.fail("a label was read"))
+    config = retaining("chemistry", "train.retain.limit=20")
+    found, splits = load_retained(config), load_splits(config.data)
+    assert len(found) == 20 and {q.domain for q in found} == {"chemistry"}
+    assert all(q.uid.startswith("retain/") for q in found)
+    assert not {q.question for q in found} & {q.question for q in [*splits.pool, *splits.tests["chemistry"]]}
+    assert found == load_retained(config) != load_retained(retaining("chemistry", "train.retain.limit=20", "seed=1"))
+    rows = write(tmp_path / "general.jsonl", 7, options=["x", "y"], answer="B")
+    assert len(load_retained(retaining(rows))) == 7, "with answers that nobody reads, no part is split off"
+    assert len(load_retained(retaining("lab", "data.domain=physics"))) == 1000
+
+
+def test_questions_that_are_tested_on_are_not_retained(tmp_path):
+    rows = write(tmp_path / "general.jsonl", 7, options=["x", "y"], answer="B")
+    with pytest.raises(ConfigError, match="eval.targets too"):
+        load_retained(retaining(rows, f"eval.targets=[{rows}]"))
+    with pytest.raises(DataError, match="no question that isn't in the pool"):
+        load_retained(retaining("biology", "train.retain.share=0.5"))
