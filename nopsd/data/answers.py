@@ -25,8 +25,10 @@ _FILLED = re.compile(r"\S")
 LONGEST_BOX = 200  # characters, and twice the longest option: longer ones are no choice (chosen): boxes in boxes
 _WIDE = {0xFF01 + i: 0x21 + i for i in range(94)}  # full-width forms, Ａ to A
 _EDGES = " \t\r\n\f\v*_`$\"'“”‘’.。:,;​\u00a0\ufeff"
+_MARKS = r"[\s*_\"'“”‘’«»‹›„`(:]+"
 _OPEN = re.compile(
-    r"(?<!\w)(?:not|neither|nor|isn['’]t|rather than|instead of)[\s*_\"'“”‘’`(]+(?:\w+[\s*_\"'“”‘’`(]+)?$",
+    rf"(?<!\w)(?:not|never|neither|nor|isn['’]t|rather than|instead of){_MARKS}"
+    rf"(?:(?:a|an|the|case|of|label|option|answer|choice|phrase){_MARKS}){{0,4}}(?:\w+{_MARKS})?$",
     re.IGNORECASE,
 )
 _BETWEEN = re.compile(r"[\s*\"'”“.)(]*(?:or|and|/|,|vs\.?|或)[\s*\"'”“)(]*", re.IGNORECASE)

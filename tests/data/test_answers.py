@@ -90,6 +90,10 @@ def test_a_letter_that_is_no_option_is_none_and_does_not_fall_back():
         ("<answer> WITHOUT  explanation. </answer>", "Without Explanation"),
         ("With explanation? <answer>without\nexplanation</answer>", "Without Explanation"),
         ("It is not without explanation: with explanation", "With Explanation"),  # the last named, no tag
+        ("With Explanation, and never «Without Explanation»", "With Explanation"),
+        ("With Explanation. Not: Without Explanation", "With Explanation"),
+        ("With Explanation, certainly not a case of the Without Explanation", "With Explanation"),
+        ("With Explanation, not the option “Without Explanation”", "With Explanation"),
         ("without explanations", None),
         ("<answer>yes</answer> with explanation", None),
     ],

@@ -53,6 +53,8 @@ FORMS = [
     "The answer is {l}: {t}.",
     "So the correct answer is ({l}) {t}.",
     "Answer: {l}",
+    "Ответ: {l}",
+    "答案：{l}",
     "**Answer:** {l}",
     "**Answer: ({l})**",
     "Final answer: {l}. {t}",
