@@ -32,6 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--vary", choices=("seed", "train.seed"), help="what a seed seeds: everything, or training alone"
     )
     parser.add_argument(
+        "--parallel", type=int, metavar="N", help="runs at a time, each on its share of the GPUs or cores (default 1)"
+    )
+    parser.add_argument(
         "--also",
         action="append",
         default=[],

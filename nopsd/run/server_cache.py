@@ -15,8 +15,9 @@ from nopsd.run.session import Session
 class ServerCache:
     """The rollout servers of all runs: started when first needed, again where a run asks for other ones."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, name: str = "server") -> None:
+        """`name`: of the subfolder that their logs go to."""
+        self.folder = root / name
         self._session: Session | None = None
         self._serves: Any = None
 
@@ -27,7 +28,7 @@ class ServerCache:
         wanted = [tree["model"], tree["server"], tree["rollout"]]
         if self._session is None or self._serves != wanted:
             self.close()
-            self._session, self._serves = Session(replace(config, run_dir=str(self.root / "server"))), wanted
+            self._session, self._serves = Session(replace(config, run_dir=str(self.folder))), wanted
         self._session.waits_for = waits_for
         return self._session.client()
 

@@ -1,8 +1,9 @@
-"""A comparison's runs, one after the other, and then its tables.
+"""A comparison's runs, one after the other or side by side, and then its tables.
 
 In: a plan (`nopsd.reporting.compare.plan`). Out: FOLDER/runs/LABEL-SOURCE-SEED, ordinary run folders;
 FOLDER/compare.md, .html, tables/, figures/. The same plan continues where it was: finished runs are left alone, broken
-ones continue, and stages that two runs would make alike are made once. One set of rollout servers serves all.
+ones continue, and stages that two runs would make alike are made once. One set of rollout servers serves all runs, or
+with `parallel` all that one worker does (nopsd.tasks.compare_parallel).
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ from typing import Any
 import yaml
 from omegaconf import OmegaConf
 
-from nopsd.config import METHODS, Config
 from nopsd.data.sources.others import load_run_splits
 from nopsd.errors import Stopped, UserError
 from nopsd.evaluation.judge import Judge
@@ -29,7 +29,6 @@ from nopsd.reporting.compare.plan import Member, Plan, base_of, members, target_
 from nopsd.reporting.compare.report import write_comparison
 from nopsd.reporting.compare.reuse import reuse_stages
 from nopsd.reporting.table import Table, as_record, markdown
-from nopsd.run import folder as names
 from nopsd.run import runner
 from nopsd.run.folder import RunFolder
 from nopsd.run.lock import run_lock
@@ -39,9 +38,9 @@ from nopsd.run.session import Session
 from nopsd.run.stage import Stage
 from nopsd.selection.names import check_names
 from nopsd.stages.registry import STAGES
+from nopsd.tasks.compare_parallel import Task, Workers, outcome, refuse_shared, shares_of
+from nopsd.tasks.compare_stages import SHARED, stages_of
 from nopsd.tasks.extra_evaluations import extra_evaluations, tests_key, tests_of
-
-SHARED = (names.DATA, names.ROLLOUT, names.EVALUATE_BASE, names.NEURONS, names.SIGNALS, names.SELECT)
 
 
 def run_plan(plan: Plan, as_json: bool = False) -> int:
@@ -73,6 +72,9 @@ def run_members(plan: Plan, runs: Sequence[Member], root: Path) -> tuple[list[Ta
     """In the comparison's folder, which nobody else works in."""
     write_atomic(root / "plan.yaml", yaml.safe_dump(OmegaConf.to_container(OmegaConf.structured(plan))))
     failed: dict[str, str] = {}
+    if plan.parallel > 1:
+        run_side_by_side(plan, runs, root, failed)
+        return write_comparison(root, view_of(plan, runs, failed)), failed
     clock = Eta(len(runs))
     with ServerCache(root) as servers:
         for member in runs:
@@ -87,8 +89,40 @@ def run_members(plan: Plan, runs: Sequence[Member], root: Path) -> tuple[list[Ta
     return write_comparison(root, view_of(plan, runs, failed)), failed
 
 
+def run_side_by_side(plan: Plan, runs: Sequence[Member], root: Path, failed: dict[str, str]) -> None:
+    """All runs, and then what is evaluated besides, `plan.parallel` at a time.
+
+    Args:
+        plan: The comparison's, which lies in `root` too.
+        runs: Its members.
+        root: Its folder.
+        failed: Why, by a run's name; added to.
+    """
+    members_ = [Task(member.name, {"member": i}, member) for i, member in enumerate(runs)]
+    clock = Eta(len(runs), plan.parallel)
+
+    def done(task: Task, answer: dict[str, Any], seconds: float) -> None:
+        if "stopped" in answer:
+            raise Stopped(answer["stopped"])
+        if "failed" in answer:
+            failed[task.name] = answer["failed"]
+        if task.member is not None:
+            clock.done += 1
+            if answer.get("worked"):
+                clock.add(seconds)
+        left = f" ({clock.text()})" if clock.done < clock.total else ""
+        print(f"    {task.name}: {outcome(answer, seconds)}{left}", flush=True)
+
+    with Workers(root, shares_of(plan.parallel)) as workers:
+        workers.work_off(members_, done)
+        extra = extra_evaluations(plan, runs, ServerCache(root))  # for their names: the workers have the servers
+        workers.work_off([Task(name, {"extra": i}) for i, (name, _) in enumerate(extra)], done)
+
+
 def check_before(plan: Plan, runs: Sequence[Member]) -> None:
     """What can be known before anything is computed. Raises UserError naming the run or target."""
+    refuse_shared(plan.parallel, runs)
+    shares_of(plan.parallel)
     for name, also in plan.also.items():
         base_of(also, name, runs)
     for target in plan.targets:
@@ -136,8 +170,9 @@ def guarded(name: str, failed: dict[str, str], servers: ServerCache, work: Calla
 class Eta:
     """How many runs are done, and what is left at this start's own pace."""
 
-    def __init__(self, total: int) -> None:
-        self.total, self.done, self.seconds = total, 0, []  # type: int, int, list[float]
+    def __init__(self, total: int, at_once: int = 1) -> None:
+        self.total, self.done, self.at_once = total, 0, at_once
+        self.seconds: list[float] = []
 
     def add(self, seconds: float) -> None:
         self.seconds.append(seconds)
@@ -147,13 +182,7 @@ class Eta:
         if not self.seconds:
             return text
         mean = sum(self.seconds) / len(self.seconds)
-        return f"{text} ({duration(mean)} a run, about {duration(mean * (self.total - self.done))} left)"
-
-
-def stages_of(config: Config) -> Sequence[Stage]:
-    """What a run of the comparison consists of; the base is evaluated and no more."""
-    untrained = METHODS[config.method].trainer is None
-    return STAGES.with_inputs(names.EVALUATE_BASE, config) if untrained else STAGES.planned(config)
+        return f"{text} ({duration(mean)} a run, about {duration(mean * (self.total - self.done) / self.at_once)} left)"
 
 
 def run_member(member: Member, runs: Sequence[Member], servers: ServerCache) -> bool:

@@ -16,17 +16,15 @@ from typing import Any
 from nopsd.cluster.doctor import table
 from nopsd.cluster.doctor.memory import shape_of
 from nopsd.cluster.doctor.scaling import Machine
-from nopsd.config import METHODS, Config, to_plain
-from nopsd.config.rules import value_of
+from nopsd.config import METHODS, Config
 from nopsd.data.sources import hub_id
-from nopsd.files import sha256_json
 from nopsd.reporting.compare.plan import Member, Plan, domains, members, target_config
 from nopsd.reporting.compare.views import OWN
-from nopsd.run.stage import Counts, Stage
+from nopsd.run.stage import Counts
 from nopsd.selection.names import check_names
-from nopsd.stages.registry import STAGES
 from nopsd.stages.workload import chosen
-from nopsd.tasks.compare import SHARED, stages_of
+from nopsd.tasks.compare_parallel import refuse_shared
+from nopsd.tasks.compare_stages import made_from, stages_of
 from nopsd.tasks.dry_run import Preview, check_own, count_questions, find_model
 from nopsd.tasks.plan import Cost, Lengths, assumptions, costs_of, sampled, shape_for_work
 
@@ -52,6 +50,7 @@ class Bill:
 def dry_run(plan: Plan) -> tuple[str, int]:
     """What to print, and the exit code. ConfigError for a plan that can't be meant."""
     runs, found, bill = members(plan), Preview(), Bill()
+    refuse_shared(plan.parallel, runs)
     folders = {path: found.noted("model", partial(find_model, c, found)) for path, c in _models(runs).items()}
     counts = {m.name: found.noted("data", partial(counted, m.config, found)) for m in runs}
     tests = {name: found.noted("data", partial(tests_of, plan, name, runs, found)) for name in domains(plan)}
@@ -119,20 +118,6 @@ def add(bill: Bill, plan: Plan, member: Member, folder: Path, counts: Counts, te
         selected = chosen(config, counts.pool)
         more(DIAGNOSTICS, f"table 5 of {member.name}", selected, config.eval.max_new, config.eval.n)
         more(DIAGNOSTICS, f"table 6 of {member.name}", selected, config.zero_shot.max_new, 2)
-
-
-def made_from(stage: Stage, member: Member) -> str:
-    """Equal for stages that `nopsd compare` makes once: settings and inputs are the same."""
-    config = member.config
-    if stage.name not in SHARED:
-        return f"{stage.name} of {member.name}"
-    values = {key: _plain(value_of(config, key)) for key in stage.keys(config)}
-    inputs = [made_from(STAGES[name], member) for name in STAGES.reads(stage, config)]
-    return sha256_json([stage.name, config.model.path, config.seed, values, inputs])
-
-
-def _plain(value: Any) -> Any:
-    return to_plain(value) if hasattr(value, "__dataclass_fields__") else value
 
 
 def text(plan: Plan, runs: Sequence[Member], found: Preview, bill: Bill) -> str:

@@ -7,6 +7,7 @@
     methods: [nopsd, ttrl]            # or LABEL: {method: nopsd, set: {select.selector: neuron_count_top}, seeds: [0]}
     seeds: [0, 1, 2]
     vary: seed                        # or train.seed: the same rollouts and selection, other training
+    parallel: 2                       # runs at a time, each on its share of this host's GPUs, or of the CPU's cores
     set: {train.steps: 50}            # of every run
     also: {NAME: {path: DIR, method: nopsd, source: biology}}   # checkpoints that are there; source may be left out,
                                                                 # base: PATH is needed where runs have several models
@@ -35,7 +36,7 @@ from nopsd.files import file_name
 
 VARIED = ("seed", "train.seed")
 # Keys of a plan that flags of the same names give.
-FLAGS = ("preset", "folder", "sources", "targets", "methods", "seeds", "vary", "entropy", "diagnostics")
+FLAGS = ("preset", "folder", "sources", "targets", "methods", "seeds", "vary", "parallel", "entropy", "diagnostics")
 
 
 @dataclass
@@ -76,6 +77,7 @@ class Plan:
     methods: dict[str, MethodPlan] = field(default_factory=dict)
     seeds: list[int] = field(default_factory=lambda: [0])
     vary: str = "seed"
+    parallel: int = 1
     set: dict[str, Any] = field(default_factory=dict)
     also: dict[str, AlsoPlan] = field(default_factory=dict)
     diagnostics: bool = True  # Tables 5 and 6 of the runs of method nopsd, first seed
@@ -161,6 +163,8 @@ def check_plan(plan: Plan, where: str) -> None:
         raise ConfigError(f"{where}: seeds {plan.seeds}: give each once, and at least one")
     if plan.methods and not any(seeds_of(plan, label) for label in plan.methods):
         raise ConfigError(f"{where}: seeds {plan.seeds}: none of the rows has one of them: see `seeds` of each method")
+    if plan.parallel < 1:
+        raise ConfigError(f"{where}: parallel={plan.parallel}: give the number of runs at a time, 1 or more")
     for key, value, allowed in (("vary", plan.vary, VARIED), ("entropy", plan.entropy, ("shannon", "topk20", "nll"))):
         if value not in allowed:
             raise ConfigError(f"{where}: {key}={value}: use one of {', '.join(allowed)}")
