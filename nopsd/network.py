@@ -72,11 +72,9 @@ def resolve(name: str) -> list[str]:
 
 
 def is_this_host(host: str) -> bool:
-    """Whether `host` is loopback, or resolves to an address of one of this host's interfaces."""
-    if is_loopback(host):
-        return True
+    """Whether `host` is loopback, or resolves to it or to an address of one of this host's interfaces."""
     own = {address.address.split("%")[0] for found in psutil.net_if_addrs().values() for address in found}
-    return not own.isdisjoint(resolve(host))
+    return is_loopback(host) or any(address in own or is_loopback(address) for address in resolve(host))
 
 
 def is_loopback(host: str) -> bool:

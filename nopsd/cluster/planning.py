@@ -17,7 +17,8 @@ from nopsd.config import Config
 from nopsd.config.rules import check_groups
 from nopsd.errors import ConfigError, UserError
 from nopsd.gpus import visible_gpus
-from nopsd.network import address_towards, resolve
+from nopsd.network import address_towards, is_loopback, is_this_host, resolve
+from nopsd.rollout.pool import server_urls
 
 BY_SSH = ("pdsh", *MPI)
 STANDARD_PORT = 29500  # of DeepSpeed and PyTorch, where nodes can't be asked
@@ -52,8 +53,18 @@ def gpus_of_ranks(ranks: int) -> tuple[int, ...]:
     return tuple(gpus[:ranks])
 
 
-def check_hosts(config: Config, run_dir: Path) -> None:
-    """At a command's start, before hours of other stages: can the ranks be started later? HostsError or ConfigError."""
+def check_hosts(config: Config, run_dir: Path, served: bool = False) -> None:
+    """At a command's start, before hours of other stages: can the ranks be started, and served, later?
+
+    Args:
+        config: The run's.
+        run_dir: The run folder.
+        served: Whether a stage's ranks will ask the rollout servers.
+
+    Raises:
+        HostsError: Hosts that can't be reached or used.
+        ConfigError: The hostfile, or a key, doesn't fit.
+    """
     if config.dist.hostfile is None:
         gpus_of_ranks(config.dist.ranks)
         return
@@ -62,7 +73,32 @@ def check_hosts(config: Config, run_dir: Path) -> None:
             "dist.launcher=no_ssh: this command can't start ranks on other nodes; start a stage's on each node by "
             "`nopsd launch --hostfile FILE --node-rank I STAGE`"
         )
-    make_plan(config, run_dir)
+    plan = make_plan(config, run_dir)
+    if served and not server_urls(config):
+        check_reach(config, plan)
+
+
+def check_reach(config: Config, plan: Plan) -> None:
+    """Whether rank 0 will reach the servers that this command starts; says where hosts would idle through rollouts.
+
+    Raises:
+        ConfigError: They would listen on this host's loopback alone, and rank 0 runs on another host.
+    """
+    first, dist = plan.hosts[0].name, config.dist
+    if serving_hosts(config):
+        return
+    if is_loopback(config.server.host) and not is_this_host(plan.master_addr):
+        raise ConfigError(
+            f"server.host={config.server.host}: the rollout server would listen on this host alone, and rank 0 runs on "
+            f"{first}, the first of {dist.hostfile}: start this command on {first}, set rollout.colocate=true (servers "
+            "beside the ranks), or give this host's address as server.host"
+        )
+    if len(plan.hosts) > 1 and dist.launcher in BY_SSH:
+        print(
+            f"rollouts come from {first} alone, and the other hosts of {dist.hostfile} wait for them: "
+            "rollout.colocate=true starts servers on every host",
+            flush=True,
+        )
 
 
 def make_plan(config: Config, run_dir: Path, ask: bool = True) -> Plan:
@@ -106,8 +142,25 @@ def _as_seen_here(names: list[str]) -> str:
         return address_towards(names[-1]) if itself else names[0]
 
 
+def serving_hosts(config: Config) -> dict[str, int]:
+    """The hosts on which servers are started over ssh, and how many ranks train on each; {}: here, without ssh.
+
+    Raises:
+        ConfigError: `rollout.colocate` where ranks aren't started over ssh.
+    """
+    if not (config.rollout.colocate and config.dist.hostfile):
+        return dict.fromkeys(config.rollout.hosts, 0)
+    if config.dist.launcher not in BY_SSH:
+        raise ConfigError(
+            f"rollout.colocate=true starts servers over ssh, and dist.launcher={config.dist.launcher}: leave it out, "
+            "or start servers by `nopsd serve` on each host and name them in rollout.urls"
+        )
+    return {host.name: host.slots for host in hosts_that_train(config)}
+
+
 def start_rollout_servers(config: Config, run_dir: Path, config_file: Path) -> RemoteServers:
-    """Those of rollout.hosts, each listening on its host's own address, not on every one."""
-    facts = facts_of_all(config.rollout.hosts, run_dir)
-    addresses = {host: address_of(facts, host) for host in config.rollout.hosts}
-    return RemoteServers(addresses, config_file, config.rollout.servers_per_host, config.server.startup_timeout_s)
+    """Those of other hosts too, each listening on its host's own address, not on every one."""
+    serving = serving_hosts(config)
+    facts = facts_of_all(list(serving), run_dir)
+    addresses = {host: address_of(facts, host) for host in serving}
+    return RemoteServers(addresses, config_file, config.server.startup_timeout_s, serving)

@@ -52,6 +52,8 @@ def load_config(preset: str | None = None, overrides: Iterable[str] = ()) -> Con
     loaded = _config_of(values)
     if loaded.dist.ranks == 0:
         loaded.dist.ranks = _ranks_of_this_host(loaded)
+    if loaded.rollout.colocate and loaded.server.weight_sync == "auto":
+        loaded.server.weight_sync = "gloo"  # some of the servers share rank 0's devices, which nccl refuses
     validate(loaded)
     return loaded
 

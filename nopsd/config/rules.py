@@ -243,6 +243,8 @@ def _check_servers(config: Config) -> None:
     named = [key for key, value in given.items() if value]
     if len(named) > 1:
         raise ConfigError(f"{' and '.join(named)} both say where the rollout servers are: keep one")
+    if rollout.colocate and named:
+        raise ConfigError(f"rollout.colocate and {named[0]} both say where the rollout servers are: keep one")
     running = [key for key in ("server.url", "rollout.urls") if given[key]]
     if config.server.args and running:
         raise ConfigError(

@@ -90,9 +90,10 @@ def bring_up(stages: Stages, session: Session, wanted: Sequence[Stage], redo: st
         for stage in wanted:
             with refusal_recorded(session.run.root, stage.name):
                 stage.check(session)
+        asks = any(stage.asks_server(session.config) for stage in wanted)
         if not all(stage.runs_here(session.config) for stage in wanted):
-            check_hosts(session.config, session.run.root)
-        if any(stage.asks_server(session.config) for stage in wanted):
+            check_hosts(session.config, session.run.root, asks)
+        if asks:
             check_server_args(session.config.server, device())
         delete_from(stages, session, redo)
         for stage in wanted:

@@ -2,7 +2,8 @@
 
 The server is started once, when a stage first needs it, and lives until the command ends; a rank
 process finds it through the environment (`NOPSD_SERVER_URL`, `NOPSD_SERVER_KEY`). There may be several servers, with
-one key: started here (`rollout.servers_per_host`), or running elsewhere (`rollout.urls`, or the URL's commas).
+one key: started here (`rollout.servers_per_host`), on other hosts by ssh (`rollout.hosts`, `rollout.colocate`), or
+running elsewhere (`rollout.urls`, or the URL's commas).
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from nopsd.cluster.planning import hosts_that_train, start_rollout_servers
+from nopsd.cluster.planning import hosts_that_train, serving_hosts, start_rollout_servers
 from nopsd.cluster.servers.local import VllmServer, start_servers, stop_servers
 from nopsd.cluster.servers.remote import RemoteServers
 from nopsd.cluster.servers.serve import serve
+from nopsd.cluster.servers.vllm_command import servers_here
 from nopsd.config import Config, EvalConfig, SamplingConfig, to_yaml
 from nopsd.data.answers import leaves_think_open
 from nopsd.data.prompts import PromptRenderer, load_tokenizer
@@ -44,11 +46,11 @@ def eval_sampling(config: EvalConfig) -> SamplingConfig:
     return SamplingConfig(config.n, config.temperature, config.top_p, config.top_k, config.max_new)
 
 
-def serve_here(config: Config) -> None:
-    """`nopsd serve`: this host's rollout servers, until standard input ends."""
+def serve_here(config: Config, ranks: int = 0) -> None:
+    """`nopsd serve`: this host's rollout servers, beside `ranks` that train here, until standard input ends."""
     session = Session(config)
     folder = session.log_path("serve").parent.resolve()
-    serve(config, str(session.model.path), folder, device())
+    serve(config, str(session.model.path), folder, device(), ranks)
 
 
 class Session:
@@ -145,8 +147,8 @@ class Session:
         if self._client is None:
             config = self.config.server
             urls = server_urls(self.config)
-            if not urls and self.config.rollout.hosts:
-                with self.waits_for(self._server_start(f"on {', '.join(self.config.rollout.hosts)}")):
+            if not urls and (serving := serving_hosts(self.config)):
+                with self.waits_for(self._server_start(f"on {', '.join(serving)}")):
                     self._remote = self._start_remote_servers()
                 urls, config = self._remote.urls, replace(config, api_key=self._remote.key)
             if not urls:
@@ -162,17 +164,18 @@ class Session:
         return f"the rollout server to start and load the model (at most {limit}; {where})"
 
     def _start_remote_servers(self) -> RemoteServers:
-        """On rollout.hosts; what they are to serve with stands in a file that they see too."""
+        """On other hosts too; what they are to serve with stands in a file that they see too."""
         file = self.run.root / "launch" / "serve.yaml"
         write_atomic(file, to_yaml(without_keys(self.config)))
         return start_rollout_servers(self.config, self.run.root, file.absolute())
 
     def _start_servers(self) -> list[VllmServer]:
-        server, count = self.config.server, self.config.rollout.servers_per_host
+        server, rollout = self.config.server, self.config.rollout
+        ranks = int(os.environ.get("LOCAL_SIZE") or hosts_that_train(self.config)[0].slots)  # rank 0 may start them too
+        count = servers_here(rollout.servers_per_host, server.tensor_parallel, device(), ranks)
         names = ["server"] if count == 1 else [f"server-{i}" for i in range(count)]
         dtype = server.dtype or self.config.model.dtype
         logs = [self.log_path(name) for name in names]
-        ranks = int(os.environ.get("LOCAL_SIZE") or hosts_that_train(self.config)[0].slots)  # rank 0 may start them too
         return start_servers(server, str(self.model.path), dtype, logs, device(), ranks=ranks)
 
     def client_holding(self, folder: Path, version: int) -> RolloutService:

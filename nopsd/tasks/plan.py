@@ -185,11 +185,13 @@ def costs_of(
 
 
 def serving(config: Config, per_host: int, ranks: int) -> int:
-    """GPUs that serve rollouts: of rollout.hosts, else of the first host; of running servers, as many as train."""
+    """GPUs that serve rollouts: of rollout.hosts, of every host with rollout.colocate, else of the first host; of
+    running servers, as many as train."""
     if config.server.url or config.rollout.urls:
         return ranks
-    wanted = config.rollout.servers_per_host * config.server.tensor_parallel
-    return min(wanted, per_host) * max(1, len(config.rollout.hosts))
+    wanted = config.rollout.servers_per_host * config.server.tensor_parallel or per_host
+    hosts = -(-ranks // per_host) if config.rollout.colocate else len(config.rollout.hosts)
+    return min(wanted, per_host) * max(1, hosts)
 
 
 def sampled(

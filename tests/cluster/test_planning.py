@@ -3,6 +3,8 @@
 import pytest
 
 from nopsd.cluster import planning
+from nopsd.cluster.deepspeed_command import Plan
+from nopsd.cluster.hostfile import Host
 from nopsd.config import load_config
 from nopsd.errors import ConfigError
 
@@ -25,6 +27,44 @@ def test_more_ranks_than_gpus_are_refused_at_the_start(monkeypatch, tmp_path):
     with pytest.raises(ConfigError, match=r"dist\.ranks=3: .*sees 2 .*set dist\.ranks=2"):
         planning.check_hosts(config, tmp_path)
     assert planning.make_plan(load_config("lab", ["dist.ranks=1"]), tmp_path).gpus == (1,)
+
+
+@pytest.fixture
+def hostfile(tmp_path):
+    (tmp_path / "hosts").write_text("a slots=4\nb slots=4\n")
+    return f"dist.hostfile={tmp_path / 'hosts'}"
+
+
+def test_servers_beside_the_ranks_of_every_host(hostfile):
+    """Broken if hosts idle through the rollouts, or servers take the ranks' devices while others are free."""
+    config = load_config("lab", [hostfile, "rollout.colocate=true"])
+    assert planning.serving_hosts(config) == {"a": 4, "b": 4}
+    assert config.server.weight_sync == "gloo", "nccl refuses rank 0's own device, which the first server may share"
+    assert planning.serving_hosts(load_config("lab", [hostfile, "rollout.hosts=[b]"])) == {"b": 0}
+    assert planning.serving_hosts(load_config("lab", ["rollout.colocate=true"])) == {}
+    with pytest.raises(ConfigError, match=r"rollout\.colocate=true starts servers over ssh, and dist\.launcher=slurm"):
+        planning.serving_hosts(load_config("lab", [hostfile, "rollout.colocate=true", "dist.launcher=slurm"]))
+    with pytest.raises(ConfigError, match=r"rollout\.colocate and rollout\.hosts both say"):
+        load_config("lab", [hostfile, "rollout.colocate=true", "rollout.hosts=[b]"])
+
+
+def test_a_run_that_rank_0_cannot_be_served_in_is_refused_at_the_start(hostfile, tmp_path, monkeypatch, capsys):
+    """Else rank 0, on another host than the command, asks its own loopback for a server, hours later."""
+    plan = Plan((Host("a", 4), Host("b", 4)), str(tmp_path / "hosts"), master_addr="10.0.0.1")
+    monkeypatch.setattr(planning, "make_plan", lambda config, run_dir: plan)
+    monkeypatch.setattr(planning, "is_this_host", lambda address: False)
+    config = load_config("lab", [hostfile])
+    with pytest.raises(
+        ConfigError, match=r"server\.host=127.0.0.1: .* rank 0 runs on a, .* start this command on a, set"
+    ):
+        planning.check_hosts(config, tmp_path, served=True)
+    planning.check_hosts(config, tmp_path, served=False)
+    for given in ("server.host=10.0.0.9", "server.url=http://c:1", "rollout.hosts=[c]", "rollout.colocate=true"):
+        planning.check_hosts(load_config("lab", [hostfile, given]), tmp_path, served=True)
+    capsys.readouterr()
+    monkeypatch.setattr(planning, "is_this_host", lambda address: address == "10.0.0.1")
+    planning.check_hosts(config, tmp_path, served=True)
+    assert "rollouts come from a alone" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

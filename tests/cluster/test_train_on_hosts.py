@@ -179,6 +179,32 @@ def test_the_method_trains_on_two_hosts_and_goes_on_when_one_is_lost(two_hosts, 
     without_orphans(two_hosts, time.monotonic())
 
 
+REQUESTS = """
+import json, sys, httpx
+given = json.load(open(sys.argv[1]))["environment"]
+key = {"Authorization": f"Bearer {given['NOPSD_SERVER_KEY']}"}
+for url in given["NOPSD_SERVER_URL"].split(","):
+    answer = httpx.get(f"{url}/metrics", headers=key, trust_env=False)
+    done = [row for row in answer.text.splitlines() if row.startswith("vllm:request_success_total")]
+    print(url, sum(float(row.rsplit(" ", 1)[1]) for row in done))
+"""
+
+
+def test_servers_on_every_host_share_the_rollouts(two_hosts, served, tmp_path, request):
+    """rollout.colocate: else one host idles while the other samples, or serves an old policy."""
+    job = Job(two_hosts, served.copied(tmp_path), "rollout.colocate=true").until_step(3)
+    file = job.run / "launch" / "launch.json"
+    asked = two_hosts.run("node1", [sys.executable, "-c", REQUESTS, str(file)], env=environment())
+    counts = dict(line.split() for line in asked.stdout.splitlines())
+    assert {url.split(":")[1] for url in counts} == {"//10.77.0.1", "//10.77.0.2"}, asked.stdout
+    assert all(float(count) >= 3 for count in counts.values()), "a server was passed over"
+    assert job.end() == 0, job.printed()[-3000:]
+    assert [row["policy_version"] for row in job.steps()] == list(range(8)), "each step samples from the last weights"
+    if request.config.getoption("--soak"):
+        assert job.losses() == pytest.approx(request.getfixturevalue("undisturbed_served"), rel=1e-6)
+    without_orphans(two_hosts, time.monotonic())
+
+
 @pytest.mark.soak
 def test_a_rank_killed_in_training_is_started_again(two_hosts, given, undisturbed, tmp_path):
     """--restarts 1: from the newest checkpoint, by itself, with the losses of a run that nothing befell."""

@@ -17,6 +17,7 @@ MAY_BE_0 = MAY_BE_NEGATIVE | set(
     train.warmup_ratio train.weight_decay train.betas train.clip train.lora.r train.lora.dropout train.mlp_tile
     train.keep_best train.probe_every train.sync_check_every train.sync_tolerance distill.beta distill.kl_base_coef
     distill.skip_first_tokens teacher.context_mib sft.min_share sft.per_question grpo.clip grpo.kl_coef grpo.epsilon
+    rollout.servers_per_host
     guard.min_length_ratio guard.min_entropy guard.max_repeated guard.max_unparsed guard.max_kl_base eval.bootstrap
     dist.ranks dist.heartbeat_s data.holdout eval.every answer.tolerance select.redundancy context.mmr_lambda
     uopsd.tau ttpo.coef train.retain.share

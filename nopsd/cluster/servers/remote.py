@@ -1,8 +1,9 @@
 """Rollout servers on other hosts: `nopsd serve` there, over ssh, for as long as this process lives.
 
-In: `rollout.hosts`, a configuration file that they can read too, one key for all servers, given on standard input. Out:
-the URLs, once all are healthy; `close()` ends them. Each host has one ssh connection: when it ends, for whatever reason
-and on either side, that host's servers are stopped and nothing else.
+In: hosts (`rollout.hosts`, or with `rollout.colocate` those that train), a configuration file that they can read too,
+one key for all servers, given on standard input. Out: the URLs, once all are healthy; `close()` ends them. Each host
+has one ssh connection: when it ends, for whatever reason and on either side, that host's servers are stopped and
+nothing else.
 """
 
 from __future__ import annotations
@@ -30,14 +31,26 @@ KEPT_LINES = 40  # of a host's standard error, for an error message
 class RemoteServers:
     """Use as a context manager, or call `close()`. `key`: the key that every server requires."""
 
-    def __init__(self, addresses: Mapping[str, str], config_file: Path, per_host: int, timeout_s: float) -> None:
-        """`addresses`: by host name, the host's own address to listen on. ServerError naming a host that fails."""
+    def __init__(
+        self, addresses: Mapping[str, str], config_file: Path, timeout_s: float, ranks: Mapping[str, int] | None = None
+    ) -> None:
+        """Start them and wait until they are healthy.
+
+        Args:
+            addresses: By host name, the host's own address to listen on.
+            config_file: The configuration, which every host sees.
+            timeout_s: Seconds that they may take.
+            ranks: By host name, how many train there; None: none.
+
+        Raises:
+            ServerError: Naming a host that fails.
+        """
         self.key = new_key()
         self._hosts: dict[str, _Connection] = {}
-        self._per_host = per_host
         try:
             for host, address in addresses.items():
-                self._hosts[host] = _Connection(host, serve_command(host, config_file, address), self.key)
+                command = serve_command(host, config_file, address, (ranks or {}).get(host, 0))
+                self._hosts[host] = _Connection(host, command, self.key)
             self._wait(time.monotonic() + timeout_s, timeout_s)
         except BaseException:
             self.close()
@@ -66,7 +79,7 @@ class RemoteServers:
         self.close()
 
     def _wait(self, deadline: float, timeout_s: float) -> None:
-        while late := [c for c in self._hosts.values() if len(c.urls) < self._per_host]:
+        while late := [c for c in self._hosts.values() if c.expected is None or len(c.urls) < c.expected]:
             for connection in late:
                 if connection.ended():
                     raise ServerError(f"no rollout server on {connection.host}: {connection.last_error()}")
@@ -78,16 +91,19 @@ class RemoteServers:
             time.sleep(0.2)
 
 
-def serve_command(host: str, config_file: Path, address: str) -> list[str]:
+def serve_command(host: str, config_file: Path, address: str, ranks: int = 0) -> list[str]:
     """Over ssh: `nopsd serve` with this process's settings of the environment, but none of its secrets.
 
     Args:
         host: As the hostfile names it.
         config_file: The run folder's config.yaml, which it must see there.
         address: Of the host, at which the servers listen.
+        ranks: How many train there.
     """
     settings = [f"{k}={v}" for k, v in passed_on(os.environ).items() if not is_secret(k)]
-    serve = module_command("nopsd", "serve", "--config", str(config_file), f"server.host={address}")
+    serve = module_command(
+        "nopsd", "serve", "--config", str(config_file), f"server.host={address}", "--ranks", str(ranks)
+    )
     return ssh_command(host, ["env", *settings, *serve])
 
 
@@ -96,6 +112,7 @@ class _Connection:
 
     def __init__(self, host: str, command: Sequence[str], key: str) -> None:
         self.host, self.urls = host, list[str]()
+        self.expected: int | None = None  # servers, once the host has counted its devices
         self._errors: list[str] = []
         # A session of its own: Ctrl-C goes to this process alone, which ends the servers when it needs them no longer.
         self._process = subprocess.Popen(
@@ -142,6 +159,8 @@ class _Connection:
             fact = json.loads(text)
         except ValueError:
             return  # a login shell's greeting
+        if isinstance(fact, dict) and "starting" in fact:
+            self.expected = int(fact["starting"])
         if isinstance(fact, dict) and "url" in fact and "died" not in fact:
             self.urls.append(str(fact["url"]))
 

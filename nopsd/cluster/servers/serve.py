@@ -1,10 +1,10 @@
 """`nopsd serve`: this host's rollout servers, for a trainer on another host.
 
 In: the configuration (`server`, `rollout.servers_per_host`, `model`) and the API key, from the environment
-(NOPSD_SERVER_KEY) or the first line of standard input, never from the command line, where `ps` shows it. Out: one JSON
-line per server once it is healthy, {"url": ..., "pid": ..., "log": ...}; later one for each that died,
-{"url": ..., "died": ...}. The servers run until standard input ends: when the ssh connection that started them breaks,
-or the process at its other end ends, the servers are stopped, and nothing else.
+(NOPSD_SERVER_KEY) or the first line of standard input, never from the command line, where `ps` shows it. Out: JSON
+lines, {"starting": how many servers}, for each once it is healthy {"url": ..., "pid": ..., "log": ...}, and for each
+that died {"url": ..., "died": ...}. The servers run until standard input ends: when the ssh connection that started
+them breaks, or the process at its other end ends, the servers are stopped, and nothing else.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pathlib import Path
 
 from nopsd.cluster.guardian import ENDING_SIGNALS
 from nopsd.cluster.servers.local import VllmServer, start_servers, stop_servers
+from nopsd.cluster.servers.vllm_command import servers_here
 from nopsd.config import Config
 from nopsd.errors import ServerError, UserError
 from nopsd.keys import SERVER_KEY_VARIABLE, server_key
@@ -34,7 +35,7 @@ class _EndError(BaseException):
     """Standard input has ended, or a signal came."""
 
 
-def serve(config: Config, model_path: str, folder: Path, device: str) -> None:
+def serve(config: Config, model_path: str, folder: Path, device: str, ranks: int = 0) -> None:
     """Start the servers and stay until standard input ends or a signal comes.
 
     Args:
@@ -42,19 +43,22 @@ def serve(config: Config, model_path: str, folder: Path, device: str) -> None:
         model_path: A folder or a hub id.
         folder: For their logs.
         device: cpu|cuda.
+        ranks: How many train on this host: servers take the devices that they leave, if there are enough.
 
     Raises:
         UserError: Before anything is started.
         ServerError: They don't come up, or none is left.
     """
     key = read_key()
-    logs = [folder / f"serve-{os.uname().nodename}-{i}.log" for i in range(config.rollout.servers_per_host)]
+    count = servers_here(config.rollout.servers_per_host, config.server.tensor_parallel, device, ranks)
+    logs = [folder / f"serve-{os.uname().nodename}-{i}.log" for i in range(count)]
     dtype = config.server.dtype or config.model.dtype
     servers: list[VllmServer] = []
     end_on_signals()
     threading.Thread(target=_wait_for_end_of_input, daemon=True).start()
     try:
-        servers = start_servers(config.server, model_path, dtype, logs, device, key, report_ready)
+        print_fact({"starting": count})
+        servers = start_servers(config.server, model_path, dtype, logs, device, key, report_ready, ranks)
         watch(servers)
     except _EndError:
         pass

@@ -151,6 +151,21 @@ def devices_of(index: int, count: int, tensor_parallel: int, device: str, ranks:
     return ",".join(map(str, own[index * tensor_parallel : (index + 1) * tensor_parallel]))
 
 
+def servers_here(count: int, tensor_parallel: int, device: str, ranks: int = 0) -> int:
+    """How many servers this host starts: `count`, or for 0 as many as its devices take.
+
+    Args:
+        count: rollout.servers_per_host.
+        tensor_parallel: Devices of each.
+        device: cpu|cuda.
+        ranks: How many train on this host. Servers take the devices that they leave, or all where they leave none.
+    """
+    if count:
+        return count
+    devices = len(visible_gpus()) if device != "cpu" else 1
+    return max(1, max(0, devices - ranks) // tensor_parallel or devices // tensor_parallel)
+
+
 def check_shared_memory(count: int, tensor_parallel: int, folder: Path = Path("/dev/shm")) -> None:
     """See that the workers of one server can exchange their batches.
 

@@ -200,7 +200,17 @@ class RolloutConfig:
     """Where rollouts come from when one server on this host isn't all."""
 
     hosts: list[str] = key([], "hosts whose devices serve rollouts alone; empty: this host")
-    servers_per_host: int = key(1, "data-parallel servers on each host, each of server.tensor_parallel devices", ge=1)
+    servers_per_host: int = key(
+        1,
+        "data-parallel servers on each host, each of server.tensor_parallel devices; 0: on all devices that the host's "
+        "ranks leave, or beside the ranks if they leave none",
+        ge=0,
+    )
+    colocate: bool = key(
+        False,
+        "with dist.hostfile: servers on every host that trains, in place of the first alone; server.sleep has them "
+        "give up their share of the GPUs between rollouts",
+    )
     urls: list[str] = key([], "servers already running, all with one API key; instead of rollout.hosts")
     hedge_s: Optional[float] = key(
         None, "seconds until an unanswered request goes to a second server too; null: never", gt=0, le=LONGEST_WAIT_S

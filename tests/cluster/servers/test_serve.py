@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -24,7 +25,7 @@ from nopsd.cluster.servers import serve
 class Server:
     url, pid, log_path = "http://x", 1, "log"
     def check_alive(self): print("looked at", flush=True)
-def start(config, model, dtype, logs, device, key, ready):
+def start(config, model, dtype, logs, device, key, ready, ranks):
     assert key == "k1", key
     try:
         print("starting", flush=True)
@@ -49,6 +50,7 @@ def run(how: str) -> subprocess.Popen[str]:
     assert process.stdin is not None and process.stdout is not None
     process.stdin.write("k1\n")
     process.stdin.flush()
+    assert json.loads(process.stdout.readline()) == {"starting": 1}
     assert process.stdout.readline() == "starting\n"
     return process
 

@@ -14,6 +14,7 @@ from nopsd.cluster.servers.vllm_command import (
     devices_of,
     server_command,
     server_environment,
+    servers_here,
 )
 from nopsd.config import ServerConfig
 from nopsd.errors import ConfigError, UserError
@@ -35,6 +36,14 @@ def test_servers_take_the_gpus_that_ranks_leave(monkeypatch: pytest.MonkeyPatch)
     assert [devices_of(i, 4, 1, "cuda", ranks=4) for i in range(4)] == ["4", "5", "6", "7"]
     assert devices_of(0, 1, 1, "cuda", ranks=8) == "0", "none is left: a rank's own is shared"
     assert devices_of(0, 1, 4, "cuda", ranks=6) == "0,1,2,3", "too few are left for a whole server"
+
+
+def test_servers_fill_the_devices_that_ranks_leave(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else devices idle through the rollouts, or a host is asked for more servers than it has devices."""
+    monkeypatch.setattr(vllm_command, "visible_gpus", lambda: list(range(8)))
+    assert [servers_here(0, 1, "cuda", ranks) for ranks in (0, 4, 7, 8)] == [8, 4, 1, 8]
+    assert [servers_here(0, 2, "cuda", ranks) for ranks in (4, 7, 8)] == [2, 4, 4]
+    assert servers_here(3, 1, "cuda", 8) == 3 and servers_here(0, 1, "cpu", 2) == 1
 
 
 def test_the_key_is_not_on_the_command_line_and_gpu_flags_differ() -> None:
