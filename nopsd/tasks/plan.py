@@ -21,6 +21,7 @@ from nopsd.engine.ds_config import role_configs
 from nopsd.errors import ConfigError
 from nopsd.files import read_json
 from nopsd.run.stage import Counts
+from nopsd.signals.needs import FROM_FORWARD, needed
 from nopsd.stages.registry import STAGES
 from nopsd.stages.workload import chosen
 from nopsd.tasks.dry_run import Preview, count_questions, find_model
@@ -178,10 +179,40 @@ def costs_of(
         "rollout": lambda: sampled("rollout", shape, machine, serve, answered, config.zero_shot.max_new, lengths),
         "evaluate_base": lambda: replace(evaluation, stage="evaluate_base"),
         "neurons": lambda: Cost("neurons", each * answered, 0.0, scoring_s),
+        "signals": lambda: signalled(config, shape, machine, ranks, counts.pool, lengths),
         "train": lambda: trained(config, shape, machine, ranks, lengths, counts.pool),
         "evaluate": lambda: evaluation,
     }
-    return [every[stage.name]() for stage in STAGES.planned(config) if stage.name in every]
+    costs = [every[stage.name]() for stage in STAGES.planned(config) if stage.name in every]
+    return [cost for cost in costs if cost.stage != "signals" or cost.seconds]
+
+
+def signalled(config: Config, shape: Shape, machine: Machine, ranks: int, pool: int, lengths: Lengths) -> Cost:
+    """The cost of the columns that selection goes by: passes over the stored answers, and answers with demonstrations.
+
+    Args:
+        config: The run's.
+        shape: The model's.
+        machine: GPUs and networks.
+        ranks: GPUs.
+        pool: Questions.
+        lengths: Of questions in tokens, and the share of a limit that responses take.
+    """
+    columns = needed(config.select, config.context)
+    response = lengths.share * config.zero_shot.max_new
+    plain, taught = lengths.question + response, config.context.max_prompt + response
+    # one pass for all columns of the forward; teacher_shift reads each answer behind both of its prompts
+    read = [plain] * bool(columns & FROM_FORWARD) + [plain, taught] * ("teacher_shift" in columns)
+    answered = pool * config.zero_shot.n
+    flops = sum(forward_flops(shape, tokens) for tokens in read) * answered
+    cost = Cost("signals", sum(read) * answered, 0.0, SCORING * flops / (ranks * machine.peak * machine.efficiency))
+    if "belief_shift" not in columns:
+        return cost
+    serve, asked = serving(config, machine.gpus_per_host, ranks), replace(lengths, question=config.context.max_prompt)
+    shown = sampled(
+        "signals", shape, machine, serve, pool * config.signal.belief_samples, config.zero_shot.max_new, asked
+    )
+    return replace(shown, tokens=shown.tokens + cost.tokens, seconds=shown.seconds + cost.seconds)
 
 
 def serving(config: Config, per_host: int, ranks: int) -> int:

@@ -198,6 +198,8 @@ def serve(run: TrainingRun, rollouts: Sequence[Rollout], version: int) -> None:
     log-probs of one short response, of `rollouts` the first. Collective."""
     if run.sync is None:  # nothing is served
         return
+    if run.config.server.sleep and torch.cuda.is_available():
+        torch.cuda.empty_cache()  # the server wakes, and takes its share of the GPU back
     run.sync.push(version=version)
     if not rollouts or checked_by(run.config, version) != "probe":
         return

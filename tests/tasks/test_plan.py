@@ -54,6 +54,27 @@ def test_training_takes_the_steps_of_the_scaling_model():
     assert costs["evaluate"].tokens == 10 * 8 * (256 + 8192)
 
 
+def test_what_selection_goes_by_is_paid_for():
+    """Else a selector that reads every answer behind its demonstrations costs hours that nobody was told of."""
+    folder = PUBLISHED / "Qwen" / "Qwen3-8B"
+    shape, machine, lengths = shape_for_work(folder, shape_of(str(folder))), Machine(), Lengths(256, 0.5)
+
+    def signals(*settings):
+        config = load_config("paper/qwen3_8b", list(settings))
+        costs = costs_of(config, shape, machine, 8, Counts(100, {"a": 10}), lengths)
+        return {cost.stage: cost for cost in costs}.get("signals")
+
+    assert signals() is None, "the paper's selection needs no further pass"
+    config = load_config("paper/qwen3_8b")
+    answer, taught = 256 + 0.5 * config.zero_shot.max_new, config.context.max_prompt + 0.5 * config.zero_shot.max_new
+    one = signals("select.selector=token_entropy")
+    assert one.tokens == 100 * answer and one.seconds > 0
+    two = signals("select.selector=teacher_shift")
+    assert two.tokens == 100 * (answer + taught) and two.seconds > one.seconds
+    shown = signals("select.selector=belief_shift", "zero_shot.n=2")
+    assert shown.tokens == 100 * config.signal.belief_samples * taught
+
+
 def test_a_mixture_costs_what_its_tokens_meet():
     folder = PUBLISHED / "Qwen" / "Qwen3-30B-A3B"
     shape = shape_for_work(folder, shape_of(str(folder)))

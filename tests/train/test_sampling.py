@@ -20,7 +20,7 @@ from nopsd.rollout.types import Rollout
 from nopsd.train.metrics import Clock
 from nopsd.train.metrics_log import read_metrics
 from nopsd.train.run import Step
-from nopsd.train.sampling import PENDING, Sampler, check_gap
+from nopsd.train.sampling import PENDING, Sampler, check_gap, serve
 from tests.train.test_kills import run as run_and_kill
 from tests.train.test_kills import without_times
 
@@ -165,6 +165,19 @@ def test_the_gap_of_stale_responses_is_no_proof_and_that_of_the_first_step_is():
     with pytest.raises(StaleWeightsError, match="step 0.*1 on average.*at the 99.9 % quantile"):
         check_gap(config, bound, gap, 0)
     check_gap(config, bound, Gap(1e-3, 1e-2, 0.1), 0)
+
+
+@pytest.mark.parametrize(("sleeps", "order"), [(True, ["freed", "pushed"]), (False, ["pushed"])])
+def test_memory_that_a_step_used_is_free_before_a_sleeping_server_wakes(monkeypatch, sleeps: bool, order: list[str]):
+    """Else PyTorch's cache keeps it, and vLLM finds no room for its weights again."""
+    did: list[str] = []
+    run = run_of(0, SlowServer())
+    run.config.server.sleep = sleeps
+    run.sync = SimpleNamespace(push=lambda version: did.append("pushed"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: did.append("freed"))
+    serve(run, [], 1)
+    assert did == order
 
 
 def test_more_than_one_step_ahead_is_refused_by_name():

@@ -9,6 +9,7 @@ import statistics
 from collections import Counter
 from collections.abc import Mapping
 
+from nopsd.cluster.doctor.fitting import ASLEEP
 from nopsd.cluster.doctor.memory import GIB, MIB
 from nopsd.cluster.findings import ERROR, WARNING, Facts, Finding, all_ok
 
@@ -89,7 +90,13 @@ def devices(facts: Facts, slots: Mapping[str, int], on_gpu: bool) -> list[Findin
 
 
 def memory(
-    facts: Facts, slots: Mapping[str, int], device_needs: int, host_needs: int, on_gpu: bool, served: float = 0.0
+    facts: Facts,
+    slots: Mapping[str, int],
+    device_needs: int,
+    host_needs: int,
+    on_gpu: bool,
+    served: float = 0.0,
+    resting: int | None = None,
 ) -> list[Finding]:
     """Room for each rank.
 
@@ -97,6 +104,8 @@ def memory(
         device_needs: bytes of one rank on its device, estimated by `nopsd.cluster.doctor.memory`.
         host_needs: bytes of one rank in its host's memory.
         served: share of a GPU that a rollout server on it takes (`server.gpu_memory_utilization`); 0: it is elsewhere.
+        resting: bytes of one rank while that server is awake, which sleeps while steps are trained (`server.sleep`);
+            None: it never sleeps.
     """
     found = []
     for host, own in facts.items():
@@ -106,11 +115,18 @@ def memory(
             message = f"{ranks} ranks need {per_host / GIB:.1f} GiB of memory, "
             message += f"{own['memory']['available'] / GIB:.1f} are free"
             found.append(Finding("memory", host, ERROR, f"{message}: {REMEDIES}"))
-        left = [d["free"] - int(served * d["total"]) for d in own["devices"] if d["total"]]
-        if on_gpu and left and (least := min(left)) < device_needs:
-            share = f" beside the server's {served:.0%}" if served else ""
-            message = f"a rank needs {device_needs / GIB:.1f} GiB, its GPU has {least / GIB:.1f} free{share}"
-            found.append(Finding("memory", host, ERROR, f"{message}: {REMEDIES}"))
+        share = f" beside the server's {served:.0%}" if served else ""
+        needs = [(device_needs, served, 0, share)]  # bytes, the server's share of a GPU and its bytes beside it
+        if served and resting is not None:
+            needs = [
+                (device_needs, 0.0, ASLEEP, " beside the sleeping server"),
+                (resting, served, 0, f"{share} while it is awake"),
+            ]
+        for needed, part, kept, beside in needs:
+            left = [d["free"] - int(part * d["total"]) - kept for d in own["devices"] if d["total"]]
+            if on_gpu and left and (least := min(left)) < needed:
+                message = f"a rank needs {needed / GIB:.1f} GiB, its GPU has {least / GIB:.1f} free{beside}"
+                found.append(Finding("memory", host, ERROR, f"{message}: {REMEDIES}"))
     return all_ok("memory", found, f"{device_needs / GIB:.2f} GiB a rank")
 
 

@@ -157,6 +157,9 @@ def check_facts(
     if found.needs is None:  # no model was found, which is a finding already
         return findings
     served = config.server.gpu_memory_utilization if on_gpu and shares_devices(config) else 0.0
+    sleeps = bool(served) and config.server.sleep
+    in_host = sum(found.needs.host.values()) + (found.needs.server_weights if sleeps else 0)  # where weights sleep
+    resting = found.needs.resting if sleeps else None
     per_rank, kept = found.needs.total, config.train.keep_checkpoints + config.train.keep_best
     saved = sum({**found.needs.device, **found.needs.host}.get(part, 0) for part in CHECKPOINT_PARTS)
     needed = world_size(hosts) * saved * (kept + 1)  # one more is written before the oldest is removed
@@ -164,7 +167,7 @@ def check_facts(
         *findings,
         *checks.model(given),
         *checks.disk(given, needed),
-        *checks.memory(given, slots, per_rank, sum(found.needs.host.values()), on_gpu, served),
+        *checks.memory(given, slots, per_rank, in_host, on_gpu, served, resting),
     ]
 
 

@@ -1,7 +1,8 @@
 """Which GPUs a run fits on, by the memory estimate. Pure.
 
 In: the config, `nopsd.cluster.doctor.memory.Needs`, a GPU's memory. Out: what is left of it, and how many tokens the
-rollout server on it has room for. A server on the trainer's own GPUs has `server.gpu_memory_utilization` of each.
+rollout server on it has room for. A server on the trainer's own GPUs has `server.gpu_memory_utilization` of each, with
+`server.sleep` only while no step is trained.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ GPUS = {
     "H200-141GB": 139.7,
 }
 CONTEXT = 2 * GIB  # CUDA's and NCCL's own, and fragments; (chosen)
+ASLEEP = 2 * GIB  # of a server that sleeps: CUDA's context, graphs, NCCL; (chosen)
 SERVER_OWN = GIB  # beside weights, and keys and values: as `nopsd doctor` estimates
 
 
@@ -53,6 +55,8 @@ def room_on(config: Config, needs: Needs, gib: float) -> Room:
     whole = int(gib * GIB)
     served = int(config.server.gpu_memory_utilization * whole) if shares_devices(config) else 0
     left = whole - served - needs.total - CONTEXT
+    if served and config.server.sleep:  # a step beside the sleeping server; and what rests beside it awake
+        left = min(whole - ASLEEP - needs.total, whole - served - needs.resting) - CONTEXT
     if not served:
         return Room(left, None, config.server.max_model_len)
     cache = max(0, served - needs.server_weights - SERVER_OWN)

@@ -22,6 +22,8 @@ PUBLISHED = Path(__file__).parent / "published"  # OWNER/NAME/config.json of mod
 MIB, GIB = 2**20, 2**30
 BYTES = {"float32": 4, "bfloat16": 2}
 LARGEST_CHUNK = 512  # positions of a tile where distill.logit_chunk leaves it to the device
+# A step's own: it is free while the server is awake.
+TRANSIENT = ("activations", "loss")
 TILE_BUFFERS = 3  # vocabulary-sized tiles of the fused loss: both sides' logits and one to work in
 
 
@@ -53,6 +55,11 @@ class Needs:
     @property
     def total(self) -> int:
         return sum(self.device.values())
+
+    @property
+    def resting(self) -> int:
+        """What of a rank stays on its device between steps."""
+        return self.total - sum(self.device.get(part, 0) for part in TRANSIENT)
 
 
 def shape_of(folder: str, trust_remote_code: bool = False) -> ModelShape:

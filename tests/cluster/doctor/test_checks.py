@@ -106,5 +106,16 @@ def test_the_servers_share_of_a_gpu_counts():
     assert levels(checks.memory(unknown, SLOTS, 90 * GIB, 0, on_gpu=True, served=0.45)) == {OK}
 
 
+def test_a_server_that_sleeps_gives_its_share_back_while_a_step_trains():
+    """A step of 90 GiB fits beside a sleeping server; what rests of the rank must fit beside it awake."""
+    facts = {"node1": HEALTHY}
+    given = {"on_gpu": True, "served": 0.45}
+    assert levels(checks.memory(facts, SLOTS, 90 * GIB, 0, **given, resting=70 * GIB)) == {OK}
+    found = checks.memory(facts, SLOTS, 90 * GIB, 0, **given, resting=80 * GIB)
+    assert levels(found) == {ERROR} and "76.0 free beside the server's 45% while it is awake" in str(found[0])
+    found = checks.memory(facts, SLOTS, 139 * GIB, 0, **given, resting=70 * GIB)
+    assert levels(found) == {ERROR} and "beside the sleeping server" in str(found[0])
+
+
 def levels(findings):
     return {found.level for found in findings}
