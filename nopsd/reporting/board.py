@@ -24,6 +24,7 @@ from nopsd.reporting.inspect.figures import layers_figure
 from nopsd.reporting.inspect.tensorboard import pixels
 from nopsd.reporting.views import ReportInputs
 
+FIRST = ("method", "train.lr", "select.selector", "context.retriever", "teacher.kind")  # settings of the HParams tab
 METRICS = ("avg", "maj", "ece", "mean_length", "unparsed")  # of the HParams tab
 
 
@@ -72,7 +73,7 @@ def histograms(inputs: ReportInputs) -> dict[str, np.ndarray]:
     if pool is not None:
         columns = {"pool/neuron_count": pool.counts, "pool/length": pool.lengths, "pool/vote_share": pool.agreement}
     if demos is not None:
-        columns["demonstrations/distance"] = [d for row in demos.distances for d in row]
+        columns["pool/demonstration_distance"] = [d for row in demos.distances for d in row]
     arrays = {name: np.asarray(values if values is not None else [], dtype=float) for name, values in columns.items()}
     return {name: values for name, values in arrays.items() if len(values)}
 
@@ -105,9 +106,13 @@ def final_metrics(inputs: ReportInputs) -> dict[str, float]:
 
 
 def settings(inputs: ReportInputs) -> dict[str, bool | float | str]:
-    """The configuration as TensorBoard takes it: numbers, truth values and text, without credentials."""
-    return {
+    """The configuration as TensorBoard takes it: numbers, truth values and text, without credentials.
+
+    Its table shows the first five.
+    """
+    found = {
         key: value if isinstance(value, bool | int | float | str) else str(value)
         for key, value in flatten(redacted(inputs.config)).items()
         if value is not None
     }
+    return {key: found[key] for key in sorted(found, key=lambda key: (key not in FIRST, key))}

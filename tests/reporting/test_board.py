@@ -1,5 +1,8 @@
 """A run's TensorBoard besides its curves: broken if a tab is empty, or shows a key or another run's numbers."""
 
+from dataclasses import replace
+
+import numpy as np
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from nopsd.config import Config, to_plain
@@ -12,12 +15,13 @@ def inputs_of(make_result, make_pool):
     config = to_plain(Config())
     config["server"]["api_key"] = "sk-secret"
     shown = [Example("fixed", "q", "What?", "A", ("B", "A"), "<b>it is B</b>", "it is A")]
+    pool = make_pool()
     return ReportInputs(
         "t",
         "bio",
         before={"bio": make_result("bio", 0.5, 0)},
         after={"bio": make_result("bio", 0.9, 1)},
-        pool=make_pool(),
+        pool=replace(pool, members=np.full((len(pool.counts), 2), 3), widths=[8, 8]),
         demos=DemoView([[0.1, 0.2]]),
         config=config,
         examples=shown,
@@ -32,8 +36,8 @@ def test_every_tab_has_what_it_is_for(tmp_path, make_result, make_pool):
     board = EventAccumulator(str(tmp_path / "board"), size_guidance={"histograms": 0, "images": 0, "tensors": 0})
     board.Reload()
     tags = board.Tags()
-    assert {"pool/neuron_count", "pool/length", "demonstrations/distance"} == set(tags["histograms"])
-    assert {"figures/reliability", "figures/accuracy", "figures/selection"} == set(tags["images"])
+    assert {"pool/neuron_count", "pool/length", "pool/demonstration_distance"} == set(tags["histograms"])
+    assert {"figures/reliability", "figures/accuracy", "figures/selection", "figures/layers"} == set(tags["images"])
     texts = {tag.removesuffix("/text_summary") for tag in tags["tensors"]}
     assert {"prompts/student", "prompts/teacher", "examples/0_fixed"} <= texts
     shown = board.Tensors("examples/0_fixed/text_summary")[0].tensor_proto.string_val[0].decode()
@@ -45,5 +49,10 @@ def test_every_tab_has_what_it_is_for(tmp_path, make_result, make_pool):
 def test_settings_hold_no_key_and_metrics_are_the_trained_models(make_result, make_pool):
     inputs = inputs_of(make_result, make_pool)
     found = settings(inputs)
-    assert "sk-secret" not in repr(found) and found["train.steps"] == 150 and found["train.lr"] == 1e-6
+    assert (
+        list(found)[:2] == ["context.retriever", "method"]
+        and "sk-secret" not in repr(found)
+        and found["train.steps"] == 150
+        and found["train.lr"] == 1e-6
+    )
     assert final_metrics(inputs)["final/bio/maj"] == inputs.after["bio"].metrics["maj"]

@@ -38,6 +38,14 @@ SILENT_AT_ZERO = frozenset(
         *("staleness", "style_token_share", "truncated_share"),
     ]
 )
+SILENT_ENDINGS = (
+    "/unparsed",
+    "/truncated",
+    "/unread",
+    "/unfinished",
+    "/unparsed_share",
+)  # of evaluations and the probe
+DEMOS = ("demos_kept_mean", "demos_offered_mean")  # say something where they differ
 
 
 def shown_as(name: str) -> str | None:
@@ -65,7 +73,9 @@ class Shown:
             tag = shown_as(name)
             if name == "step" or value is None or tag is None:
                 continue
-            silent = name in SILENT_AT_ZERO or name.startswith("guard/")
+            silent = name in SILENT_AT_ZERO or name.startswith("guard/") or name.endswith(SILENT_ENDINGS)
+            if name in DEMOS and name not in self.awake and row.get(DEMOS[0]) == row.get(DEMOS[1]):
+                continue
             if value or not silent or name in self.awake:
                 found[tag] = float(value)
                 self.awake.add(name)
@@ -96,7 +106,10 @@ def layout() -> dict[str, dict[str, list[Any]]]:
             "served against trained": [both, ["health/logprob_gap", "health/logprob_gap_high"]],
             "repetition": [both, ["health/repeated_4grams", "health/distinct_4grams"]],
         },
-        "speed": {"seconds by phase": [both, ["speed/rollout", "speed/teacher", "speed/student", "speed/sync"]]},
+        "speed": {
+            "seconds by phase": [both, ["speed/rollout", "speed/teacher", "speed/student", "speed/sync"]],
+            "GiB at most": [both, ["speed/peak_gib"]],
+        },
         "eval": {
             "without labels": [
                 both,

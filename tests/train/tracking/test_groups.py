@@ -36,6 +36,14 @@ def test_what_is_off_is_not_shown_until_it_is_not_0():
     assert shown({"clip_frac": 0.0}) == {"health/clip_frac": 0.0}  # from there on it is a curve
 
 
+def test_shares_that_are_0_and_demonstrations_that_all_fit_are_no_curves():
+    shown = Shown()
+    whole = {"demos_kept_mean": 4.0, "demos_offered_mean": 4.0, "eval/bio/unparsed": 0.0, "probe/unparsed_share": 0.0}
+    assert shown(whole) == {}
+    cut = {"demos_kept_mean": 3.5, "demos_offered_mean": 4.0, "eval/bio/unparsed": 0.1}
+    assert len(shown(cut)) == 3 and len(shown(whole)) == 3  # from there on they are curves
+
+
 def test_the_layout_names_tags_that_there_are_in_the_order_people_look():
     charts = layout()
     assert list(charts) == [group for group in ORDER if group in charts]
