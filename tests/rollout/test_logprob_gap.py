@@ -38,7 +38,7 @@ policies = load_policies()
 
 
 class Lab:
-    """The lab's model, its samples to short prompts and to long ones, and the bound of each format."""
+    """The lab's model, its samples to short prompts and to a long one, and the bound of each format."""
 
     def __init__(self, folder: Path) -> None:
         from nopsd.config import DataConfig, PromptConfig
@@ -48,9 +48,9 @@ class Lab:
         self.folder = folder
         renderer = PromptRenderer(load_tokenizer(folder), PromptConfig(enable_thinking=False))
         prompts = [renderer.student(q) for q in load_splits(DataConfig()).pool[:140]]
-        longs = [sum(prompts[i:], [])[:CONTEXT] for i in (0, 7)]
+        long = sum(prompts, [])[:CONTEXT]
         self.model = policies.load(folder, "float32")
-        self.samples = policies.sample(self.model, [*prompts[:60], *longs], 32)
+        self.samples = policies.sample(self.model, [*prompts[:30], long], 32)
         self.layers = self.model.config.num_hidden_layers
 
     def gap(self, served: Any, trained: Any) -> Gap:

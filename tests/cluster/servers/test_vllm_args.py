@@ -36,6 +36,7 @@ def test_what_only_the_cpu_build_must_have_is_the_users_on_a_gpu():
     refuse_owned(["--enforce-eager", "--model-impl", "transformers", "--max-num-batched-tokens=99"], "cuda")
 
 
+@pytest.mark.engine
 def test_vllms_own_parser_reads_them_before_anything_starts():
     """Its options are not listed here: its own parser, in a process of its own, knows them."""
     check_server_args(ServerConfig(args=["--max-num-batched-tokens", "512"]), "cpu")
