@@ -7,6 +7,7 @@ top-k, only what that keeps has to be sorted.
 
 from __future__ import annotations
 
+from functools import wraps
 from typing import Any
 
 import torch
@@ -38,6 +39,7 @@ def sort_only_the_top() -> None:
 
     whole = sampler.apply_top_k_top_p_pytorch
 
+    @wraps(whole)
     def apply(logits: torch.Tensor, k: torch.Tensor | None, p: torch.Tensor | None, **how: Any) -> torch.Tensor:
         if k is None or p is None or int(k.max()) > MOST_K:
             return whole(logits, k, p, **how)

@@ -48,25 +48,23 @@ def test_a_question_without_answers_is_refused():
 
 
 class Demonstrated:
-    """A generator whose answer is the last prompt id's letter; dies after `lives` calls."""
+    """A generator whose answer is the last prompt id's letter; dies after `lives` prompts."""
 
-    def __init__(self, lives=99):
+    def __init__(self, lives=999):
         self.lives, self.asked = lives, []
 
-    def generate(self, prompts, uids, sampling, seed, expected_version=None, logprobs=False, progress=None, **more):
-        if not self.lives:
-            raise ServerError("killed")
-        self.lives -= 1
-        self.asked += uids
-        for done in range(len(uids)):
-            progress(done + 1, len(uids))
-        return [
-            [
-                Rollout(u, k, p, [9], f"<answer>{'ABCD'[p[-1]]}</answer>", "stop", expected_version)
-                for k in range(sampling.n)
-            ]
-            for u, p in zip(uids, prompts)
-        ]
+    def generate(self, prompts, uids, sampling, seed, expected_version=None, progress=None, finished=None, **more):
+        found = []
+        for uid, prompt in zip(uids, prompts, strict=True):
+            if not self.lives:
+                raise ServerError("killed")
+            self.lives -= 1
+            self.asked.append(uid)
+            answer = f"<answer>{'ABCD'[prompt[-1]]}</answer>"
+            found.append([Rollout(uid, k, prompt, [9], answer, "stop", expected_version) for k in range(sampling.n)])
+            finished(len(found) - 1, found[-1])
+            progress(len(found), len(uids))
+        return found
 
 
 def test_sampling_asks_for_belief_samples_and_survives_a_kill(question, answered, tmp_path):
@@ -75,7 +73,7 @@ def test_sampling_asks_for_belief_samples_and_survives_a_kill(question, answered
     questions, prompts = [question(u) for u in uids], [[7, i % 3] for i in range(200)]
     arguments = (SamplingConfig(n=2, max_new=8), 5, 0, tmp_path)
     with pytest.raises(ServerError):
-        sample_demonstrated(questions, prompts, Demonstrated(lives=1), *arguments)
+        sample_demonstrated(questions, prompts, Demonstrated(lives=128), *arguments)
     second, told = Demonstrated(), []
     found = sample_demonstrated(questions, prompts, second, *arguments, lambda done, total: told.append((done, total)))
     assert second.asked == uids[128:] and told[-1] == (200, 200)

@@ -76,6 +76,9 @@ class Client:
             for uid, prompt in zip(uids, prompts, strict=True)
         ]
 
+    def queue_times(self):
+        return {}
+
 
 def score(model, rollouts, config, ranks, folder, progress):
     uids = sorted({r.uid for r in rollouts})

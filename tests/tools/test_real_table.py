@@ -90,6 +90,5 @@ def test_the_plan_shares_what_comes_before_training():
     ]
     sampled = {repr((m.config.zero_shot, m.config.prompt, m.config.seed)) for m in runs if m.label != "lmsi"}
     assert len(sampled) == len({repr((m.config.eval, m.config.prompt)) for m in runs}) == 1
-    assert {m.config.train.batch * m.config.train.n for m in runs} == {8} and {m.config.train.steps for m in runs} == {
-        24
-    }
+    sizes = {(m.config.train.batch * m.config.train.n, m.config.train.steps) for m in runs}
+    assert len(sizes) == 1, "every row learns from as many responses"
