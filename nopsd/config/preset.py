@@ -16,7 +16,7 @@ from nopsd.files import flatten
 
 PRESETS = Path(__file__).parent / "presets"
 RENAMED = {"rollout_zs": "zero_shot"}  # sections that had another name
-FOLDERS = ("", "paper/", "small/", "hosts/", "one_gpu/")  # of presets; method/ holds those of `method=`
+FOLDERS = ("", "paper/", "small/", "hosts/", "one_gpu/", "data/")  # of presets; method/ holds those of `method=`
 BASE = "base"  # of a preset: the preset that it starts from
 
 

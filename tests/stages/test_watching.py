@@ -95,7 +95,8 @@ def test_a_run_has_equal_losses_with_and_without_it(tmp_path, monkeypatch):
             part = watch(session, client, config)
             return lambda version: calls.append(part(version)) or calls[-1]
 
-        client, found[every] = lab_study.trained(session, watching)
+        client, log, _ = lab_study.trained(session, watching)
+        found[every] = log.losses
         rows[every] = torch.cat([p.detach().flatten() for p in client.lm.parameters()])
         assert len(calls) == (3 if every else 0)
     assert found[0] == found[1] and torch.equal(rows[0], rows[1])

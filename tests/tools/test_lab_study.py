@@ -37,6 +37,12 @@ def test_what_may_be_sampled_is_the_top_k_and_of_these_the_top_p(study):
     )
 
 
+def test_unopened_seeds_stay_closed(study, tmp_path):
+    """They can be opened once; a habit of looking would make them explored ones."""
+    with pytest.raises(SystemExit, match="unopened"):
+        study.main(["--seeds", "4", "5", "--out", str(tmp_path)])
+
+
 def test_two_rows_are_trained_once_and_compared_with_the_first(study, tmp_path, capsys, monkeypatch):
     """A row done again for nothing, rows on other questions, or a comparison with itself show here."""
     monkeypatch.setattr(study.plain_engines.__globals__["teachers"], "squared_distance", None)  # put back afterwards
@@ -63,5 +69,8 @@ def test_two_rows_are_trained_once_and_compared_with_the_first(study, tmp_path, 
     assert [row["uid"] for row in lines[0]["rows"]] == [row["uid"] for row in lines[1]["rows"]]
     assert all(len(row["answers"]) == 2 for line in lines for row in line["rows"])
     assert lines[0]["first_loss"] > 0 and "| dense |" in printed and printed.count("[") == 1
+    for line in lines:
+        assert 0 <= line["coverage"] <= 1 and 0 < line["diversity"] <= 1 and line["gap"] > 0, "what explains a row"
+        assert abs(line["gain"]) <= 1 and "wrong_kl" in line
     study.main(command)
     assert len(read_jsonl(tmp_path / "results.jsonl")) == 2

@@ -37,7 +37,7 @@ class DataConfig:
     name: str = key(
         "lab",
         "the data set: `file` and `instructions` read data.path",
-        choices=("lab", "sciknoweval", "mmlu_pro", "edu_feedback", "svamp", "gsm8k", "file", "instructions"),
+        choices=("lab", "sciknoweval", "mmlu_pro", "edu_feedback", "svamp", "gsm8k", "gpqa", "file", "instructions"),
         entry_points="nopsd.data_sets",
     )
     path: Optional[str] = key(None, "local file or folder, or hub id; null: the data set's own hub id", path=True)
@@ -56,7 +56,7 @@ class DataConfig:
         "there is no test a tenth of the pool, 250 at most, else none",
         ge=0,
     )
-    config: Optional[str] = key(None, "of `file` and `instructions`: the hub data set's configuration")
+    config: Optional[str] = key(None, "of `file`, `instructions` and `gpqa`: the hub data set's configuration")
     split: str = key("train", "of `file` and `instructions`: the hub data set's split that the pool is from")
     test_path: Optional[str] = key(
         None, "of `file`: the test's own file or folder; null: data.test_ratio is split off", path=True
