@@ -81,7 +81,8 @@ def prepare_data(
     check_windows(config, model)
     check_sampling(config, bool(tests or splits.held), splits.responses is not None)
     if splits.responses is None:
-        longest_pool = check_prompts(config, renderer, splits.pool, *longest_response(config))
+        taught = METHODS[config.method].trainer == "distill"
+        longest_pool = check_prompts(config, renderer, splits.pool, *longest_response(config), taught)
     else:
         longest_pool = check_given_prompts(renderer, splits.pool, model.window)
     everything = [q for questions in tests.values() for q in questions]
@@ -156,9 +157,15 @@ def longest_response(config: Config) -> tuple[int, str]:
 
 
 def check_prompts(
-    config: Config, renderer: PromptRenderer, questions: Sequence[Question], max_new: int, key: str
+    config: Config,
+    renderer: PromptRenderer,
+    questions: Sequence[Question],
+    max_new: int,
+    key: str,
+    taught: bool = False,
 ) -> int:
-    """Tokens of the longest zero-shot prompt; DataError if one and its answer can't fit the server's window."""
+    """Tokens of the longest zero-shot prompt; DataError if one and its answer can't fit the server's window, or if one
+    is too long for a teacher's prompt without any demonstration, where the questions are `taught`."""
     longest = 0
     room = config.server.max_model_len - max_new
     for question in questions:
@@ -167,6 +174,11 @@ def check_prompts(
             raise DataError(
                 f"question {question.uid}: a prompt of {length} tokens and {key}={max_new} exceed "
                 f"server.max_model_len={config.server.max_model_len}: raise it, lower {key}, or remove the question"
+            )
+        if taught and length > config.context.max_prompt:
+            raise DataError(
+                f"question {question.uid}: its prompt alone is {length} tokens, over context.max_prompt="
+                f"{config.context.max_prompt}: raise context.max_prompt, or remove the question"
             )
         longest = max(longest, length)
     return longest

@@ -51,3 +51,11 @@ def test_the_longest_prompt_is_told_and_one_that_leaves_no_room_named():
     assert check_given_prompts(RENDERER, QUESTIONS, 16) == 15
     with pytest.raises(DataError, match="question q4: a prompt of 14 tokens leaves no room"):
         check_given_prompts(RENDERER, QUESTIONS, 14)
+
+
+def test_a_question_too_long_for_any_teacher_prompt_is_named_before_rollouts():
+    """It was found once it had been selected, at the training stage."""
+    config = load_config("lab", ["context.max_prompt=14"])
+    with pytest.raises(DataError, match="question q5: its prompt alone is 15 tokens, over context.max_prompt=14"):
+        check_prompts(config, RENDERER, QUESTIONS, 9, "zero_shot.max_new", taught=True)
+    assert check_prompts(config, RENDERER, QUESTIONS, 9, "zero_shot.max_new") == 15, "answers alone need no teacher"
