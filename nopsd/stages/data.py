@@ -5,6 +5,7 @@ No answer column is read here. Output: the files of `nopsd.data.artefacts`.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from nopsd.models import ModelFiles
 from nopsd.run.session import Session
 from nopsd.run.stage import Counts, Progress, Stage
 from nopsd.selection.retrievers import find_retriever
+from nopsd.selection.selectors import find_selector
+from nopsd.selection.selectors.choosing import asked_for
 
 ON_POLICY = ("distill", "grpo", "opsa")  # trainers that sample while they train
 
@@ -113,13 +116,22 @@ def chosen_tests(config: Config, splits: Splits) -> dict[str, list[Question]]:
 
 
 def check_pool(config: Config, pool: Sequence[Question]) -> None:
-    """The pool has enough questions for context.m demonstrations; DataError if not."""
+    """The pool has enough questions for context.m demonstrations and for what select asks for; DataError if not."""
     needed = config.context.m + 1 if find_retriever(config.context).from_pool else 1
     if len(pool) < needed:
         raise DataError(
             f"the pool has {len(pool)} questions, and context.m={config.context.m} demonstrations need at least "
             f"{needed}: lower context.m or give more questions"
         )
+    if METHODS[config.method].trainer is None or find_selector(config.select).keep == "all":
+        return
+    for domain, size in Counter(question.domain for question in pool).items():
+        if not 0 < asked_for(config.select, size) <= size:
+            key = "fraction" if config.select.count is None else "count"
+            raise DataError(
+                f"select.{key}={getattr(config.select, key)} of the {size} questions of {domain} is "
+                f"{asked_for(config.select, size)}: change it, or give more questions"
+            )
 
 
 def check_windows(config: Config, model: ModelFiles) -> None:

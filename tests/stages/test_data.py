@@ -32,6 +32,19 @@ def test_a_pool_needs_more_questions_than_demonstrations():
     check_pool(load_config("lab", ["context.m=6", "context.retriever=none"]), QUESTIONS)  # takes none from the pool
 
 
+def test_what_selection_asks_for_is_compared_with_the_pool_before_rollouts():
+    few = ["context.m=1"]
+    for setting, said in (
+        ("select.count=7", "select.count=7 of the 6"),
+        ("select.fraction=0.1", "fraction=0.1 of the 6"),
+    ):
+        with pytest.raises(DataError, match=said):
+            check_pool(load_config("lab", [*few, setting]), QUESTIONS)
+        check_pool(load_config("lab", [*few, setting, "select.selector=all"]), QUESTIONS)
+    check_pool(load_config("lab", [*few, "select.count=6"]), QUESTIONS)
+    check_pool(load_config("lab", [*few, "method=base"]), QUESTIONS[:2])
+
+
 def test_lengths_that_cannot_fit_are_named_by_key():
     config = load_config("lab", ["context.max_prompt=900", "train.max_response=200", "server.max_model_len=1000"])
     check_windows(config, SimpleNamespace(window=1100))

@@ -59,6 +59,16 @@ def test_only_our_own_folders_are_swept(base: Path) -> None:
     assert left == {f"{PREFIX}being00", f"{PREFIX}fresh000", f"{PREFIX}link0000", "elsewhere"}
 
 
+def test_a_start_sweeps(base: Path) -> None:
+    old = base / f"{PREFIX}old00000"
+    old.mkdir()
+    os.utime(old, (0, 0))
+    made = make_scratch()
+    assert made.path.is_dir() and not old.exists()
+    made.remove()
+    made.close()
+
+
 def test_it_is_removed_with_the_server(base: Path) -> None:
     made = make_scratch()
     assert {"TMPDIR", "VLLM_RPC_BASE_PATH"} <= set(made.environment())
