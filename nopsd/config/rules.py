@@ -51,6 +51,7 @@ def validate(config: Config) -> None:
     if config.dist.hostfile is None:  # with one its slots count: nopsd.cluster.planning
         check_groups(config, config.dist.ranks, f"dist.ranks={config.dist.ranks}")
     _check_servers(config)
+    _check_partial(config)
 
 
 def value_of(config: Any, name: str) -> Any:
@@ -262,6 +263,23 @@ def _check_servers(config: Config) -> None:
                 f"rollout.hosts: {host} is there twice: see rollout.servers_per_host for several servers of it"
             )
     _check_addresses(config)
+
+
+def _check_partial(config: Config) -> None:
+    """ConfigError for what needs whole answers, all of one version, or a step's own questions alone."""
+    share, train = config.rollout.partial, config.train
+    if share is None:
+        return
+    trainer, weight = METHODS[config.method].trainer, config.distill.position_weight
+    for key, value, meant, why in (
+        ("method", config.method, trainer == "distill", "needs finished answers"),
+        ("train.n", train.n, train.n == 1, "compares whole answers to one question: set train.n=1"),
+        ("train.ahead", train.ahead, train.ahead == 0, "samples before a step knows what it cuts: set train.ahead=0"),
+        ("train.replay", train.replay, train.replay is None, "has another run's answers: leave it out"),
+        ("distill.position_weight", weight, weight is None, "goes by a token's place in the whole answer: set null"),
+    ):
+        if not meant:
+            raise ConfigError(f"rollout.partial={share:g} cuts answers, and {key}={value} {why}; or leave it out")
 
 
 def _check_addresses(config: Config) -> None:

@@ -113,7 +113,7 @@ class RolloutService:
         self,
         prompts: Sequence[list[int]],
         uids: Sequence[str],
-        sampling: SamplingConfig,
+        sampling: SamplingConfig | Sequence[SamplingConfig],
         seed: int,
         expected_version: int | None = None,
         logprobs: bool = False,
@@ -125,7 +125,7 @@ class RolloutService:
         Args:
             prompts: Token ids.
             uids: The question of each prompt.
-            sampling: `n` responses a prompt, temperature and its like.
+            sampling: `n` responses a prompt, temperature and its like; of all prompts, or of each (`n` alike).
             seed: Of the sampling.
             expected_version: Policy version that must be served; None: any.
             logprobs: Give the log-probs too, under the served model itself (before temperature and truncation).
@@ -139,16 +139,15 @@ class RolloutService:
             StaleWeightsError: The weights aren't `expected_version` before or after, or changed meanwhile.
             UserError: A prompt and its response can't fit the servers' window.
         """
-        self._refuse_misfits(prompts, uids, sampling)
-        before = self._expect_version(expected_version)
+        each = [sampling] * len(prompts) if isinstance(sampling, SamplingConfig) else sampling
+        self._refuse_misfits(prompts, uids, each)
+        before, n = self._expect_version(expected_version), each[0].n if each else 1
 
         def one(i: int) -> list[Rollout]:
             # A question's samples go together: they share its prompt's keys and values (prefix cache).
-            return self.call(
-                lambda server: server.sample(prompts[i], uids[i], sampling, seed, before, logprobs), sampling.n
-            )
+            return self.call(lambda server: server.sample(prompts[i], uids[i], each[i], seed, before, logprobs), n)
 
-        rows = self._concurrently(one, len(prompts), sampling.n, progress, finished)
+        rows = self._concurrently(one, len(prompts), n, progress, finished)
         self._expect_version(before)
         return rows
 
@@ -175,11 +174,13 @@ class RolloutService:
 
         return self._concurrently(one, len(prompts), 1)
 
-    def _refuse_misfits(self, prompts: Sequence[list[int]], uids: Sequence[str], sampling: SamplingConfig) -> None:
-        if sampling.temperature == 0 and sampling.n > 1:
-            raise UserError(f"temperature=0 gives one response, n={sampling.n} asked: set n=1 or a temperature above 0")
+    def _refuse_misfits(
+        self, prompts: Sequence[list[int]], uids: Sequence[str], each: Sequence[SamplingConfig]
+    ) -> None:
+        if each and each[0].temperature == 0 and each[0].n > 1:
+            raise UserError(f"temperature=0 gives one response, n={each[0].n} asked: set n=1 or a temperature above 0")
         window = self.max_model_len()
-        for uid, prompt in zip(uids, prompts, strict=True):
+        for uid, prompt, sampling in zip(uids, prompts, each, strict=True):
             if len(prompt) + sampling.max_new > window:
                 raise UserError(
                     f"question {uid}: a prompt of {len(prompt)} tokens and max_new={sampling.max_new} exceed the "

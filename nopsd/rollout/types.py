@@ -32,10 +32,18 @@ class Rollout:
     prompt_ids: list[int]
     response_ids: list[int]  # the end-of-sequence id included where it was generated
     text: str
-    finish_reason: str  # stop|length|abort
+    finish_reason: str  # stop|length|abort; cut: a later training step goes on with it
     policy_version: int  # of the weights that sampled it
     seed: int | None = None
     logprobs: list[float] | None = None  # of response_ids, natural log, if asked for
+    # Of a response in parts (nopsd.train.partial): the versions that sampled its first tokens, the rest's is above.
+    earlier_versions: list[int] | None = None
+
+    @property
+    def token_versions(self) -> list[int]:
+        """The policy version that sampled each token of the response."""
+        earlier = self.earlier_versions or []
+        return earlier + [self.policy_version] * (len(self.response_ids) - len(earlier))
 
     @property
     def truncated(self) -> bool:

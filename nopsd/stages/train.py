@@ -83,7 +83,8 @@ class Train(Stage):
     def keys(self, config: Config) -> tuple[str, ...]:
         """Those that mean something to the method."""
         unread = {"context"} if METHODS[config.method].trainer != "distill" else set()
-        return tuple(key for key in self.config_keys if key not in unread and not is_foreign(config.method, key))
+        keys = (*self.config_keys, *(["rollout.partial"] if config.rollout.partial is not None else []))
+        return tuple(key for key in keys if key not in unread and not is_foreign(config.method, key))
 
     def made_from(self, session: Session) -> dict[str, Any]:
         """The user's own code, and the labels, of the one method that reads them."""

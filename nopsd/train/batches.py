@@ -33,7 +33,7 @@ class Example:
     """One rollout and its prompts (token ids). `response` holds the ids as sampled.
 
     `teacher_prompt`: None where there is no teacher. `served`: the server's log-prob of each id of the response, None
-    if it wasn't asked.
+    if it wasn't asked. `trained_before`: how many of its first tokens earlier steps have trained on; without loss.
     """
 
     uid: str
@@ -44,6 +44,7 @@ class Example:
     aux_prompts: Mapping[str, list[int]] = field(default_factory=dict)  # further prompts the teacher reads, by name
     place: int | None = None  # among the step's rollouts; None: the example's own among the examples
     teaches: bool = True  # False: carries no loss
+    trained_before: int = 0
 
 
 @dataclass(frozen=True)
@@ -156,7 +157,8 @@ def rank_micro_batches(examples: Sequence[Example], group: int, groups: int, bat
         groups: How many there are.
         batching: The limits of a micro-batch, and which tokens carry loss.
     """
-    spans = [range(len(e.response) * e.teaches)[batching.skip_first : batching.max_tokens] for e in examples]
+    first = [max(batching.skip_first, e.trained_before) for e in examples]
+    spans = [range(len(e.response) * e.teaches)[start : batching.max_tokens] for start, e in zip(first, examples)]
     weights = sequence_weights([len(s) for s in spans], batching.aggregation)
     carrying = [i for i, span in enumerate(spans) if span]
     items = []

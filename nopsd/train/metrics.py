@@ -110,7 +110,12 @@ def response_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
     """Lengths, truncation, repetition and variety of a step's responses."""
     responses = [r.response_ids for r in rollouts]
     lengths, (repeated, distinct) = [len(ids) for ids in responses], repetition(responses)
+    parts = {}
+    if any(r.earlier_versions is not None for r in rollouts):  # rollout.partial
+        parts = {"cut_share": fmean(r.finish_reason == "cut" for r in rollouts)}
+        parts["continued"] = sum(bool(r.earlier_versions) for r in rollouts)
     return {
+        **parts,
         "response_length_mean": fmean(lengths),
         "response_length_max": max(lengths),
         "truncated_share": fmean(r.finish_reason == "length" for r in rollouts),

@@ -11,6 +11,8 @@ probed with one short response (`serve`).
 With `train.ahead: 1` (one step off-policy) the server samples step t+1 while step t trains, so by the
 weights before step t: the first step's responses are of its own version, all later ones of the version before.
 The loss is computed under the weights being trained all the same; `distill.is_clip` can weigh the difference.
+
+With `rollout.partial` a step also goes on with responses that the one before left unfinished (nopsd.train.partial).
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -33,12 +35,13 @@ from nopsd.rollout.types import Rollout
 from nopsd.train.batches import batch_uids
 from nopsd.train.export import probe_logits
 from nopsd.train.metrics import Clock
+from nopsd.train.partial import Partial, continued
 from nopsd.train.run import Step, TrainingRun
 
 PROBE_TOKENS = 64
 FEW = 3.0  # the mean of a short response's gaps varies so much more than that of a step's
 SEEDS = 1_000_003  # steps have seeds of their own, for the client to combine with the uid
-PENDING = "pending"  # its name among a checkpoint's extras
+PENDING, PARTIAL = "pending", "partial"  # their names among a checkpoint's extras
 
 
 class Sampler:
@@ -54,6 +57,10 @@ class Sampler:
         self._answer: Future[list[dict[str, Any]]] | None = None  # on rank 0, while the next step is being sampled
         self._begun_step = -1
         self._given_up = threading.Event()
+        train, share = run.config.train, run.config.rollout.partial
+        self.partial = Partial(share, train.max_response, train.batch) if share else None
+        if self.partial is not None:
+            self.partial = self.partial.restored(run.extras.get(PARTIAL))
         if saved := run.extras.get(PENDING):
             self.pending, self.pending_step = [Rollout(**fields) for fields in saved["rollouts"]], saved["step"]
             check_rollouts(self.pending, self.pending_step - 1)
@@ -70,8 +77,13 @@ class Sampler:
             if self.pending_step == step.number:
                 step.rollouts, self.pending, self.pending_step = self.pending, [], -1
             else:
-                answers = broadcast_from_rank0(self.run.ranks, lambda: ask(self.run, step.number, step.number))
+                answers = broadcast_from_rank0(
+                    self.run.ranks, lambda: ask(self.run, step.number, step.number, partial=self.partial)
+                )
                 step.rollouts = [Rollout(**fields) for fields in answers]
+        if self.partial is not None:
+            step.uids = [*step.uids, *(uid for uid, _ in self.partial.unfinished)]
+            self.partial.end_step(step.uids, step.rollouts)
 
     def begin(self, number: int) -> None:
         """Have step `number` sampled from now on, by the weights served now: of the version before."""
@@ -93,8 +105,9 @@ class Sampler:
 
     def extras(self) -> dict[str, Any]:
         """What a checkpoint must hold so that the next step trains on the same responses after a resume."""
+        kept = {PARTIAL: self.partial.state()} if self.partial is not None else {}
         if not self.pending:
-            return {}
+            return kept
         return {PENDING: {"step": self.pending_step, "rollouts": [asdict(rollout) for rollout in self.pending]}}
 
     def _check_wanted(self, *_: object, **__: object) -> None:
@@ -130,17 +143,39 @@ def request_names(uids: Sequence[str]) -> list[str]:
     return names
 
 
-def ask(run: TrainingRun, step: int, version: int, progress: Callable[..., None] | None = None) -> list[dict[str, Any]]:
-    """The responses of `step`, checked to be of weights of `version`, as JSON. On rank 0."""
+def ask(
+    run: TrainingRun,
+    step: int,
+    version: int,
+    progress: Callable[..., None] | None = None,
+    partial: Partial | None = None,
+) -> list[dict[str, Any]]:
+    """The responses of a step, as JSON. On rank 0.
+
+    Args:
+        run: Its questions, and the servers' client.
+        step: From 0.
+        version: Of the weights that sample, which is checked.
+        progress: Called while they are sampled.
+        partial: Responses that are gone on with, after the step's own; None: all are sampled to their ends.
+    """
     train = run.config.train
     uids = batch_uids(run.selected, step, train.batch, train.seed, run.retained, train.retain.share)
     if run.replay is not None:
         replayed = run.replay.rollouts(step, version, uids, run.student_prompts, train.n)
         return [asdict(rollout) for rollout in replayed]
+    sampling: Any = SamplingConfig(train.n, train.temperature, train.top_p, train.top_k, train.max_response)
+    prompts, before = [run.student_prompts[uid] for uid in uids], list[Rollout | None]()
+    if partial is not None:
+        uids, limit = [*uids, *(uid for uid, _ in partial.unfinished)], partial.limit()
+        before = [*([None] * len(prompts)), *(rollout for _, rollout in partial.unfinished)]
+        prompts = [run.student_prompts[uid] + (old.response_ids if old else []) for uid, old in zip(uids, before)]
+        written = [len(old.response_ids) if old else 0 for old in before]
+        sampling = [replace(sampling, max_new=min(limit, train.max_response - there)) for there in written]
     rows = run.client.generate(
-        [run.student_prompts[uid] for uid in uids],
+        prompts,
         request_names(uids),
-        SamplingConfig(train.n, train.temperature, train.top_p, train.top_k, train.max_response),
+        sampling,
         train.seed * SEEDS + step,
         expected_version=version,
         logprobs=True,
@@ -148,6 +183,9 @@ def ask(run: TrainingRun, step: int, version: int, progress: Callable[..., None]
     )
     rollouts = [rollout for row in rows for rollout in row]
     check_rollouts(rollouts, version)
+    if partial is not None:
+        asked = zip(before, rollouts, uids, strict=True)
+        rollouts = [continued(old, r, run.student_prompts[uid], train.max_response) for old, r, uid in asked]
     return [asdict(rollout) for rollout in rollouts]
 
 

@@ -84,6 +84,7 @@ def identity_of(inputs: TrainingInputs) -> dict[str, Any]:
     """What a checkpoint or export was made from, as far as training sees it."""
     return {
         "train": shaping(inputs.config, "train"),
+        **({"partial": share} if (share := inputs.config.rollout.partial) is not None else {}),
         "seed": inputs.config.seed,
         "dtype": inputs.config.model.dtype,
         **({} if inputs.neurons is None else {"neurons": hashlib.sha256(inputs.neurons.tobytes()).hexdigest()}),

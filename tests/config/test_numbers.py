@@ -29,7 +29,7 @@ AT_MOST_1 = set(
     train.ahead train.warmup_ratio train.betas train.lora.dropout distill.beta distill.barycenter_alpha teacher.rate
     teacher.mix sft.min_share guard.max_repeated guard.max_unparsed answer.tolerance select.redundancy
     context.mmr_lambda opsa.fraction uopsd.tau ttpo.quantile train.retain.share
-    train.neurons.share""".split()
+    train.neurons.share rollout.partial""".split()
 )
 
 

@@ -59,6 +59,7 @@ def run_of(ahead: int, server: SlowServer, extras: dict[str, Any] | None = None)
         algorithm=SimpleNamespace(on_policy=True),
         client=server,
         selected=UIDS,
+        retained=[],
         student_prompts=prompts,
         ranks=ALONE,
         extras=extras or {},

@@ -34,7 +34,7 @@ def trained(
     """An unbroken run, a run with a lying sync, one killed at its checkpoint and resumed, and one with LoRA."""
     out = tmp_path_factory.mktemp("train")
     kill_when_held(out, lab_model_dir, server_environment)
-    return served_run(WORKER, "rare", "resume", timeout=PATIENCE_S, out=out)
+    return served_run(WORKER, "rare", "resume", "partial", timeout=PATIENCE_S, out=out)
 
 
 def kill_when_held(out: Path, model: Path, env: dict[str, str]) -> None:
@@ -124,6 +124,16 @@ def test_lora_under_an_ema_teacher_with_top_k_and_importance_ratios(trained: Pat
     record = json.loads((trained / "lora_ema" / "export" / "nopsd_export.json").read_text())
     assert record["steps"] == 2 and record["stopped"] is None and record["max_logit_difference"] < 1e-4
     assert (trained / "lora_ema" / "export" / "adapter" / "adapter_config.json").is_file()
+
+
+def test_answers_that_are_cut_are_gone_on_with_by_the_next_steps_weights(trained: Path):
+    """Broken if a part is sampled or trained on by other weights than its step's: the gap is of all new tokens."""
+    rows = read_metrics(trained / "partial" / "metrics.jsonl")
+    assert rows[0]["cut_share"] == rows[0]["continued"] == 0 and all(row["staleness"] == 0 for row in rows)
+    for before, row in zip(rows, rows[1:]):
+        assert row["cut_share"] > 0 and row["logprob_gap_max"] < 1e-4 and row["loss"] > 1e-3
+        assert row["continued"] == round(before["cut_share"] * (4 + before["continued"])), "an answer was dropped"
+        assert row["loss_tokens"] < rows[0]["loss_tokens"] * 1.5
 
 
 def test_the_server_holds_the_last_version(trained: Path, server: VllmServer):

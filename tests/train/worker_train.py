@@ -5,6 +5,7 @@ usage: worker_train.py MODEL_DIR OUT_DIR ACTION [ACTION ...]   with NOPSD_SERVER
     lying    OUT_DIR/lying: a sync that announces new weights without sending them; leaves OUT_DIR/lying.txt, the error
     hold     OUT_DIR/broken: like whole, but waits for ever after the checkpoint of step 2, to be killed
     resume   OUT_DIR/broken: goes on
+    partial  OUT_DIR/partial: four steps that cut longer answers and go on with them
     rare     OUT_DIR/lora_ema: two steps of worker_rare.py's case of that name
 """
 
@@ -57,11 +58,14 @@ def run(action: str, model: Path, out: Path, ranks: Ranks) -> None:
 
         worker_rare.run("lora_ema", model, out, ranks)
         return
+    settings = config()
+    if action == "partial":
+        settings.rollout.partial, settings.train.steps, settings.train.max_response = 0.5, 4, 40
     students, teachers = prompts(model)
     folder = out / ("broken" if action in ("hold", "resume") else action)
     with lying_sync(out / f"lying{ranks.rank}.txt") if action == "lying" else nullcontext():
         train_on(
-            config(),
+            settings,
             Distillation(teacher_prompts=teachers),
             students,
             model,

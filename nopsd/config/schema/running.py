@@ -212,6 +212,13 @@ class RolloutConfig:
         "give up their share of the GPUs between rollouts",
     )
     urls: list[str] = key([], "servers already running, all with one API key; instead of rollout.hosts")
+    partial: Optional[float] = key(
+        None,
+        "a training step starts once this share of its tokens is there: longer responses are cut, trained on as far as "
+        "they go, and gone on with by later steps' weights; null: it waits for the longest",
+        gt=0,
+        lt=1,
+    )
     hedge_s: Optional[float] = key(
         None, "seconds until an unanswered request goes to a second server too; null: never", gt=0, le=LONGEST_WAIT_S
     )

@@ -149,6 +149,7 @@ class Distillation(Algorithm):
                 rollout.response_ids,
                 rollout.logprobs,
                 {name: prompts[uid] for name, prompts in self.aux_prompts.items()},
+                trained_before=len(rollout.earlier_versions or ()),
             )
             for uid, rollout in zip(asked, step.rollouts, strict=True)
         ]
