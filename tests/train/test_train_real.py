@@ -34,7 +34,7 @@ def trained(
     """An unbroken run, a run with a lying sync, one killed at its checkpoint and resumed, and one with LoRA."""
     out = tmp_path_factory.mktemp("train")
     kill_when_held(out, lab_model_dir, server_environment)
-    return served_run(WORKER, "rare", "resume", "partial", timeout=PATIENCE_S, out=out)
+    return served_run(WORKER, "rare", "partial", "resume", timeout=PATIENCE_S, out=out)
 
 
 def kill_when_held(out: Path, model: Path, env: dict[str, str]) -> None:
