@@ -20,6 +20,11 @@ def check_distill(config: Config) -> None:
             f"distill.contrast={distill.contrast} and distill.target={distill.target} each define the target: "
             "set one of them back (distill.contrast=null or distill.target=teacher)"
         )
+    if distill.contrast and (distill.contrast == "other_domain") != (distill.contrast_run is not None):
+        raise ConfigError(
+            f"distill.contrast={distill.contrast} and distill.contrast_run={distill.contrast_run}: other_domain "
+            "shows the answers of another run's pool, and needs its folder; the others need none"
+        )
     if distill.contrast and config.teacher.kind == "trust_region":
         raise ConfigError(
             "distill.contrast compares two prompts of one model, and teacher.kind=trust_region mixes two models: "

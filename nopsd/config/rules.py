@@ -20,6 +20,7 @@ NEED_SAMPLES = {
     "select.quality": ("majority_conf", "nad_agreement", "learnability"),
     "context.retriever": ("same_prompt_rollout",),
     "context.filter": ("majority",),
+    "distill.contrast": ("at_odds",),
 }
 
 # Selectors that keep all, or whose scores are places in an order that they make.

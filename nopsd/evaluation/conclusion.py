@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from nopsd.config import METHODS, Config
 from nopsd.evaluation.bootstrap import Interval
 from nopsd.evaluation.unlabelled import LEVELS, Answered, Comparison, share_levels
 
@@ -33,6 +34,20 @@ class Conclusion:
 
     direction: int
     sentences: list[str]
+
+
+THINKING = (
+    "Thinking is on: teachers that see a context have cost thinking models up to 17 % of Avg@16, relatively, at long "
+    "budgets (arXiv 2607.05184) and made them doubt less (arXiv 2603.24472). Evaluate at the full eval.max_new, and "
+    "watch high_entropy_share and hedging_share."
+)
+
+
+def thinks(config: Config) -> bool:
+    """Whether a distilled model thinks, as far as its name and the prompt's settings say."""
+    asked = config.prompt.enable_thinking
+    named = "thinking" in config.model.path.lower()
+    return METHODS[config.method].trainer == "distill" and (named if asked is None else asked)
 
 
 def conclude(found: Comparison) -> Conclusion:

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
+from dataclasses import replace
 
 from nopsd.config import ContextConfig
 from nopsd.data.demonstrations import demonstrations_for, display_order
+from nopsd.data.majority import majority
 from nopsd.data.overlap import identity
 from nopsd.data.prompts import TeacherPrompt
 from nopsd.engine.distributed import Ranks
+from nopsd.errors import DataError
 from nopsd.neurons.rank_share import load_rank_neurons
 from nopsd.neurons.store import NeuronSets
 from nopsd.run import folder as names
+from nopsd.run.folder import RunFolder
 from nopsd.run.session import Session
-from nopsd.selection.artefacts import Contexts
+from nopsd.selection.artefacts import Contexts, Neighbor
 from nopsd.selection.gathering import PoolData
 from nopsd.selection.names import needs_neurons
 from nopsd.selection.select_pool import Sharing, find_contexts
 from nopsd.selection.without_neurons import without_neurons
+from nopsd.signals.agreement import Answers, answers_of
 from nopsd.signals.store import Signals
 
 
@@ -55,6 +61,64 @@ def contexts_without_selection(
 ) -> Contexts:
     """Demonstrations of these pool questions by `context`, whatever was selected. Collective."""
     return find_contexts(uids, pool_data(session, ranks, signals), context, sharing(session, ranks))
+
+
+def control_prompts(session: Session, ranks: Ranks, selected: list[str]) -> dict[str, TeacherPrompt]:
+    """The teacher's prompts with the demonstrations that `distill.contrast` compares with. Collective."""
+    config = session.config
+    seed = config.context.seed + 1  # other draws than context.retriever=random's own
+    if config.distill.contrast == "other_domain":
+        return foreign_prompts(session, selected, RunFolder(str(config.distill.contrast_run)), seed)
+    if config.distill.contrast == "at_odds":
+        answers = answers_of(session.rollouts, session.questions, session.reader)
+        return teacher_prompts(session, selected, contexts_at_odds(answers, selected, config.context.m, seed))
+    context = replace(config.context, retriever="random", pool="all", seed=seed)
+    contexts = contexts_without_selection(session, ranks, selected, context, session.run.signals())
+    return teacher_prompts(session, selected, contexts)
+
+
+def contexts_at_odds(answers: Answers, selected: Sequence[str], m: int, seed: int) -> Contexts:
+    """For each question m others, drawn, each with a response whose answer is another than its question's vote.
+
+    Args:
+        answers: Of the pool's questions, by sample.
+        selected: The questions.
+        m: Demonstrations; fewer where no more have such a response.
+        seed: Of the draws.
+
+    Raises:
+        DataError: No other question has one.
+    """
+    odd = {}
+    for uid, given in answers.items():
+        vote, _ = majority(given)
+        if samples := [i for i, answer in enumerate(given) if answer not in (None, vote)]:
+            odd[uid] = samples
+    found: Contexts = {}
+    for uid in selected:
+        others, draw = sorted(odd.keys() - {uid}), random.Random(f"{seed} {uid}")
+        if not others:
+            raise DataError(
+                "distill.contrast=at_odds: no response is at odds with its question's vote: raise zero_shot.n, or set "
+                "distill.contrast=random_ctx"
+            )
+        drawn = draw.sample(others, min(m, len(others)))
+        found[uid] = [Neighbor(other, None, draw.choice(odd[other])) for other in drawn]
+    return found
+
+
+def foreign_prompts(session: Session, selected: list[str], other: RunFolder, seed: int) -> dict[str, TeacherPrompt]:
+    """Each question's prompt with drawn questions of another run's pool and that run's own answers to them."""
+    context, questions = session.config.context, {q.uid: q for q in other.pool()}
+    responses = {(r.uid, r.sample): r.text for r in other.rollouts() if r.sample == 0}
+    answered = sorted({uid for uid, _ in responses} & questions.keys())
+    prompts = {}
+    for uid in selected:
+        drawn = random.Random(f"{seed} {uid}").sample(answered, min(context.m, len(answered)))
+        pairs = [(other_uid, 0) for other_uid in drawn]
+        shown = demonstrations_for(pairs, questions, responses, context.solution, session.reader)
+        prompts[uid] = session.renderer.teacher(session.questions[uid], shown, context.max_prompt)
+    return prompts
 
 
 def teacher_prompts(

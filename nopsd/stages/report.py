@@ -12,7 +12,7 @@ import torch
 from nopsd.config import METHODS, Config, to_plain
 from nopsd.engine.distributed import Ranks
 from nopsd.evaluation.artefacts import read_result
-from nopsd.evaluation.conclusion import conclude, room_to_gain, teacher_gain
+from nopsd.evaluation.conclusion import THINKING, conclude, room_to_gain, teacher_gain, thinks
 from nopsd.evaluation.oracle import label_warning
 from nopsd.evaluation.results import DomainResult
 from nopsd.files import read_json
@@ -114,6 +114,8 @@ def notes(session: Session, plan: dict[str, Any] | None = None, record: dict[str
     if method.reads_labels:
         notes.append(label_warning(session.config.method))
     notes += filter(None, (*session.run.data_notes(), *training_notes(session, plan, record)))
+    if thinks(session.config):
+        notes.append(THINKING)
     return [*notes, *(() if session.tests else (UNLABELLED,))]
 
 

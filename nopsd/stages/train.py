@@ -28,7 +28,7 @@ from nopsd.run import folder as names
 from nopsd.run.session import Session
 from nopsd.run.stage import Counts, Progress, Stage
 from nopsd.signals.agreement import answers_of
-from nopsd.stages.contexts import contexts_without_selection, teacher_prompts
+from nopsd.stages.contexts import control_prompts, teacher_prompts
 from nopsd.stages.data import check_prompts
 from nopsd.stages.workload import chosen, responses, tokens
 from nopsd.traces.schema import FOLDER as TRACE
@@ -382,16 +382,11 @@ def demonstrated(session: Session, selected: list[str], ask: bool = True) -> dic
 
 def auxiliary_prompts(session: Session, ranks: Ranks, selected: list[str]) -> dict[str, dict[str, list[int]]]:
     """Further prompts that distill.target and distill.contrast read the teacher at. Collective."""
-    config, prompts = session.config, {}
-    wanted = auxiliaries(config.distill)
+    wanted, prompts = auxiliaries(session.config.distill), {}
     if "ctx_only" in wanted:
         prompts["ctx_only"] = demonstrated(session, selected, ask=False)
     if "random_ctx" in wanted:
-        signals = session.run.signals()
-        seed = config.context.seed + 1  # other draws than context.retriever=random's own
-        context = replace(config.context, retriever="random", pool="all", seed=seed)
-        contexts = contexts_without_selection(session, ranks, selected, context, signals)
-        prompts["random_ctx"] = teacher_prompts(session, selected, contexts)
+        prompts["random_ctx"] = control_prompts(session, ranks, selected)
     return {name: {uid: prompt.ids for uid, prompt in found.items()} for name, found in prompts.items()}
 
 

@@ -27,6 +27,7 @@ from nopsd.engine.device import device, fast_dtype
 from nopsd.engine.ds_config import role_configs
 from nopsd.engine.family_check import check_scoring, check_training
 from nopsd.errors import ConfigError, UserError
+from nopsd.evaluation.conclusion import THINKING, thinks
 from nopsd.gguf_folder import folder_of, is_gguf
 from nopsd.model_check import check_model
 from nopsd.model_files import INDEX, check_pointers, weight_map, window_of
@@ -96,6 +97,8 @@ def dry_run(config: Config, command: str = "run") -> tuple[str, int]:
     if {SIGNALS, SELECT} & {stage.name for stage in stages}:
         found.noted("names", lambda: check_names(config), f"{config.select.selector}, {config.context.retriever}")
     found.findings.append(Finding("dtype", "all", OK, dtype_message(config)))
+    if thinks(config):
+        found.findings.append(Finding("thinking", "all", OK, THINKING))
     folder = found.noted("model", lambda: find_model(config, found))
     if folder is not None:
         found.noted("windows", lambda: check_lengths(config, folder), "the longest prompts and responses fit")

@@ -5,6 +5,7 @@ logprob_gap, logprob_gap_high, logprob_gap_max
                               |served − trained| log-prob of the sampled tokens: mean, 99.9 % quantile, largest
 response_length_mean|max, truncated_share
 repeated_4grams               mean share of a response's 4-grams of token ids that occur in it more than once
+hedging_share                 words of doubt (HEDGES) over all words of the responses
 distinct_4grams               different 4-grams of the step's responses over all of them
 grad_norm, lr, skipped_fraction, policy_version, time/PHASE
 staleness                     versions between the weights that sampled and those that train: 0, or with
@@ -17,6 +18,7 @@ probe/…                       after every train.probe_every-th step
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -35,6 +37,10 @@ from nopsd.rollout.logprob_gap import Gap, GapHistogram
 from nopsd.rollout.repetition import repetition
 from nopsd.rollout.types import Rollout
 from nopsd.train.batches import MicroBatch
+
+# Chosen; after arXiv 2603.24472, which finds such words suppressed by self-distillation.
+HEDGES = frozenset("wait hmm maybe perhaps possibly probably might actually alternatively unsure guess seems".split())
+_WORD = re.compile(r"[^\W\d_]+")
 
 
 @dataclass
@@ -109,6 +115,7 @@ class StepSums:
 def response_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
     """Lengths, truncation, repetition and variety of a step's responses."""
     responses = [r.response_ids for r in rollouts]
+    words = [word for r in rollouts for word in _WORD.findall(r.text.lower())]
     lengths, (repeated, distinct) = [len(ids) for ids in responses], repetition(responses)
     parts = {}
     if any(r.earlier_versions is not None for r in rollouts):  # rollout.partial
@@ -121,6 +128,7 @@ def response_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
         "truncated_share": fmean(r.finish_reason == "length" for r in rollouts),
         "repeated_4grams": repeated,
         "distinct_4grams": distinct,
+        "hedging_share": sum(word in HEDGES for word in words) / max(1, len(words)),
     }
 
 

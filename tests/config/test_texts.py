@@ -39,7 +39,8 @@ def test_a_path_begins_at_the_users_home_wherever_a_path_is_meant(monkeypatch, t
     assert load_config(None, ["data.domain=~x"]).data.domain == "~x", "a name is no path"
     assert {key.name for key in all_keys() if key.path} == set(
         "run_dir model.path data.path data.test_path signal.reference server.sync_folder dist.hostfile "
-        "dist.student_config dist.teacher_config dist.nvme_path train.replay train.neurons.run".split()
+        "dist.student_config dist.teacher_config dist.nvme_path train.replay train.neurons.run "
+        "distill.contrast_run".split()
     )
 
 

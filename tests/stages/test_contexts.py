@@ -7,11 +7,12 @@ import pytest
 from nopsd.config import load_config
 from nopsd.data.prompts import load_tokenizer
 from nopsd.data.records import Question
-from nopsd.errors import ArtefactError
-from nopsd.files import write_json
+from nopsd.errors import ArtefactError, DataError
+from nopsd.files import write_json, write_jsonl
 from nopsd.rollout.types import Rollout, write_rollouts
+from nopsd.run.folder import RunFolder
 from nopsd.run.session import Session
-from nopsd.stages.contexts import teacher_prompts
+from nopsd.stages.contexts import contexts_at_odds, foreign_prompts, teacher_prompts
 
 QUESTIONS = {uid: Question(uid, "d", "t", f"Where is {uid}?") for uid in ("qa", "qb", "qc")}
 
@@ -70,3 +71,27 @@ def test_a_response_that_the_rollouts_lack_is_named(session):
     s = session({"qa": [{"uid": "qb", "sample": 7, "distance": 0.1}]})
     with pytest.raises(ArtefactError, match="show response 7 of question qb.*--redo select"):
         teacher_prompts(s, ["qa"])
+
+
+def test_a_control_at_odds_with_its_vote_shows_no_response_that_agrees():
+    """qa's third response and qb's first differ from their votes; one that can't be read is at odds with nothing."""
+    answers = {"qa": ["A", "A", "B"], "qb": ["C", "D", "D"], "qc": ["A", "A", None]}
+    found = contexts_at_odds(answers, ["qa", "qc"], 4, 0)
+    assert [(n.uid, n.sample) for n in found["qa"]] == [("qb", 0)]
+    assert {(n.uid, n.sample) for n in found["qc"]} == {("qa", 2), ("qb", 0)}
+    assert found == contexts_at_odds(answers, ["qa", "qc"], 4, 0)
+    with pytest.raises(DataError, match="at odds with its question's vote"):
+        contexts_at_odds({"qa": ["A", "B", "B"], "qb": ["C", "C", "C"]}, ["qa"], 1, 0)
+
+
+def test_a_control_of_another_domain_shows_that_runs_own_answers(session, tmp_path):
+    """To the same question, its first sample's; the same ones for the same seed."""
+    other, elsewhere = tmp_path / "other", [Question(f"x{i}", "e", "t", f"Whence {i}?") for i in range(6)]
+    write_jsonl(other / "data" / "pool.jsonl", [q.to_json() for q in elsewhere])
+    rows = [Rollout(q.uid, s, [1], [2], f"{q.uid} says {s}", "stop", 0) for q in elsewhere for s in range(2)]
+    write_rollouts(other / "rollout" / "rollouts.parquet", rows)
+    made = session({}, m=2)
+    prompts = foreign_prompts(made, ["qa", "qb"], RunFolder(other), 1)
+    text = made.tokenizer.decode(prompts["qa"].ids)
+    assert text.count("says 0") == text.count("Whence") == 2 and "says 1" not in text and "Where is qa?" in text
+    assert prompts["qa"].kept == 2 and prompts == foreign_prompts(made, ["qa", "qb"], RunFolder(other), 1)

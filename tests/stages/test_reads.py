@@ -185,6 +185,7 @@ CASES = (
     ("method=nopsd", "select.selector=token_entropy"),
     ("method=nopsd", "distill.target=pmi"),
     ("method=nopsd", "distill.contrast=random_ctx"),
+    ("method=nopsd", "distill.contrast=at_odds", "zero_shot.n=4"),
     ("method=lmsi",),
     ("method=ttrl",),
     ("method=opsd_oracle",),

@@ -203,9 +203,13 @@ class DistillConfig:
     )
     contrast: Optional[str] = key(
         None,
-        "random_ctx: less the log-ratio under random demonstrations (RLCSD); null: none",
+        "less the log-ratio under control demonstrations (RLCSD): random ones of the pool, those of another domain "
+        "(distill.contrast_run), or responses at odds with their question's vote; null: none",
         source="paper",
-        choices=(None, "random_ctx"),
+        choices=(None, "random_ctx", "other_domain", "at_odds"),
+    )
+    contrast_run: Optional[str] = key(
+        None, "of contrast=other_domain: run folder whose pool and answers are shown as control", path=True
     )
     kl_base_coef: float = key(0.0, "coefficient of KL(student ‖ base model)", source="paper", ge=0)
     aggregation: str = key(

@@ -11,6 +11,7 @@ Logged besides the loop's own (`nopsd.train.metrics`):
     is_ratio                      mean importance ratio as capped (distill.is_clip); 0 where it isn't computed
     student_entropy, teacher_entropy, entropy_gap    next-token entropies on the student's y; teacher − student
     top16_overlap, top16_student_mass, top16_teacher_mass    share of common top-16 ids, and their mass
+    high_entropy_share            of the tokens, those where the student's entropy is above HIGH_ENTROPY
     style_token_share             of the reverse KL, how much is on style tokens (train.style_words)
     demos_kept_mean, demos_offered_mean, teacher_prompt_length
     ema_distance                  ‖θ − θ̄‖
@@ -79,7 +80,7 @@ class Distillation(Algorithm):
     the questions, one each, on which teacher and student are compared before the first step.
     """
 
-    logged: Any = (*STATISTICS, "style_kl")
+    logged: Any = (*STATISTICS, "style_kl", "high_entropy")
     teacher_prompts: Mapping[str, TeacherPrompt]
     aux_prompts: Mapping[str, Mapping[str, list[int]]] = field(default_factory=dict)
     style_ids: tuple[int, ...] = ()
@@ -221,7 +222,9 @@ class Distillation(Algorithm):
         style_ids = torch.tensor(self.style_ids, dtype=torch.long, device=batch.targets_N.device)
         style_N = (batch.weights_N > 0) & torch.isin(batch.targets_N, style_ids)
         style_kl = result.reverse_kl_N[style_N].double().sum()
-        sums, by_token = torch.cat([result.sums, style_kl[None]]), dict(zip(TOKEN_VALUES, result.by_token_KN))
+        by_token = dict(zip(TOKEN_VALUES, result.by_token_KN))
+        high_N = (batch.weights_N > 0) & (by_token["student_entropy"] > HIGH_ENTROPY)
+        sums = torch.cat([result.sums, torch.stack([style_kl, high_N.sum().double()])])
         if self.retained:
             kept_N = (batch.weights_N > 0) & self.retained_E[batch.example_N]
             kept = torch.stack([result.reverse_kl_N[kept_N].double().sum(), kept_N.sum().double()])
@@ -238,6 +241,7 @@ class Distillation(Algorithm):
         """Means over the tokens, the prompts' lengths, how far the teacher is and what its cache did."""
         tokens, teacher = max(sums["tokens"], 1.0), self.teacher
         row = {name: sums[name] / tokens for name in STATISTICS if name not in NOT_LOGGED}
+        row["high_entropy_share"] = sums["high_entropy"] / tokens
         row["entropy_gap"] = row["teacher_entropy"] - row["student_entropy"]
         whole_kl = row["reverse_kl"] * sums["tokens"]
         if self.style_ids and whole_kl > 0:
@@ -256,6 +260,7 @@ class Distillation(Algorithm):
         }
 
 
+HIGH_ENTROPY = 0.672  # nats; about the upper fifth of a reasoning model's positions (arXiv 2506.01939)
 RETAINED = ("retain_kl", "retain_tokens")
 NOT_LOGGED = ("tokens", "student_logprob", "teacher_logprob")
 

@@ -9,14 +9,15 @@ teacher's buffer. A target is a constant: no gradient passes through it, the stu
                  c = distill.pmi_clip, β = distill.pmi_beta
     barycenter   ∝ q^{1−α} p^α,  α = 2 α_max (σ(β·JSD_½(p, q)) − ½) of each token
                  α_max = distill.barycenter_alpha, β = distill.barycenter_beta
-    contrast     ∝ p · q / q_rand: the log-ratio log q − log p less that under random demonstrations
+    contrast     ∝ p · q / q_rand: the log-ratio log q − log p less that under the control's demonstrations
 
 How the auxiliary distributions are read (the paper doesn't say; all are this package's choice):
 
     base        p_base: the teacher's weights on the student's zero-shot prompt; frozen, so θ_0
     ctx_only    q_ctx: the teacher on its prompt without the question, so what the demonstrations alone make likely:
                 r is then the pointwise mutual information of token and question, given the demonstrations
-    random_ctx  q_rand: the teacher on the question after demonstrations drawn at random
+    random_ctx  q_rand: the teacher on the question after demonstrations drawn at random, of another domain, or at odds
+                with their questions' votes, as `distill.contrast` has it
     centred     in the mean under p_base: the likely tokens lie in the middle of tanh, and not at an end of it
 """
 
@@ -40,7 +41,7 @@ def form_target(tile: Tile, config: DistillConfig) -> None:
         config: `target` and `contrast`.
     """
     aux = tile.aux
-    if config.contrast == "random_ctx":
+    if config.contrast is not None:
         tile.teacher.sub_(aux[RANDOM_CTX]).add_(tile.student)
     elif config.target == "pmi":
         _pmi(tile, aux[BASE], aux[CTX_ONLY], config)

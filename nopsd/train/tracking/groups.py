@@ -23,7 +23,8 @@ NAMES = {
         *("loss_tokens",),
     ),
     "health": (
-        *("grad_norm", "repeated_4grams", "distinct_4grams", "logprob_gap", "logprob_gap_high", "logprob_gap_max"),
+        *("grad_norm", "repeated_4grams", "distinct_4grams", "hedging_share", "high_entropy_share"),
+        *("logprob_gap", "logprob_gap_high", "logprob_gap_max"),
         *("staleness", "skipped_fraction", "nonfinite", "clip_frac", "neg_frac", "mask_frac", "is_ratio"),
     ),
     "progress": ("lr",),

@@ -11,6 +11,7 @@ import torch
 
 from nopsd.config import Config, DistillConfig
 from nopsd.errors import DataError
+from nopsd.traces.schema import TOKEN_VALUES
 from nopsd.train.algorithms.distill import Distillation, Target, needed_aux_prompts
 from nopsd.train.losses.fused_linear import FusedResult
 from nopsd.train.losses.tile import STATISTICS
@@ -18,7 +19,7 @@ from nopsd.train.metrics import StepSums
 from nopsd.train.teachers import TeacherStates
 
 
-def style_kl(style_ids: tuple[int, ...]) -> dict[str, float]:
+def style_kl(style_ids: tuple[int, ...], entropies: tuple[float, ...] = (0.0,) * 4) -> dict[str, float]:
     """Four tokens of KL 1, 2, 3, 4; the last has weight 0 and must not count."""
     kl_N = torch.tensor([1.0, 2.0, 3.0, 4.0])
     sums = torch.zeros(len(STATISTICS), dtype=torch.float64)
@@ -29,7 +30,9 @@ def style_kl(style_ids: tuple[int, ...]) -> dict[str, float]:
         targets_N=torch.tensor([7, 8, 7, 7]),
         served_N=torch.full((4,), torch.nan),
     )
-    result = FusedResult(torch.tensor(6.0), sums, torch.zeros(4), kl_N, torch.zeros(5, 4))
+    by_token_KN = torch.zeros(5, 4)
+    by_token_KN[TOKEN_VALUES.index("student_entropy")] = torch.tensor(entropies)
+    result = FusedResult(torch.tensor(6.0), sums, torch.zeros(4), kl_N, by_token_KN)
     algorithm = Distillation(teacher_prompts={}, style_ids=style_ids)
     algorithm.teacher = SimpleNamespace(weight=nullcontext)  # type: ignore[assignment]
     run: Any = SimpleNamespace(student=lambda **inputs: result)
@@ -41,6 +44,11 @@ def style_kl(style_ids: tuple[int, ...]) -> dict[str, float]:
 def test_reverse_kl_on_style_tokens_is_summed_over_tokens_that_count():
     found = style_kl((7,))
     assert found["style_kl"] / found["reverse_kl"] == pytest.approx(4 / 6)
+
+
+def test_positions_of_high_entropy_are_counted_where_there_is_loss():
+    """Entropies 0.1, 0.7, 0.9 and 2: two of the three tokens that count are above 0.672 nats."""
+    assert style_kl((7,), (0.1, 0.7, 0.9, 2.0))["high_entropy"] == 2
 
 
 def test_without_style_words_nothing_is_on_style_tokens():
