@@ -6,6 +6,7 @@ In: rows as dictionaries (answers included: a person is shown the proposal, noth
 from __future__ import annotations
 
 import json
+import re
 import string
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -24,6 +25,7 @@ BUILT_IN = {
     "mmlu_pro": {"question_id", "question", "options", "answer", "answer_index", "category"},
     "sciknoweval": {"question", "choices", "answerKey", "type", "domain", "details"},
     "edu_feedback": {"id", "input", "label"},
+    "svamp": {"ID", "Body", "Question", "Equation", "Answer", "Type"},
 }
 # Names of columns, the likeliest first; of some other languages too.
 QUESTION = (
@@ -45,16 +47,18 @@ ANSWER = (
 ).split()
 ID = "id uid questionid qid guid uuid idx index no nr number".split()
 MOST_CLASSES, ROWS_A_CLASS = 10, 5  # labels are taken for classes, and shown as choices, up to here
+NUMBER = re.compile(r"[+-]?(\d+|\d{1,3}(,\d{3})+)(\.\d+)?")
 LONG_ANSWER = 60  # characters, on average: no model gives such a text word for word
 
 
 @dataclass
 class Proposal:
-    """Keys of `data` to set, why by key, and what the user should know first."""
+    """Keys of `data` to set, why by key, and what the user should know first. `numbers`: every answer is one."""
 
     settings: dict[str, Any] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    numbers: bool = False
 
     def set(self, key: str, value: Any, reason: str) -> None:
         self.settings[key], self.reasons[key] = value, reason
@@ -89,6 +93,7 @@ def _propose_built_in(found: Proposal, rows: Rows, name: str) -> None:
     found.set("domain", domain, "of the file" if name == "sciknoweval" else "the data set's only one")
     if name == "sciknoweval":
         found.set("types", [_commonest(row.get("type") for row in rows)], "the file's commonest type")
+    found.numbers = name == "svamp"
 
 
 def _commonest(values: Any) -> str:
@@ -231,6 +236,7 @@ def _free(found: Proposal, values: Sequence[Any]) -> None:
     texts = [str(value) for value in values]
     if all(GSM8K in text for text in texts):
         found.reasons["answer_column"] += "; worked solutions: the answer is what follows ####"
+        found.numbers = all(_is_number(text.rpartition(GSM8K)[2]) for text in texts)
         return
     if all(boxed(text) is not None for text in texts):
         found.reasons["answer_column"] += "; worked solutions: the answer is what stands in the last \\boxed{}"
@@ -245,7 +251,13 @@ def _free(found: Proposal, values: Sequence[Any]) -> None:
             f"the answers are only {', '.join(sorted(classes))}: if these are the numbers of classes, write the names "
             "of the classes into the file, or say what each number means in data.instruction"
         )
+    elif all(map(_is_number, texts)):
+        found.numbers = True
     elif sum(map(len, texts)) > LONG_ANSWER * len(texts):
         found.warnings.append(
             "the answers are long texts: a response counts as right only if it gives one word by word"
         )
+
+
+def _is_number(text: str) -> bool:
+    return NUMBER.fullmatch(text.strip()) is not None

@@ -88,12 +88,14 @@ def _settings(wanted: Wanted, proposal: Proposal, choice: Choice) -> dict[str, t
     path = str(local.resolve()) if local.exists() else wanted.questions
     data = {f"data.{key}": (value, proposal.reasons[key]) for key, value in proposal.settings.items()}
     name = data.pop("data.name")
+    asked = {"prompt.answer": ("number", "every answer is one: 7 and 7.0 are the same")} if proposal.numbers else {}
     return {
         "run_dir": (f"runs/{wanted.name}", "where everything of the run goes"),
         "model.path": (choice.model, choice.reason),
         "data.name": name,
         "data.path": (path, ""),
         **data,
+        **asked,
         **choice.settings,
     }
 
