@@ -74,10 +74,12 @@ class Preview:
 
 
 def check_own(config: Config) -> None:
-    """Users' own judge, divergence and adapter can be loaded; ConfigError if not."""
+    """Users' own judge, divergence and adapter can be loaded, and the places of tracking.to; ConfigError if not."""
     from nopsd.neurons.adapters.find import find_adapter
     from nopsd.train.losses.support import find_divergence
+    from nopsd.train.tracking.base import check_places
 
+    check_places(config)
     answer_reader(config, config.eval.extract)
     if is_own(config.distill.divergence, ENTRY_POINTS["distill.divergence"]):
         find_divergence(config.distill.divergence)

@@ -273,6 +273,7 @@ def test_published_sizes_are_the_papers(hub):
         (["dist.student_config=no.json"], "no.json does not exist"),
         (["dist.hostfile=/no/hostfile"], "/no/hostfile"),
         (["data.pool_limit=3"], "the pool has 3 questions"),
+        (["tracking.to=[nope]"], "tracking.to=nope"),
     ],
 )
 def test_what_is_wrong_is_named_and_fails(overrides, said):
