@@ -185,7 +185,9 @@ def test_guards_are_conduct_and_no_part_of_what_a_checkpoint_or_stage_was_made_f
     from nopsd.train.trainer import identity_of
 
     def identity(config: Config) -> Any:
-        inputs: Any = SimpleNamespace(config=config, selected=[], algorithm=Distillation(teacher_prompts={}))
+        inputs: Any = SimpleNamespace(
+            config=config, selected=[], neurons=None, algorithm=Distillation(teacher_prompts={})
+        )
         return identity_of(inputs)
 
     default, other = Config(), Config(guard=GuardConfig(patience=9, max_repeated=None))

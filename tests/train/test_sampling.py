@@ -57,6 +57,7 @@ def run_of(ahead: int, server: SlowServer, extras: dict[str, Any] | None = None)
     return SimpleNamespace(
         config=config,
         algorithm=SimpleNamespace(on_policy=True),
+        retained=[],
         client=server,
         selected=UIDS,
         retained=[],
