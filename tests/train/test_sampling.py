@@ -60,7 +60,6 @@ def run_of(ahead: int, server: SlowServer, extras: dict[str, Any] | None = None)
         retained=[],
         client=server,
         selected=UIDS,
-        retained=[],
         student_prompts=prompts,
         ranks=ALONE,
         extras=extras or {},
