@@ -57,9 +57,9 @@ from nopsd.run.folder import SELECT, TRAIN
 from nopsd.run.session import Session, eval_sampling
 from nopsd.selection.artefacts import read_contexts, read_selected
 from nopsd.signals.store import Signals, write_signals
+from nopsd.stages.algorithms import demonstrated
 from nopsd.stages.data import prepare_data
 from nopsd.stages.registry import STAGES
-from nopsd.stages.train import demonstrated
 from nopsd.traces.schema import StepTrace
 from nopsd.train.algorithms.distill import Distillation
 from nopsd.train.loop import train

@@ -22,7 +22,7 @@ class Method:
     `trainer` is the algorithm that trains (distill, sft, grpo, opsa); None: the base model is evaluated as it is.
     `means` holds the values of keys without which it would be another method. Of a method of a user's own: `settings`
     are its defaults by dotted key, and `prepare(session)` gives what the train stage trains on and how, in place of
-    the trainer's own (`nopsd.stages.train`).
+    the trainer's own (`nopsd.stages.algorithms`).
     """
 
     trainer: str | None

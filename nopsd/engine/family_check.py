@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from nopsd.config import Config
+from nopsd.config.layers import chosen_layers
 from nopsd.engine.lora import add_lora
 from nopsd.engine.packed_attention import Context, Segments, inputs_of, packed_attention, use_packed_attention
 from nopsd.engine.sequence_parallel import check_heads, heads_of
@@ -53,7 +54,9 @@ class FamilyLimits:
 
 
 def check_scoring(model_path: Path | str, config: Config) -> None:
-    """ConfigError naming the family if it can't be read in rectangles without a mask."""
+    """ConfigError naming the family if it can't be read in rectangles without a mask, or a layer that it lacks."""
+    text = config_of(str(model_path), config.model.trust_remote_code).get_text_config()
+    chosen_layers(config.neuron.layers, text.num_hidden_layers)
     limits = _limits_for(model_path, config)
     if limits.padded:
         raise ConfigError(

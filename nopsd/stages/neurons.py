@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from nopsd.config import ENTRY_POINTS, Config
-from nopsd.config.layers import chosen_layers
 from nopsd.data.prompts import think_ids
 from nopsd.neurons.score_pool import ScoredModel, score_pool
 from nopsd.plugins import source_hashes
@@ -46,8 +45,6 @@ class Neurons(Stage):
         if model.mlp_adapter:
             find_adapter(model.mlp_adapter)
         check_scoring(path, session.config)
-        text = config_of(str(path), model.trust_remote_code).get_text_config()
-        chosen_layers(session.config.neuron.layers, text.num_hidden_layers)
         if family_limits(str(path), model.trust_remote_code).tried:
             find_sites(tiny_model(config_of(str(path), model.trust_remote_code)), model.mlp_adapter)
 

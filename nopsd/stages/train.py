@@ -1,4 +1,4 @@
-"""Stage `train`, run by every rank: what each method of training reads from the run folder, and the call of its loop.
+"""Stage `train`, run by every rank: the call of the training loop, with what its engines need.
 
 In: the selection, the pool and its rollouts. Out: train/plan.json (how many questions and steps), metrics, checkpoints
 and the export.
@@ -6,7 +6,7 @@ and the export.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,9 +16,8 @@ import numpy as np
 from nopsd.config import ENTRY_POINTS, METHODS, Config, is_foreign, shaping_keys
 from nopsd.data.prompts import TeacherPrompt
 from nopsd.data.records import questions_hash
-from nopsd.engine.distributed import Ranks
 from nopsd.engine.stopping import StopRequest
-from nopsd.errors import ArtefactError, ConfigError, DataError
+from nopsd.errors import ArtefactError, DataError
 from nopsd.evaluation.conclusion import teacher_gain
 from nopsd.evaluation.oracle import label_warning, pool_key
 from nopsd.files import sha256_json, write_json
@@ -27,15 +26,12 @@ from nopsd.plugins import is_own, source_hashes
 from nopsd.run import folder as names
 from nopsd.run.session import Session
 from nopsd.run.stage import Counts, Progress, Stage
-from nopsd.signals.agreement import answers_of
-from nopsd.stages.contexts import control_prompts, teacher_prompts
-from nopsd.stages.data import check_prompts
+from nopsd.stages.algorithms import prepared, retained_prompts
 from nopsd.stages.workload import chosen, responses, tokens
 from nopsd.traces.schema import FOLDER as TRACE
 from nopsd.traces.schema import Prompts
 from nopsd.traces.writer import TraceWriter
 from nopsd.train.artefacts import PLAN, stop_note
-from nopsd.train.losses.tile import auxiliaries
 from nopsd.train.metrics_log import MetricsLog
 from nopsd.train.planning import settled, watched
 from nopsd.train.replay import Replay
@@ -44,8 +40,6 @@ from nopsd.train.tracking.base import check_places, open_sinks
 
 if TYPE_CHECKING:
     from nopsd.train.run import Algorithm, TrainingInputs
-
-    Prepared = tuple[list[str], Algorithm, dict[str, int]]  # what is trained on, how, and facts for the plan
 
 
 class Train(Stage):
@@ -187,14 +181,6 @@ class Train(Stage):
         return "\n      ".join(lines) or None
 
 
-def prepared(session: Session) -> Prepared:
-    """What the method trains on, and how, on all ranks. ConfigError for a method that trains nothing."""
-    method = METHODS[session.config.method]
-    if method.trainer is None:
-        raise ConfigError(f"method={session.config.method} trains nothing: name another method")
-    return (method.prepare or PREPARE.get(session.config.method) or PREPARE[method.trainer])(session)
-
-
 def training_inputs(
     session: Session, config: Config, selected: list[str], algorithm: Algorithm, folder: Path
 ) -> TrainingInputs:
@@ -274,90 +260,6 @@ def traced_prompts(session: Session, selected: list[str], algorithm: Algorithm) 
     return found
 
 
-def distillation(session: Session) -> Prepared:
-    """Prompts of the teacher for the selected questions, and of the objective's other distributions."""
-    from nopsd.train.algorithms.distill import Distillation
-    from nopsd.train.gain import sample_of
-
-    assert session.ranks is not None
-    selected = session.run.selection().uids
-    algorithm = Distillation(
-        teacher_prompts=demonstrated(session, selected),
-        aux_prompts=auxiliary_prompts(session, session.ranks, selected),
-        stored=sample_of(selected, session.rollouts),
-        style_ids=tuple(single_token_ids(session.tokenizer, session.config.train.style_words)),
-        retained=retained_prompts(session),
-    )
-    return selected, algorithm, {"retained": len(algorithm.retained)} if algorithm.retained else {}
-
-
-def retained_prompts(session: Session) -> dict[str, list[int]]:
-    """What student and teacher read of the questions from elsewhere, by uid. DataError if one is too long."""
-    check_prompts(
-        session.config, session.renderer, session.retained, session.config.train.max_response, "train.max_response"
-    )
-    return {question.uid: session.renderer.student(question) for question in session.retained}
-
-
-def finetuning(session: Session) -> Prepared:
-    """The selected questions' voted responses, or with sft.train_on_labels the outputs given for them."""
-    from nopsd.train.algorithms.sft import Finetuning
-    from nopsd.train.given import given_outputs
-    from nopsd.train.voting import keep_voted
-
-    selected = session.run.selection().uids
-    if session.config.sft.train_on_labels:
-        outputs, dropped = given_outputs(selected, session.rollouts)
-        return list(outputs), Finetuning(responses=outputs), {"given_outputs": len(outputs), "dropped_given": dropped}
-    answers = answers_of(session.rollouts, session.questions, session.reader)
-    voted = keep_voted(selected, session.rollouts, answers, session.config.sft, session.config.train.seed).checked()
-    responses = {uid: [r.response_ids for r in rows] for uid, rows in voted.responses.items()}
-    return list(responses), Finetuning(responses=responses), voted.counts()
-
-
-def grpo(session: Session) -> Prepared:
-    """The selected questions, for the reward to read answers by."""
-    from nopsd.train.algorithms.grpo import Grpo
-
-    return session.run.selection().uids, Grpo(questions=session.questions, reader=session.reader), {}
-
-
-def opsa(session: Session) -> Prepared:
-    """The selected questions alone."""
-    from nopsd.train.algorithms.opsa import Opsa
-
-    return session.run.selection().uids, Opsa(), {}
-
-
-def u_opsd(session: Session) -> Prepared:
-    """The selected questions, whose rollouts teach each other."""
-    from nopsd.train.algorithms.voted import Uopsd
-
-    return session.run.selection().uids, Uopsd(**voting(session)), {}
-
-
-def ttpo(session: Session) -> Prepared:
-    """The same."""
-    from nopsd.train.algorithms.voted import Ttpo
-
-    return session.run.selection().uids, Ttpo(**voting(session)), {}
-
-
-def voting(session: Session) -> dict[str, Any]:
-    """What votes over a step's rollouts need."""
-    style_ids = tuple(single_token_ids(session.tokenizer, session.config.train.style_words))
-    return {
-        "questions": session.questions,
-        "renderer": session.renderer,
-        "reader": session.reader,
-        "style_ids": style_ids,
-    }
-
-
-# By trainer; those of a method of its own come before.
-PREPARE = {"distill": distillation, "sft": finetuning, "grpo": grpo, "opsa": opsa, "u_opsd": u_opsd, "ttpo": ttpo}
-
-
 def plan(session: Session, folder: Path, questions: int, facts: dict[str, int] | None = None) -> Config:
     """The configuration with its steps settled, which rank 0 records beside the model."""
     config, ranks = session.config, session.ranks
@@ -366,32 +268,3 @@ def plan(session: Session, folder: Path, questions: int, facts: dict[str, int] |
         planned = {"method": config.method, "questions": questions, "steps": train.steps, "warmup": train.warmup}
         write_json(folder / PLAN, {**planned, **(facts or {})})
     return replace(config, train=train)
-
-
-def demonstrated(session: Session, selected: list[str], ask: bool = True) -> dict[str, TeacherPrompt]:
-    """The teacher's prompts: of method opsd_oracle with a right solution, else with the select stage's contexts."""
-    if not METHODS[session.config.method].shows_answers:
-        return teacher_prompts(session, selected, ask=ask)
-    from nopsd.evaluation.oracle import right_solutions
-
-    asked = [session.questions[uid] for uid in selected]
-    shown = right_solutions(session.judge, asked, session.rollouts, session.reader)
-    longest = session.config.context.max_prompt
-    return {q.uid: session.renderer.teacher(q, [shown[q.uid]], longest, ask=ask) for q in asked}
-
-
-def auxiliary_prompts(session: Session, ranks: Ranks, selected: list[str]) -> dict[str, dict[str, list[int]]]:
-    """Further prompts that distill.target and distill.contrast read the teacher at. Collective."""
-    wanted, prompts = auxiliaries(session.config.distill), {}
-    if "ctx_only" in wanted:
-        prompts["ctx_only"] = demonstrated(session, selected, ask=False)
-    if "random_ctx" in wanted:
-        prompts["random_ctx"] = control_prompts(session, ranks, selected)
-    return {name: {uid: prompt.ids for uid, prompt in found.items()} for name, found in prompts.items()}
-
-
-def single_token_ids(tokenizer: Any, words: Sequence[str]) -> list[int]:
-    """Ids of the words, with and without a space before, capital and small, that are one token each."""
-    forms = {f"{space}{form}" for word in words for form in (word, word.lower()) for space in ("", " ")}
-    encoded = [tokenizer.encode(form, add_special_tokens=False) for form in sorted(forms)]
-    return sorted({ids[0] for ids in encoded if len(ids) == 1})

@@ -17,9 +17,9 @@ from nopsd.run import runner
 from nopsd.run.session import Session
 from nopsd.run.status import status_of
 from nopsd.stages import signals as glue
+from nopsd.stages.algorithms import finetuning
 from nopsd.stages.data import prepare_data
 from nopsd.stages.registry import STAGES
-from nopsd.stages.train import finetuning
 from nopsd.tasks.status import text
 from tests.stages.filled import WITHOUT_NEURONS, fill, write_questions
 

@@ -274,6 +274,7 @@ def test_published_sizes_are_the_papers(hub):
         (["dist.hostfile=/no/hostfile"], "/no/hostfile"),
         (["data.pool_limit=3"], "the pool has 3 questions"),
         (["tracking.to=[nope]"], "tracking.to=nope"),
+        (["neuron.layers=99"], "neuron.layers=99: the model has the layers 0-3"),
     ],
 )
 def test_what_is_wrong_is_named_and_fails(overrides, said):

@@ -22,20 +22,16 @@ from nopsd.config.schema.running import (
     SamplingConfig,
     ServerConfig,
 )
+from nopsd.config.schema.trainers import GrpoConfig, OpsaConfig, SftConfig, TtpoConfig, UopsdConfig
 from nopsd.config.schema.training import (
     DistillConfig,
-    GrpoConfig,
     GuardConfig,
     LoraConfig,
     NeuronMaskConfig,
-    OpsaConfig,
     RetainConfig,
-    SftConfig,
     TeacherConfig,
     TrackingConfig,
     TrainConfig,
-    TtpoConfig,
-    UopsdConfig,
 )
 
 

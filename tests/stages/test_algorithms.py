@@ -1,7 +1,7 @@
 """What the train stage makes of its settings: style words become token ids only where the tokenizer has them whole."""
 
 from nopsd.data.prompts import load_tokenizer
-from nopsd.stages.train import single_token_ids
+from nopsd.stages.algorithms import single_token_ids
 
 
 def test_words_that_are_one_token(lab_model_dir):
