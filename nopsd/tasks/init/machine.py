@@ -112,9 +112,8 @@ def _on_cpu(machine: Machine, shape: ModelShape | None) -> str:
 
 def _cpu_settings() -> dict[str, tuple[Any, str]]:
     return {
-        "model.dtype": ("float32", "on a CPU"),
+        "model.dtype": ("auto", "bfloat16 where the CPU multiplies in it, else float32"),
         "train.micro": (1, "the least memory"),
-        "train.sync_tolerance": (1e-3, "of float32"),
         "neuron.scale_with_width": (True, "by the paper's ratios to the model's width"),
         "server.kv_cache_mib": (2048, "of vLLM's CPU build"),
         "rollout.servers_per_host": (1, "one server"),
