@@ -310,11 +310,9 @@ class RolloutClient(RolloutService):
         delays_s: tuple[float, ...],
     ) -> httpx.Response:
         delays = iter(delays_s)
-        timeout = (
-            httpx.Timeout(timeout_s, connect=min(timeout_s, CONNECT_TIMEOUT_S))
-            if timeout_s is not None
-            else httpx.USE_CLIENT_DEFAULT
-        )
+        timeout: Any = httpx.USE_CLIENT_DEFAULT
+        if timeout_s is not None:
+            timeout = httpx.Timeout(timeout_s, connect=min(timeout_s, CONNECT_TIMEOUT_S))
         while True:
             try:
                 response = self._http.request(method, path, json=body, timeout=timeout)

@@ -181,5 +181,7 @@ def _summary(
         f"  nopsd run --preset {wanted.target}              run",
     ]
     if choice.folder is None:
-        lines.append("The model's tokenizer isn't in a folder here: prompts are shown as messages, lengths are estimated.")
+        lines.append(
+            "The model's tokenizer isn't in a folder here: prompts are shown as messages, lengths are estimated."
+        )
     return "\n".join(lines)
