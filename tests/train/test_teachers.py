@@ -25,7 +25,7 @@ PROMPT, TEACHER_PROMPT, RESPONSE = [3, 4, 5], [9, 8, 7, 6, 4, 5], [10, 11, 12, 2
 
 
 @pytest.fixture(scope="session")
-def teacher_gain(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory, run_ranks: Any) -> Any:
+def taught(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory, run_ranks: Any) -> Any:
     """What every case of worker_teachers.py left."""
     out = tmp_path_factory.mktemp("teachers")
     cases = ["kinds", "align", "lora", "lora_ema"]
