@@ -18,9 +18,12 @@ def device() -> str:
 
 
 def cpu_multiplies_bfloat16() -> bool:
-    """Whether this CPU has instructions for products of bfloat16 numbers (AMX, AVX512-BF16)."""
+    """Whether this CPU has instructions for products of bfloat16 numbers (AMX, AVX512-BF16) that oneDNN may use."""
     import torch
 
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or "ALL"
+    if not any(name in limit.upper() for name in ("ALL", "DEFAULT", "BF16", "FP16", "AMX", "AVX10")):
+        return False  # its micro-kernel would end the process
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 

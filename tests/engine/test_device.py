@@ -30,3 +30,15 @@ def test_commands_settle_it_and_the_dry_run_names_it(monkeypatch, tmp_path, caps
     main(["run", "--dry-run", "--preset", "lab", "model.dtype=auto", f"run_dir={tmp_path}"])
     out = capsys.readouterr().out
     assert "trained in bfloat16, served in bfloat16; auto is bfloat16 on a CPU that multiplies in it" in out
+
+
+@pytest.mark.parametrize("limit", ["AVX2", "AVX512_CORE_VNNI", "avx512_core"])
+def test_instructions_that_onednn_is_kept_from_are_not_used(limit, monkeypatch):
+    """Its micro-kernel ended the process with a C++ exception, at the first product or the first test collected."""
+    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: True)
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
+    assert not device.cpu_multiplies_bfloat16()
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
+    assert device.cpu_multiplies_bfloat16()
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA")
+    assert device.cpu_multiplies_bfloat16()
