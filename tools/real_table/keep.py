@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from nopsd.config import to_yaml
+from nopsd.config import Config, to_yaml
 from nopsd.data.majority import majority
 from nopsd.data.reading import answer_reader
 from nopsd.errors import ArtefactError, UserError
@@ -58,7 +59,7 @@ def keep(folder: Path, out: Path) -> list[Path]:
         kept = {**about, "targets": _targets(results.runs[key]), **facts, **_texts(member, names.EVALUATE)}
         written.append(_write(out / f"{file_name(f'{member.label}-{member.seed}')}.json", kept))
         config = out / f"{file_name(f'{member.label}-{member.seed}')}.yaml"
-        write_atomic(config, to_yaml(without_keys(member.config)))
+        write_atomic(config, to_yaml(without_folders(without_keys(member.config))))
         written.append(config)
     if (pool := _pool(runs)) is not None:
         written.append(_write(out / POOL, pool))
@@ -68,6 +69,14 @@ def keep(folder: Path, out: Path) -> list[Path]:
 def _write(path: Path, kept: Kept) -> Path:
     write_json(path, kept)
     return path
+
+
+def without_folders(config: Config) -> Config:
+    """With the names of this machine's files alone; a hub's name stays."""
+    model, data = config.model, config.data
+    model = replace(model, path=Path(model.path).name) if Path(model.path).is_absolute() else model
+    data = replace(data, path=Path(data.path).name) if data.path and Path(data.path).is_absolute() else data
+    return replace(config, model=model, data=data)
 
 
 def _targets(found: Mapping[str, DomainResult]) -> Kept:
