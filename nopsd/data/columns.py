@@ -117,11 +117,19 @@ def _written_chat(value: Any) -> list[Any] | None:
     return turns if chat and turns else None
 
 
+def is_one_turn(turns: Sequence[Any]) -> bool:
+    """Whether a chat is one user turn, alone or behind a system turn."""
+    return _roles(turns) in (["user"], ["system", "user"])
+
+
+def _roles(turns: Sequence[Any]) -> list[Any]:
+    return [turn.get("role") if isinstance(turn, Mapping) else None for turn in turns]
+
+
 def _asked(row: Row, column: str, turns: Sequence[Any]) -> str:
     """The text of a chat: one user turn, behind a system turn's text if there is one."""
-    roles = [turn.get("role") if isinstance(turn, Mapping) else None for turn in turns]
-    if roles not in (["user"], ["system", "user"]):
-        shown = ", ".join(str(role) for role in roles[:6]) or "nothing"
+    if not is_one_turn(turns):
+        shown = ", ".join(str(role) for role in _roles(turns)[:6]) or "nothing"
         raise DataError(
             f"{row.place}: column `{column}` must be text or a chat of one user turn, got {shown}: an answer must not "
             "stand in the question, and longer conversations are to be split"

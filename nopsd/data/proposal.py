@@ -5,7 +5,6 @@ In: rows as dictionaries (answers included: a person is shown the proposal, noth
 
 from __future__ import annotations
 
-import json
 import re
 import string
 from collections import Counter
@@ -14,8 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nopsd.data.answer_marks import boxed
-from nopsd.data.columns import ONE_OPTION
+from nopsd.data.columns import ONE_OPTION, is_one_turn
 from nopsd.data.gold import GSM8K
+from nopsd.data.options import parsed
 from nopsd.data.sources.edu_feedback import PHRASES
 from nopsd.errors import DataError
 
@@ -130,8 +130,7 @@ def _question(found: Proposal, rows: Rows, columns: Sequence[str]) -> set[str]:
 
 def _is_question(value: Any) -> bool:
     if isinstance(value, list):  # a chat, as trainers by reinforcement learning have them
-        roles = [turn.get("role") if isinstance(turn, Mapping) else None for turn in value]
-        return roles in (["user"], ["system", "user"])
+        return is_one_turn(value)
     return isinstance(value, str) and bool(value.strip())
 
 
@@ -164,20 +163,21 @@ def _holds_options(rows: Rows, column: str) -> bool:
 
 
 def _is_one_of(answer: Any, options: Any) -> bool:
-    texts = json.loads(options) if isinstance(options, str) and _is_collection(options) else options
+    texts = _value(options)
     if not isinstance(texts, list) or len(texts) < 2 or not all(isinstance(text, str) for text in texts):
         return False
     places = {*map(str, range(len(texts) + 1)), *string.ascii_uppercase[: len(texts)]}
     return answer in (None, "") or str(answer) in texts or str(answer).strip().upper() in places
 
 
+def _value(cell: Any) -> Any:
+    """A list or mapping that a CSV's cell writes, as the reader of options takes it; anything else as it is."""
+    return parsed(cell) if isinstance(cell, str) and cell[:1] in ("[", "{") else cell
+
+
 def _is_collection(value: Any) -> bool:
     """A list or mapping of several texts or numbers; labels and texts may be two lists."""
-    if isinstance(value, str) and value[:1] in ("[", "{"):
-        try:
-            value = json.loads(value)
-        except json.JSONDecodeError:
-            return False
+    value = _value(value)
     if isinstance(value, dict) and {"text", "label"} <= set(value):
         return True
     members = list(value.values()) if isinstance(value, dict) else value

@@ -20,6 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any, TextIO
 
 from tqdm import tqdm
@@ -59,7 +60,7 @@ class StageProgress:
         clock: Callable[[], float] = time.monotonic,
         overall: Callable[[], str] | None = None,
     ) -> None:
-        self._overall = _Rarely(overall, clock) if overall is not None else None
+        self._overall: Callable[[], str] = _Rarely(overall, clock) if overall is not None else str
         self._awaited: tuple[str, float, float] | None = None  # what, since when, when its next line comes
         self._lock, self._ended = threading.RLock(), threading.Event()
         self._head = f"[{index}/{total_stages}] {name} ..."
@@ -103,7 +104,7 @@ class StageProgress:
                 self._end_part()
                 self._end_head()
                 kind = _Bar if self._stream.isatty() else _Lines
-                part = self._part = kind(self._label, done, total, self._stream, self._clock, self._overall)
+                part = self._part = kind(_Shown(self._label, total, self._stream, self._clock, self._overall), done)
             part.update(done, info)
 
     @contextmanager
@@ -161,25 +162,27 @@ class _Rarely:
         return self._text
 
 
+@dataclass(frozen=True)
+class _Shown:
+    """What is counted, and where; `overall`: a text about the whole run."""
+
+    label: str
+    total: int
+    stream: TextIO
+    clock: Callable[[], float]
+    overall: Callable[[], str]
+
+
 class _Bar:
     """A moving bar."""
 
-    def __init__(
-        self,
-        label: str,
-        done: int,
-        total: int,
-        stream: TextIO,
-        clock: Callable[[], float],
-        overall: Callable[[], str] | None = None,
-    ) -> None:
-        self._overall = overall or str
-        self.done, self.total = done, total
+    def __init__(self, shown: _Shown, done: int) -> None:
+        self.done, self.total, self._overall = done, shown.total, shown.overall
         self._bar = tqdm(
-            total=total,
+            total=shown.total,
             initial=done,
-            desc=label,
-            file=stream,
+            desc=shown.label,
+            file=shown.stream,
             leave=False,
             dynamic_ncols=True,
             bar_format="{desc} {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} [{elapsed}, {remaining} left{postfix}]",
@@ -198,19 +201,10 @@ class _Bar:
 class _Lines:
     """A plain line now and then."""
 
-    def __init__(
-        self,
-        label: str,
-        done: int,
-        total: int,
-        stream: TextIO,
-        clock: Callable[[], float],
-        overall: Callable[[], str] | None = None,
-    ) -> None:
-        self._overall = overall or str
-        self.done, self.total = done, total
-        self._label, self._stream, self._clock = label, stream, clock
-        self._began, self._first = clock(), done
+    def __init__(self, shown: _Shown, done: int) -> None:
+        self.done, self.total, self._overall = done, shown.total, shown.overall
+        self._label, self._stream, self._clock = shown.label, shown.stream, shown.clock
+        self._began, self._first = shown.clock(), done
         self._shown_at, self._shown_done = self._began, done
 
     def update(self, done: int, info: dict[str, Any]) -> None:
