@@ -21,7 +21,7 @@ STUDENT_PASSES = 3.0  # forward and backward
 
 
 def expected_seconds(run: RunFolder, config: Config, done: Mapping[str, float | None]) -> dict[str, float]:
-    """Stage -> seconds, of those that can be told.
+    """Stage -> seconds, of those that can be estimated.
 
     Args:
         run: Its folder.

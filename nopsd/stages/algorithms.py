@@ -95,7 +95,7 @@ def u_opsd(session: Session) -> Prepared:
 
 
 def ttpo(session: Session) -> Prepared:
-    """The same."""
+    """The selected questions, whose agreeing rollouts are distilled and others penalised."""
     from nopsd.train.algorithms.voted import Ttpo
 
     return session.run.selection().uids, Ttpo(**voting(session)), {}

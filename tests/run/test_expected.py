@@ -1,4 +1,4 @@
-"""nopsd.run.expected: if these fail, `nopsd run` promises an end that is hours off, or none where one can be told."""
+"""nopsd.run.expected: if these fail, `nopsd run` promises an end that is hours off, or none where it could."""
 
 from types import SimpleNamespace
 

@@ -65,9 +65,8 @@ def test_each_is_measured_when_it_is_due(tmp_path, monkeypatch):
     monkeypatch.setattr("nopsd.stages.watching.label_free_probe", lambda *_: lambda version: {"probe": version})
     monkeypatch.setattr("nopsd.stages.watching.evaluation", lambda *_: lambda version: {"eval": version})
     measured = watch(session, client, session.config)
-    assert [sorted(measured(step)) for step in range(1, 8)] == [
-        [], ["probe"], ["eval"], ["probe"], [], ["eval", "probe"], ["eval", "probe"]
-    ]  # fmt: skip
+    due = [[], ["probe"], ["eval"], ["probe"], [], ["eval", "probe"], ["eval", "probe"]]
+    assert [sorted(measured(step)) for step in range(1, 8)] == due
 
 
 def test_a_run_has_equal_losses_with_and_without_it(tmp_path, monkeypatch):

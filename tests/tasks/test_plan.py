@@ -55,7 +55,7 @@ def test_training_takes_the_steps_of_the_scaling_model():
 
 
 def test_what_selection_goes_by_is_paid_for():
-    """Else a selector that reads every answer behind its demonstrations costs hours that nobody was told of."""
+    """Else a selector that reads every answer behind its demonstrations costs hours that nobody expects."""
     folder = PUBLISHED / "Qwen" / "Qwen3-8B"
     shape, machine, lengths = shape_for_work(folder, shape_of(str(folder))), Machine(), Lengths(256, 0.5)
 
