@@ -61,10 +61,12 @@ class PrefixCache:
     groups: int = 1
     held: dict[bytes, Context] = field(default_factory=dict)
     nbytes: int = 0
+    token_bytes: int = 0
     chosen: frozenset[bytes] | None = None  # None: a token's bytes aren't known yet
 
     def choose(self, token_bytes: int) -> frozenset[bytes]:
         """The keys of the prompts that fit, of all groups together."""
+        self.token_bytes = token_bytes
         room, found = self.budget * self.groups, set()
         for prompt in self.prompts:
             size, key = (len(prompt) - 1) * token_bytes, key_of(prompt[:-1])
@@ -73,6 +75,15 @@ class PrefixCache:
                 room -= size
         self.chosen = frozenset(found)
         return self.chosen
+
+    def fitting(self, wanted: Sequence[Prefix]) -> list[Prefix]:
+        """Those of them, in order, that this rank has room for."""
+        room, found = self.budget - self.nbytes, []
+        for prefix in wanted:
+            if prefix.tokens * self.token_bytes <= room:
+                found.append(prefix)
+                room -= prefix.tokens * self.token_bytes
+        return found
 
     def admit(self, key: bytes, context: Context) -> None:
         """Hold a chosen context if this rank has room; it is computed again at its next turn otherwise."""

@@ -89,6 +89,10 @@ class Algorithm(ABC):
     def before(self, run: TrainingRun) -> None:  # noqa: B027 - most have nothing to do
         """Before the first step of a training that begins, with the engines loaded. Nothing trained may change."""
 
+    def meanwhile(self, run: TrainingRun, step: Step) -> Callable[[], None] | None:
+        """Work of the step that needs no response, for all ranks while they are sampled; None: there is none."""
+        return None
+
     @abstractmethod
     def examples(self, run: TrainingRun, step: Step) -> list[Example]:
         """The step's prompts and responses, equal on all ranks."""

@@ -73,17 +73,31 @@ class Sampler:
         """
         if not self.run.algorithm.on_policy:
             return
-        with step.clock("rollout"):
-            if self.pending_step == step.number:
-                step.rollouts, self.pending, self.pending_step = self.pending, [], -1
-            else:
-                answers = broadcast_from_rank0(
-                    self.run.ranks, lambda: ask(self.run, step.number, step.number, partial=self.partial)
-                )
-                step.rollouts = [Rollout(**fields) for fields in answers]
+        if self.pending_step == step.number:
+            step.rollouts, self.pending, self.pending_step = self.pending, [], -1
+        else:
+            step.rollouts = self._sampled_now(step)
         if self.partial is not None:
             step.uids = [*step.uids, *(uid for uid, _ in self.partial.unfinished)]
             self.partial.end_step(step.uids, step.rollouts)
+
+    def _sampled_now(self, step: Step) -> list[Rollout]:
+        """The step's responses; in the meantime the algorithm does what needs none."""
+        run, number = self.run, step.number
+        work = run.algorithm.meanwhile(run, step)
+
+        def sample(progress: Callable[..., None] | None = None) -> list[dict[str, Any]]:
+            return ask(run, number, number, progress, self.partial)
+
+        if work is not None:
+            asked = in_background(lambda: sample(self._check_wanted)) if run.ranks.is_main else None
+            work()
+        with step.clock("rollout"):
+            if work is None:
+                answers = broadcast_from_rank0(run.ranks, sample)
+            else:
+                answers = broadcast_from_rank0(run.ranks, lambda: asked.result() if asked else [])
+        return [Rollout(**fields) for fields in answers]
 
     def begin(self, number: int) -> None:
         """Have step `number` sampled from now on, by the weights served now: of the version before."""

@@ -31,6 +31,7 @@ from nopsd.train.context_states import (
     Prefix,
     PrefixCache,
     Prefixes,
+    key_of,
     nothing,
     plan_prefixes,
     prefixes,
@@ -83,6 +84,21 @@ class Reader:
         for _ in range(most - passes):
             self._record(sides[0].ids_BT[:, :1])
         return states
+
+    @torch.no_grad()  # type: ignore[untyped-decorator]
+    def prepare(self, prompts: Sequence[Sequence[int]]) -> None:
+        """Compute what the cache will hold of these prompts of this rank's. Every rank must call it, with its own."""
+        if self.cache is None:
+            return
+        token_11 = torch.zeros(1, 1, dtype=torch.long, device=self.ranks.device)
+        absent = self._chosen(token_11) - self.cache.held.keys()
+        begins = {key_of(prompt[:-1]): prompt[:-1] for prompt in prompts}
+        missing = self.cache.fitting([Prefix(key, len(ids)) for key, ids in begins.items() if key in absent])
+        most = int(self.ranks.all_max(torch.tensor([len(missing)])))
+        for prefix in missing:
+            self._fill(prefix, torch.tensor([begins[prefix.key]], device=self.ranks.device))
+        for _ in range(most - len(missing)):
+            self._record(token_11)
 
     def _read(self, sides: Sequence[Side], plan: Sequence[Prefixes], held: dict[bytes, Context]) -> list[Tensor]:
         last = {p.key: place for place, found in enumerate(plan) for p in found if p}

@@ -23,7 +23,9 @@ from nopsd.train.batches import Batching, Example, MicroBatch, Side, rank_micro_
 from nopsd.train.context_states import PrefixCache, key_of, plan_prefixes, prefixes, suffixes
 from nopsd.train.losses.fused_linear import DistillInputs
 from nopsd.train.losses.head import DistillModel, response_hidden
+from nopsd.train.metrics import Clock
 from nopsd.train.planning import Limits
+from nopsd.train.run import Step
 from nopsd.train.teachers import Reader, context_metrics, teacher_of
 from tests.models import qwen3
 
@@ -302,17 +304,62 @@ def test_only_prompts_that_differ_are_held_over_steps() -> None:
     assert algorithm.teacher.readers[0].cache.prompts == [LONGER]
 
 
+def test_prompts_read_early_are_found_there() -> None:
+    """Broken if one is computed twice, one that isn't to be held is computed at all, or the states are others'."""
+    forward = Forwards()
+    reader = Reader(forward, ALONE, False, PrefixCache([LONG, LONGER], 19 * TOKEN))
+    reader.prepare([LONG, LONGER, SHORT])
+    assert forward.recorded() == [1, 11]  # a token is measured; of the two one has room
+    reader.prepare([LONG])
+    sides = sides_of([LONG, LONGER, SHORT])
+    for side, states in zip(sides, reader.read(sides), strict=True):
+        torch.testing.assert_close(states, plain(tiny(), side), rtol=0, atol=1e-12)
+    assert (reader.fills, reader.hits) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("early", "device", "sleeps", "kept", "works"),
+    [
+        (None, "cuda", False, True, True),
+        (None, "cuda", True, True, False),  # the server wants the memory
+        (None, "cpu", False, True, False),  # the server wants the cores
+        (True, "cpu", False, True, True),
+        (False, "cuda", False, True, False),
+        (True, "cuda", False, False, False),
+    ],
+)
+def test_when_the_teacher_reads_early(early: bool | None, device: str, sleeps: bool, kept: bool, works: bool) -> None:
+    """Each question's prompts on the ranks that own it, where there is a device for it and memory to hold them."""
+    config, read = Config(), list[Any]()
+    config.teacher.early, config.server.sleep = early, sleeps
+    prepare: Any = SimpleNamespace(cache=object() if kept else None, prepare=read.extend)
+    clock = Clock()
+    for rank in range(2):
+        algorithm = Distillation(teacher_prompts={})
+        algorithm.teacher = SimpleNamespace(readers=[prepare])  # type: ignore[assignment]
+        algorithm.readings = [{"a": LONG, "b": LONGER}, {"b": SHORT}]
+        run: Any = SimpleNamespace(
+            config=config, ranks=Ranks(rank, 2, torch.device(device)), parallel=SimpleNamespace(size=1)
+        )
+        work = algorithm.meanwhile(run, Step(0, ["a", "b"], [], clock))
+        assert (work is not None) is works
+        if work is not None:
+            work()
+    assert sorted(read) == (sorted([LONG, LONGER, SHORT]) if works else [])
+    assert ("teacher" in clock.seconds) is works
+
+
 def test_the_budget_is_no_part_of_a_runs_identity() -> None:
     """A run must go on where there is more or less memory; what the teacher is does belong to it."""
     identities = []
-    for key, value in (("context_mib", 1024), ("context_mib", 7), ("mix", 0.25)):
+    for key, value in (("context_mib", 1024), ("context_mib", 7), ("early", True), ("mix", 0.25)):
         config = Config()
         setattr(config.teacher, key, value)
         inputs: Any = SimpleNamespace(config=config, selected=[])
         identities.append(Distillation(teacher_prompts={}).identity(inputs))
-    assert identities[0] == identities[1] != identities[2]
+    assert identities[0] == identities[1] == identities[2] != identities[3]
     assert {"teacher.kind", "teacher.mix"} < set(STAGES["train"].config_keys)
-    assert not {"teacher", "teacher.context_mib"} & set(STAGES["train"].config_keys)
+    assert not {"teacher", "teacher.context_mib", "teacher.early"} & set(STAGES["train"].config_keys)
 
 
 def test_the_log_counts_and_starts_anew() -> None:

@@ -56,7 +56,7 @@ def run_of(ahead: int, server: SlowServer, extras: dict[str, Any] | None = None)
     prompts = {uid: [1, 2] for uid in UIDS}
     return SimpleNamespace(
         config=config,
-        algorithm=SimpleNamespace(on_policy=True),
+        algorithm=SimpleNamespace(on_policy=True, meanwhile=lambda run, step: None),
         retained=[],
         client=server,
         selected=UIDS,
@@ -97,6 +97,27 @@ def test_the_next_step_is_sampled_while_this_one_trains_and_by_the_weights_befor
         samples.begin(STEPS)  # there is no such step
         samples.finish(Clock())
         assert len(server.asked) == 3
+
+
+def test_work_that_needs_no_response_is_done_while_they_are_sampled():
+    """Broken if the server is asked only afterwards, if a step's work is skipped, or if a server's error is lost."""
+    server, done = SlowServer(), []
+    run = run_of(0, server)
+
+    def work() -> None:
+        while not server.asked:  # for ever, if it waits for the work
+            time.sleep(0.001)
+        done.append(len(server.asked))
+        server.let.set()
+
+    run.algorithm.meanwhile = lambda run, step: work
+    with closing(Sampler(run)) as samples:
+        assert responses(sampled(samples, 0)) == [[0], [0]] and done == [1]
+        server.let.clear()
+        server.error = ServerError("gone")
+        with pytest.raises(ServerError, match="gone"):
+            sampled(samples, 1)
+        assert done == [1, 2]
 
 
 def test_strictly_on_policy_nothing_is_begun():

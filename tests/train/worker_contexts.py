@@ -50,7 +50,7 @@ KINDS: dict[str, dict[str, Any]] = {
 class Client:
     """`n` responses a question, which depend on uid, seed and number alone."""
 
-    def generate(self, prompts, uids, sampling, seed, expected_version=None, logprobs=False):
+    def generate(self, prompts, uids, sampling, seed, expected_version=None, logprobs=False, progress=None):
         return [
             [
                 Rollout(u, k, p, engines.ids(f"{u}/{seed}/{k}", 2, 12), "", "stop", expected_version, seed)
@@ -109,7 +109,8 @@ def everything(d: TrainingRun, step: Step) -> list[torch.Tensor]:
 
 
 def case_resume(job: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
-    """Six unbroken steps, so two epochs, at one rollout a question; from the checkpoint of the fourth on again."""
+    """Six unbroken steps, so two epochs, at one rollout a question; from the checkpoint of the fourth on again, with
+    prompts read early (`teacher.early`)."""
     context_states.SHORTEST = 2
     config = config_of("frozen", steps=6)
     config.train.n, config.train.keep_checkpoints = 1, 3
@@ -126,6 +127,7 @@ def case_resume(job: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
     ranks.barrier()
     start = resuming.latest_valid(folder, {"test": 1}, ranks)
     assert start is not None
+    config.teacher.early = True  # the resumed run's teacher reads while responses are sampled
     again = build(config, job, ranks, "resume")
     again.algorithm.teacher.readers[0].cache.budget = 40 * token
     resuming.load(again.student, again.ema, start, ranks)

@@ -261,6 +261,12 @@ class TeacherConfig:
         ge=0,
         runtime_only=True,
     )
+    early: Optional[bool] = key(
+        None,
+        "compute the prompts that context_mib has room for while a step's responses are being sampled, in place of "
+        "afterwards; null: on GPUs, if the server doesn't sleep (on CPUs the server wants the same cores)",
+        runtime_only=True,
+    )
 
 
 @dataclass

@@ -24,7 +24,7 @@ Logged besides the loop's own (`nopsd.train.metrics`):
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -57,7 +57,7 @@ from nopsd.train.losses.fused_linear import DistillInputs
 from nopsd.train.losses.head import DistillModel, gathered_weight
 from nopsd.train.losses.tile import BASE, OTHER_PROMPTS, STATISTICS, auxiliaries
 from nopsd.train.metrics import BatchLoss
-from nopsd.train.planning import Limits, check_budget
+from nopsd.train.planning import Limits, check_budget, owner
 from nopsd.train.run import Algorithm, Step, Targets, TrainingInputs, TrainingRun
 from nopsd.train.teachers import Teacher, TeacherStates, context_metrics, follower, teacher_of
 
@@ -89,6 +89,7 @@ class Distillation(Algorithm):
     retained_E: Tensor = field(init=False)  # of the step's examples, which are
     teacher_engine: Any = None
     teacher: Teacher = field(init=False)
+    readings: Sequence[Mapping[str, list[int]]] = field(init=False)  # uid -> prompt: the teacher's, and its other ones
 
     def check(self, inputs: TrainingInputs) -> None:
         """Each selected question has its prompts, and some fit in the budget of tokens."""
@@ -127,15 +128,27 @@ class Distillation(Algorithm):
         if self.retained:
             own = {uid: TeacherPrompt(ids, 0, 0) for uid, ids in self.retained.items()}
             self.teacher_prompts, self.logged = {**self.teacher_prompts, **own}, (*type(self).logged, *RETAINED)
-        readings = [{uid: prompt.ids for uid, prompt in self.teacher_prompts.items()}, *self.aux_prompts.values()]
+        self.readings = [{uid: prompt.ids for uid, prompt in self.teacher_prompts.items()}, *self.aux_prompts.values()]
         asked = run.student_prompts  # what the student reads itself is read whole
-        prompts = [r[uid] for uid in sorted(run.selected) for r in readings if r[uid] != asked[uid]]
+        prompts = [r[uid] for uid in sorted(run.selected) for r in self.readings if r[uid] != asked[uid]]
         groups = run.ranks.world // run.parallel.size
         self.teacher = teacher_of(run.config, run.student, self.teacher_engine, run.ranks, prompts, groups)
 
     def before(self, run: TrainingRun) -> None:
         """How far the demonstrations move the model on stored answers."""
         measure_gain(run, self.stored, {uid: prompt.ids for uid, prompt in self.teacher_prompts.items()})
+
+    def meanwhile(self, run: TrainingRun, step: Step) -> Callable[[], None] | None:
+        """The teacher reads the prompts of the step that it is to hold over steps (`teacher.early`)."""
+        early, reader = run.config.teacher.early, self.teacher.readers[0]
+        if early is None:
+            early = run.ranks.device.type == "cuda" and not run.config.server.sleep
+        if not early or reader.cache is None:
+            return None
+        group, groups = run.ranks.rank // run.parallel.size, run.ranks.world // run.parallel.size
+        own = [uid for uid in step.uids if owner(uid, groups) == group]
+        prompts = [reading[uid] for reading in self.readings for uid in own if uid in reading]
+        return step.clock("teacher")(partial(reader.prepare, prompts))
 
     def examples(self, run: TrainingRun, step: Step) -> list[Example]:
         """Each rollout with both of its prompts; the response's ids go through untouched."""
