@@ -6,16 +6,21 @@ there, a skip would hide for good that nothing is compared any more.
 
 from __future__ import annotations
 
+import atexit
 import importlib.util
+import json
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
 
+ROOT = Path(__file__).resolve().parents[1]
 SYSTEM_FOLDERS = ("/usr/sbin", "/sbin")  # sshd lies there, and an ordinary user's PATH lacks them
 # By importable name, the variable that names an interpreter which has it.
 PEERS = {
@@ -64,17 +69,33 @@ def require_peer(peer: str) -> str:
 
 
 def run_peer(peer: str, script: Path, given: Any, folder: Path, **environment: str) -> Any:
-    """What `script IN.pt OUT.pt` makes of `given` under an interpreter that has `peer`; files lie in `folder`."""
+    """What `script IN.pt OUT.pt` makes of `given` under an interpreter that has `peer`; files lie in `folder`.
+
+    Scripts of the same interpreter and `environment` share a process: what they import takes ten seconds to load.
+    """
     import torch
 
     torch.save(given, folder / "in.pt")
-    done = subprocess.run(
-        [require_peer(peer), str(script), str(folder / "in.pt"), str(folder / "out.pt")],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "DS_ACCELERATOR": "cpu", **environment},
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stdout[-3000:]
+    process, log = _peer_process(require_peer(peer), tuple(sorted(environment.items())))
+    assert process.stdin is not None and process.stdout is not None
+    process.stdin.write(json.dumps([str(script), str(folder / "in.pt"), str(folder / "out.pt")]) + "\n")
+    process.stdin.flush()
+    said = process.stdout.readline()
+    assert said == "done\n", Path(log).read_text()[-3000:]
     return torch.load(folder / "out.pt", weights_only=True)
+
+
+@lru_cache(maxsize=1)  # one at a time: it holds a gigabyte
+def _peer_process(python: str, environment: tuple[tuple[str, str], ...]) -> tuple[subprocess.Popen[str], str]:
+    """A process of tests/peer.py, and the file of what its scripts print. It ends with its input: when ours does."""
+    log = tempfile.NamedTemporaryFile("w", suffix=".log")
+    process = subprocess.Popen(
+        [python, str(Path(__file__).with_name("peer.py"))],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "DS_ACCELERATOR": "cpu", **dict(environment)},
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=log,
+    )
+    atexit.register(log.close)
+    return process, log.name

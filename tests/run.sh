@@ -44,6 +44,7 @@ done
 bash "$NOPSD_ROOT/launcher/setup_env.sh"
 use_environment
 export DS_ACCELERATOR=cpu HF_HUB_OFFLINE=1 # the tests run on CPU cores and fetch nothing, on every machine
+unset PYTHONDONTWRITEBYTECODE # which images set: each of some 300 processes would compile the package and its tests anew
 cd "$NOPSD_ROOT"
 [ -n "$FAST" ] || install_programs
 bash tests/setup_peers.sh

@@ -20,8 +20,12 @@ SHARED_FIXTURES = re.compile(
 
 @cache
 def group_of(file: Path) -> str:
-    """The files of a folder that share a costly fixture are one group, any other file is its own."""
-    for function in re.split(r"^(?=def )", file.read_text(), flags=re.M):
+    """The files of a folder that share a costly fixture are one group, and so are those that share a peer's process;
+    any other file is its own."""
+    text = file.read_text()
+    if "run_peer(" in text:
+        return "peers"
+    for function in re.split(r"^(?=def )", text, flags=re.M):
         head = function.split("):\n", 1)[0].split(") ->", 1)[0]
         if shared := SHARED_FIXTURES.match(head + ")"):
             return f"{file.parent}:{shared[1] if shared[1] in ('two_hosts', 'engine_cases', 'lost') else 'server'}"

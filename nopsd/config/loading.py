@@ -10,10 +10,10 @@ from typing import Any
 import yaml
 
 from nopsd.config.methods import METHODS, is_foreign
-from nopsd.config.preset import PRESETS, Layer, preset_layers, read_layer, refuse_unknown
+from nopsd.config.preset import PRESETS, Layer, preset_layers, read_layer, refuse_unknown, settings_in
 from nopsd.config.rules import validate, value_of
 from nopsd.config.schema import RUNTIME_ONLY, Config, all_keys
-from nopsd.config.values import Plain, Reference, escaped, from_command_line, has_reference, parse, read_yaml, resolved
+from nopsd.config.values import Plain, Reference, escaped, from_command_line, has_reference, parse, resolved
 from nopsd.errors import ConfigError
 from nopsd.gpus import visible_gpus
 
@@ -143,7 +143,7 @@ def _with_method(layers: list[Layer]) -> tuple[str, list[Layer]]:
 
 def _settings_of(method: str) -> Layer:
     """The defaults of a method of a user's own."""
-    layer = Layer(read_yaml(yaml.safe_dump(dict(METHODS[method].settings))) or {}, f"method {method}")
+    layer = Layer({**(settings_in(yaml.safe_dump({**METHODS[method].settings})) or {})}, f"method {method}")
     refuse_unknown(layer)
     return layer
 

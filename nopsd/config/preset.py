@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -61,14 +62,21 @@ def preset_layers(preset: str) -> list[Layer]:
 def read_layer(path: Path) -> Layer:
     """A YAML file's settings. Raises ConfigError for unreadable YAML and for keys that the schema doesn't have."""
     try:
-        tree = read_yaml(path.read_text(encoding="utf-8-sig"))
+        settings = settings_in(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError, YAMLError, RecursionError) as error:
         raise ConfigError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(tree, dict | None):
+    if settings is None:
         raise ConfigError(f"{path}: the top level must be a mapping of keys")
-    layer = Layer(flatten(tree or {}), str(path))
+    layer = Layer({**settings}, str(path))
     refuse_unknown(layer)
     return layer
+
+
+@lru_cache(maxsize=64)
+def settings_in(text: str) -> dict[str, Any] | None:
+    """A YAML text's dotted keys; None if it is no mapping. The same presets are read again for each row of a plan."""
+    tree = read_yaml(text)
+    return flatten(tree or {}) if isinstance(tree, dict | None) else None
 
 
 def refuse_unknown(layer: Layer) -> None:

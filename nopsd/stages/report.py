@@ -16,8 +16,6 @@ from nopsd.evaluation.conclusion import THINKING, conclude, room_to_gain, teache
 from nopsd.evaluation.oracle import label_warning
 from nopsd.evaluation.results import DomainResult
 from nopsd.files import read_json
-from nopsd.reporting.board import write_run_board
-from nopsd.reporting.report import write_report
 from nopsd.reporting.summary import summary_table
 from nopsd.reporting.views import DemoView, HeldOut, PoolView, ReportInputs
 from nopsd.run import folder as names
@@ -60,6 +58,11 @@ class Report(Stage):
 
 def report(session: Session, folder: Path) -> None:
     """Write report.md and report.html into `folder`; of method base without what selects and trains."""
+    from nopsd.reporting.board import (
+        write_run_board,
+    )  # with matplotlib and SciPy: two seconds that no other stage needs
+    from nopsd.reporting.report import write_report
+
     config, run = session.config, session.run
     trained: dict[str, Any] = {}
     before, plan, record = results(session, "base"), run.training_plan(), run.export_record()

@@ -134,17 +134,13 @@ def test_lock_meets_every_demand_of_setup_py(metadata):
 
 def test_the_wheel_works_without_the_checkout(installed: Environment, tmp_path: Path):
     """Else presets, DeepSpeed's files or the embedded model are found by whoever has the repository alone."""
-
-    def nopsd(*arguments: str) -> str:
-        return run([installed.command, *arguments], tmp_path, installed.variables)
-
     python = installed.command.with_name("python")
     where = run([python, "-c", "import nopsd; print(nopsd.__file__)"], tmp_path, installed.variables)
     assert Path(where.strip()) == installed.packages / "nopsd" / "__init__.py"
-    assert "run_dir: runs/lab" in nopsd("config", "--preset", "lab")
-    shown = nopsd("run", "--preset", "lab", "--dry-run")
-    assert "ZeRO-3" in shown and "\n0 errors" in shown and not list(tmp_path.iterdir())
-    nopsd("data", "--preset", "lab")
+    assert "run_dir: runs/lab" in run([installed.command, "config", "--preset", "lab"], tmp_path, installed.variables)
+    both = "from nopsd.cli import main; main(['run', *lab, '--dry-run']); print(os.listdir()); main(['data', *lab])"
+    shown = run([python, "-c", f"import os; lab = ['--preset', 'lab']; {both}"], tmp_path, installed.variables)
+    assert "ZeRO-3" in shown and "\n0 errors" in shown and "\n[]\n" in shown
     assert (tmp_path / "runs" / "lab" / "data" / "pool.jsonl").is_file()
 
 

@@ -28,7 +28,8 @@ class Samples:
                 hidden = model.base_model(input_ids=ids[None]).last_hidden_state[0, length - 1 : -1]
                 logits = hidden.float() @ model.get_output_embeddings().weight.float().t()
             else:
-                logits = model(input_ids=ids[None]).logits[0, length - 1 : -1].float()
+                kept = len(ids) - length + 1
+                logits = model(input_ids=ids[None], logits_to_keep=kept).logits[0, :-1].float()
             rows.append(logits.log_softmax(-1).gather(1, ids[length:, None])[:, 0])
         return torch.cat(rows)
 

@@ -23,7 +23,7 @@ from nopsd.rollout.types import Rollout
 from nopsd.rollout.weight_sums import WeightSum, dtype_name
 
 LR = 1e-6  # the paper presets'
-CONTEXT = 2_900  # tokens before the long samples
+CONTEXT = 1_500  # tokens before the long samples
 
 
 def load_policies() -> ModuleType:

@@ -1,9 +1,19 @@
 """SciKnowEval as the paper uses it: if the split is another, every figure is of other questions."""
 
+from functools import cache
+
 import pytest
 
-from nopsd.data.sources import load_splits
+from nopsd.data.sources import load_splits, sciknoweval
 from tests.data.settings import data
+
+
+@pytest.fixture(scope="module", autouse=True)
+def read_once():
+    """All domains are in the one file, of 18,470 rows."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sciknoweval, "read_rows", cache(sciknoweval.read_rows))
+        yield
 
 
 @pytest.mark.parametrize(

@@ -17,11 +17,13 @@ Probabilities = Sequence[float]
 def softmax(logits: Sequence[float]) -> list[float]:
     top = max(logits)
     exps = [math.exp(z - top) for z in logits]
-    return [e / sum(exps) for e in exps]
+    total = sum(exps)
+    return [e / total for e in exps]
 
 
 def normalised(weights: Sequence[float]) -> list[float]:
-    return [w / sum(weights) for w in weights]
+    total = sum(weights)
+    return [w / total for w in weights]
 
 
 def kl(p: Probabilities, q: Probabilities) -> float:

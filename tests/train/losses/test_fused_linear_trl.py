@@ -74,7 +74,7 @@ def trl(tokens: dict[str, torch.Tensor], tmp_path_factory: pytest.TempPathFactor
         "settings": [plain | theirs for _, theirs in CASES],
     }
     script = Path(__file__).with_name("trl_reference.py")
-    return dict(run_peer("trl", script, given, tmp_path_factory.mktemp("trl"), TRL_EXPERIMENTAL_SILENCE="1"))
+    return dict(run_peer("trl", script, given, tmp_path_factory.mktemp("trl")))
 
 
 def test_it_is_the_version_we_compare_with(trl: dict[str, Any]):
