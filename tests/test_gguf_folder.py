@@ -49,8 +49,11 @@ def tensors(seed: int) -> dict[str, np.ndarray]:
     return {name: draw.normal(0, 0.2, shape).astype(np.float32) for name, shape in shapes.items()}
 
 
-def write_gguf(file: Path, seed: int = 0, architecture: str = "qwen2") -> Path:
-    """A tied Qwen2 with 8-bit matrices, written by gguf's own writer."""
+def write_gguf(
+    file: Path, seed: int = 0, architecture: str = "qwen2", more: dict[str, tuple[np.ndarray, Any]] | None = None
+) -> Path:
+    """A tied Qwen2 with 8-bit matrices, written by gguf's own writer. `more`: matrices beside these or in their place,
+    each with its quantisation."""
     writer = gguf.GGUFWriter(file, architecture)
     writer.add_context_length(256)
     writer.add_embedding_length(HIDDEN)
@@ -68,9 +71,10 @@ def write_gguf(file: Path, seed: int = 0, architecture: str = "qwen2") -> Path:
     writer.add_eos_token_id(1)
     writer.add_pad_token_id(0)
     writer.add_chat_template("{% for m in messages %}{{ m['content'] }}{% endfor %}")
-    for name, value in tensors(seed).items():
+    kinds: dict[str, tuple[np.ndarray, Any]] = {n: (value, Q8) for n, value in tensors(seed).items()} | (more or {})
+    for name, (value, kind) in kinds.items():
         if value.ndim == 2:
-            writer.add_tensor(name, quantize(value, Q8), raw_dtype=Q8)
+            writer.add_tensor(name, quantize(value, kind), raw_dtype=kind)
         else:
             writer.add_tensor(name, value)
     writer.write_header_to_file()
@@ -106,6 +110,26 @@ def test_the_folder_is_what_transformers_reads_from_the_file(file: Path) -> None
     ids = torch.tensor([[2, 3, 4, 5, 6]])
     with torch.no_grad():
         assert torch.equal(own(ids).logits, read(ids).logits)
+
+
+def test_an_embedding_that_is_stored_twice_is_one_matrix(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Qwen2.5-Coder-0.5B's Q4_K_M file is so: trained as two matrices, it took 17 GiB where 13 are enough."""
+    embedding, coarse = tensors(0)["token_embd.weight"], gguf.GGMLQuantizationType.Q5_0
+    write_gguf(file, more={"token_embd.weight": (embedding, coarse), "output.weight": (embedding, Q8)})
+    own = load(made_folder(str(file)))
+    assert own.config.tie_word_embeddings and own.get_input_embeddings().weight is own.get_output_embeddings().weight
+    assert np.array_equal(own.get_output_embeddings().weight.detach().numpy(), dequantize(quantize(embedding, Q8), Q8))
+    assert "quantised again" in capsys.readouterr().out
+
+
+def test_an_output_weight_of_its_own_stays_one(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tensors(1)["token_embd.weight"]
+    write_gguf(file, more={"output.weight": (output, Q8)})
+    own = load(made_folder(str(file)))
+    assert not own.config.tie_word_embeddings and "quantised again" not in capsys.readouterr().out
+    read = load(file.parent, gguf_file=file.name)
+    assert torch.equal(own.get_output_embeddings().weight, read.get_output_embeddings().weight)
+    assert torch.equal(own.get_input_embeddings().weight, read.get_input_embeddings().weight)
 
 
 def test_the_tokenizer_and_its_template_come_along(file: Path) -> None:
