@@ -135,14 +135,14 @@ def chain_table(rows: Mapping[str, Sequence[Kept]]) -> str:
 
 def prompts_table(found: Sequence[Kept]) -> str:
     """Of tools/prompt_study.py."""
-    header = ["", "demonstrations", "answers", "finished", "readable", "where asked", "vote", "tokens", "right"]
+    header = ["", "demonstrations", "answers", "finished", "readable", "where asked", "at once", "vote", "tokens"]
     lines = []
     for r in found:
         right = f"{r['right'][0]:.2f} [{r['right'][1]:.2f}, {r['right'][2]:.2f}]" if "right" in r else "–"
-        shares = [f"{r[key]:.2f}" for key in ("finished", "readable", "where_asked", "vote")]
+        shares = [f"{r[key]:.2f}" for key in ("finished", "readable", "where_asked", "at_once", "vote")]
         answers = f"{r['questions']} × {r['samples']}"
         lines.append([f"`{r['row']}`", str(r["shown"]), answers, *shares, f"{r['tokens']:.0f}", right])
-    return markdown_table(header, lines)
+    return markdown_table([*header, "right"], lines)
 
 
 def neighbors_table(found: Sequence[Kept]) -> str:
