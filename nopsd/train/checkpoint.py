@@ -212,27 +212,24 @@ def _not_written(path: Path, reason: str, size: int) -> UserError:
 
 
 def hashes(path: Path, rank: int, to_disk: bool = False) -> dict[str, str]:
-    """SHA-256 of this rank's files by their path in the folder.
+    """SHA-256 of the files that this rank wrote, by their path in the folder.
+
+    DeepSpeed names its own zero_pp_rank_R_… and, with an NVMe optimizer, offloaded_tensors/rankRR/; rank 0 also takes
+    what names no rank.
 
     `to_disk`: have them on the disk itself, not in the host's cache, before anything older is removed.
     """
+    own = {*path.glob(f"*_rank_{rank:05d}.safetensors"), *path.glob(f"*zero_pp_rank_{rank}_*")}
+    own |= {*path.glob(f"offloaded_tensors/rank{rank:02d}/**/*")}
+    if rank == 0:
+        own |= {p for p in path.glob("*") if "_rank_" not in p.name.replace("mp_rank_00", "") and p.name != COMMITTED}
     found = {}
-    for name in own_files(path, rank):
+    for name in sorted(p for p in own if p.is_file()):
         with open(name, "rb") as file:
             if to_disk:
                 os.fsync(file.fileno())
             found[name.relative_to(path).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
     return found
-
-
-def own_files(path: Path, rank: int) -> list[Path]:
-    """The files this rank wrote. DeepSpeed names its own zero_pp_rank_R_… and, with an NVMe optimizer,
-    offloaded_tensors/rankRR/; rank 0 also takes what names no rank."""
-    own = {*path.glob(f"*_rank_{rank:05d}.safetensors"), *path.glob(f"*zero_pp_rank_{rank}_*")}
-    own |= {*path.glob(f"offloaded_tensors/rank{rank:02d}/**/*")}
-    if rank == 0:
-        own |= {p for p in path.glob("*") if "_rank_" not in p.name.replace("mp_rank_00", "") and p.name != COMMITTED}
-    return sorted(p for p in own if p.is_file())
 
 
 def marks(folder: Path) -> list[dict[str, Any]]:
@@ -282,10 +279,10 @@ def remove(path: Path) -> None:
     shutil.rmtree(path, ignore_errors=True)
 
 
-def keep_of(config: TrainConfig, last_good: int | None = None) -> Keep:
-    """Which checkpoints a run keeps, that of step `last_good` whatever its age."""
+def keep_of(config: TrainConfig) -> Keep:
+    """Which checkpoints a run keeps while no guard's limit has been passed."""
     by = config.best_by
-    return Keep(config.keep_checkpoints, config.keep_best, by, LOWER_IS_BETTER[by], last_good, config.export_step)
+    return Keep(config.keep_checkpoints, config.keep_best, by, LOWER_IS_BETTER[by], step=config.export_step)
 
 
 def mean_score(rows: Sequence[Mapping[str, float]], by: str) -> float | None:

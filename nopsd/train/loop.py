@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from nopsd.engine.distributed import broadcast_from_rank0
@@ -174,7 +174,7 @@ class Bookkeeping:
             return False
         self.rows.append(row)
         stop = run.stop.made(run.ranks)
-        if stop or done % config.checkpoint_every == 0 or done in (config.steps, config.export_step):
+        if stop or done % config.checkpoint_every == 0 or done in (config.steps, run.keep.step):
             run.extras = {"guards": run.guards.state(done), **self.sampler.extras()}
             if self.skips.in_row:
                 run.extras[SKIPPED_IN_ROW] = self.skips.in_row
@@ -183,7 +183,7 @@ class Bookkeeping:
             score = checkpoint.mean_score(self.rows, config.best_by) if run.guards.healthy else None
             self.rows.clear()
             progress = checkpoint.Progress(done, self.skips.total, run.identity, score, run.extras)
-            keep = checkpoint.keep_of(config, run.guards.last_good_step)
+            keep = replace(run.keep, last_good=run.guards.last_good_step)
             checkpoint.save(run.student, run.ema, run.folder / checkpoint.FOLDER, progress, keep, run.ranks)
         if run.progress is not None:
             run.progress(done, config.steps, loss=round(row["loss"], 5), **run.guards.summary())

@@ -20,6 +20,7 @@ from nopsd.rollout.types import Rollout
 from nopsd.traces.schema import StepTrace
 from nopsd.traces.writer import TraceWriter
 from nopsd.train.batches import Batching, Example, MicroBatch
+from nopsd.train.checkpoint import Keep, keep_of
 from nopsd.train.guards import Guards
 from nopsd.train.metrics import BatchLoss, Clock
 from nopsd.train.planning import Limits
@@ -163,10 +164,11 @@ class TrainingRun(TrainingInputs):
     extras: dict[str, Any] = field(default_factory=dict)  # JSON: of the checkpoint loaded, then of those saved
     parallel: SequenceParallel = ALONE  # the ranks that compute one sequence together
     guards: Guards = field(init=False)  # signs of collapse: `train` sets them up from where the checkpoint left them
-
+    keep: Keep = field(init=False)  # which checkpoints stay
     gap_bound: GapBound = field(init=False)  # how far served log-probs of these weights may be from the trainer's
 
     def __post_init__(self) -> None:
+        self.keep = keep_of(self.config.train)
         model, server = self.config.model, self.config.server
         layers = self.student.module.lm.config.get_text_config().num_hidden_layers
         self.gap_bound = bound_of((model.dtype, server.dtype or model.dtype), layers, self.config.train.sync_tolerance)

@@ -17,6 +17,7 @@ With `rollout.partial` a step also goes on with responses that the one before le
 
 from __future__ import annotations
 
+import functools
 import math
 import threading
 from collections import Counter
@@ -85,12 +86,9 @@ class Sampler:
         """The step's responses; in the meantime the algorithm does what needs none."""
         run, number = self.run, step.number
         work = run.algorithm.meanwhile(run, step)
-
-        def sample(progress: Callable[..., None] | None = None) -> list[dict[str, Any]]:
-            return ask(run, number, number, progress, self.partial)
-
+        sample = functools.partial(ask, run, number, number, partial=self.partial)
         if work is not None:
-            asked = in_background(lambda: sample(self._check_wanted)) if run.ranks.is_main else None
+            asked = in_background(lambda: sample(progress=self._check_wanted)) if run.ranks.is_main else None
             work()
         with step.clock("rollout"):
             if work is None:

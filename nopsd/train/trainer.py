@@ -11,7 +11,7 @@ import hashlib
 import logging
 from collections.abc import Mapping
 from contextlib import closing, nullcontext
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from nopsd.files import read_json, sha256_json
 from nopsd.rollout.weight_sync import open_weight_sync
 from nopsd.train import resuming
 from nopsd.train.artefacts import EXPORT, RECORD
-from nopsd.train.checkpoint import FOLDER, keep_of
+from nopsd.train.checkpoint import FOLDER
 from nopsd.train.export import export_model
 from nopsd.train.loop import train
 from nopsd.train.neuron_mask import hold
@@ -158,15 +158,16 @@ def load_best(run: TrainingRun) -> int:
     if not stopped and train.export == "last":
         return train.steps
     if not stopped:
-        step = train.export_step
+        step = run.keep.step
         chosen = (
-            resuming.best_valid(folder, run.identity, keep_of(train), run.ranks)
+            resuming.best_valid(folder, run.identity, run.keep, run.ranks)
             if step is None
             else resuming.of_step(folder, run.identity, step, run.ranks)
         )
         resuming.load(run.student, run.ema, chosen, run.ranks)
         return chosen.step
-    found = resuming.last_healthy(folder, run.identity, keep_of(train, run.guards.last_good_step), run.ranks)
+    keep = replace(run.keep, last_good=run.guards.last_good_step)
+    found = resuming.last_healthy(folder, run.identity, keep, run.ranks)
     if found is None:
         raise UserError(
             f"training was stopped after {stopped.step} steps, and there is no checkpoint from before to keep: "

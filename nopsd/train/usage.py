@@ -67,7 +67,12 @@ class Usage:
             examples: Of all ranks.
             student_s: Wall seconds of the student's forward and backward, and of the optimizer.
         """
-        used = torch.tensor([float(self._used())], dtype=torch.float64, device=self.ranks.device)
+        if self.on_gpu:
+            own = float(torch.cuda.max_memory_allocated(self.ranks.device))
+        else:
+            peak = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+            own = 1024.0 * int(peak[1]) if peak else 0.0
+        used = torch.tensor([own], dtype=torch.float64, device=self.ranks.device)
         found = {"memory/peak_gib": float(self.ranks.all_max(used)) / GIB}
         if self.model is not None and self.peak and student_s > 0:
             lengths = [len(e.student_prompt) + len(e.response) for e in examples]
@@ -80,12 +85,6 @@ class Usage:
             if requests > 0:
                 found["speed/queue_s"] = sum(after[0] - before[0] for after, before in both) / requests
         return found
-
-    def _used(self) -> int:
-        if self.on_gpu:
-            return int(torch.cuda.max_memory_allocated(self.ranks.device))
-        found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-        return 1024 * int(found[1]) if found else 0
 
 
 def peak_flops(device: str) -> float | None:
