@@ -203,8 +203,8 @@ def case_nonfinite(model: Path, out: Path, ranks: Ranks) -> dict[str, Any]:
 def case_resume(model: Path, out: Path, ranks: Ranks) -> dict[str, Any]:
     """Five unbroken steps; then from the checkpoint of step 4 damaged, so of step 2, in fresh engines, to the end."""
     config, identity = config_of(2, steps=5, ema=True), {"test": 1}
-    d = build(config, model, out / "resume", ranks)
     config.train.keep_checkpoints = 3
+    d = build(config, model, out / "resume", ranks)
     train(d)
     folder = out / "resume" / "checkpoints"
     kept = sorted(p.name for p in folder.glob("step_*"))
