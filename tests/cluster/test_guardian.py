@@ -13,11 +13,11 @@ import psutil
 
 from nopsd.cluster import guardian
 
-# A server in miniature: ignores SIGINT or not, has a child that does, and says who they are.
+# A server in miniature: it and its child ignore SIGINT or not; says who they are.
 COMMAND = """
 import os, signal, subprocess, sys, time
 if {stubborn}: signal.signal(signal.SIGINT, signal.SIG_IGN)
-grandchild = "import signal, time; signal.signal(2, signal.SIG_IGN); time.sleep({child_life})"
+grandchild = "import signal, time; {ignore}time.sleep({child_life})"
 child = subprocess.Popen([sys.executable, "-c", grandchild])
 open({pids!r}, "w").write(f"{{os.getpid()}} {{child.pid}}\\n")
 time.sleep({life})
@@ -26,10 +26,16 @@ sys.exit(7)
 
 
 def start(
-    tmp_path: Path, stubborn: bool = False, life: float = 60.0, kill: bool = False, child_life: float = 60.0
+    tmp_path: Path,
+    stubborn: bool = False,
+    life: float = 60.0,
+    kill: bool = False,
+    child_life: float = 60.0,
+    stubborn_child: bool = False,
 ) -> tuple[subprocess.Popen[bytes], list[int]]:
     pids = tmp_path / "pids"
-    code = COMMAND.format(stubborn=stubborn, pids=str(pids), life=life, child_life=child_life)
+    ignore = "signal.signal(2, signal.SIG_IGN); " if stubborn_child else ""
+    code = COMMAND.format(stubborn=stubborn, pids=str(pids), life=life, child_life=child_life, ignore=ignore)
     guard = [sys.executable, "-I", "-S", guardian.__file__, *(["--kill"] if kill else [])]
     command = [*guard, sys.executable, "-c", code]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
@@ -55,7 +61,7 @@ def test_closing_its_input_ends_command_and_grandchildren(tmp_path: Path) -> Non
 
 def test_with_kill_even_what_ignores_signals_ends_at_once(tmp_path: Path) -> None:
     """Broken if ranks that hang in a collective would outlast the command by the grace meant for servers."""
-    process, pids = start(tmp_path, stubborn=True, kill=True)
+    process, pids = start(tmp_path, stubborn=True, kill=True, stubborn_child=True)
     assert process.stdin is not None
     process.stdin.close()
     assert process.wait(guardian.GRACE_S / 4) == 128 + signal.SIGKILL
@@ -73,7 +79,8 @@ def test_a_schedulers_sigterm_to_every_process_ends_none_of_them(tmp_path: Path)
 
 
 def test_it_passes_on_the_exit_code_and_ends_what_the_command_left(tmp_path: Path) -> None:
-    process, pids = start(tmp_path, life=0.2)
+    """What ignores SIGINT too, after a grace of seconds."""
+    process, pids = start(tmp_path, life=0.2, stubborn_child=True)
     assert process.wait(15) == 7
     assert all_gone(pids, 1)
     assert process.stdin is not None

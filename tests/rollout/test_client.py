@@ -19,6 +19,7 @@ from nopsd.rollout import client as client_module
 from nopsd.rollout.client import RolloutClient, request_seed
 from nopsd.rollout.pool import connect
 from tests.rollout.scripted import client_answered_by
+from tests.rounding import LOGPROB
 
 WARM = SamplingConfig(n=4, temperature=1.5, top_p=1.0, top_k=-1, max_new=24)
 UIDS = ["a", "b", "c"]
@@ -68,8 +69,8 @@ def test_greedy_logprobs_equal_the_model(
     expected = response_logprobs(model, *given)
     scored = client.score(*given)
     for rollout, by_score, by_model in zip(rollouts, scored, expected, strict=True):
-        torch.testing.assert_close(torch.tensor(rollout.logprobs), torch.tensor(by_model), atol=1e-4, rtol=0)
-        torch.testing.assert_close(torch.tensor(by_score), torch.tensor(by_model), atol=1e-4, rtol=0)
+        torch.testing.assert_close(torch.tensor(rollout.logprobs), torch.tensor(by_model), atol=LOGPROB, rtol=0)
+        torch.testing.assert_close(torch.tensor(by_score), torch.tensor(by_model), atol=LOGPROB, rtol=0)
 
 
 def test_an_unexpected_version_is_refused(client: RolloutClient, prompts: list[list[int]]) -> None:

@@ -22,6 +22,7 @@ from nopsd.config import SamplingConfig, ServerConfig
 from nopsd.rollout.pool import RolloutPool, connect
 from nopsd.rollout.served_weights import verify_served
 from nopsd.rollout.weight_sync import open_weight_sync
+from tests.rounding import LOGPROB
 
 pytestmark = [pytest.mark.soak, pytest.mark.engine]
 KEY = "the-key-of-both"
@@ -137,7 +138,7 @@ def test_a_life_with_losses(
     sync.push(2)
     assert [client.url for client in pool.servers()] == [a, b], "the push reached b again"
     trained = response_logprobs(model, prompts, RESPONSES)
-    assert verify_served(pool, prompts, RESPONSES, trained, 1e-4) <= 1e-4
+    assert verify_served(pool, prompts, RESPONSES, trained, LOGPROB) <= LOGPROB
 
     second = sample(pool, prompts, 2)
 

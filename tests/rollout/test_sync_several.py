@@ -22,6 +22,7 @@ from nopsd.rollout.pool import RolloutPool
 from nopsd.rollout.served_weights import verify_served
 from nopsd.rollout.weight_sums import WeightSum
 from nopsd.rollout.weight_sync import HALF_UPDATED, WeightSync, load_folder, open_weight_sync
+from tests.rounding import LOGPROB
 
 RESPONSES = [[40, 41, 42, 43, 44], [300, 7], [500, 501, 502]]
 
@@ -191,7 +192,7 @@ def test_the_real_server_takes_the_weights_though_another_one_is_lost(
             parameter *= 1.03
     sync.push(1)
     assert pool.servers() == [client]
-    assert verify_served(pool, prompts, RESPONSES, response_logprobs(model, prompts, RESPONSES), 1e-4) <= 1e-4
+    assert verify_served(pool, prompts, RESPONSES, response_logprobs(model, prompts, RESPONSES), LOGPROB) <= LOGPROB
     sync.close()
 
 

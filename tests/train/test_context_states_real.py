@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import torch
 
+from tests.rounding import SMALL_LOGPROB
+
 HERE = Path(__file__).parent
 
 
@@ -28,7 +30,7 @@ def found(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory, run_ranks
 def check_kinds(found: dict[str, Any]) -> None:
     """States behind contexts and whole ones, after two steps: a context of older weights would show."""
     for kind, case in found.items():
-        assert case["worst"] < 1e-5, kind
+        assert case["worst"] < SMALL_LOGPROB, kind
         assert len(case["rows"]) == 2 and all(row["loss"] > 0.1 for row in case["rows"])
         # pmi reads the bare question too, which is the student's prompt and so read whole
         readings = {"pmi": 2, "mixed": 2, "contrast": 2}.get(kind, 1)

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from nopsd.train.export import RECORD, copy_companions
+from tests.rounding import LOGPROB
 
 pytestmark = pytest.mark.slow
 
@@ -37,11 +38,11 @@ def test_the_export_gives_the_engines_logits_tied_and_untied_in_one_file_and_in_
     assert (model.lm_head.weight is model.model.embed_tokens.weight) is (kind == "tied")
     with torch.no_grad():
         logits = model.eval()(torch.tensor([found["probe"]])).logits[0]
-    assert (logits - found["logits"]).abs().max() < 1e-4
+    assert (logits - found["logits"]).abs().max() < LOGPROB
     files = sorted(p.name for p in folder.glob("*.safetensors"))
     assert (len(files) == 1) is (name == "export")
     assert (folder / "chat_template.jinja").is_file()
-    assert json.loads((folder / RECORD).read_text())["max_logit_difference"] < 1e-4
+    assert json.loads((folder / RECORD).read_text())["max_logit_difference"] < LOGPROB
 
 
 def test_it_is_the_trained_model_and_not_the_base(case: tuple[str, dict[str, Any], Path], tiny_models: Path):

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import torch
 
+from tests.rounding import GRADIENT, NOTHING, ZERO
+
 pytestmark = pytest.mark.slow
 WORKER = Path(__file__).with_name("worker_objectives.py")
 CASES = ("pmi", "contrast", "drift", "ttpo", "retain", "learn", "protect", "base_alone")
@@ -36,14 +38,14 @@ def test_losses_gradients_and_log_do_not_depend_on_ranks_and_micro_batches(runs,
         assert [other[name] for name in names] == pytest.approx([row[name] for name in names], abs=1e-5, rel=1e-5)
     for name, gradient in one["gradient"].items():
         assert float(gradient.norm()) > 0, name
-        assert float((gradient - two["gradient"][name]).norm()) < 2e-5 * float(gradient.norm()) + 1e-7, name
+        assert float((gradient - two["gradient"][name]).norm()) < 2 * GRADIENT * float(gradient.norm()) + NOTHING, name
     assert len({round(row["loss"], 4) for row in one["rows"]}) == 3
 
 
 def test_every_part_took_part(runs):
     """The invariance above would hold for parts that are never computed."""
     pmi, contrast = runs[2]["pmi"]["rows"], runs[2]["contrast"]["rows"]
-    assert abs(pmi[0]["base_kl"]) < 1e-6 < 1e-4 < pmi[-1]["base_kl"]  # the student starts as the base, and leaves it
+    assert abs(pmi[0]["base_kl"]) < ZERO < 1e-4 < pmi[-1]["base_kl"]  # the student starts as the base, and leaves it
     assert all(0 < row["is_ratio"] < 1.5 for row in pmi)
     assert any(0 < row["clip_frac"] < 1 for row in contrast) and any(0 < row["mask_frac"] < 1 for row in contrast)
 
@@ -64,7 +66,7 @@ def test_rollouts_that_agree_are_distilled_and_others_pushed_down(runs):
 def test_questions_from_elsewhere_hold_the_student_to_the_base_model(runs):
     """Half of each batch: at first the student is the base and nothing is lost on them; then it is measured."""
     first, *later = runs[2]["retain"]["rows"]
-    assert abs(first["retain_kl"]) < 1e-6 < 1e-3 < first["loss"] and all(row["retain_kl"] > 1e-6 for row in later)
+    assert abs(first["retain_kl"]) < ZERO < 1e-3 < first["loss"] and all(row["retain_kl"] > 1e-6 for row in later)
     assert first["demos_kept_mean"] == 1, "two of four show demonstrations, two of three each"
     assert [row["retain_kl"] for row in runs[1]["retain"]["rows"]] == pytest.approx(
         [row["retain_kl"] for row in runs[2]["retain"]["rows"]], abs=1e-5
@@ -92,4 +94,4 @@ def test_with_the_base_on_top_there_is_still_nothing_to_learn(runs):
     """Teacher = base = student at step 0: base rows one off, or another prompt's, would give a loss."""
     for ranks in (1, 2):
         first = runs[ranks]["base_alone"]["rows"][0]
-        assert abs(first["loss"]) < 1e-6 and abs(first["base_kl"]) < 1e-6
+        assert abs(first["loss"]) < ZERO and abs(first["base_kl"]) < ZERO
