@@ -29,9 +29,7 @@ class LocalSampler:
         sampling: SamplingConfig,
         seed: int,
         expected_version: int | None = None,
-        logprobs: bool = False,
-        progress: Any = None,
-        finished: Any = None,
+        **_: Any,
     ) -> list[list[Rollout]]:
         draw = torch.Generator().manual_seed(seed % 2**31)
         asked = [prompt for prompt in prompts for _ in range(sampling.n)]

@@ -99,14 +99,21 @@ def column_means(grid: Grid, targets: Iterable[str]) -> dict[str, float]:
     return means
 
 
+@dataclass(frozen=True)
+class Setting:
+    """How a table is set: its file's name without the ending, what stands above and below it, decimals of numbers."""
+
+    name: str
+    title: str = ""
+    notes: Sequence[str] = ()
+    decimals: int = 2
+
+
 def summary(
     base: Scores,
     methods: Mapping[str, Grid],
     layout: Layout = PAPER,
-    decimals: int = 2,
-    name: str = "table3",
-    title: str = "",
-    notes: Sequence[str] = (),
+    setting: Setting = Setting("table3"),
     others: Mapping[str, Scores] | None = None,
 ) -> Table:
     """Tables 3 and 4: the base, then each method's in- and cross-domain row.
@@ -115,10 +122,7 @@ def summary(
         base: Its score by target.
         methods: By label, the scores of each source's model by target.
         layout: The domains and their groups.
-        decimals: Of every number.
-        name: File name without its ending.
-        title: Above the table.
-        notes: Below it.
+        setting: Names and words.
         others: Models that were trained on none of the sources, by target as the base is.
     """
     last = ["Avg."] if layout.others else []
@@ -126,7 +130,7 @@ def summary(
     rows: list[tuple[str | Entry | None, ...]] = []
 
     def add(label: str, kind: str, cells: Mapping[str, Cell]) -> None:
-        rows.append((label, kind, *_summary_entries(cells, layout, decimals)))
+        rows.append((label, kind, *_summary_entries(cells, layout, setting.decimals)))
 
     add("Base", "", {domain: Cell(value) for domain, value in base.items()})
     for label, scores in (others or {}).items():
@@ -134,7 +138,7 @@ def summary(
     for label, grid in methods.items():
         add(label, "in", in_domain(grid, base))
         add("", "cross", cross_domain(grid, base))
-    return Table(name, title, ("Method", "", *columns), tuple(rows), tuple(notes), labels=2)
+    return Table(setting.name, setting.title, ("Method", "", *columns), tuple(rows), tuple(setting.notes), labels=2)
 
 
 def _summary_entries(cells: Mapping[str, Cell], layout: Layout, decimals: int) -> list[Entry | None]:
@@ -148,52 +152,38 @@ def transfer(
     methods: Mapping[str, Grid],
     targets: Sequence[str],
     layout: Layout = PAPER,
-    decimals: int = 2,
-    title: str = "",
-    notes: Sequence[str] = (),
+    setting: Setting = Setting("transfer"),
 ) -> Table:
     """What training for one source does to every target: a row a model, values with differences from the base."""
     rows: list[tuple[str | Entry | None, ...]] = [
-        ("Base", "", *(Entry(base[t], None, decimals) if t in base else None for t in targets))
+        ("Base", "", *(Entry(base[t], None, setting.decimals) if t in base else None for t in targets))
     ]
     for label, grid in methods.items():
         for source, scores in grid.items():
             cells = {t: _cell([(scores[t], base.get(t))]) for t in targets if t in scores}
-            shown = {t: Entry(cell.value, cell.delta, decimals, t == source) for t, cell in cells.items()}
+            shown = {t: Entry(cell.value, cell.delta, setting.decimals, t == source) for t, cell in cells.items()}
             rows.append((label, layout.label(source), *map(shown.get, targets)))
     header = ("Method", "trained for", *(layout.label(t) for t in targets))
-    return Table("transfer", title, header, tuple(rows), tuple(notes), labels=2)
+    return Table(setting.name, setting.title, header, tuple(rows), tuple(setting.notes), labels=2)
 
 
 def full_grid(
     base: Scores,
     methods: Mapping[str, Grid],
     layout: Layout = PAPER,
-    decimals: int = 2,
-    name: str = "table7",
-    title: str = "",
-    notes: Sequence[str] = (),
+    setting: Setting = Setting("table7"),
     others: Mapping[str, Scores] | None = None,
 ) -> Table:
-    """Tables 7 and 8: every source's model on every target, own domain in bold, and each method's "_Avg".
-
-    Args:
-        base: Its score by target.
-        methods: By label, the scores of each source's model by target.
-        layout: The domains and their groups.
-        decimals: Of every number.
-        name: File name without its ending.
-        title: Above the table.
-        notes: Below it.
-        others: Models that were trained on none of the sources, by target as the base is.
-    """
+    """Tables 7 and 8: every source's model on every target, own domain in bold, and each method's "_Avg"; of what
+    `summary` is given."""
 
     def row(label: str, scores: Scores, own: str | None = None) -> tuple[str | Entry | None, ...]:
-        entries = [Entry(scores[d], None, decimals, d == own) if d in scores else None for d in layout.domains]
+        entries = [Entry(scores[d], None, setting.decimals, d == own) if d in scores else None for d in layout.domains]
         return (label, *entries)
 
     rows = [row("Base", base), *(row(label, scores) for label, scores in (others or {}).items())]
     for label, grid in methods.items():
         rows += [row(f"{label}_{layout.label(s)}", grid[s], own=s) for s in layout.domains if s in grid]
         rows.append(row(f"{label}_Avg", column_means(grid, layout.domains)))
-    return Table(name, title, ("Model", *(layout.label(d) for d in layout.domains)), tuple(rows), tuple(notes))
+    header = ("Model", *(layout.label(d) for d in layout.domains))
+    return Table(setting.name, setting.title, header, tuple(rows), tuple(setting.notes))

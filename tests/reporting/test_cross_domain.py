@@ -5,6 +5,7 @@ import pytest
 from nopsd.reporting.cross_domain import (
     PAPER,
     Layout,
+    Setting,
     average,
     column_means,
     cross_domain,
@@ -90,7 +91,11 @@ def test_table_3_layout():
 
 def test_table_4_layout_has_three_decimals_and_gaps_for_what_is_missing():
     grid = {"Biology": {"Biology": 0.1, "Physics": 0.25}}
-    lines = markdown(summary({"Biology": 0.125, "Physics": 0.2}, {"X": grid}, decimals=3)).strip().splitlines()[2:]
+    lines = (
+        markdown(summary({"Biology": 0.125, "Physics": 0.2}, {"X": grid}, setting=Setting("table3", decimals=3)))
+        .strip()
+        .splitlines()[2:]
+    )
     own = "0.100 <sub>-0.025</sub>"
     assert lines[3] == f"| X | in | {own} | – | – | – | {own} | – | – | {own} |"
     assert "0.250 <sub>+0.050</sub>" in lines[4]

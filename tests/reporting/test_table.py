@@ -5,7 +5,7 @@ import io
 
 import pytest
 
-from nopsd.reporting.cross_domain import full_grid, summary
+from nopsd.reporting.cross_domain import Setting, full_grid, summary
 from nopsd.reporting.table import Entry, Table, as_csv, escape, latex, markdown, picture, plain
 from tests.reporting.paper import BASE, GRID
 
@@ -35,7 +35,7 @@ CROSS = (
 
 @pytest.fixture
 def table3():
-    return summary(BASE, {"N-OPSD": GRID}, title="Table 3. Avg@8 in 100 % & more", notes=["A note_1."])
+    return summary(BASE, {"N-OPSD": GRID}, setting=Setting("table3", "Table 3. Avg@8 in 100 % & more", ["A note_1."]))
 
 
 def near(shown, delta, expected):

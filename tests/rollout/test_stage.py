@@ -37,9 +37,9 @@ class Counting:
         sampling: SamplingConfig,
         seed: int,
         expected_version: int | None = None,
-        logprobs: bool = False,
-        progress: Callable[..., None] | None = None,
         finished: Callable[[int, list[Rollout]], None] | None = None,
+        progress: Callable[..., None] | None = None,
+        **_: Any,
     ) -> list[list[Rollout]]:
         rows: dict[int, list[Rollout]] = {}
         for i in reversed(range(len(uids))):

@@ -21,7 +21,7 @@ from nopsd.reporting.compare.results import (
 )
 from nopsd.reporting.compare.run_tables import cost, each_run, material, quality
 from nopsd.reporting.compare.views import OWN, RowFacts, View, avg_name, each_model
-from nopsd.reporting.cross_domain import full_grid, summary, transfer
+from nopsd.reporting.cross_domain import Setting, full_grid, summary, transfer
 from nopsd.reporting.table import Cell, Entry, Table, signed
 
 DIRECTION = {"neuron_count": "bottom {b:.0f} % (fewest neurons)", "neuron_count_top": "top {b:.0f} % (most neurons)"}
@@ -70,7 +70,7 @@ def _summary(view: View, metric: str, name: str, title: str, labels: Sequence[st
             return None
         notes = [*_seed_note(results), "Differences from the base on the same targets."]
         notes += missing_notes(view, results, found)
-        return summary(found.base, methods, view.layout, METRICS[metric][1], name, title, notes, others)
+        return summary(found.base, methods, view.layout, Setting(name, title, notes, METRICS[metric][1]), others)
 
     return each_model(view, of)
 
@@ -97,7 +97,9 @@ def transfer_matrix(view: View) -> Table | None:
         targets = [d for d in view.targets.domains if d in found.base]
         notes = [*_seed_note(results), "Differences from the base on the same target; own domain in bold."]
         title = f"Transfer: {avg_name(view)} in per cent of every source's model on every target"
-        return transfer(found.base, found.methods, targets, view.targets, METRICS["avg"][1], title, notes)
+        return transfer(
+            found.base, found.methods, targets, view.targets, Setting("transfer", title, notes, METRICS["avg"][1])
+        )
 
     return each_model(view, of)
 
@@ -108,7 +110,9 @@ def _grid(view: View, metric: str, name: str, title: str) -> Table | None:
         if not found.base:
             return None
         notes = [*_seed_note(results), 'Own domain in bold; "_Avg": a target\'s mean over the sources.']
-        return full_grid(found.base, found.methods, view.targets, METRICS[metric][1], name, title, notes, found.others)
+        return full_grid(
+            found.base, found.methods, view.targets, Setting(name, title, notes, METRICS[metric][1]), found.others
+        )
 
     return each_model(view, of)
 
