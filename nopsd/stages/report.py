@@ -60,7 +60,7 @@ def report(session: Session, folder: Path) -> None:
     """Write report.md and report.html into `folder`; of method base without what selects and trains."""
     from nopsd.reporting.board import (
         write_run_board,
-    )  # with matplotlib and SciPy: two seconds that no other stage needs
+    )  # with Matplotlib and SciPy, which no other stage needs
     from nopsd.reporting.report import write_report
 
     config, run = session.config, session.run
