@@ -17,6 +17,11 @@ def run(arguments: argparse.Namespace) -> int:
         text, code = dry_run(config)
         print(text)
         return code
+    if config.rounds > 1:
+        from nopsd.tasks.rounds import run_rounds
+
+        print(run_rounds(config, stage_name(arguments.redo)))
+        return 0
     from nopsd.run import runner
     from nopsd.stages.registry import STAGES
     from nopsd.stages.report import final_message

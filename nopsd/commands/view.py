@@ -23,7 +23,10 @@ def run(arguments: argparse.Namespace) -> int:
     for folder in [[item] for item in given if "=" not in item] or [[]]:
         arguments.overrides = [*folder, *settings]
         configs.append(load_run(arguments))
+    from nopsd.run.rounds import rounds_of
     from nopsd.tasks import view
+
+    configs = [one for config in configs for one in rounds_of(config)]
 
     if arguments.export is not None:
         view.export(configs, arguments.export)

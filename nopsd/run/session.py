@@ -38,6 +38,7 @@ from nopsd.rollout.types import Rollout
 from nopsd.rollout.weight_sync import load_folder, serve_base
 from nopsd.run.folder import RunFolder
 from nopsd.run.progress import WaitsFor, duration, unsaid
+from nopsd.run.rounds import check_one_round
 from nopsd.selection.artefacts import Contexts
 
 
@@ -54,9 +55,10 @@ def serve_here(config: Config, ranks: int = 0) -> None:
 
 
 class Session:
-    """Opened by one command; `close` ends the server if the session started it."""
+    """Opened by one command; `close` ends the server if the session started it. ConfigError for several rounds."""
 
     def __init__(self, config: Config) -> None:
+        check_one_round(config)
         self.config = config
         self.run = RunFolder(config.run_dir)
         self.ranks: Ranks | None = None  # in a rank process

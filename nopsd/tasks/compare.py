@@ -33,6 +33,7 @@ from nopsd.run import runner
 from nopsd.run.folder import RunFolder
 from nopsd.run.lock import run_lock
 from nopsd.run.progress import duration
+from nopsd.run.rounds import check_one_round
 from nopsd.run.server_cache import CachedServerSession, ServerCache
 from nopsd.run.session import Session
 from nopsd.run.stage import Stage
@@ -123,6 +124,8 @@ def check_before(plan: Plan, runs: Sequence[Member]) -> None:
     """What can be known before anything is computed. Raises UserError naming the run or target."""
     refuse_shared(plan.parallel, runs)
     shares_of(plan.parallel)
+    for member in runs:
+        check_one_round(member.config)
     for name, also in plan.also.items():
         base_of(also, name, runs)
     for target in plan.targets:

@@ -34,6 +34,7 @@ from nopsd.model_files import INDEX, check_pointers, weight_map, window_of
 from nopsd.models import LAB_MODEL, ModelFiles
 from nopsd.plugins import is_own
 from nopsd.run.folder import SELECT, SIGNALS, TRAIN
+from nopsd.run.rounds import rounds_of
 from nopsd.run.stage import Counts, Stage
 from nopsd.selection.names import check_names
 from nopsd.stages.data import check_pool, check_sampling, check_windows, chosen_tests
@@ -89,6 +90,8 @@ def check_own(config: Config) -> None:
 
 def dry_run(config: Config, command: str = "run") -> tuple[str, int]:
     """What to print, and the exit code. ConfigError if the method has no such stage."""
+    rounds = rounds_of(config)
+    config = rounds[0]
     stages = STAGES.planned(config) if command == "run" else STAGES.with_inputs(command, config)
     found = Preview()
     counts = found.noted("data", lambda: count_questions(config, found))
@@ -114,6 +117,7 @@ def dry_run(config: Config, command: str = "run") -> tuple[str, int]:
         found.findings.append(_fit(config, found.needs))
     parts = [
         _heading(config, command),
+        _rounds_line(rounds),
         _stage_lines(config, stages, counts),
         table.memory_text(found.needs, ranks, None) if found.needs else "",
         _listed("to be fetched:", found.fetched),
@@ -122,6 +126,16 @@ def dry_run(config: Config, command: str = "run") -> tuple[str, int]:
         table.summary(found.findings),
     ]
     return "\n\n".join(part for part in parts if part), table.exit_code(found.findings)
+
+
+def _rounds_line(rounds: Sequence[Config]) -> str:
+    """That the same is done again, with which model and where to; empty for one round."""
+    if len(rounds) == 1:
+        return ""
+    return (
+        f"{len(rounds)} rounds: below is the first; each later one does the same with the model that the one before "
+        f"trained, up to {rounds[-1].run_dir}"
+    )
 
 
 def dtype_message(config: Config) -> str:

@@ -8,14 +8,18 @@ from dataclasses import asdict
 
 from nopsd.config import Config
 from nopsd.run.progress import duration
+from nopsd.run.rounds import rounds_of
 from nopsd.run.status import DONE, FAILED, INTERRUPTED, KILLED, RUNNING, RunStatus, StageStatus, status_of
 from nopsd.stages.registry import STAGES
 
 
 def status(config: Config, as_json: bool = False) -> str:
-    """What to print."""
-    found = status_of(STAGES, config)
-    return json.dumps(asdict(found), indent=1) if as_json else text(found)
+    """What to print; of several rounds one after the other, as JSON under "rounds"."""
+    found = [status_of(STAGES, one) for one in rounds_of(config)]
+    if as_json:
+        plain = [asdict(one) for one in found]
+        return json.dumps(plain[0] if config.rounds == 1 else {"rounds": plain}, indent=1)
+    return "\n\n".join(text(one) for one in found)
 
 
 def text(found: RunStatus) -> str:

@@ -42,6 +42,12 @@ class Config:
     method: str = key("nopsd", "what the run trains by", source="paper", choices=tuple(METHODS), entry_points=GROUP)
     run_dir: str = key("runs/run", "the run's folder", path=True)
     seed: int = key(0, "of rollouts, and of selection, training and evaluation where their own seeds are not set", ge=0)
+    rounds: int = key(
+        1,
+        "how often the pool is answered, scored, selected from and trained on, each time by the model that the round "
+        "before trained, which is also what its frozen teacher is; train.steps are those of one round",
+        ge=1,
+    )
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     prompt: PromptConfig = field(default_factory=PromptConfig)
