@@ -22,6 +22,7 @@ from typing import Any
 
 from nopsd.errors import UserError
 from nopsd.files import sha256_file
+from nopsd.heap import give_back_freed
 
 SUFFIX = ".gguf"
 FORM = 2  # of the folders: 1 left such an output weight as a matrix of its own
@@ -55,6 +56,7 @@ def made_folder(path: str) -> Path:
                 shutil.rmtree(part, ignore_errors=True)
                 _convert(file, part)
                 os.replace(part, folder)
+                give_back_freed()
     except OSError as error:
         raise UserError(
             f"model.path={path}: {folder} can't be written ({error}): set HF_HOME to a writable folder"

@@ -17,6 +17,7 @@ from nopsd.engine.family_check import family_limits
 from nopsd.engine.load_check import buffers_kept, match_unsharded
 from nopsd.engine.packed_attention import use_packed_attention
 from nopsd.errors import UserError
+from nopsd.heap import give_back_freed
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -56,6 +57,7 @@ def load_frozen(
     with buffers_kept(model):
         engine, *_ = deepspeed.initialize(model=model, config=ds_config)
     engine.eval()
+    give_back_freed()
     return engine
 
 

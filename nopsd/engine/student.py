@@ -18,6 +18,7 @@ from nopsd.engine.load_check import buffers_kept
 from nopsd.engine.lora import add_lora
 from nopsd.engine.memory import save_memory
 from nopsd.engine.packed_attention import use_packed_attention
+from nopsd.heap import give_back_freed
 
 
 def load_student(
@@ -64,6 +65,7 @@ def load_student(
         engine, *_ = deepspeed.initialize(model=wrap(model), optimizer=optimizer, config=ds_config)
     share_master_weights(engine.optimizer)
     engine.train()
+    give_back_freed()
     return engine
 
 
