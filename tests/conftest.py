@@ -35,6 +35,9 @@ from nopsd.engine.distributed import Ranks
 
 ROOT = Path(__file__).resolve().parents[1]
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell starts what it puts into the background so
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 # Whoever asks for one of these, directly or through another fixture, starts ranks, a server or hosts.
 ENGINE_FIXTURES = frozenset({"deepspeed_run", "run_ranks", "server", "start_group", "two_hosts"})
