@@ -17,6 +17,7 @@ from typing import Any
 
 from nopsd.engine.distributed import broadcast_from_rank0
 from nopsd.errors import Stopped
+from nopsd.heap import give_back_freed
 from nopsd.train import checkpoint
 from nopsd.train.batches import batch_uids, rank_micro_batches
 from nopsd.train.guards import SKIPPED_IN_ROW, Guards, SkippedSteps
@@ -83,6 +84,8 @@ def train(run: TrainingRun, done: int = 0, skipped: int = 0) -> None:
             row |= usage.numbers(step.examples, step.clock.seconds["student"])
             if not books.end_step(number, row, probe_due):
                 return
+            if run.ranks.device.type == "cpu":
+                give_back_freed(collect=False)  # the next step's activations have other sizes
 
 
 def learn(run: TrainingRun, step: Step, targets: Sequence[Any]) -> StepSums:
